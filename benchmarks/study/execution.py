@@ -36,6 +36,7 @@ VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?::-(?P<instead>[^}]*))?\}")
 
 RESULT_FILE = "result.json"
 HISTORY_FILE = "history.csv"
+COMPLETE = "train/complete"  # the history's last value, written when training ended by itself
 LOG_FILE = "run.log"
 
 
@@ -76,6 +77,7 @@ def cli_arguments(run: Run, output: Path) -> list[str]:
     if run.cell.budget.seconds is not None:
         arguments.append(f"--trainer.callbacks.max_seconds={run.cell.budget.seconds:g}")
     arguments += [
+        "--trainer.callbacks+=callbacks.PeakMemoryMonitor",
         f"--trainer.callbacks+={history}",
         f"--trainer.callbacks.path={folder / HISTORY_FILE}",
         f"--trainer.callbacks.labels={json.dumps({**run.cell.labels, 'seed': run.seed})}",
@@ -130,10 +132,12 @@ def tensorboard_folder(arguments: Sequence[str]) -> Path:
 
 
 def summarize_run(run: Run, folder: Path, reason: str, wall_seconds: float, attempt: int = 1) -> Result:
-    """A run's result from the history that it wrote; without a validation a run counts as failed."""
+    """A run's result from the history that it wrote; without its last line or a validation a run counts as failed."""
     columns = read_history(folder / HISTORY_FILE)
     validation = {name: values for name, values in columns.items() if name.startswith("val") and values}
     majority = [value for _, _, value in validation.pop("val/majority", [])]
+    if not reason and COMPLETE not in columns:
+        reason = "interrupted before the end of training"
     if not reason and run.cell.metric not in validation:
         logged = ", ".join(sorted(validation)) or "nothing"
         reason = f"the metric {run.cell.metric} was never logged by a validation (logged: {logged})"
@@ -229,7 +233,10 @@ def describe_machine() -> dict[str, Any]:
 
 
 def call_command_line(arguments: list[str], errors: ErrorTail) -> str:
-    """Call ``cli.py`` in this process; returns why it failed, or nothing."""
+    """Call ``cli.py`` in this process; returns why it failed, or nothing.
+
+    Nothing is also what is left of a SIGTERM: Lightning ends the process with status 0.
+    """
     # LightningCLI warns when it is given arguments while the process has some of its own.
     argv, sys.argv = sys.argv, ["cli.py"]
     try:

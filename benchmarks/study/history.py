@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
-import resource
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from callbacks import TrainingSeconds
+from benchmarks.study.execution import COMPLETE
+from callbacks import PeakMemoryMonitor, TrainingSeconds
 
 COLUMNS = ("step", "seconds", "name", "value")
 FLUSH_EVERY_SECONDS = 5.0
 DENSE_STEPS = 1000
+
+Needed = TypeVar("Needed", bound=Callback)
 
 
 class RunHistory(Callback):
@@ -29,7 +29,8 @@ class RunHistory(Callback):
     killed leaves everything up to its last lines. Every step is recorded up to the 1000th, from there on ever fewer, so
     that a file stays small however long the run is. Names: ``train/loss``, ``train/step_size/<unit>``,
     ``train/evaluations`` (trials of a search), ``train/memory_mib``, and every ``val`` metric as it is logged;
-    ``val/majority`` is the share of the most frequent class among the validation labels.
+    ``val/majority`` is the share of the most frequent class among the validation labels. The last value of all,
+    ``train/complete``, says that training ended by itself: by its budget or by early stopping, not by a signal.
 
     The run's place in the study joins the module's hyperparameters, as ``axis/<name>``, and so TensorBoard's HPARAMS.
 
@@ -38,7 +39,8 @@ class RunHistory(Callback):
         labels: The run's level on every axis of the study, and its seed.
 
     Raises:
-        MisconfigurationException: if no `callbacks.TrainingSeconds`, whose clock this uses, is before it.
+        MisconfigurationException: if `callbacks.TrainingSeconds` or `callbacks.PeakMemoryMonitor`, whose measurements
+            this writes down, is not before it.
     """
 
     def __init__(self, path: str, labels: dict[str, Any]) -> None:
@@ -49,22 +51,17 @@ class RunHistory(Callback):
         self._last_step = 0
         self._recorded_step = 0
         self._clock: TrainingSeconds | None = None
-        self._memory_before = 0.0
+        self._memory: PeakMemoryMonitor | None = None
         self._label_counts: dict[int, int] = {}
         self._majority_known = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        callbacks = list(getattr(trainer, "callbacks", []))
-        # Its count has to include a batch by the time that the batch is recorded.
-        clocks = [c for c in callbacks[: callbacks.index(self)] if isinstance(c, TrainingSeconds)]
-        if not clocks:
-            raise MisconfigurationException("RunHistory needs callbacks.TrainingSeconds before it among the callbacks")
-        self._clock = clocks[0]
+        self._clock = self._before_this(trainer, TrainingSeconds)
+        self._memory = self._before_this(trainer, PeakMemoryMonitor)
         # callbacks.HyperparameterLogger, which every run of the command line has, writes these to TensorBoard.
         pl_module.hparams.update({f"axis/{axis}": level for axis, level in self.labels.items()})
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._memory_before = _memory_mib(pl_module.device, before=True)
         if trainer.is_global_zero:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("w", newline="", encoding="utf-8")
@@ -119,15 +116,25 @@ class RunHistory(Callback):
         self._write(values)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Lightning leaves its loops by an exception on SIGTERM and SIGINT, and then this is not called.
         if self._recorded_step < self._last_step:
             self._record_step(trainer)
-        self._write({"train/memory_mib": _memory_mib(pl_module.device) - self._memory_before})
+        memory = None if self._memory is None else self._memory.peak / 2**20
+        self._write({"train/memory_mib": memory, COMPLETE: 1.0})
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._close()
+
+    def _before_this(self, trainer: Trainer, kind: type[Needed]) -> Needed:
+        # A measurement has to include a batch by the time that the batch is recorded.
+        callbacks = list(getattr(trainer, "callbacks", []))
+        for callback in callbacks[: callbacks.index(self)]:
+            if isinstance(callback, kind):
+                return callback
+        raise MisconfigurationException(f"RunHistory needs callbacks.{kind.__name__} before it among the callbacks")
 
     def _write(self, values: Mapping[str, Any]) -> None:
         if self._file is None or self._clock is None:
@@ -144,24 +151,3 @@ class RunHistory(Callback):
         if self._file is not None:
             self._file.close()
             self._file = None
-
-
-def _memory_mib(device: torch.device, before: bool = False) -> float:
-    """Memory in MiB, now (``before``) or its highest since then: torch's own count on CUDA, else the resident set."""
-    if device.type == "cuda":
-        if before:
-            torch.cuda.reset_peak_memory_stats(device)
-            return torch.cuda.memory_allocated(device) / 2**20
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    status = Path("/proc/self/status")
-    if status.exists():
-        if before:
-            # Forgets the peak so far: reading and tokenizing may have taken more than training will.
-            with contextlib.suppress(OSError):
-                Path("/proc/self/clear_refs").write_text("5")
-        wanted = "VmRSS:" if before else "VmHWM:"
-        for line in status.read_text().splitlines():
-            if line.startswith(wanted):
-                return int(line.split()[1]) / 2**10
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

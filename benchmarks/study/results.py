@@ -29,7 +29,7 @@ class Result:
         steps: Optimizer steps done.
         train_seconds: Seconds of training, validation not counted.
         seconds_per_step: Median over the steps after warm-up.
-        peak_memory_mib: Highest memory of the process above its state before the fit (on CUDA: torch's peak).
+        peak_memory_mib: Highest memory, as `callbacks.PeakMemoryMonitor` measures it.
         wall_seconds: Start to end of the process.
         attempts: How often the run has been started.
         machine: Where it ran: host, device, threads, versions of what matters.

@@ -17,7 +17,8 @@ from transformers import BertConfig
 from benchmarks.study.definition import load_study
 from benchmarks.study.execution import is_locked, read_history, run_folder
 from benchmarks.study.grid import expand_runs
-from benchmarks.study.results import FINISHED, ResultsFile
+from benchmarks.study.results import FAILED, FINISHED, ResultsFile
+from benchmarks.study.runner import collect
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDY = """
@@ -51,11 +52,12 @@ def save_model_config(folder: Path) -> None:
     BertConfig(vocab_size=30522, max_position_embeddings=32, **sizes).save_pretrained(folder)
 
 
-def start(here: Path) -> subprocess.Popen[str]:
+def start(here: Path, *arguments: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "benchmarks.study", str(here / "tiny.yaml"), "--output", str(here / "out")]
+    command += ["--jobs", "1", *arguments]
     log = (here / "log").open("a")
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.Popen([*command, "--jobs", "1"], cwd=ROOT, stdout=log, stderr=log, text=True, env=environment)
+    return subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, text=True, env=environment)
 
 
 def wait_until(condition, seconds: float = 120.0) -> None:  # type: ignore[no-untyped-def]
@@ -103,6 +105,7 @@ def test_a_study_killed_half_way_goes_on_where_it_stopped(tmp_path: Path) -> Non
     assert row.train_seconds is not None
     assert row.seconds_per_step is not None
     assert row.peak_memory_mib is not None
+    assert row.peak_memory_mib > 0
     assert 0 < row.seconds_per_step < row.train_seconds
     assert row.machine["threads"] == 1
     history = read_history(run_folder(output, search) / "history.csv")
@@ -128,6 +131,32 @@ def test_a_study_killed_half_way_goes_on_where_it_stopped(tmp_path: Path) -> Non
     report = (output / "report" / "report.md").read_text()
     assert "3 runs finished, 0 failed, 0 missing" in report
     assert (output / "report" / "curves_sst2.png").stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_a_run_ended_by_sigterm_has_failed_and_is_repeated(tmp_path: Path) -> None:
+    one = STUDY.replace("HERE", str(tmp_path)).split("    later:")[0] + "seeds: 1\nbudget: {seconds: 2}\n"
+    (tmp_path / "tiny.yaml").write_text(one)
+    save_model_config(tmp_path / "model")
+    output = tmp_path / "out"
+    (run,) = expand_runs(load_study(tmp_path / "tiny.yaml"))
+    history = run_folder(output, run) / "history.csv"
+
+    process = start(tmp_path, "--run", run.id)
+    wait_until(lambda: read_history(history).get("train/loss") or process.poll() is not None)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == 1
+    with ResultsFile(output / "results.sqlite") as store:
+        collect([run], output, store)
+        result = store.results()[run.id]
+    assert (result.status, result.reason) == (FAILED, "interrupted before the end of training")
+
+    assert start(tmp_path).wait() == 0, (tmp_path / "log").read_text()
+    with ResultsFile(output / "results.sqlite") as store:
+        result = store.results()[run.id]
+    assert (result.status, result.attempts) == (FINISHED, 2)
+    assert result.train_seconds is not None
+    assert result.train_seconds >= 2
 
 
 @pytest.mark.slow

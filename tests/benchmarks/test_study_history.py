@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import benchmarks.study.history
-from benchmarks.study.execution import read_history
+from benchmarks.study.definition import Budget
+from benchmarks.study.execution import HISTORY_FILE, read_history, summarize_run
+from benchmarks.study.grid import Cell, Run
 from benchmarks.study.history import RunHistory
-from callbacks import TrainingSeconds
+from benchmarks.study.results import FAILED, FINISHED
+from callbacks import PeakMemoryMonitor, TrainingSeconds
 from lightning_modules import SequenceClassifier
 from tests.tiny_models import TinyData, save_tiny_bert
 
@@ -23,11 +29,22 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(save_tiny_bert(tmp_path_factory.mktemp("tiny")))
 
 
-def fit(folder: Path, module: SequenceClassifier, data: TinyData, **options: Any) -> dict[str, list]:
-    recorder = RunHistory(str(folder / "history.csv"), {"optimizer": "AdamSLS"})
+RUN = Run("run", Cell({"optimizer": "AdamSLS"}, (), {}, "val/accuracy", Budget(steps=1)), seed=0)
+
+
+def fit(
+    folder: Path,
+    module: SequenceClassifier,
+    data: TinyData,
+    seconds: float | None = None,
+    others: tuple[Callback, ...] = (),
+    **options: Any,
+) -> dict[str, list]:
+    recorder = RunHistory(str(folder / HISTORY_FILE), {"optimizer": "AdamSLS"})
+    callbacks = [TrainingSeconds(seconds), PeakMemoryMonitor(), recorder, *others]
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
-    Trainer(callbacks=[TrainingSeconds(), recorder], default_root_dir=folder, **{**quiet, **options}).fit(module, data)
-    return read_history(folder / "history.csv")
+    Trainer(callbacks=callbacks, default_root_dir=folder, **{**quiet, **options}).fit(module, data)
+    return read_history(folder / HISTORY_FILE)
 
 
 def test_every_step_and_every_validation_is_written(tiny: str, tmp_path: Path) -> None:
@@ -39,7 +56,54 @@ def test_every_step_and_every_validation_is_written(tiny: str, tmp_path: Path) -
     assert [step for step, _, _ in history["val/accuracy"]] == [3, 6]
     assert len(history["train/step_size/model"]) == len(history["train/evaluations"]) == 6
     assert history["val/majority"][-1][2] == 0.5
-    assert history["train/memory_mib"][-1][2] >= 0
+    assert list(history)[-2:] == ["train/memory_mib", "train/complete"]
+
+
+@pytest.mark.parametrize(
+    ("options", "steps"),
+    [
+        ({"max_steps": 4}, 4),
+        ({"max_epochs": 2}, 6),
+        ({"max_epochs": -1, "seconds": 0.001}, 1),
+        ({"max_epochs": 50, "others": (EarlyStopping("val/accuracy", mode="max", stopping_threshold=0.0),)}, 3),
+    ],
+)
+def test_a_run_that_its_budget_ends_is_finished(tiny: str, tmp_path: Path, options: dict[str, Any], steps: int) -> None:
+    fit(tmp_path, SequenceClassifier(tiny), TinyData(count=24, batch_size=8), **options)
+    result = summarize_run(RUN, tmp_path, "", 1.0)
+    assert (result.status, result.reason, result.steps) == (FINISHED, "", steps)
+
+
+class Interruption(Callback):
+    """Sends a signal to its own process after the fourth step, the first of the second epoch."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        self.number = number
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.global_step == 4:
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_a_signal_ends_has_failed(tiny: str, tmp_path: Path, number: signal.Signals) -> None:
+    with pytest.raises(SystemExit):
+        fit(
+            tmp_path,
+            SequenceClassifier(tiny),
+            TinyData(count=24, batch_size=8),
+            others=(Interruption(number),),
+            max_epochs=2,
+        )
+    result = summarize_run(RUN, tmp_path, "", 1.0)
+    assert (result.status, result.reason) == (FAILED, "interrupted before the end of training")
+    assert (result.steps, "val/accuracy" in result.final) == (4, True)
+
+
+def test_the_memory_is_that_of_the_monitor(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PeakMemoryMonitor, "measure", lambda self, device: setattr(self, "peak", 3 * 2**20))
+    history = fit(tmp_path, SequenceClassifier(tiny), TinyData(count=8, batch_size=8), max_epochs=1)
+    assert [value for _, _, value in history["train/memory_mib"]] == [3.0]
 
 
 def test_an_accumulated_step_is_one_row(tiny: str, tmp_path: Path) -> None:
@@ -57,9 +121,18 @@ def test_long_runs_are_written_ever_more_thinly_and_to_their_last_step(
     assert [step for step, _, _ in history["train/loss"]] == [1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 16, 17]
 
 
-@pytest.mark.parametrize("after", [[], [TrainingSeconds()]])
-def test_without_a_clock_before_it_there_is_no_history(tiny: str, tmp_path: Path, after: list[TrainingSeconds]) -> None:
+@pytest.mark.parametrize(
+    ("before", "after", "missing"),
+    [
+        ([], [], "TrainingSeconds"),
+        ([PeakMemoryMonitor()], [TrainingSeconds()], "TrainingSeconds"),
+        ([TrainingSeconds()], [PeakMemoryMonitor()], "PeakMemoryMonitor"),
+    ],
+)
+def test_what_it_writes_down_has_to_be_measured_before_it(
+    tiny: str, tmp_path: Path, before: list[Callback], after: list[Callback], missing: str
+) -> None:
     recorder = RunHistory(str(tmp_path / "h.csv"), {})
-    trainer = Trainer(callbacks=[recorder, *after], logger=False, accelerator="cpu")
-    with pytest.raises(MisconfigurationException, match=r"RunHistory needs callbacks\.TrainingSeconds"):
+    trainer = Trainer(callbacks=[*before, recorder, *after], logger=False, accelerator="cpu")
+    with pytest.raises(MisconfigurationException, match=rf"RunHistory needs callbacks\.{missing} before it"):
         trainer.fit(SequenceClassifier(tiny), TinyData())

@@ -53,7 +53,7 @@ def write_history(path: Path, accuracy: float, steps: int = 10, step_seconds: fl
         if step % 5 == 0:
             lines += [f"{step},{second},val/loss,{1 - accuracy}", f"{step},{second},val/majority,0.515"]
             lines += [f"{step},{second},val/accuracy,{accuracy if step == steps else accuracy + 0.01}"]
-    lines.append(f"{steps},{steps * step_seconds},train/memory_mib,100.0")
+    lines += [f"{steps},{steps * step_seconds},train/{name}" for name in ("memory_mib,100.0", "complete,1.0")]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines) + "\n")
 
@@ -98,7 +98,7 @@ def test_a_run_is_summarized_from_its_history(study: Study, tmp_path: Path) -> N
 
 
 def test_a_run_without_validation_has_failed_and_says_what_was_logged(study: Study, tmp_path: Path) -> None:
-    (tmp_path / HISTORY_FILE).write_text("step,seconds,name,value\n1,0.5,train/loss,1.0\n1,0.5,val/f1,0.5\n")
+    (tmp_path / HISTORY_FILE).write_text("step,seconds,name,value\n1,0.5,val/f1,0.5\n1,0.5,train/complete,1.0\n")
     result = summarize_run(expand_runs(study)[0], tmp_path, "", 7.0)
     assert result.status == FAILED
     assert result.reason == "the metric val/accuracy was never logged by a validation (logged: val/f1)"

@@ -18,6 +18,10 @@ from benchmarks.study.runner import StudyRunner, collect, find_slots, missing_ru
 
 RESULTS_FILE = "results.sqlite"
 INTERRUPTED_EXIT_STATUS = 130
+OUTPUT_HELP = (
+    "folder of runs and results (default: runs/studies/NAME); studies that share one make the runs that they have in "
+    "common once, and need a --report each"
+)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -28,7 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("study", type=Path, help="the study's YAML file, such as configs/studies/tuning_cost.yaml")
     parser.add_argument("--variant", help="an entry of the file's variants: keys to lay over the rest, such as full")
-    parser.add_argument("--output", type=Path, help="folder of runs, results and report (default: runs/studies/NAME)")
+    parser.add_argument("--output", type=Path, help=OUTPUT_HELP)
     parser.add_argument("--jobs", type=_positive, help="runs at a time (default: one per GPU, else one per core)")
     parser.add_argument("--threads", type=_positive, help="CPU threads per run (default: 1, or cores shared by GPUs)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where runs execute")
@@ -40,7 +44,9 @@ def build_parser() -> argparse.ArgumentParser:
     what.add_argument("--print-cli", action="store_true", help="print the python cli.py command behind each run")
     what.add_argument("--report-only", action="store_true", help="write the report from the runs that there are")
     what.add_argument("--run", metavar="ID", help="execute this one run here and now")
-    parser.add_argument("--report", type=Path, help="folder of the report (default: OUTPUT/report)")
+    parser.add_argument(
+        "--report", type=Path, help="folder of report.md, its figures and CSV files (default: OUTPUT/report)"
+    )
     parser.add_argument("--attempt", type=_positive, default=1, help=argparse.SUPPRESS)
     return parser
 
@@ -85,7 +91,9 @@ def _main(options: argparse.Namespace) -> int:
                 cli_arguments(run, output)  # what cannot be run is told before anything is
             progress = Progress(len(runs), len(runs) - len(missing))
             runner = StudyRunner(study, options.variant, output, store, slots, progress.start, progress.end)
-            finished = _execute_all(runner, missing, progress)
+            known = store.results([run.id for run in runs])
+            estimate = estimate_study_seconds(study, missing, known, len(slots))
+            finished = _execute_all(runner, missing, progress, estimate)
         return _report(study, runs, store, output, options.report) if finished else INTERRUPTED_EXIT_STATUS
 
 
@@ -106,11 +114,9 @@ def _execute_one(study: Study, runs: Sequence[Run], output: Path, wanted: str, a
     return 0
 
 
-def _execute_all(runner: StudyRunner, missing: Sequence[Run], progress: Progress) -> bool:
-    slots = runner.slots
-    estimate = estimate_study_seconds(runner.study, missing, runner.store.results(), len(slots))
+def _execute_all(runner: StudyRunner, missing: Sequence[Run], progress: Progress, estimate: float | None) -> bool:
     about = f", about {duration(estimate)}" if estimate is not None else ""
-    print(f"{runner.study.name}: {len(missing)} runs to do, {len(slots)} at a time{about}", file=sys.stderr)
+    print(f"{runner.study.name}: {len(missing)} runs to do, {len(runner.slots)} at a time{about}", file=sys.stderr)
     try:
         finished = runner.execute(missing)
     finally:
@@ -134,7 +140,7 @@ def _check(study: Study, output: Path) -> int:
 
 
 def _print_grid(study: Study, runs: Sequence[Run], missing: Sequence[Run], store: ResultsFile, slots: int) -> None:
-    known = store.results()
+    known = store.results([run.id for run in runs])
     cells = expand_cells(study)
     names = study.axis_names()
     header = [*names, "seeds", "finished", "failed", "estimate per run"]

@@ -29,6 +29,7 @@ from benchmarks.study.grid import Cell, Run
 from benchmarks.study.results import FAILED, FINISHED, Result
 
 ROOT = Path(__file__).resolve().parents[2]
+RUNS_AT_A_TIME = "LINETUNE_RUNS_AT_A_TIME"  # environment variable by which a runner tells its runs
 BUSY_EXIT_STATUS = 75  # EX_TEMPFAIL: another process is executing this very run
 WARM_UP_STEPS = 5
 
@@ -214,22 +215,30 @@ def last_error_line(text: str) -> str:
 
 
 def describe_machine() -> dict[str, Any]:
-    """Where numbers come from: host, processor or GPU, threads, and the versions of what matters."""
+    """Where numbers come from: host, processor, memory, GPU, how it is shared out, and the versions of what matters."""
     machine: dict[str, Any] = {
         "host": socket.gethostname(),
-        "device": os.environ.get("CUDA_VISIBLE_DEVICES") or _processor(),
-        "cores": os.cpu_count(),
+        "cpu": _processor(),
+        "cores": available_cores(),
+        "ram_gib": _memory_gib(),
+        "gpu": None,
         "threads": int(os.environ.get("OMP_NUM_THREADS", 0)) or None,
+        "runs_at_a_time": int(os.environ.get(RUNS_AT_A_TIME, 0)) or None,
         "python": platform.python_version(),
         "commit": _commit(),
     }
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
-        machine["device"] = torch.cuda.get_device_name(0)
+        machine["gpu"] = torch.cuda.get_device_name(0)
     for package in ("torch", "lightning", "transformers"):
         with contextlib.suppress(metadata.PackageNotFoundError):
             machine[package] = metadata.version(package)
     return machine
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def call_command_line(arguments: list[str], errors: ErrorTail) -> str:
@@ -291,6 +300,13 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
+
+
+def _memory_gib() -> float | None:
+    try:
+        return round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1)
+    except (AttributeError, OSError, ValueError):  # not there on Windows, not known on some others
+        return None
 
 
 def _commit() -> str | None:

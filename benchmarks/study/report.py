@@ -44,7 +44,8 @@ def write_report(study: Study, runs: Sequence[Run], results: Mapping[str, Result
         runs: All runs of its grid.
         results: Results by run id; runs without one are reported as missing.
         output: The study's folder, where the runs keep their histories.
-        folder: Where the report goes: ``report.md``, ``runs.csv``, ``cells.csv``, ``curves.csv`` and the figures.
+        folder: Where the report goes: ``report.md`` with its figures, ``runs.csv`` with every run of the grid, from
+            which the tables can be computed again, ``cells.csv`` and ``curves.csv``.
 
     Returns:
         The path of ``report.md``.
@@ -97,7 +98,7 @@ class _Writer:
             f"{len(self.cells)} cells, {len(study.seeds)} seeds each; {status.get('finished', 0)} runs finished, "
             f"{status.get(FAILED, 0)} failed, {status.get(MISSING, 0)} missing",
             f"seconds of training, all runs together: {duration(self.runs['train_seconds'].sum())}",
-            f"written {datetime.now(UTC):%Y-%m-%d}",
+            f"written {datetime.now(UTC):%Y-%m-%d} by `{self._command()}`",
             *self._machines(results),
         ]
         lines.append("\n".join(f"- {fact}" for fact in facts))
@@ -267,19 +268,16 @@ class _Writer:
         return f"; always the same answer scores {chance:.3f}" if math.isfinite(chance) else ""
 
     def _machines(self, results: Mapping[str, Result]) -> list[str]:
-        machines = {
-            ", ".join(
-                f"{key} {value}" if key not in ("device", "host") else str(value)
-                for key, value in result.machine.items()
-                if value is not None and key not in ("host", "commit")
-            )
-            for result in results.values()
-            if result.status != FAILED
-        }
+        machines = {result.machine_text() for result in results.values() if result.status != FAILED}
         commits = sorted({str(r.machine.get("commit")) for r in results.values() if r.machine.get("commit")})
         return [f"machine: {machine}" for machine in sorted(machines)] + (
             [f"code: commit {', '.join(commits)}"] if commits else []
         )
+
+    def _command(self) -> str:
+        study = self.study
+        variant = study.name.removeprefix(study.path.stem).removeprefix("-")
+        return f"python -m benchmarks.study {_short_path(study.path)}" + (f" --variant {variant}" if variant else "")
 
     def _label(self, row: Mapping[str, Any], axes: Sequence[str]) -> str:
         return " · ".join(str(row[axis]) for axis in axes if row[axis] != "") or "all"
@@ -324,6 +322,13 @@ def _short(axis: str) -> str:
 
 def _as_tuple(names: Any) -> tuple[Any, ...]:
     return names if isinstance(names, tuple) else (names,)
+
+
+def _short_path(path: Path) -> str:
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return path.name
 
 
 def _file_name(kind: str, label: str | None) -> str:

@@ -32,7 +32,7 @@ class Result:
         peak_memory_mib: Highest memory, as `callbacks.PeakMemoryMonitor` measures it.
         wall_seconds: Start to end of the process.
         attempts: How often the run has been started.
-        machine: Where it ran: host, device, threads, versions of what matters.
+        machine: Where it ran, as `execution.describe_machine` says it.
     """
 
     id: str
@@ -55,6 +55,19 @@ class Result:
     def from_json(cls, text: str) -> Result:
         """The result that `to_json` wrote."""
         return cls(**json.loads(text))
+
+    def machine_text(self) -> str:
+        """The machine in one line, for people; without its host's name, which says nothing elsewhere."""
+        units = {
+            "cpu": "{}",
+            "cores": "{} cores",
+            "ram_gib": "{:g} GiB of RAM",
+            "gpu": "{}",
+            "threads": "threads per run: {}",
+            "runs_at_a_time": "runs at a time: {}",
+        }
+        shown = {key: value for key, value in self.machine.items() if key not in ("host", "commit")}
+        return ", ".join(units.get(key, key + " {}").format(value) for key, value in shown.items() if value is not None)
 
     def to_json(self) -> str:
         """This result as one JSON object."""

@@ -17,6 +17,8 @@ from benchmarks.study.execution import (
     BUSY_EXIT_STATUS,
     LOG_FILE,
     RESULT_FILE,
+    RUNS_AT_A_TIME,
+    available_cores,
     is_locked,
     last_error_line,
     read_result,
@@ -52,18 +54,20 @@ def find_slots(jobs: int | None = None, threads: int | None = None, device: str 
     gpus = [] if device == "cpu" else _visible_gpus()
     if device == "cuda" and not gpus:
         raise ValueError("--device cuda: no CUDA device was found (allowed here: cpu, auto)")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = available_cores()
     if gpus:
         jobs = jobs or len(gpus)
         threads = threads or max(1, cores // jobs)
+        common = {**_threads(threads), RUNS_AT_A_TIME: str(jobs)}
         return [
-            Slot(f"gpu {gpus[i % len(gpus)]}", {**_threads(threads), "CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]})
+            Slot(f"gpu {gpus[i % len(gpus)]}", {**common, "CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]})
             for i in range(jobs)
         ]
     threads = threads or 1
     jobs = jobs or max(1, cores // threads)
     # An empty CUDA_VISIBLE_DEVICES keeps a run that says "accelerator: auto" on the CPU.
-    return [Slot(f"cpu {i}", {**_threads(threads), "CUDA_VISIBLE_DEVICES": ""}) for i in range(jobs)]
+    common = {**_threads(threads), RUNS_AT_A_TIME: str(jobs), "CUDA_VISIBLE_DEVICES": ""}
+    return [Slot(f"cpu {i}", common) for i in range(jobs)]
 
 
 def collect(runs: Sequence[Run], output: Path, store: ResultsFile) -> None:

@@ -107,7 +107,8 @@ def test_a_study_killed_half_way_goes_on_where_it_stopped(tmp_path: Path) -> Non
     assert row.peak_memory_mib is not None
     assert row.peak_memory_mib > 0
     assert 0 < row.seconds_per_step < row.train_seconds
-    assert row.machine["threads"] == 1
+    assert (row.machine["threads"], row.machine["runs_at_a_time"]) == (1, 1)
+    assert all(row.machine[key] for key in ("cpu", "cores", "ram_gib", "torch"))
     history = read_history(run_folder(output, search) / "history.csv")
     assert [step for step, _, _ in history["train/loss"]] == list(range(1, rows[search.id].steps + 1))
     assert len(history["train/step_size/model"]) == len(history["train/evaluations"]) == rows[search.id].steps

@@ -104,6 +104,12 @@ def test_a_run_without_validation_has_failed_and_says_what_was_logged(study: Stu
     assert result.reason == "the metric val/accuracy was never logged by a validation (logged: val/f1)"
 
 
+def test_a_machine_is_told_with_all_that_times_depend_on() -> None:
+    machine = {"host": "x", "cpu": "A CPU", "cores": 8, "ram_gib": 15.5, "gpu": None, "threads": 2, "runs_at_a_time": 4}
+    result = Result("id", FINISHED, "", {}, 0, machine={**machine, "torch": "2.9", "commit": "abc"})
+    assert result.machine_text() == "A CPU, 8 cores, 15.5 GiB of RAM, threads per run: 2, runs at a time: 4, torch 2.9"
+
+
 def test_a_line_cut_off_by_a_kill_is_left_out(tmp_path: Path) -> None:
     path = tmp_path / HISTORY_FILE
     path.write_text("step,seconds,name,value\n1,0.5,train/loss,1.0\n2,1.0,train/loss,0.25\n3,1.5,train/loss,0.12")
@@ -123,6 +129,7 @@ def table_after(report: str, heading: str) -> list[dict[str, str]]:
 
 def test_the_report_s_numbers(written: Path) -> None:
     report = (written / "report.md").read_text()
+    assert re.search(r"^- written \d{4}-\d\d-\d\d by `python -m benchmarks.study made_up.yaml`$", report, re.MULTILINE)
     assert "4 cells, 4 seeds each; 15 runs finished, 1 failed, 0 missing" in report
     assert "always the same answer scores 0.515" in report
 
@@ -178,7 +185,15 @@ def test_figures_of_the_same_numbers_are_the_same_files(study: Study, written: P
 def test_tables_are_also_there_as_csv(written: Path) -> None:
     cells = pd.read_csv(written / "cells.csv")
     assert list(cells["score"].round(4)) == [0.715, 0.6075, 0.9175, 0.51]
-    assert len(pd.read_csv(written / "runs.csv")) == 16
+    runs = pd.read_csv(written / "runs.csv", keep_default_na=False, na_values=[""])
+    assert len(runs) == 16
+    assert runs["id"].is_unique
+    # The table of another machine's report can be computed again from its runs.
+    finished = runs[runs["status"] == FINISHED]
+    again = finished.groupby(["optimizer", "learning_rate"], sort=False, dropna=False)["score"].mean()
+    assert list(again.round(4)) == list(cells["score"].round(4))
+    assert finished["machine"].str.contains("cores, .* GiB of RAM").all()
+    assert set(runs[runs["status"] == FAILED]["reason"]) == {"killed by SIGKILL | (out of memory?)"}
     curves = pd.read_csv(written / "curves.csv")
     salsa = curves[
         (curves["optimizer"] == "SaLSA") & (curves["name"] == "val/accuracy") & (curves["against"] == "step")

@@ -11,9 +11,11 @@ import textwrap
 import threading
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 import benchmarks.study.runner
+from benchmarks.study.__main__ import main
 from benchmarks.study.definition import Study, load_study
 from benchmarks.study.estimate import duration, estimate_run_seconds, estimate_study_seconds
 from benchmarks.study.execution import command_line_value, is_locked, read_result, run_folder, write_result
@@ -120,6 +122,43 @@ def test_an_interrupt_ends_the_runs_and_leaves_no_row(tmp_path: Path) -> None:
         assert started == [run]
         assert store.results() == {}
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_studies_that_share_a_folder_make_what_they_have_in_common_once(tmp_path: Path) -> None:
+    output = tmp_path / "shared"
+    levels = {
+        "first": "{common: {settings: {a: 1}}, own: {settings: {a: 2}}}",
+        # Another label and a level below another axis: what decides is what the levels set.
+        "second": "{renamed: {settings: {a: 1}}, broken: {settings: {a: 3}}}",
+    }
+    for name, way in levels.items():
+        (tmp_path / f"{name}.yaml").write_text(f"axes: {{way: {way}}}\nseeds: 2\nbudget: {{steps: 1}}\n")
+
+    def study(name: str, *arguments: str) -> int:
+        report = str(tmp_path / f"report of {name}")
+        return main([str(tmp_path / f"{name}.yaml"), "--output", str(output), "--report", report, *arguments])
+
+    assert study("first") == 0
+    with ResultsFile(output / "results.sqlite") as store:
+        before = store.results()
+    assert len(before) == 4
+    assert study("second") == 1
+    with ResultsFile(output / "results.sqlite") as store:
+        after = store.results()
+    assert len(after) == 6
+    assert {id: after[id] for id in before} == before
+
+    first, second = (pd.read_csv(tmp_path / f"report of {name}" / "runs.csv") for name in levels)
+    assert list(first["way"]) == ["common", "own"] * 2
+    assert list(second["way"]) == ["renamed", "broken"] * 2
+    assert list(second["status"]) == [FINISHED, FAILED] * 2
+    assert set(first["id"]) & set(second["id"]) == set(first[first["way"] == "common"]["id"])
+    # The second study's rows are nothing to the first: its report is complete and without a failure.
+    assert study("first", "--report-only") == 0
+    report = (tmp_path / "report of first" / "report.md").read_text()
+    assert "2 cells, 2 seeds each; 4 runs finished, 0 failed, 0 missing" in report
+    assert "report.md" not in [path.name for path in output.rglob("*")]
 
 
 def test_results_left_by_runs_without_a_runner_are_taken_over(tmp_path: Path) -> None:

@@ -92,7 +92,8 @@ def random_steps() -> Figure:
     methods: dict[str, Any] = {
         "GLD": lambda x: GLD([x], radius=0.5, num_radii=5),
         "MeZO": lambda x: MeZO([x], lr=0.01),
-        "LineSearchMeZO": lambda x: LineSearchMeZO([x]),
+        # A fixed objective, without the noise that the defaults allow for.
+        "LineSearchMeZO": lambda x: LineSearchMeZO([x], c=0.5, growth=2.0),
     }
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 2.6), layout="constrained")

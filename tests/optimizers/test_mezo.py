@@ -111,6 +111,27 @@ def test_the_line_search_never_raises_the_loss_and_learns(copy_limit):
     assert task.loss().item() < first - 0.15
 
 
+def test_the_noise_of_small_batches_does_not_drive_the_step_size_up():
+    # Many more parameters than a batch has examples, and labels that the inputs explain in part.
+    generator = torch.Generator().manual_seed(0)
+    inputs = 3 * torch.randn(2000, 400, generator=generator) / torch.arange(1, 401).sqrt()
+    labels = (inputs[:, 0] + torch.randn(2000, generator=generator) > 0).float()
+
+    def loss(weight, rows):
+        return nn.functional.binary_cross_entropy_with_logits(inputs[rows] @ weight, labels[rows])
+
+    def final_loss(**settings):
+        weight = nn.Parameter(torch.zeros(400))
+        optimizer = LineSearchMeZO([weight], **settings)
+        for step in range(300):
+            rows = torch.arange(16 * step, 16 * step + 16) % 2000
+            optimizer.step(evaluate=lambda rows=rows: loss(weight.detach(), rows))
+        return loss(weight.detach(), slice(None)).item()
+
+    assert final_loss() < 0.4
+    assert final_loss(c=0.5, growth=2.0) > 1.0
+
+
 @pytest.mark.parametrize("copy_limit", [0, 2**22])
 def test_a_failed_search_leaves_every_bit(copy_limit):
     task = Task()
@@ -127,14 +148,14 @@ def test_a_failed_search_leaves_every_bit(copy_limit):
     if copy_limit == 0:
         fail()  # rounds the parameters for trials of this length
     before, lr = task.bits(), optimizer.param_groups[0]["lr"]
-    first_trial = min(2 * lr, 1.0 / 100)
+    first_trial = min(optimizer.growth * lr, 1.0 / 100)
     fail()
     assert same_bits(before, task.bits())
     assert optimizer.last_step.accepted is False
     assert optimizer.last_step.backtracks == 3
     assert optimizer.last_step.loss_after == 1.0
     # The next search goes on where this one gave up.
-    assert 2 * optimizer.param_groups[0]["lr"] == pytest.approx(first_trial / 4, rel=1e-4)
+    assert optimizer.growth * optimizer.param_groups[0]["lr"] == pytest.approx(first_trial / 4, rel=1e-4)
 
 
 @pytest.mark.parametrize("method", METHODS)

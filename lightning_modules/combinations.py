@@ -8,18 +8,25 @@ from lightning_modules.errors import ModelError
 from optimizers import LineSearchMeZO, LineSearchOptimizer, ParamGroups
 
 
-def check_combination(optimizer: Optimizer, groups: ParamGroups, has_schedule: bool) -> None:
+def check_combination(
+    optimizer: Optimizer, groups: ParamGroups, *, has_schedule: bool, scales_gradients: bool = False
+) -> None:
     """Refuses what an optimizer would silently ignore or undo.
 
     Args:
         optimizer: A freshly made optimizer.
         groups: What its groups were made by.
         has_schedule: Whether a learning-rate schedule is to follow.
+        scales_gradients: Whether a gradient scaler runs the steps, as with ``precision: 16-mixed``.
 
     Raises:
         ModelError: one sentence: what does not go together, and what to do.
     """
     name = type(optimizer).__name__
+    if scales_gradients and not getattr(optimizer, "needs_gradient", True):
+        raise ModelError(
+            f"precision: {name} computes no gradient for the scaler of 16-mixed to scale; choose bf16-mixed or 32-true"
+        )
     searches = isinstance(optimizer, (LineSearchOptimizer, LineSearchMeZO))
     if searches and has_schedule:
         raise ModelError(

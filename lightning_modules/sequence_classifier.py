@@ -263,7 +263,12 @@ class SequenceClassifier(LightningModule):
             optimizer = self.optimizer(groups, **unset_keywords(self.optimizer, length))
         except (TypeError, ValueError) as error:
             raise ModelError(f"optimizer: {error}") from error
-        check_combination(optimizer, division, has_schedule=self.lr_scheduler is not None)
+        check_combination(
+            optimizer,
+            division,
+            has_schedule=self.lr_scheduler is not None,
+            scales_gradients=getattr(self.trainer.precision_plugin, "scaler", None) is not None,
+        )
         scale_learning_rates(optimizer)
         if self.lr_scheduler is None:
             return {"optimizer": optimizer}

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.plugins import MixedPrecision
 
 from lightning_modules import LinearWithWarmup, ModelError, SequenceClassifier
-from optimizers import GLD, AdamSLS, LineSearchMeZO, ParamGroups
+from optimizers import GLD, AdamSLS, LineSearchMeZO, MeZO, ParamGroups
 from tests.architectures import save_pretrained_backbone
 from tests.tiny_models import TinyData
 
@@ -44,4 +45,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_what_does_not_go_together_is_refused(model: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ModelError, match=message) as error:
         Trainer(fast_dev_run=1, logger=False, accelerator="cpu").fit(SequenceClassifier(model, **options), TinyData())
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("optimizer", [GLD, MeZO, LineSearchMeZO])
+def test_a_gradient_scaler_needs_gradients(model: str, optimizer: type[torch.optim.Optimizer]) -> None:
+    plugin = MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu"))
+    trainer = Trainer(fast_dev_run=1, logger=False, accelerator="cpu", plugins=[plugin])
+    with pytest.raises(ModelError, match=f"precision: {optimizer.__name__} computes no gradient") as error:
+        trainer.fit(SequenceClassifier(model, optimizer=optimizer), TinyData())
     assert "\n" not in str(error.value)

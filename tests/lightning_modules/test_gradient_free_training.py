@@ -69,6 +69,18 @@ def test_training_needs_no_gradient_and_logs_the_loss(name, tiny, tmp_path):
     assert any(not torch.equal(before[key], value) for key, value in module.model.state_dict().items())
 
 
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_mixed_precision_with_bfloat16_trains(name, tiny, tmp_path):
+    torch.manual_seed(0)
+    module = SequenceClassifier(tiny, optimizer=OPTIMIZERS[name], trainable="head", dropout=0.0)
+    before = [p.detach().clone() for p in module.parameters() if p.requires_grad]
+    _, watch = fit(module, tmp_path, enable_checkpointing=False, precision="bf16-mixed", max_epochs=1)
+    assert watch.gradients == 0
+    assert all(p.dtype == torch.float32 for p in module.parameters())
+    after = [p for p in module.parameters() if p.requires_grad]
+    assert not any(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+
+
 def test_the_loss_falls(tiny, tmp_path):
     torch.manual_seed(0)
     module = SequenceClassifier(

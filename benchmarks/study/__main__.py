@@ -14,7 +14,7 @@ from benchmarks.study.execution import BUSY_EXIT_STATUS, check_cell, cli_argumen
 from benchmarks.study.grid import Run, expand_cells, expand_runs
 from benchmarks.study.progress import Progress
 from benchmarks.study.results import FAILED, FINISHED, ResultsFile
-from benchmarks.study.runner import StudyRunner, collect, find_slots, missing_runs, run_command
+from benchmarks.study.runner import Slot, StudyRunner, collect, find_slots, missing_runs, run_command
 
 RESULTS_FILE = "results.sqlite"
 INTERRUPTED_EXIT_STATUS = 130
@@ -89,11 +89,7 @@ def _main(options: argparse.Namespace) -> int:
         if missing and not options.report_only:
             for run in missing:
                 cli_arguments(run, output)  # what cannot be run is told before anything is
-            progress = Progress(len(runs), len(runs) - len(missing))
-            runner = StudyRunner(study, options.variant, output, store, slots, progress.start, progress.end)
-            known = store.results([run.id for run in runs])
-            estimate = estimate_study_seconds(study, missing, known, len(slots))
-            finished = _execute_all(runner, missing, progress, estimate)
+            finished = _execute_all(study, options.variant, runs, missing, output, store, slots)
         return _report(study, runs, store, output, options.report) if finished else INTERRUPTED_EXIT_STATUS
 
 
@@ -114,9 +110,20 @@ def _execute_one(study: Study, runs: Sequence[Run], output: Path, wanted: str, a
     return 0
 
 
-def _execute_all(runner: StudyRunner, missing: Sequence[Run], progress: Progress, estimate: float | None) -> bool:
+def _execute_all(
+    study: Study,
+    variant: str | None,
+    runs: Sequence[Run],
+    missing: Sequence[Run],
+    output: Path,
+    store: ResultsFile,
+    slots: Sequence[Slot],
+) -> bool:
+    estimate = estimate_study_seconds(study, missing, store.results([run.id for run in runs]), len(slots))
     about = f", about {duration(estimate)}" if estimate is not None else ""
-    print(f"{runner.study.name}: {len(missing)} runs to do, {len(runner.slots)} at a time{about}", file=sys.stderr)
+    print(f"{study.name}: {len(missing)} runs to do, {len(slots)} at a time{about}", file=sys.stderr)
+    progress = Progress(len(runs), len(runs) - len(missing))
+    runner = StudyRunner(study, variant, output, store, slots, progress.start, progress.end, progress.wait)
     try:
         finished = runner.execute(missing)
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from typing import TextIO
 
 from tqdm import tqdm
@@ -11,9 +12,11 @@ from benchmarks.study.estimate import duration
 from benchmarks.study.grid import Run
 from benchmarks.study.results import FAILED, Result
 
+REFRESH_SECONDS = 1.0
+
 
 class Progress:
-    """Counts finished and failed runs; one line stays behind for each.
+    """Counts finished and failed runs; one line stays behind for each. The bar is drawn below what is there already.
 
     Args:
         total: Runs of the study.
@@ -25,6 +28,7 @@ class Progress:
         self._stream = stream
         self._failed = 0
         self._working: list[str] = []
+        self._drawn = time.monotonic()
         self._bar = tqdm(
             total=total,
             initial=done,
@@ -32,7 +36,9 @@ class Progress:
             file=stream,
             disable=not stream.isatty(),
             dynamic_ncols=True,
-            bar_format="{desc}{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} runs [{elapsed}<{remaining}]{postfix}",
+            smoothing=0.0,  # runs that go on side by side end in bursts
+            # A bar of a fixed width: it would jump with the length of the names behind it.
+            bar_format="{percentage:3.0f}% |{bar:20}| {n_fmt}/{total_fmt} runs [{elapsed}<{remaining}]{postfix}",
         )
         self._count = done
         self._total = total
@@ -40,7 +46,12 @@ class Progress:
     def start(self, run: Run) -> None:
         """A run's process has started."""
         self._working.append(run.name)
-        self._show_working()
+        self._draw()
+
+    def wait(self) -> None:
+        """Nothing has happened; the clock goes on."""
+        if time.monotonic() - self._drawn > REFRESH_SECONDS:
+            self._draw()
 
     def end(self, run: Run, result: Result) -> None:
         """A run's row is written."""
@@ -58,12 +69,16 @@ class Progress:
         else:
             self._bar.write(line, file=self._stream)
         self._bar.update(1)
-        self._show_working()
-
-    def _show_working(self) -> None:
-        failed = f"{self._failed} failed, " if self._failed else ""
-        self._bar.set_postfix_str(f"{failed}now: {' | '.join(self._working)}" if self._working else failed)
+        self._draw()
 
     def close(self) -> None:
-        """Leave the terminal as it was."""
+        """Leave the bar as it is at the end, without the runs that were going on."""
+        self._working.clear()
+        self._draw()
         self._bar.close()
+
+    def _draw(self) -> None:
+        failed = [f"{self._failed} failed"] if self._failed else []
+        working = [f"now: {' | '.join(self._working)}"] if self._working else []
+        self._bar.set_postfix_str(", ".join([*failed, *working]))
+        self._drawn = time.monotonic()

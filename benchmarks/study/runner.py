@@ -108,6 +108,7 @@ class StudyRunner:
         slots: Where to run.
         on_start: Called with a run when its process starts.
         on_end: Called with a run and its result when its row is written.
+        on_wait: Called while runs go on, several times a second.
     """
 
     def __init__(
@@ -119,6 +120,7 @@ class StudyRunner:
         slots: Sequence[Slot],
         on_start: Callable[[Run], None] = lambda run: None,
         on_end: Callable[[Run, Result], None] = lambda run, result: None,
+        on_wait: Callable[[], None] = lambda: None,
     ) -> None:
         self.study = study
         self.variant = variant
@@ -127,6 +129,7 @@ class StudyRunner:
         self.slots = list(slots)
         self.on_start = on_start
         self.on_end = on_end
+        self.on_wait = on_wait
         self.skipped: list[Run] = []
         self._stopping = False
 
@@ -150,6 +153,7 @@ class StudyRunner:
                         working.remove(process)
                         free.append(process.slot)
                         self._finish(process)
+                self.on_wait()
                 time.sleep(POLL_SECONDS)
         finally:
             for process in working:

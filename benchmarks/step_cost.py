@@ -294,7 +294,7 @@ def main() -> None:
     unknown = sorted(set(wanted) - set(available))
     if unknown:
         parser().error(f"--methods: {', '.join(unknown)} unknown; there are {', '.join(available)}")
-    batches = list(batches_of(options.data_dir, options.steps, options.batch_size, device))
+    batches = list(batches_of(options.data_dir, options.steps, options.batch_size, device, options.group_by_length))
     if options.peak_memory:
         print(peak_memory(available[options.peak_memory], build(), batches, device))
         return
@@ -362,7 +362,9 @@ def arithmetic(run: Run, warm_up: int) -> float:
     return statistics.median(s - p for s, p in list(zip(run.seconds, run.passes, strict=True))[warm_up:])
 
 
-def batches_of(data_dir: Path, steps: int, batch_size: int, device: torch.device) -> Iterator[Batch]:
+def batches_of(
+    data_dir: Path, steps: int, batch_size: int, device: torch.device, group_by_length: bool = False
+) -> Iterator[Batch]:
     """As many batches as there are steps, of real SST-2 sentences, padded to the longest in the batch."""
     data = GLUEDataModule(
         "sst2",
@@ -370,6 +372,7 @@ def batches_of(data_dir: Path, steps: int, batch_size: int, device: torch.device
         tokenizer=PACKAGED,
         max_train_samples=min(steps * batch_size, 5_000),
         train_batch_size=batch_size,
+        group_by_length=group_by_length,
     )
     data.prepare_data()
     data.setup("fit")
@@ -411,7 +414,8 @@ def memory_of(name: str) -> int:
 def describe(device: torch.device, name: str, options: argparse.Namespace) -> str:
     """What was measured, in a sentence."""
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {options.threads} thread(s)"
-    return f"{name}, SST-2, batches of {options.batch_size}, {options.steps} steps; {where}; torch {torch.__version__}"
+    batches = f"batches of {options.batch_size}" + (" of similar length" if options.group_by_length else "")
+    return f"{name}, SST-2, {batches}, {options.steps} steps; {where}; torch {torch.__version__}"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -421,6 +425,11 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--steps", type=int, default=80, help="steps of each method (default: 80)")
     arguments.add_argument("--pair-steps", type=int, default=25, help="steps of each pair (default: 25)")
     arguments.add_argument("--batch-size", type=int, default=32, help="sentences per step (default: 32)")
+    arguments.add_argument(
+        "--group-by-length",
+        action="store_true",
+        help="batches of sentences of similar length, for faster passes",
+    )
     arguments.add_argument("--methods", nargs="+", metavar="NAME", help="only these (default: all that are installed)")
     arguments.add_argument("--model", help=f"a model; default: bert-base on a GPU, else {PACKAGED}")
     arguments.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")

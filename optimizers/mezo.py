@@ -165,8 +165,8 @@ class LineSearchMeZO(Optimizer):
     Args:
         params: Parameters or groups of them; all move together.
         step_size: First trial of the first search.
-        c: Share of the decrease that the slope promises which a step has to deliver. 0.5 is the largest that the minimum
-            along the direction of a quadratic function satisfies; larger ones stay short of it.
+        c: Share of the decrease that the slope promises which a step has to deliver. The minimum along the direction of
+            a quadratic function delivers 0.5; larger ones stay short of it.
         shrink: What a rejected step size is multiplied by.
         growth: What the step size of the last search is multiplied by, to start the next one from. The default doubles
             it in 700 steps.

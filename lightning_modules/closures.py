@@ -72,6 +72,7 @@ class StepClosures:
         self._mean_over_ranks = mean_over_ranks
         self._without_gradient_sync = without_gradient_sync
         self._module = module
+        self._losses_of_candidates: list[Callable[..., Tensor]] | None = None
         self._before: GeneratorState | None = None
         self._after: GeneratorState | None = None
         self.loss = torch.zeros((), device=self._device)
@@ -109,10 +110,13 @@ class StepClosures:
             One loss per candidate, as :meth:`evaluate` would compute it with that candidate in place.
         """
         assert self._module is not None
+        if self._losses_of_candidates is None:
+            self._losses_of_candidates = [
+                candidate_losses(self._module, partial(self._fresh_loss, batch)) for batch in self._batches
+            ]
         with self._same_random_numbers():
             totals = torch.zeros(len(values[0]), device=self._device)
-            for batch, weight in zip(self._batches, self._weights, strict=True):
-                losses = candidate_losses(self._module, partial(self._fresh_loss, batch))
+            for losses, weight in zip(self._losses_of_candidates, self._weights, strict=True):
                 totals += losses(parameters, values) * weight
             return self._mean_over_ranks(totals)
 

@@ -106,7 +106,10 @@ def candidate_losses(
         optimizer.step(evaluate=evaluate, evaluate_many=losses)
     """
     wrapped = _Loss(module, loss)
-    names = {parameter: name for name, parameter in wrapped.named_parameters()}
+    # All names of a tied parameter, so that functional_call need not look for ties in every call.
+    names: dict[Tensor, list[str]] = {}
+    for name, parameter in wrapped.named_parameters(remove_duplicate=False):
+        names.setdefault(parameter, []).append(name)
 
     def evaluate_many(parameters: Sequence[Tensor], values: Sequence[Tensor]) -> Tensor:
         unknown = [tuple(parameter.shape) for parameter in parameters if parameter not in names]
@@ -114,8 +117,8 @@ def candidate_losses(
             raise ValueError(f"a tensor of shape {unknown[0]} is no parameter of the {type(module).__name__}")
 
         def loss_at(*candidate: Tensor) -> Tensor:
-            placed = {names[p]: value for p, value in zip(parameters, candidate, strict=True)}  # type: ignore[index]
-            return functional_call(wrapped, placed, ())
+            placed = {name: value for p, value in zip(parameters, candidate, strict=True) for name in names[p]}
+            return functional_call(wrapped, placed, (), tie_weights=False)
 
         with torch.no_grad(), _StackLinears():
             torch.clear_autocast_cache()

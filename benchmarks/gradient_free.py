@@ -1,0 +1,392 @@
+"""What methods without gradients cost and reach, beside SaLSA and AdamW: memory, speed, accuracy at equal time.
+
+    python -m benchmarks.gradient_free --data-dir /path/to/glue
+
+Everything is measured on the packaged MiniLM and the real SST-2, for the head alone and for all parameters. Each
+measurement is a process of its own that trains through `SequenceClassifier`, and prints a row; what is compared with a
+target is collected in the last table. The parts can be run alone (`--parts`):
+
+- `memory`: peak of the resident set above the state before the run, in a few steps, and in an evaluation of the same
+  batches. The head's features are not cached here.
+- `accuracy`: forwards and steps per second, and the accuracy on the validation set after equal seconds of training.
+- `overhead`: the time of a GLD step by the time of its forwards.
+- `cache`: steps per second of the head with features on disk, by those with the encoder run in every step.
+- `candidates`: steps per second of GLD with its candidates at once, by those with one at a time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from torch.optim import AdamW
+from torch.utils.data import DataLoader
+
+from callbacks import PeakMemoryMonitor, TrainingSeconds
+from datamodules import GLUEDataModule
+from lightning_modules import SequenceClassifier
+from lightning_modules.closures import StepClosures
+from optimizers import GLD, LineSearchMeZO, MeZO, ParamGroups, SaLSA
+
+PACKAGED = "offline:all-MiniLM-L6-v2"
+PARTS = ("memory", "accuracy", "overhead", "cache", "candidates")
+SETTINGS = ("head", "all")
+EVALUATION = "evaluation"
+# Steps before those that are timed: first calls allocate, and look for what is frozen.
+WARM_UP = 2
+
+
+class Method(NamedTuple):
+    """How a method's optimizer is made, for the head and for all parameters."""
+
+    head: Callable[..., Any]
+    all: Callable[..., Any]
+
+
+# One tensor of all, instead of a hundred, is what a step of GLD moves: 6 forwards. Rates and radii are those of the
+# configs where these have one, else the best of a few decades.
+METHODS = {
+    "GLD": Method(
+        partial(GLD, radius=0.05, num_radii=5, units="group"),
+        partial(GLD, radius=7.5e-3, num_radii=5, units_per_round=1),
+    ),
+    "GLD, thesis": Method(
+        partial(GLD, norm_weight=0.05, selection="random", subset_size=768),
+        partial(GLD, norm_weight=0.05, selection="random", subset_size=768, units_per_round=1),
+    ),
+    "MeZO": Method(partial(MeZO, lr=1e-3), partial(MeZO, lr=1e-6)),
+    "LineSearchMeZO": Method(LineSearchMeZO, LineSearchMeZO),
+    "SaLSA": Method(SaLSA, SaLSA),
+    "AdamW": Method(partial(AdamW, lr=3e-3), partial(AdamW, lr=5e-5)),
+}
+# The second is how configs/optimizers/gld.yaml trains.
+CANDIDATES: dict[str, dict[str, Any]] = {
+    "5 of each tensor": {},
+    "64, 20 rounds": {"num_radii": 64, "shrink": 0.95, "units": "group", "rounds": 20},
+}
+
+
+class Meter(Callback):
+    """Counts steps, their forward passes and their seconds, without the first few."""
+
+    def __init__(self) -> None:
+        self.steps, self.forwards, self.seconds = 0, 0, 0.0
+        self._seen, self._started = 0, 0.0
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._started = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        seconds = time.perf_counter() - self._started
+        self._seen += 1
+        if self._seen > WARM_UP:
+            self.steps += 1
+            self.forwards += forwards_of(trainer.optimizers[0])
+            self.seconds += seconds
+
+
+class Passes:
+    """Adds up the seconds in a module's `evaluate` and `evaluate_many`."""
+
+    def __init__(self, module: SequenceClassifier) -> None:
+        self.seconds = 0.0
+        self._closures_of = module.step_closures
+        module.step_closures = self._measured  # type: ignore[assignment,method-assign]
+
+    def _measured(self, *arguments: Any) -> StepClosures:
+        step = self._closures_of(*arguments)
+        for name in ("evaluate", "evaluate_many"):
+            setattr(step, name, partial(self._timed, getattr(step, name)))
+        return step
+
+    def _timed(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        started = time.perf_counter()
+        result = function(*arguments)
+        self.seconds += time.perf_counter() - started
+        return result
+
+
+def forwards_of(optimizer: Any) -> int:
+    """Forward passes of the last step: the closure's, and one per trial or candidate."""
+    record = getattr(optimizer, "last_step", None)
+    evaluations = 0 if record is None else record.evaluations
+    return evaluations + bool(getattr(optimizer, "needs_gradient", True))
+
+
+def data_of(options: argparse.Namespace) -> GLUEDataModule:
+    """SST-2 from its official files."""
+    return GLUEDataModule(
+        "sst2",
+        data_dir=str(options.data_dir),
+        tokenizer=options.model,
+        max_train_samples=options.max_train_samples,
+        max_eval_samples=options.max_eval_samples,
+        train_batch_size=options.batch_size,
+        eval_batch_size=options.batch_size,
+    )
+
+
+def module_of(options: argparse.Namespace, setting: str, optimizer: Callable[..., Any], cached: bool) -> Any:
+    """The classifier of which the head or all parameters train."""
+    seed_everything(0, verbose=False)
+    return SequenceClassifier(
+        options.model,
+        optimizer=optimizer,
+        trainable=setting,  # type: ignore[arg-type]
+        cache_features=cached,
+        feature_cache_dir=options.feature_cache_dir,
+        dropout=0.0,
+        # Groups by weight decay would be two units.
+        param_groups=ParamGroups(units="model"),
+        split_by_length=options.split_by_length,
+    )
+
+
+def trainer_of(*callbacks: Callback, **settings: Any) -> Trainer:
+    """A quiet Trainer on one CPU process."""
+    return Trainer(
+        accelerator="cpu",
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        callbacks=list(callbacks),
+        **settings,
+    )
+
+
+def few_batches(options: argparse.Namespace, count: int) -> DataLoader:
+    """A loader of the same few batches for everyone."""
+    data = data_of(options)
+    data.prepare_data()
+    data.setup("fit")
+    torch.manual_seed(0)
+    loader: Any = data.train_dataloader()
+    batches: Any = list(itertools.islice(loader, count))
+    return DataLoader(batches, batch_size=None)
+
+
+# What a process measures: from the options, a setting and a method to a dict of numbers.
+
+
+def peak_memory(options: argparse.Namespace, setting: str, method: str) -> dict[str, float]:
+    """The peak, in bytes, of a few steps or of an evaluation of their batches."""
+    batches, monitor = few_batches(options, options.steps), PeakMemoryMonitor()
+    if method == EVALUATION:
+        module = module_of(options, setting, AdamW, cached=False)
+        trainer_of(monitor).validate(module, batches, verbose=False)
+    else:
+        module = module_of(options, setting, getattr(METHODS[method], setting), cached=False)
+        trainer_of(monitor, max_epochs=1, limit_val_batches=0).fit(module, batches)
+    return {"peak": monitor.peak}
+
+
+def accuracy(options: argparse.Namespace, setting: str, method: str) -> dict[str, float]:
+    """Speed, and accuracy after the given seconds of training; the head on cached features."""
+    module = module_of(options, setting, getattr(METHODS[method], setting), cached=setting == "head")
+    data, meter = data_of(options), Meter()
+    clock = TrainingSeconds(max_seconds=options.seconds)
+    trainer_of(meter, clock, max_epochs=-1, limit_val_batches=0).fit(module, data)
+    found = trainer_of().validate(module, data, verbose=False)[0]
+    return speed(meter) | {"steps": meter.steps, "accuracy": found["val/accuracy"], "loss": found["val/loss"]}
+
+
+def overhead(options: argparse.Namespace, setting: str, method: str) -> dict[str, float]:
+    """Seconds of a step, and of the passes in it."""
+    cached = setting == "head, cached"
+    place = "head" if setting.startswith("head") else "all"
+    module = module_of(options, place, getattr(METHODS[method], place), cached)
+    batches = few_batches(options, options.steps + WARM_UP)
+    if cached:  # an epoch that fills the files
+        trainer_of(max_epochs=1, limit_val_batches=0).fit(module, batches)
+    passes, steps = Passes(module), []
+
+    class Division(Callback):
+        def on_train_batch_start(self, *_: Any) -> None:
+            steps.append((-time.perf_counter(), -passes.seconds))
+
+        def on_train_batch_end(self, *_: Any) -> None:
+            started, before = steps[-1]
+            steps[-1] = (started + time.perf_counter(), before + passes.seconds)
+
+    trainer_of(Division(), max_epochs=1, limit_val_batches=0).fit(module, batches)
+    timed = steps[WARM_UP:]
+    return {
+        "step": sum(seconds for seconds, _ in timed) / len(timed),
+        "passes": sum(seconds for _, seconds in timed) / len(timed),
+    }
+
+
+def cache(options: argparse.Namespace, setting: str, method: str) -> dict[str, float]:
+    """Speed of the head, with features on disk or without."""
+    module = module_of(options, "head", METHODS[method].head, cached=setting == "cached")
+    batches, meter = few_batches(options, options.steps + WARM_UP), Meter()
+    if setting == "cached":  # an epoch that fills the files
+        trainer_of(max_epochs=1, limit_val_batches=0).fit(module, batches)
+    trainer_of(meter, max_epochs=1, limit_val_batches=0).fit(module, batches)
+    return speed(meter)
+
+
+def candidates(options: argparse.Namespace, setting: str, method: str) -> dict[str, float]:
+    """Speed of GLD on cached features, with candidates at once or one at a time."""
+    trainable, _, what = setting.partition(", ")
+    settings: dict[str, Any] = {"radius": 0.05, "candidates": method} | CANDIDATES[what]
+    optimizer = partial(GLD, **settings)
+    module = module_of(options, trainable, optimizer, cached=True)
+    batches, meter = few_batches(options, options.steps + WARM_UP), Meter()
+    trainer_of(max_epochs=1, limit_val_batches=0).fit(module, batches)
+    trainer_of(meter, max_epochs=1, limit_val_batches=0).fit(module, batches)
+    return speed(meter)
+
+
+def speed(meter: Meter) -> dict[str, float]:
+    """Steps and forwards per second."""
+    return {"steps/s": meter.steps / meter.seconds, "forwards/s": meter.forwards / meter.seconds}
+
+
+MEASUREMENTS = {f.__name__: f for f in (peak_memory, accuracy, overhead, cache, candidates)}
+
+
+class Bench:
+    """Runs measurements in processes of their own, and collects what is compared with a target."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.targets = [["target", "measured", "", ""], ["---", "---:", "---:", "---"]]
+
+    def measure(self, what: str, setting: str, method: str) -> dict[str, float]:
+        print(f"{what}: {setting}, {method}", file=sys.stderr, flush=True)
+        command = [sys.executable, "-m", "benchmarks.gradient_free", *sys.argv[1:], "--measure", what, setting, method]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(f"{what}, {setting}, {method} failed:\n{done.stderr[-2000:]}")
+        return json.loads(done.stdout.strip().splitlines()[-1])
+
+    def target(self, name: str, value: float, bound: float, at_most: bool) -> None:
+        reached = value <= bound if at_most else value >= bound
+        sign = "≤" if at_most else "≥"
+        self.targets.append([name, f"{value:.3f}", f"{sign} {bound}", "reached" if reached else "missed"])
+
+    def memory(self) -> Iterator[list[str]]:
+        yield ["trains", "method", "peak, MiB", "ratio to evaluation"]
+        for setting in self.options.settings:
+            base = self.measure("peak_memory", setting, EVALUATION)["peak"]
+            yield [setting, EVALUATION, f"{base / 2**20:.0f}", "1.000"]
+            for method in self.options.methods:
+                peak = self.measure("peak_memory", setting, method)["peak"]
+                yield [setting, method, f"{peak / 2**20:.0f}", f"{peak / base:.3f}"]
+                if method in ("GLD", "GLD, thesis", "MeZO"):
+                    self.target(f"peak memory, {setting}: {method} ÷ evaluation", peak / base, 1.05, at_most=True)
+
+    def accuracy(self) -> Iterator[list[str]]:
+        yield ["trains", "method", "forwards per second", "steps per second", "steps", "val loss", "val accuracy"]
+        for setting in self.options.settings:
+            for method in self.options.methods:
+                found = self.measure("accuracy", setting, method)
+                rates = [f"{found[key]:.2f}" for key in ("forwards/s", "steps/s")]
+                scores = [f"{found[key]:.4f}" for key in ("loss", "accuracy")]
+                yield [setting, method, *rates, f"{found['steps']:.0f}", *scores]
+
+    def overhead(self) -> Iterator[list[str]]:
+        yield ["trains", "method", "ms per step", "ms in forwards", "ratio"]
+        settings = [name for name in ("head, cached", *SETTINGS) if name.split(",")[0] in self.options.settings]
+        for setting, method in itertools.product(settings, ("GLD", "GLD, thesis")):
+            found = self.measure("overhead", setting, method)
+            ratio = found["step"] / found["passes"]
+            yield [setting, method, f"{found['step'] * 1e3:.1f}", f"{found['passes'] * 1e3:.1f}", f"{ratio:.3f}"]
+            self.target(f"step ÷ its forwards, {setting}: {method}", ratio, 1.2, at_most=True)
+
+    def cache(self) -> Iterator[list[str]]:
+        yield ["method", "steps per second, cached", "steps per second, recomputed", "ratio"]
+        for method in ("GLD", "MeZO"):
+            cached, plain = (self.measure("cache", kind, method)["steps/s"] for kind in ("cached", "recomputed"))
+            yield [method, f"{cached:.2f}", f"{plain:.3f}", f"{cached / plain:.1f}"]
+            self.target(f"steps per second, cached ÷ recomputed: {method}", cached / plain, 20, at_most=False)
+
+    def candidates(self) -> Iterator[list[str]]:
+        yield ["trains", "candidates", "steps per second, at once", "steps per second, one at a time", "ratio"]
+        for trainable, what in itertools.product(("new", "head"), CANDIDATES):
+            rates = [
+                self.measure("candidates", f"{trainable}, {what}", method)["steps/s"]
+                for method in ("at_once", "one_at_a_time")
+            ]
+            yield [trainable, what, *(f"{rate:.2f}" for rate in rates), f"{rates[0] / rates[1]:.2f}"]
+            self.target(
+                f"steps per second, at once ÷ one at a time: {trainable}, {what}", rates[0] / rates[1], 2, at_most=False
+            )
+
+
+def main() -> None:
+    """Measures and prints the tables."""
+    options = parser().parse_args()
+    torch.set_num_threads(options.threads)
+    if options.measure:
+        warnings.simplefilter("ignore")
+        what, setting, method = options.measure
+        print(json.dumps(MEASUREMENTS[what](options, setting, method)))
+        return
+    unknown = sorted(set(options.methods) - set(METHODS))
+    if unknown:
+        parser().error(f"--methods: {', '.join(unknown)} unknown; there are {', '.join(METHODS)}")
+    samples = options.max_train_samples or "all"
+    print(
+        f"{options.model}, SST-2 ({samples} training examples), batches of {options.batch_size} in "
+        f"{options.split_by_length} part(s) by length, no dropout; CPU, {options.threads} thread(s); "
+        f"torch {torch.__version__}; {options.seconds:g} s of training for each accuracy",
+        flush=True,
+    )
+    bench = Bench(options)
+    for part in options.parts:
+        print(f"\n{part}\n", flush=True)
+        for number, row in enumerate(getattr(bench, part)()):
+            print_row(row)
+            if number == 0:
+                print_row(["---", *["---:"] * (len(row) - 1)])
+    if len(bench.targets) > 2:
+        print("\ntargets\n")
+        for row in bench.targets:
+            print_row(row)
+
+
+def print_row(cells: list[str]) -> None:
+    """A row of a markdown table."""
+    print("| " + " | ".join(cells) + " |", flush=True)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments."""
+    arguments = argparse.ArgumentParser(prog="python -m benchmarks.gradient_free", description=__doc__.split("\n\n")[0])
+    arguments.add_argument("--data-dir", type=Path, required=True, help="folder with GLUE's official files (SST-2/)")
+    arguments.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="only these (default: all)")
+    arguments.add_argument("--settings", nargs="+", choices=SETTINGS, default=SETTINGS, help="what trains")
+    arguments.add_argument("--methods", nargs="+", metavar="NAME", default=list(METHODS), help="only these")
+    arguments.add_argument("--seconds", type=float, default=60.0, help="training for each accuracy (default: 60)")
+    arguments.add_argument("--steps", type=int, default=4, help="steps in the other parts (default: 4)")
+    arguments.add_argument("--batch-size", type=int, default=64, help="sentences per step (default: 64)")
+    arguments.add_argument("--max-train-samples", type=int, help="training sentences (default: all)")
+    arguments.add_argument("--max-eval-samples", type=int, help="validation sentences (default: all)")
+    arguments.add_argument("--split-by-length", type=int, default=1, help="parts of a batch (default: 1)")
+    arguments.add_argument("--feature-cache-dir", help="folder for cached features (default: the library's)")
+    arguments.add_argument("--model", default=PACKAGED, help=f"a model (default: {PACKAGED})")
+    arguments.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
+    arguments.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
+    return arguments
+
+
+if __name__ == "__main__":
+    main()

@@ -203,7 +203,7 @@ def pairs() -> dict[str, tuple[Method, Method]]:
         "SaLSA": (
             Method(
                 lambda model: SaLSA(
-                    model.parameters(), initial_step_size=1.1e-3, condition="momentum", always_search=True, **plain
+                    model.parameters(), initial_step_size=1.1e-3, condition="momentum", cadence="always", **plain
                 ),
                 our_step,
             ),

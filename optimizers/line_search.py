@@ -253,8 +253,11 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         steps = unit["steps_since_search"]
         return float(unit["lr"] * unit["growth"] ** (steps / (self.steps_per_epoch or DEFAULT_STEPS_PER_EPOCH)))
 
-    def searched(self, unit: Unit) -> None:
-        """Called after each search of a unit that found a step size (a subclass keeps averages here)."""
+    def searched(self, unit: Unit, waited: int) -> None:
+        """Called after each search of a unit that found a step size, so many steps after the one before it.
+
+        A subclass keeps averages here.
+        """
 
     def units(self) -> list[Unit]:
         """The units, in the order of their first groups; under the rule "joint" a single one without a name."""
@@ -390,6 +393,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
             share = slope / result.slope if result.slope > 0 else 1 / len(units)
             decrease = (result.loss_before - result.loss) * share
             past = _weight_of_past(unit)
+            waited = unit["steps_since_search"]
             unit.update(
                 lr=result.step_size,
                 searches=unit["searches"] + 1,
@@ -401,7 +405,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
                 average_slope=past * unit["average_slope"] + (1 - past) * slope,
                 average_decrease=past * unit["average_decrease"] + (1 - past) * decrease,
             )
-            self.searched(unit)
+            self.searched(unit, waited)
 
     def _remember_failure(self, units: list[Unit], result: SearchResult) -> None:
         """Keep the step size where the losses said nothing; go on from the smallest one tried where they said no."""

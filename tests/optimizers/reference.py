@@ -213,19 +213,27 @@ def salsa(
     beta=0.9,
     condition="gradient",
     weight_decay=0.0,
-    always=False,
+    cadence="drift",
 ):
     """SaLSA with the whole model as one unit. A step without a search has 0 trials."""
     point, trace = problem.start, Trace()
     h = s = fast = slow = 0.0
     step_size, searches, waited = initial, 0, 0
+    logs = []  # the step size of every step up to the last search, as that search or the next one found it
     for k in range(steps):
         waited += 1
         loss = problem.loss(point, k)
         gradient = problem.gradient(point, k)
         base.update(gradient)
         trials = 0
-        if searches >= 10 and not always:
+        if searches >= 10 and cadence == "drift":
+            ages = np.arange(len(logs))[::-1]
+            (one, age_one), (other, age_other) = (
+                (np.average(logs, weights=beta**ages), np.average(ages, weights=beta**ages)) for beta in (0.9, 0.99)
+            )
+            drift = (one - other) / (age_other - age_one)
+            interval = min(10.0, -np.log(shrink) / abs(drift)) if drift else 10.0
+        elif searches >= 10 and cadence == "ratio":
             one, other = fast / (1 - 0.9**searches), slow / (1 - 0.99**searches)
             rate = max(one, other) / min(one, other)
             interval = min(10.0, 1 / (rate - 1)) if rate > 1 else 10.0
@@ -249,6 +257,7 @@ def salsa(
             s = beta * s + (1 - beta) * slope
             fast = 0.9 * fast + 0.1 * step_size
             slow = 0.99 * slow + 0.01 * step_size
+            logs += [np.log(step_size)] * waited
             searches += 1
             waited = 0
         point = combine(lambda x, d, eta=step_size: x - eta * d - eta * weight_decay * x, point, base.direction())

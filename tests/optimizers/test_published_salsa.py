@@ -49,7 +49,7 @@ def salsa_of_the_package(problem):
 
 
 def our_salsa(problem):
-    return SaLSA(problem.groups(), initial_step_size=1.1, condition="momentum", always_search=True, **EXACT)
+    return SaLSA(problem.groups(), initial_step_size=1.1, condition="momentum", cadence="always", **EXACT)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])

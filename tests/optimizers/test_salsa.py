@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
 from optimizers import SaLSA, lion, sgd
+from optimizers.line_search import Unit
 from tests.optimizers.problem import TorchProblem
 from tests.optimizers.reference import Adam, Gradient, Lion, SoftmaxRegression, salsa
 from tests.optimizers.same import assert_same_trace
@@ -15,23 +18,21 @@ EXACT = {"bracket": None, "relative_tolerance": 0.0, "max_trials": 500, "max_ste
 
 @pytest.mark.parametrize("condition", ["gradient", "momentum"])
 @pytest.mark.parametrize("weight_decay", [0.0, 0.05])
-@pytest.mark.parametrize("always_search", [False, True])
-def test_follows_the_equations(condition, weight_decay, always_search):
+@pytest.mark.parametrize("cadence", ["drift", "ratio", "always"])
+def test_follows_the_equations(condition, weight_decay, cadence):
     problem = TorchProblem()
-    optimizer = SaLSA(
-        problem.groups(), weight_decay=weight_decay, condition=condition, always_search=always_search, **EXACT
-    )
+    optimizer = SaLSA(problem.groups(), weight_decay=weight_decay, condition=condition, cadence=cadence, **EXACT)
     expected = salsa(
         problem.reference,
         60,
         Adam(problem.reference.start),
         condition=condition,
         weight_decay=weight_decay,
-        always=always_search,
+        cadence=cadence,
     )
     assert_same_trace(problem.run(optimizer, 60), expected)
     assert max(expected.trials) > 2
-    assert (min(expected.trials) == 0) is not always_search
+    assert (min(expected.trials) == 0) is (cadence != "always")
 
 
 @pytest.mark.parametrize(
@@ -72,3 +73,28 @@ def test_steps_between_searches_are_those_of_adamw():
         adamw.step(twin.callables(adamw, step)[0])
     for a, b in zip(problem.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+
+
+def test_a_slow_fall_is_followed_without_a_search_in_every_step():
+    def searches(cadence):
+        problem = TorchProblem()
+        optimizer = SaLSA(problem.groups(), cadence=cadence, growth=1.0)
+        unit = Unit(None, [optimizer.param_groups[0]])
+        due = 0
+        for step in range(300):
+            unit.update(steps_since_search=unit["steps_since_search"] + 1)
+            if optimizer.is_due(unit):
+                due += 1
+                waited = unit["steps_since_search"]
+                unit.update(lr=math.exp(-0.005 * step), searches=unit["searches"] + 1, steps_since_search=0)
+                optimizer.searched(unit, waited)
+        return due
+
+    # Half a percent a step: a factor of 0.95 in ten steps, less than the 0.8 that a search resolves.
+    assert searches("drift") == 10 + 29
+    assert searches("ratio") > 70
+
+
+def test_an_unknown_cadence_is_one_line():
+    with pytest.raises(ValueError, match="cadence has to be one of drift, ratio, always, got 'often'"):
+        SaLSA(TorchProblem().groups(), cadence="often")

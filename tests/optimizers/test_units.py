@@ -52,7 +52,7 @@ def test_adam_sls_follows_the_equations(rule, condition):
 @pytest.mark.parametrize("rule", ["cycle", "all"])
 def test_salsa_smooths_every_unit_by_itself(rule):
     problem = TorchProblem(SoftmaxRegression(seed=4))
-    optimizer = SaLSA(problem.groups(), update_rule=rule, joint_steps=2, reset="keep", always_search=True, **EXACT)
+    optimizer = SaLSA(problem.groups(), update_rule=rule, joint_steps=2, reset="keep", cadence="always", **EXACT)
     expected = per_unit(
         problem.reference,
         STEPS,

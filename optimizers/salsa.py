@@ -66,7 +66,8 @@ class SaLSA(LineSearchOptimizer):
     **What differs from the paper.** Its next search comes :math:`\min(10, 1 / (r - 1))` steps later, with :math:`r`
     the ratio, 1 or more, of two averages of the step size over searches (`cadence="ratio"`). These lie 90 searches
     apart, so that the slow falling of the step size that goes with a decaying loss asks for a search in nearly every
-    step (231 in the first 257 steps of MiniLM on 2 000 sentences); the drift is measured per step and compared with what a search can tell.
+    step (231 in the first 257 steps of MiniLM on 2 000 sentences); the drift is measured per step and compared with
+    what a search can tell.
 
     Args:
         params: Parameters, or groups of them (dicts with `params` and optionally `name`, `unit`, `weight_decay`, `lr`).
@@ -85,7 +86,8 @@ class SaLSA(LineSearchOptimizer):
         momentum: "standard" (the direction's own) or "heavy_ball" (the last step's displacement, times `betas[0]`).
         condition: "gradient" (trials without momentum, as in the paper) or "momentum" (trials along the step itself;
             `use_mv=True` in the package).
-        cadence: When a step searches: as the "drift" of the step size asks for, as the paper's "ratio" does, or "always".
+        cadence: When a step searches: as the "drift" of the step size asks for, as the paper's "ratio" does, or
+            "always".
         reset: Where a search starts: at the last step size ("keep"), at `growth` times it ("grow", the package's) or at
             `initial_step_size` ("restart").
         bracket: The coarser factor that a search comes down by at first, and later after three rejections; it then

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -45,26 +46,26 @@ class Collator:
         return cls(pad, tokenizer.pad_token_type_id, tokenizer.padding_side, pad_to_multiple_of, regression)
 
     def __call__(self, rows: Sequence[Mapping]) -> dict[str, Tensor]:
-        longest = max(len(row["input_ids"]) for row in rows)
-        length = -(-longest // self.pad_to_multiple_of) * self.pad_to_multiple_of
-        masks = [[1] * len(row["input_ids"]) for row in rows]
+        lengths = torch.tensor([len(row["input_ids"]) for row in rows])
+        width = -(-int(lengths.max()) // self.pad_to_multiple_of) * self.pad_to_multiple_of
+        starts = width - lengths if self.padding_side == "left" else torch.zeros_like(lengths)
+        places = torch.arange(width)
+        used = (places >= starts[:, None]) & (places < (starts + lengths)[:, None])
         batch = {
-            "input_ids": self._pad([row["input_ids"] for row in rows], length, self.pad_token_id),
-            "attention_mask": self._pad(masks, length, 0),
+            "input_ids": self._padded(rows, "input_ids", used, self.pad_token_id),
+            "attention_mask": used.long(),
         }
         if "token_type_ids" in rows[0]:
-            types = [row["token_type_ids"] for row in rows]
-            batch["token_type_ids"] = self._pad(types, length, self.pad_token_type_id)
+            batch["token_type_ids"] = self._padded(rows, "token_type_ids", used, self.pad_token_type_id)
         if "label" in rows[0]:
             dtype = torch.float32 if self.regression else torch.int64
             batch["labels"] = torch.tensor([row["label"] for row in rows], dtype=dtype)
         batch["idx"] = torch.tensor([row["idx"] for row in rows], dtype=torch.int64)
         return batch
 
-    def _pad(self, sequences: list[list[int]], length: int, value: int) -> Tensor:
-        left = self.padding_side == "left"
-        padded = []
-        for sequence in sequences:
-            filling = [value] * (length - len(sequence))
-            padded.append(filling + sequence if left else sequence + filling)
-        return torch.tensor(padded, dtype=torch.int64)
+    @staticmethod
+    def _padded(rows: Sequence[Mapping], name: str, used: Tensor, value: int) -> Tensor:
+        padded = torch.full(used.shape, value)
+        # One conversion of the rows' own numbers: most of a large batch is padding.
+        padded[used] = torch.tensor(list(chain.from_iterable(row[name] for row in rows)), dtype=torch.int64)
+        return padded

@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
+# Rows with this label do not count: the default of torch's ignore_index.
+_NO_LABEL = -100
+
 
 class _StackedLinear(torch.autograd.Function):
     """``F.linear``, vectorised over weights by one product with all of them side by side.
@@ -51,14 +54,43 @@ class _StackedLinear(torch.autograd.Function):
         return y + (biases if dim else biases.reshape(len(biases), *[1] * (y.ndim - 2), -1)), dim
 
 
-class _StackLinears(TorchFunctionMode):
-    """Has every ``F.linear`` computed by :class:`_StackedLinear`."""
+class _StackedCrossEntropy(torch.autograd.Function):
+    """Mean cross-entropy of logits of shape ``(rows, classes)``, vectorised with the candidates in the last dimension.
+
+    The rule that vmap has for it leaves the classes there, and where they are few, a softmax over the last dimension
+    takes many times as long.
+    """
+
+    @staticmethod
+    def forward(logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits, labels)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[int | None, int | None], logits: Tensor, labels: Tensor
+    ) -> tuple[Tensor, int | None]:
+        logits_dim, labels_dim = in_dims
+        shape = (-1, -1, info.batch_size)
+        logits = logits.unsqueeze(-1).expand(shape) if logits_dim is None else logits.movedim(logits_dim, -1)
+        labels = labels.unsqueeze(-1).expand(shape[1:]) if labels_dim is None else labels.movedim(labels_dim, -1)
+        losses = F.cross_entropy(logits, labels, reduction="none")
+        return losses.sum(0) / (labels != _NO_LABEL).sum(0), 0
+
+
+class _Stacked(TorchFunctionMode):
+    """Has linear maps and cross-entropies computed by the functions above."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if func is F.linear:
             return _StackedLinear.apply(*_linear_arguments(*args, **(kwargs or {})))
+        if func is F.cross_entropy and _is_plain_cross_entropy(*args, **(kwargs or {})):
+            return _StackedCrossEntropy.apply(*args[:2])
         return func(*args, **(kwargs or {}))
 
 
@@ -66,6 +98,13 @@ def _linear_arguments(
     input: Tensor, weight: Tensor, bias: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     return input, weight, bias
+
+
+def _is_plain_cross_entropy(
+    logits: Tensor, labels: Tensor, weight: Tensor | None = None, ignore_index: int = _NO_LABEL, **settings: Any
+) -> bool:
+    mean = settings == {"size_average": None, "reduce": None, "reduction": "mean", "label_smoothing": 0.0}
+    return mean and weight is None and ignore_index == _NO_LABEL and logits.ndim == 2 and not labels.is_floating_point()
 
 
 class _Loss(nn.Module):
@@ -120,7 +159,7 @@ def candidate_losses(
             placed = {name: value for p, value in zip(parameters, candidate, strict=True) for name in names[p]}
             return functional_call(wrapped, placed, (), tie_weights=False)
 
-        with torch.no_grad(), _StackLinears():
+        with torch.no_grad(), _Stacked():
             torch.clear_autocast_cache()
             return torch.vmap(loss_at, randomness="same", chunk_size=chunk_size)(*values)
 

@@ -61,6 +61,51 @@ def test_losses_are_those_of_one_at_a_time(names, chunk_size):
     torch.testing.assert_close(chunked, whole)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"reduction": "sum"}, {"label_smoothing": 0.2}, {"weight": torch.tensor([0.5, 1, 2])}, {"ignore_index": 1}],
+    ids=str,
+)
+@pytest.mark.parametrize("ignored", [False, True])
+def test_every_cross_entropy(settings, ignored):
+    layer, inputs = nn.Linear(5, 3), torch.randn(7, 5)
+    labels = torch.tensor([0, 1, 2, 0, 1, 2, -100 if ignored and "ignore_index" not in settings else 0])
+    values = torch.randn(4, 3, 5)
+    many = candidate_losses(layer, lambda: F.cross_entropy(layer(inputs), labels, **settings))
+    losses = many([layer.weight], [values])
+    for loss, value in zip(losses, values, strict=True):
+        torch.testing.assert_close(loss, F.cross_entropy(F.linear(inputs, value, layer.bias), labels, **settings))
+
+
+def test_cross_entropy_of_tokens_and_of_probabilities():
+    layer, inputs = nn.Linear(5, 3), torch.randn(7, 4, 5)
+    labels, shares = torch.randint(0, 3, (7, 4)), torch.rand(7, 3)
+    values = torch.randn(4, 3, 5)
+
+    def loss_of(outputs):
+        return F.cross_entropy(outputs.mT, labels) + F.cross_entropy(outputs[:, 0], shares)
+
+    losses = candidate_losses(layer, lambda: loss_of(layer(inputs)))([layer.weight], [values])
+    for loss, value in zip(losses, values, strict=True):
+        torch.testing.assert_close(loss, loss_of(F.linear(inputs, value, layer.bias)))
+
+
+def test_the_classes_are_not_the_last_dimension_of_a_softmax():
+    layer, inputs, labels = nn.Linear(5, 2), torch.randn(30, 5), torch.randint(0, 2, (30,))
+    shapes = []
+
+    class Softmaxes(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func is torch.ops.aten._log_softmax.default:
+                shapes.append((args[0].shape, args[1]))
+            return func(*args, **(kwargs or {}))
+
+    many = candidate_losses(layer, lambda: F.cross_entropy(layer(inputs), labels))
+    with Softmaxes():
+        many([layer.weight], [torch.randn(50, 2, 5)])
+    assert shapes == [((30, 2, 50), 1)]
+
+
 def test_the_module_is_left_as_it_was():
     network = Network()
     before = {name: p.detach().clone() for name, p in network.named_parameters()}

@@ -81,11 +81,19 @@ def test_every_part_gets_a_table_and_every_target_a_row(arguments, in_this_proce
 
 
 def test_each_measurement_is_a_process_of_its_own(arguments, capsys):
-    arguments("--parts", "memory", "--settings", "head", "--methods", "MeZO")
+    arguments("--parts", "memory", "--settings", "head", "--methods", "MeZO", "--repeats", "1")
     found = tables(capsys.readouterr().out)
     assert [row[1] for row in found["memory"][1:]] == ["evaluation", "MeZO"]
     assert float(found["memory"][2][2]) > 0
     assert [row[0] for row in found["targets"][1:]] == ["peak memory, head: MeZO ÷ evaluation"]
+
+
+def test_a_peak_is_the_median_of_several_processes(arguments, capsys, monkeypatch):
+    peaks = iter([3.0, 1.0, 2.0, 9.0, 4.0, 1.0])
+    monkeypatch.setattr(gradient_free.Bench, "measure", lambda *_: {"peak": next(peaks) * 2**20})
+    arguments("--parts", "memory", "--settings", "head", "--methods", "MeZO", "--repeats", "3")
+    found = tables(capsys.readouterr().out)
+    assert [row[2:] for row in found["memory"][1:]] == [["2", "1.000"], ["4", "2.000"]]
 
 
 def test_an_unknown_method_is_one_line(arguments, capsys):

@@ -85,7 +85,7 @@ class StepClosures:
             for index, (batch, weight) in enumerate(zip(self._batches, self._weights, strict=True)):
                 is_last = index == len(self._batches) - 1
                 with nullcontext() if is_last else self._without_gradient_sync():
-                    loss = self._fresh_loss(batch) * weight
+                    loss = _fresh_loss(self._compute_loss, batch) * weight
                     self._backward(loss)
                 total += loss.detach()
             self.loss.copy_(self._mean_over_ranks(total))
@@ -96,7 +96,7 @@ class StepClosures:
         with self._same_random_numbers(), torch.no_grad():
             total = torch.zeros((), device=self._device)
             for batch, weight in zip(self._batches, self._weights, strict=True):
-                total += self._fresh_loss(batch) * weight
+                total += _fresh_loss(self._compute_loss, batch) * weight
             return self._mean_over_ranks(total)
 
     def evaluate_many(self, parameters: Sequence[Tensor], values: Sequence[Tensor]) -> Tensor:
@@ -112,18 +112,15 @@ class StepClosures:
         assert self._module is not None
         if self._losses_of_candidates is None:
             self._losses_of_candidates = [
-                candidate_losses(self._module, partial(self._fresh_loss, batch)) for batch in self._batches
+                # Not a method of this object: the two would hold one another, and the batches with them.
+                candidate_losses(self._module, partial(_fresh_loss, self._compute_loss, batch))
+                for batch in self._batches
             ]
         with self._same_random_numbers():
             totals = torch.zeros(len(values[0]), device=self._device)
             for losses, weight in zip(self._losses_of_candidates, self._weights, strict=True):
                 totals += losses(parameters, values) * weight
             return self._mean_over_ranks(totals)
-
-    def _fresh_loss(self, batch: Batch) -> Tensor:
-        # Inside one autocast context PyTorch keeps low-precision copies of the weights; between trials those are stale.
-        torch.clear_autocast_cache()
-        return self._compute_loss(batch)
 
     @contextmanager
     def _same_random_numbers(self) -> Iterator[None]:
@@ -138,6 +135,12 @@ class StepClosures:
             finally:
                 if self._after is not None:
                     set_generator_state(self._device, self._after)
+
+
+def _fresh_loss(compute_loss: Callable[[Batch], Tensor], batch: Batch) -> Tensor:
+    # Inside one autocast context PyTorch keeps low-precision copies of the weights; between trials those are stale.
+    torch.clear_autocast_cache()
+    return compute_loss(batch)
 
 
 def count_examples(batch: Batch) -> int:

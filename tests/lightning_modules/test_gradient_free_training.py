@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 
 import pytest
 import torch
@@ -36,7 +38,7 @@ class Watch(Callback):
         self.gradients += sum(p.grad is not None for p in module.parameters())
 
 
-def fit(module, folder, data=None, **settings):
+def fit(module, folder, data=None, callbacks=(), **settings):
     watch = Watch()
     trainer = Trainer(
         **{"max_epochs": 2} | settings,
@@ -47,7 +49,7 @@ def fit(module, folder, data=None, **settings):
         enable_model_summary=False,
         num_sanity_val_steps=0,
         default_root_dir=folder,
-        callbacks=[watch],
+        callbacks=[watch, *callbacks],
     )
     trainer.fit(module, data or TinyData())
     return trainer, watch
@@ -133,6 +135,29 @@ def test_candidates_at_once_train_the_same_model(tiny, tmp_path):
         fit(module, tmp_path, enable_checkpointing=False)
         models.append(module.model.state_dict())
     assert all(torch.equal(models[0][key], models[1][key]) for key in models[0])
+
+
+@pytest.mark.parametrize("candidates", ["one_at_a_time", "at_once"])
+def test_a_batch_is_freed_when_its_step_is_over(tiny, tmp_path, candidates):
+    batches, alive = [], []
+
+    class Count(Callback):
+        def on_train_batch_start(self, trainer, module, batch, batch_idx):
+            alive.append(sum(each() is not None for each in batches))
+            batches.append(weakref.ref(batch["input_ids"]))
+
+    torch.manual_seed(0)
+    module = SequenceClassifier(
+        tiny, optimizer=lambda groups: GLD(groups, radius=0.3, candidates=candidates), trainable="head"
+    )
+    # The collector of reference cycles comes rarely where there are as many objects as in a training program.
+    gc.disable()
+    try:
+        fit(module, tmp_path, enable_checkpointing=False, callbacks=[Count()])
+    finally:
+        gc.enable()
+    assert len(alive) == 8
+    assert max(alive) <= 1
 
 
 def test_resuming_is_exact(tiny, tmp_path):

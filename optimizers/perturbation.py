@@ -179,7 +179,12 @@ class Perturbation:
             For each tensor a new tensor of shape ``(moves, entries)``, its entries in memory order.
         """
         self.back()
-        stacks = {id(mover): mover.view.expand(len(moves), -1).clone() for mover in self._movers}
+        stacks = {}
+        for mover in self._movers:
+            rows = mover.view.expand(len(moves), -1)
+            # Where all entries move from a copy, every row is written below.
+            is_written = mover.base is not None and mover.index is None
+            stacks[id(mover)] = rows.new_empty(rows.shape) if is_written else rows.clone()
         for row, (seed, scale) in enumerate(moves):
             self._check_scale(scale)
             for mover, at, noise in self._noise(seed):

@@ -63,7 +63,7 @@ class Method(NamedTuple):
 # configs where these have one, else the best of a few decades.
 METHODS = {
     "GLD": Method(
-        partial(GLD, radius=0.05, num_radii=5, units="group"),
+        partial(GLD, radius=7.5e-3, num_radii=5, units="group"),
         partial(GLD, radius=7.5e-3, num_radii=5, units_per_round=1),
     ),
     "GLD, thesis": Method(
@@ -268,6 +268,8 @@ def candidates(options: argparse.Namespace, setting: str, method: str) -> dict[s
 
 def speed(meter: Meter) -> dict[str, float]:
     """Steps and forwards per second."""
+    if meter.steps == 0:
+        raise SystemExit(f"no step beyond the first {WARM_UP}, which are not timed: give more --seconds or --steps")
     return {"steps/s": meter.steps / meter.seconds, "forwards/s": meter.forwards / meter.seconds}
 
 

@@ -96,6 +96,11 @@ def test_a_peak_is_the_median_of_several_processes(arguments, capsys, monkeypatc
     assert [row[2:] for row in found["memory"][1:]] == [["2", "1.000"], ["4", "2.000"]]
 
 
+def test_too_little_time_is_one_line(arguments, in_this_process):
+    with pytest.raises(SystemExit, match="no step beyond the first 2"):
+        arguments("--parts", "accuracy", "--settings", "head", "--methods", "MeZO", "--seconds", "1e-9")
+
+
 def test_an_unknown_method_is_one_line(arguments, capsys):
     with pytest.raises(SystemExit):
         arguments("--methods", "Adamw")

@@ -36,7 +36,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from datamodules import GLUEDataModule
 from lightning_modules.closures import Batch, StepClosures
 from lightning_modules.pretrained import load_sequence_classifier
-from optimizers import SGDSLS, AdamSLS, ParamGroups, SaLSA
+from optimizers import SGDSLS, AdamSLS, ParabolicAdam, ParamGroups, SaLSA
 
 PACKAGED = "offline:all-MiniLM-L6-v2"
 # Steps that are not part of the medians: first calls allocate, and first searches come down from far away.
@@ -157,6 +157,7 @@ def methods() -> dict[str, Method]:
             lambda model: AdamSLS(ParamGroups(units="layer")(model), steps_per_epoch=16, update_rule="cycle"), our_step
         ),
         "SaLSA": Method(lambda model: SaLSA(model.parameters()), our_step),
+        "ParabolicAdam": Method(lambda model: ParabolicAdam(model.parameters()), our_step),
     }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

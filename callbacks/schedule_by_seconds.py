@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from callbacks.training_seconds import TrainingSeconds
+from optimizers import ParabolicAdam
 
 
 class ScheduleBySeconds(Callback):
@@ -24,7 +25,8 @@ class ScheduleBySeconds(Callback):
         \qquad q = \frac{p - w}{1 - w}
 
     for the shapes ``linear``, ``cosine`` and ``constant``. Schedules over the share of a budget are those of
-    arXiv 1905.04753 (Li et al., "Budgeted Training").
+    arXiv 1905.04753 (Li et al., "Budgeted Training"). `optimizers.ParabolicAdam`, which anneals by itself, is told the
+    share of the budget that is used up instead.
 
     Args:
         shape: How the learning rate falls after the warm-up: ``linear``, ``cosine``, or not at all (``constant``).
@@ -76,6 +78,9 @@ class ScheduleBySeconds(Callback):
             return
         factor = self.scale(self._clock.progress)
         for optimizer, rates in zip(trainer.optimizers, self._initial, strict=True):
+            if isinstance(optimizer, ParabolicAdam):
+                optimizer.progress = self._clock.progress
+                continue
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * factor
 

@@ -9,6 +9,8 @@ from optimizers.gld import GLD
 from optimizers.line_search import LineSearchOptimizer
 from optimizers.mezo import LineSearchMeZO, MeZO
 from optimizers.named_parts import Part, named_parts
+from optimizers.parabola import parabola_search
+from optimizers.parabolic_adam import ParabolicAdam
 from optimizers.param_groups import ParamGroups, scale_learning_rates
 from optimizers.salsa import SaLSA
 from optimizers.sgd_sls import SGDSLS
@@ -24,6 +26,7 @@ __all__ = [
     "LineSearchMeZO",
     "LineSearchOptimizer",
     "MeZO",
+    "ParabolicAdam",
     "ParamGroups",
     "Part",
     "SaLSA",
@@ -34,6 +37,7 @@ __all__ = [
     "candidate_losses",
     "lion",
     "named_parts",
+    "parabola_search",
     "scale_learning_rates",
     "sgd",
 ]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from optimizers.scalars import gather
+from optimizers.scalars import read_together
 
 
 @dataclass(frozen=True)
@@ -118,11 +118,11 @@ def armijo_search(
 
     while trials < max_trials:
         if trials == 0:
-            f0, loss, *read = _read(loss_before, loss_at(eta), slope)
+            f0, loss, *read = read_together(loss_before, loss_at(eta), slope)
             slopes = tuple(read)
             steepness = smoothing * past_slope + (1 - smoothing) * (math.fsum(slopes) if _finite(*slopes) else math.nan)
         else:
-            (loss,) = _read(loss_at(eta))
+            (loss,) = read_together(loss_at(eta))
         trials += 1
         if not (_finite(f0, steepness) and steepness > 0):
             return failed(step_size)
@@ -154,13 +154,3 @@ def armijo_search(
 
 def _finite(*values: float) -> bool:
     return all(map(math.isfinite, values))
-
-
-def _read(*values: Tensor | float) -> list[float]:
-    """All values as numbers, with one transfer from the device that holds the tensors."""
-    tensors = [value for value in values if isinstance(value, Tensor)]
-    numbers = iter(gather(tensors).tolist() if tensors else ())
-    flat: list[float] = []
-    for value in values:
-        flat.extend([next(numbers) for _ in range(value.numel())] if isinstance(value, Tensor) else [float(value)])
-    return flat

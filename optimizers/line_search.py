@@ -314,7 +314,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
 
     def _search_together(self, units: list[Unit], evaluate: Evaluate, loss: Tensor | float) -> list[SearchResult]:
         """Search for one step size for all these units, and move them."""
-        line = _Line(units, [1.0] * len(units), self._tries_without_momentum(units), self._spare)
+        line = Line(units, [1.0] * len(units), self._tries_without_momentum(units), self._spare)
         result = self._search(line, evaluate, loss, self.first_trial(units[0]))
         if result.accepted:
             line.take(result.step_size, self.state)
@@ -330,7 +330,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         """
         results, found = [], []
         for unit in units:
-            line = _Line([unit], [1.0], self._tries_without_momentum(units), self._spare)
+            line = Line([unit], [1.0], self._tries_without_momentum(units), self._spare)
             result = self._search(line, evaluate, loss, self.first_trial(unit))
             results.append(result)
             if result.accepted:
@@ -342,7 +342,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
             return results
         moving = [unit for unit, _ in found]
         step_sizes = [result.step_size for _, result in found]
-        line = _Line(moving, step_sizes, self._tries_without_momentum(units), self._spare)
+        line = Line(moving, step_sizes, self._tries_without_momentum(units), self._spare)
         together = self._search(line, evaluate, loss, 1.0) if len(found) > 1 else None
         factor = together.step_size if together else 1.0
         if together and not together.accepted:
@@ -353,33 +353,39 @@ class LineSearchOptimizer(torch.optim.Optimizer):
             self._remember([unit], replace(result, step_size=factor * result.step_size))
         return [*results, together] if together else [*results, replace(found[0][1], trials=0, backtracks=0)]
 
-    def _search(self, line: _Line, evaluate: Evaluate, loss: Tensor | float, step_size: float) -> SearchResult:
+    def _search(self, line: Line, evaluate: Evaluate, loss: Tensor | float, step_size: float) -> SearchResult:
         """Search along a line. Leaves the parameters at the last trial, or where they were if the search failed."""
-        first = line.units[0]
-        past = list(zip(line.units, line.relative, strict=True)) if first["smoothing"] else []
 
         def loss_at(step_size: float) -> Tensor | float:
             line.move_to(step_size)
             return _as_loss(evaluate())
 
         try:
-            result = armijo_search(
-                loss_at,
-                loss,
-                line.slopes(),
-                step_size=step_size,
-                bracket=first["bracket"],
-                patience=PATIENCE if all(unit["settled"] for unit in line.units) else 0,
-                past_decrease=math.fsum(unit["average_decrease"] for unit, _ in past),
-                past_slope=math.fsum(factor * unit["average_slope"] for unit, factor in past),
-                **{name: first[name] for name in _SEARCH_OPTIONS},
-            )
+            result = self._find_step_size(line, loss_at, loss, step_size)
         except BaseException:
             line.move_to(0.0)
             raise
         if not result.accepted:
             line.move_to(0.0)
         return result
+
+    def _find_step_size(
+        self, line: Line, loss_at: Callable[[float], Tensor | float], loss: Tensor | float, step_size: float
+    ) -> SearchResult:
+        """The search itself: Armijo's, with the options and the averages of the line's units."""
+        first = line.units[0]
+        past = list(zip(line.units, line.relative, strict=True)) if first["smoothing"] else []
+        return armijo_search(
+            loss_at,
+            loss,
+            line.slopes(),
+            step_size=step_size,
+            bracket=first["bracket"],
+            patience=PATIENCE if all(unit["settled"] for unit in line.units) else 0,
+            past_decrease=math.fsum(unit["average_decrease"] for unit, _ in past),
+            past_slope=math.fsum(factor * unit["average_slope"] for unit, factor in past),
+            **{name: first[name] for name in _SEARCH_OPTIONS},
+        )
 
     def _tries_without_momentum(self, units: list[Unit]) -> bool:
         return self.condition == "gradient" or units[0]["heavy_ball"] > 0
@@ -473,7 +479,7 @@ class Unit:
             group.update(values)
 
 
-class _Line:
+class Line:
     """The line along which some units move: `step_size` times their relative step sizes times their directions."""
 
     def __init__(

@@ -59,6 +59,24 @@ class MovingGroup:
             products.append(product if direction.scales is None else product * direction.scales[i])
         return gather(products).sum() * self.factor
 
+    def divided_slope(self, newest: float) -> Tensor:
+        """The slope in two, as a vector: what earlier gradients give to the direction, and what the present one does.
+
+        Args:
+            newest: The weight of the present gradient in the direction's numerators.
+        """
+        direction = self.direction
+        scales = direction.scales or [1.0] * len(self.grads)
+        earlier, present = [], []
+        for i, grad, numerator, denominator in self._pieces(self.grads, direction):
+            if grad.dtype in _HALF:
+                grad, numerator = grad.float(), numerator.float()
+            move = grad if denominator is None else grad / denominator
+            own = torch.dot(grad.reshape(-1), move.reshape(-1)) * (newest * scales[i])
+            earlier.append(torch.dot(numerator.reshape(-1), move.reshape(-1)) * scales[i] - own)
+            present.append(own)
+        return torch.stack([gather(earlier).sum(), gather(present).sum()]) * self.factor
+
     def save(self, spare: list[Tensor] | None = None) -> None:
         """Copy the parameters, into `spare` where it fits, so that every move starts from the same bits."""
         fits = spare is not None and [(t.shape, t.dtype, t.device) for t in spare] == [

@@ -12,3 +12,13 @@ def gather(tensors: Sequence[Tensor]) -> Tensor:
     """All entries of the tensors in one vector, on the device of the first; float64 if one of them is, else float32."""
     wide = torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
     return torch.cat([t.detach().reshape(-1).to(tensors[0].device, wide, non_blocking=True) for t in tensors])
+
+
+def read_together(*values: Tensor | float) -> list[float]:
+    """All entries of the values as Python numbers, with one transfer from the device that holds the tensors."""
+    tensors = [value for value in values if isinstance(value, Tensor)]
+    numbers = iter(gather(tensors).tolist() if tensors else ())
+    flat: list[float] = []
+    for value in values:
+        flat.extend([next(numbers) for _ in range(value.numel())] if isinstance(value, Tensor) else [float(value)])
+    return flat

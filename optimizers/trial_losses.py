@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from optimizers.replay import ReplayedClosure
+from optimizers.scalars import read_together
 
 Loss = Tensor | float
 
@@ -75,9 +76,4 @@ def read_numbers(values: Sequence[Loss]) -> list[float]:
     Args:
         values: Numbers, or tensors on any one device.
     """
-    tensors = [value.detach().reshape(-1).double() for value in values if isinstance(value, Tensor)]
-    read = iter(torch.cat(tensors).tolist() if tensors else ())
-    numbers: list[float] = []
-    for value in values:
-        numbers.extend((next(read) for _ in range(value.numel())) if isinstance(value, Tensor) else [float(value)])
-    return [number if math.isfinite(number) else math.inf for number in numbers]
+    return [number if math.isfinite(number) else math.inf for number in read_together(*values)]

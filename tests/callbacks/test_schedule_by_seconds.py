@@ -14,6 +14,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import callbacks.training_seconds
 from callbacks import ScheduleBySeconds, TrainingSeconds
+from optimizers import ParabolicAdam
 
 INITIAL = (0.1, 0.02)
 
@@ -91,3 +92,26 @@ def test_a_second_schedule_is_refused(tmp_path: Path, clock: list[float]) -> Non
 def test_a_warmup_out_of_range_is_refused(warmup: float) -> None:
     with pytest.raises(ValueError, match=r"warmup: .* is not allowed"):
         ScheduleBySeconds(warmup=warmup)
+
+
+class SearchingModel(TimedModel):
+    """Its optimizer anneals by itself, and calls `training_step` for its trials too."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return BoringModel.training_step(self, batch, batch_idx)
+
+    def optimizer_step(self, *arguments: Any, **named: Any) -> None:
+        super().optimizer_step(*arguments, **named)
+        self.clock[0] += 1
+        (optimizer,) = self.trainer.optimizers
+        assert isinstance(optimizer, ParabolicAdam)
+        self.rates.append((optimizer.share_left(),))
+
+    def configure_optimizers(self) -> Any:
+        return ParabolicAdam(self.parameters())
+
+
+def test_an_optimizer_that_anneals_itself_is_told_the_progress(tmp_path: Path, clock: list[float]) -> None:
+    model = SearchingModel(clock)
+    trainer(tmp_path, TrainingSeconds(10.0), ScheduleBySeconds(), max_epochs=-1).fit(model)
+    assert [share for (share,) in model.rates] == pytest.approx([1 - k / 10 for k in range(10)])

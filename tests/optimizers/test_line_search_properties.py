@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from optimizers import SGDSLS, AdamSLS, LineSearchOptimizer, SaLSA, lion, sgd
+from optimizers import SGDSLS, AdamSLS, LineSearchOptimizer, ParabolicAdam, SaLSA, lion, sgd
 from tests.optimizers.problem import TorchProblem
 from tests.optimizers.reference import SoftmaxRegression
 
@@ -33,6 +33,8 @@ METHODS = {
     "salsa, all": lambda params, **options: SaLSA(params, update_rule="all", **options),
     "salsa, sgd": lambda params, **options: SaLSA(params, direction=sgd, **options),
     "salsa, lion": lambda params, **options: SaLSA(params, direction=lion, betas=(0.9, 0.99), **options),
+    "parabolic": lambda params, **options: ParabolicAdam(params, total_steps=30, **options),
+    "parabolic, cycle": lambda params, **options: ParabolicAdam(params, update_rule="cycle", **options),
 }
 PLAIN = ["sgd", "adam", "adam, momentum", "adam, heavy ball", "adam, cycle"]
 DTYPES = [torch.float64, torch.float32, torch.bfloat16]
@@ -171,7 +173,8 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(method, bad, value):
     assert all(torch.equal(p, b) for p, b in zip(problem.parameters(), before, strict=True))
     assert all(group["skipped"] == 1 for group in optimizer.param_groups)
     for group in optimizer.param_groups:
-        group["steps_since_search"] -= 1
+        for counter in {"steps_since_search", "steps"} & set(group):
+            group[counter] -= 1
     assert problem.run(optimizer, 5, first=12).loss == twin.run(other, 5, first=12).loss
 
 
@@ -180,7 +183,7 @@ def test_a_resumed_run_continues_exactly(method):
     problem = TorchProblem(SoftmaxRegression(seed=2), dtype=torch.float32)
     optimizer = (
         METHODS[method](problem.groups(), steps_per_epoch=6)
-        if "salsa" not in method
+        if method.startswith(("sgd", "adam"))
         else METHODS[method](problem.groups())
     )
     problem.run(optimizer, 13)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from optimizers import SGDSLS, AdamSLS, SaLSA
+from optimizers import SGDSLS, AdamSLS, ParabolicAdam, SaLSA
 
 pytestmark = pytest.mark.gpu
 
@@ -21,6 +21,7 @@ METHODS = {
     "adam, momentum": partial(AdamSLS, condition="momentum"),
     "adam, heavy ball": partial(AdamSLS, momentum="heavy_ball", weight_decay=0.01),
     "salsa": partial(SaLSA, weight_decay=0.01),
+    "parabolic": partial(ParabolicAdam, total_steps=40),
 }
 
 

@@ -1,0 +1,165 @@
+"""ParabolicAdam against NumPy code written from its equations."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from optimizers import ParabolicAdam
+from tests.optimizers.problem import TorchProblem
+from tests.optimizers.reference import Adam, Trace, along, combine, inner
+from tests.optimizers.same import assert_same_trace
+
+
+def reference(problem, steps, c=0.75, total_steps=None, weight_decay=0.01, probe=0.1):
+    """The method with the whole model as one unit."""
+    point, adam, trace = problem.start, Adam(problem.start), Trace()
+    minimisers, earlier, present, last = [], 0.0, 0.0, 0
+    signal = step_size = None
+    for step in range(steps):
+        share = 1.0 if total_steps is None else 1 - step / total_steps
+        loss, gradient = problem.loss(point, step), problem.gradient(point, step)
+        momentum = adam.m
+        adam.update(gradient)
+        direction = adam.direction()
+        slope = inner(gradient, direction)
+        due = step + 1 - last >= max(1, last // 4)
+        if due or step < 16 or (step + 1) % 4 == 0:
+            scale = 0.9 / (1 - 0.9 ** (step + 1))
+            of_momentum = inner(gradient, adam._over_root(combine(lambda m, by=scale: m * by, momentum)))
+            earlier, present = 0.95 * earlier + of_momentum, 0.95 * present + slope - of_momentum
+        trials = 0
+        if due:
+            if minimisers:
+                probe = 0.2 * mean(minimisers)
+            trials = 1
+            if slope > 0:
+                while True:
+                    bend = problem.loss(along(point, direction, probe), step) - loss + slope * probe
+                    asked = min(probe, 0.05 * slope * probe**2 / bend) if bend > 1e-6 * abs(loss) else probe
+                    if asked >= probe / 16:
+                        break
+                    probe = max(2 * asked, probe / 256)
+                    trials += 1
+                minimisers.append(10 * asked)
+            signal = max(0.02, earlier / (earlier + present)) if earlier > 0 else 0.02
+            last = step + 1
+        step_size = share**2 * 2 * (1 - c) * signal * mean(minimisers)
+        decayed = [[x - step_size * weight_decay * x for x in unit] for unit in point]
+        point = along(decayed, direction, step_size)
+        trace.loss.append(loss)
+        trace.trials.append(trials)
+        trace.step_size.append([step_size] * len(point))
+        trace.point.append(point)
+    return trace
+
+
+def mean(found):
+    """The geometric mean, the newest with a weight of 0.3."""
+    return float(np.exp(np.average(np.log(found), weights=0.7 ** np.arange(len(found))[::-1])))
+
+
+@pytest.mark.parametrize("total_steps", [None, 60, 200])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.05])
+@pytest.mark.parametrize("c", [0.5, 0.75])
+def test_follows_the_equations(total_steps, weight_decay, c):
+    problem = TorchProblem()
+    optimizer = ParabolicAdam(problem.groups(), c=c, total_steps=total_steps, weight_decay=weight_decay)
+    expected = reference(problem.reference, 60, c, total_steps, weight_decay)
+    assert_same_trace(problem.run(optimizer, 60), expected)
+
+
+def test_comes_down_from_a_step_size_that_is_far_too_large():
+    problem = TorchProblem()
+    optimizer = ParabolicAdam(problem.groups(), initial_step_size=10.0)
+    expected = reference(problem.reference, 30, probe=10.0)
+    assert_same_trace(problem.run(optimizer, 30), expected)
+    assert 1 < expected.trials[0] < 5
+
+
+def test_searches_thin_out():
+    problem = TorchProblem()
+    optimizer = ParabolicAdam(problem.groups())
+    searched = [step + 1 for step, trials in enumerate(problem.run(optimizer, 1000).trials) if trials]
+    assert searched[:12] == [1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 18]
+    assert sum(step <= 80 for step in searched) == 19
+    assert len(searched) == 30
+
+
+def test_steps_between_searches_are_those_of_adamw():
+    problem = TorchProblem()
+    optimizer = ParabolicAdam(problem.parameters(), total_steps=100, weight_decay=0.1)
+    problem.run(optimizer, 15)
+    twin = TorchProblem()
+    with torch.no_grad():
+        for a, b in zip(twin.parameters(), problem.parameters(), strict=True):
+            a.copy_(b)
+    adamw = torch.optim.AdamW(twin.parameters(), weight_decay=0.1)
+    for a, b in zip(twin.parameters(), problem.parameters(), strict=True):
+        adamw.state[a] = {name: value.clone() for name, value in optimizer.state[b].items()}
+    found = optimizer.param_groups[0]["lr"] / optimizer.share_left() ** 2
+    trace = problem.run(optimizer, 2, first=15)
+    assert trace.trials == [0, 0]
+    for step in (15, 16):
+        adamw.param_groups[0]["lr"] = found * (1 - step / 100) ** 2
+        adamw.step(twin.callables(adamw, step)[0])
+    for a, b in zip(problem.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+
+
+def test_an_uphill_direction_is_followed_with_the_step_size_in_force():
+    weight = torch.nn.Parameter(torch.tensor([1.0, 2.0], dtype=torch.float64))
+    optimizer = ParabolicAdam([weight], weight_decay=0.0)
+
+    def step(sign):
+        def closure():
+            optimizer.zero_grad()
+            loss = sign * weight.sum() + 5 + 0.01 * (weight**2).sum()
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+
+    for _ in range(3):
+        step(1.0)
+    before, minimiser = weight.detach().clone(), optimizer.param_groups[0]["log_minimiser"]
+    step(-0.2)
+    record = optimizer.last_step
+    assert record.slope < 0
+    assert record.accepted
+    assert optimizer.param_groups[0]["log_minimiser"] == minimiser
+    assert (weight < before).all()
+
+
+def test_after_the_announced_end_the_last_step_size_stays():
+    problem = TorchProblem()
+    optimizer = ParabolicAdam(problem.groups(), total_steps=10)
+    trace = problem.run(optimizer, 12)
+    assert optimizer.share_left() == pytest.approx(0.1)
+    assert all(math.isfinite(loss) for loss in trace.loss)
+
+
+def test_units_have_step_sizes_of_their_own():
+    problem = TorchProblem()
+    optimizer = ParabolicAdam(problem.groups(), update_rule="cycle", joint_steps=2)
+    trace = problem.run(optimizer, 30)
+    assert trace.step_size[0] == pytest.approx([trace.step_size[0][0]] * 3)
+    assert len(set(trace.step_size[-1])) == 3
+    assert set(trace.searched) == {None, "unit0", "unit1", "unit2"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"total_steps": 0}, "total_steps has to be at least 1, or None, got 0"),
+        ({"update_rule": "all"}, "update_rule has to be one of joint, cycle, impact, got 'all'"),
+        ({"betas": (0.0, 0.999)}, "betas has to begin with a number above 0"),
+        ({"c": 1.0}, "c has to be between 0 and 1, got 1.0"),
+    ],
+)
+def test_bad_arguments_are_one_line(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        ParabolicAdam(TorchProblem().groups(), **arguments)

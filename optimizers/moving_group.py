@@ -41,6 +41,7 @@ class MovingGroup:
         self.direction = Direction(self.grads)
         self.start: list[Tensor] = []
         self._denominators: list[Tensor] = []
+        self._divided_slope: Tensor | None = None
         self._on_cpu = all(p.device.type == "cpu" for p in self.params)
 
     def norms(self) -> list[Tensor]:
@@ -62,20 +63,24 @@ class MovingGroup:
     def divided_slope(self, newest: float) -> Tensor:
         """The slope in two, as a vector: what earlier gradients give to the direction, and what the present one does.
 
+        Computed once.
+
         Args:
             newest: The weight of the present gradient in the direction's numerators.
         """
-        direction = self.direction
-        scales = direction.scales or [1.0] * len(self.grads)
-        earlier, present = [], []
-        for i, grad, numerator, denominator in self._pieces(self.grads, direction):
-            if grad.dtype in _HALF:
-                grad, numerator = grad.float(), numerator.float()
-            move = grad if denominator is None else grad / denominator
-            own = torch.dot(grad.reshape(-1), move.reshape(-1)) * (newest * scales[i])
-            earlier.append(torch.dot(numerator.reshape(-1), move.reshape(-1)) * scales[i] - own)
-            present.append(own)
-        return torch.stack([gather(earlier).sum(), gather(present).sum()]) * self.factor
+        if self._divided_slope is None:
+            direction = self.direction
+            scales = direction.scales or [1.0] * len(self.grads)
+            earlier, present = [], []
+            for i, grad, numerator, denominator in self._pieces(self.grads, direction):
+                if grad.dtype in _HALF:
+                    grad, numerator = grad.float(), numerator.float()
+                move = grad if denominator is None else grad / denominator
+                own = torch.dot(grad.reshape(-1), move.reshape(-1)) * (newest * scales[i])
+                earlier.append(torch.dot(numerator.reshape(-1), move.reshape(-1)) * scales[i] - own)
+                present.append(own)
+            self._divided_slope = torch.stack([gather(earlier).sum(), gather(present).sum()]) * self.factor
+        return self._divided_slope
 
     def save(self, spare: list[Tensor] | None = None) -> None:
         """Copy the parameters, into `spare` where it fits, so that every move starts from the same bits."""

@@ -14,6 +14,7 @@ from torch.optim.optimizer import ParamsT
 from optimizers.armijo import SearchResult
 from optimizers.directions import adam
 from optimizers.line_search import Closure, Evaluate, Line, LineSearchOptimizer, Unit
+from optimizers.moving_group import MovingGroup
 from optimizers.parabola import PROBE, parabola_search
 from optimizers.scalars import gather
 
@@ -201,7 +202,7 @@ class ParabolicAdam(LineSearchOptimizer):
         for unit in units:
             if self.is_due(unit) or unit["steps"] <= _ALL_DIVIDED or unit["steps"] % _SHARE == 0:
                 for part in unit.parts:
-                    now, past = part.divided_slope(1 - part.group["betas"][0]), part.group["divided_slope"]
+                    now, past = _divided_slope(part), part.group["divided_slope"]
                     part.group["divided_slope"] = now if past is None else past * _KEPT + now
         super()._move(units, evaluate, loss)
 
@@ -216,7 +217,8 @@ class ParabolicAdam(LineSearchOptimizer):
             gather([part.group["divided_slope"] for part in unit.parts]).to("cpu", non_blocking=True)
             for unit in line.units
         ]
-        result = parabola_search(loss_at, loss, line.slopes(), probe=step_size, **options)
+        slopes = gather([_divided_slope(part).sum() * factor for part, factor in line.parts])
+        result = parabola_search(loss_at, loss, slopes, probe=step_size, **options)
         if not result.accepted and not (first["weight"] and math.isfinite(result.loss_before + result.slope)):
             return result
         for unit, sums in zip(line.units, divided, strict=True):
@@ -234,6 +236,10 @@ class ParabolicAdam(LineSearchOptimizer):
 
     def _step_size(self, unit: Unit | dict[str, Any]) -> float:
         return self.share_left() ** 2 * 2 * (1 - unit["c"]) * unit["signal"] * _minimiser(unit)
+
+
+def _divided_slope(part: MovingGroup) -> Tensor:
+    return part.divided_slope(1 - part.group["betas"][0])
 
 
 def _minimiser(unit: Unit | dict[str, Any]) -> float:

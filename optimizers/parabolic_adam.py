@@ -18,10 +18,10 @@ from optimizers.moving_group import MovingGroup
 from optimizers.parabola import PROBE, parabola_search
 from optimizers.scalars import gather
 
-# A search after k steps is followed by one k / 4 steps later: nine in the first ten steps, ten for each tenfold after.
-_SHARE = 4
-# The slope is divided in every step that searches, in all of the first 16 and in every fourth of the others.
-_ALL_DIVIDED = 16
+# A search after k steps is followed by one k / 4 steps later, and after this many at the latest.
+_AT_LEAST_EVERY = 40
+# The slope is divided in every step that searches, in the first 16 steps and in every fourth of the others.
+_ALL_DIVIDED, _DIVIDED_EVERY = 16, 4
 # How much of the sums of divided slopes is left when one is added.
 _KEPT = 0.95
 # The weight of the newest minimiser in the average of all.
@@ -50,8 +50,8 @@ class ParabolicAdam(LineSearchOptimizer):
         \mu = \exp \overline{\log (s / a)} ,
 
     the average being over searches, with a weight of 0.3 for the newest. A search after :math:`k` steps is followed
-    by one :math:`k / 4` steps later, since curvature changes fast at the start and slowly afterwards: about 20
-    searches in 80 steps, about 30 in 1 000.
+    by one :math:`k / 4` steps later, since curvature changes fast at the start and slowly afterwards, and after 40
+    steps at the latest: 19 searches in 80 steps, 43 in 1 000.
 
     **The signal** :math:`r`. The batch that the slope is measured on has helped to make the direction, so that the
     slope flatters it. It comes in two parts: what the present gradient gives to the direction descends on its own
@@ -187,7 +187,9 @@ class ParabolicAdam(LineSearchOptimizer):
 
     def is_due(self, unit: Unit) -> bool:
         """Whether a quarter as many steps have passed since the last search as before it."""
-        return not unit["settled"] or unit["steps_since_search"] >= max(1, unit["searched_at"] // _SHARE)
+        return not unit["settled"] or unit["steps_since_search"] >= min(
+            max(1, unit["searched_at"] // 4), _AT_LEAST_EVERY
+        )
 
     def first_trial(self, unit: Unit) -> float:
         """Where a search probes: twice as far as the share of the minimiser that it asks for."""
@@ -200,7 +202,7 @@ class ParabolicAdam(LineSearchOptimizer):
     def _move(self, units: list[Unit], evaluate: Evaluate, loss: Tensor | float) -> None:
         """Divide the slope, and move."""
         for unit in units:
-            if self.is_due(unit) or unit["steps"] <= _ALL_DIVIDED or unit["steps"] % _SHARE == 0:
+            if self.is_due(unit) or unit["steps"] <= _ALL_DIVIDED or unit["steps"] % _DIVIDED_EVERY == 0:
                 for part in unit.parts:
                     now, past = _divided_slope(part), part.group["divided_slope"]
                     part.group["divided_slope"] = now if past is None else past * _KEPT + now

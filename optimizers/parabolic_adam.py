@@ -205,7 +205,8 @@ class ParabolicAdam(LineSearchOptimizer):
             if self.is_due(unit) or unit["steps"] <= _ALL_DIVIDED or unit["steps"] % _DIVIDED_EVERY == 0:
                 for part in unit.parts:
                     now, past = _divided_slope(part), part.group["divided_slope"]
-                    part.group["divided_slope"] = now if past is None else past * _KEPT + now
+                    # A state that was loaded is wherever it was loaded to.
+                    part.group["divided_slope"] = now if past is None else past.to(now.device) * _KEPT + now
         super()._move(units, evaluate, loss)
 
     def _find_step_size(

@@ -30,7 +30,7 @@ from lightning_modules.metrics import EvaluationMetrics
 from lightning_modules.pretrained import load_sequence_classifier
 from lightning_modules.run_length import unset_keywords
 from lightning_modules.trainable_parts import freeze_all_but, frozen_modules
-from optimizers import AdamSLS, ParamGroups, scale_learning_rates
+from optimizers import ParabolicAdam, ParamGroups, scale_learning_rates
 
 ScheduleCallable = Callable[[Optimizer], LRScheduler | ReduceLROnPlateau]
 
@@ -102,7 +102,7 @@ class SequenceClassifier(LightningModule):
         pretrained: bool = True,
         trust_remote_code: bool = False,
         adapter: AdapterConfig | str | None = None,
-        optimizer: OptimizerCallable = AdamSLS,
+        optimizer: OptimizerCallable = ParabolicAdam,
         lr_scheduler: ScheduleCallable | None = None,
         lr_scheduler_interval: Literal["step", "epoch"] = "step",
         lr_scheduler_monitor: str = "val/loss",

@@ -134,7 +134,7 @@ def test_a_run_from_command_to_submission(tiny: str, tmp_path: Path, capsys: pyt
     assert "tensorboard --logdir" in output
     assert list(run.glob("events.out.tfevents.*"))
     resolved = yaml.safe_load((run / "config.yaml").read_text())
-    assert resolved["model"]["init_args"]["optimizer"]["class_path"] == "optimizers.AdamSLS"
+    assert resolved["model"]["init_args"]["optimizer"]["class_path"] == "optimizers.ParabolicAdam"
 
     checkpoint = str(run / "checkpoints" / "best.ckpt")
     for command in ("validate", "test", "predict"):

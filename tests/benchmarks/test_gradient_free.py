@@ -24,7 +24,7 @@ def arguments(tmp_path, monkeypatch):
     # Without the classifier, as a pretrained model comes.
     BertModel.from_pretrained(model).save_pretrained(tmp_path / "m")
     common = ["--data-dir", str(tmp_path / "glue"), "--model", str(tmp_path / "m"), "--batch-size", "8", "--steps", "2"]
-    common += ["--feature-cache-dir", str(tmp_path / "features"), "--seconds", "0.2"]
+    common += ["--feature-cache-dir", str(tmp_path / "features"), "--seconds", "2"]
 
     def run(*more):
         monkeypatch.setattr(sys, "argv", ["gradient_free", *common, *more])

@@ -17,7 +17,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_modules import ModelError, SequenceClassifier
-from optimizers import GLD, AdamSLS, LineSearchOptimizer, ParamGroups, SaLSA, named_parts
+from optimizers import GLD, AdamSLS, LineSearchOptimizer, ParabolicAdam, ParamGroups, SaLSA, named_parts
 from tests.architectures import ARCHITECTURES, save_pretrained_backbone
 from tests.tiny_models import TinyData
 
@@ -26,6 +26,7 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "AdamW": partial(torch.optim.AdamW, lr=1e-2),
     "AdamSLS": AdamSLS,
     "SaLSA": SaLSA,
+    "ParabolicAdam": ParabolicAdam,
     "GLD": partial(GLD, units="group", num_radii=2, radius=1e-2),
 }
 OWN = [name for name, path in SCHEMES.items() if "optimizer" in yaml.safe_load(path.read_text()).get("model", {})]
@@ -96,7 +97,7 @@ def test_a_scheme_composes_with_an_optimizer_and_resumes(
     scheme: str, optimizer: str, architecture: str, backbones: dict[str, str], tmp_path: Path
 ) -> None:
     module, callbacks = build(scheme, optimizer, backbones[architecture])
-    if scheme == "triangular" and optimizer in ("AdamSLS", "SaLSA"):
+    if scheme == "triangular" and optimizer in ("AdamSLS", "SaLSA", "ParabolicAdam"):
         with pytest.raises(ModelError, match="searches for its own step size"):
             fit(module, callbacks, tmp_path)
         return

@@ -109,7 +109,7 @@ def half_precision():
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
-@pytest.mark.parametrize("method", ["adam", "salsa"])
+@pytest.mark.parametrize("method", ["adam", "salsa", "parabolic"])
 def test_mixed_precision_measures_fresh_weights(precision, method, tiny, tmp_path):
     module = Watched(tiny, optimizer=partial(METHODS[method], relative_tolerance=1e-4))
     options = {"plugins": [half_precision()]} if precision == "16-mixed" else {"precision": precision}

@@ -10,18 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optimizers import armijo_search
-
-
-class Line:
-    """A function of the step size that remembers where it was called."""
-
-    def __init__(self, function):
-        self.function = function
-        self.calls = []
-
-    def __call__(self, step_size):
-        self.calls.append(step_size)
-        return self.function(step_size)
+from tests.optimizers.line import Line
 
 
 def test_quadratic_accepts_the_first_step_size_below_the_known_bound():

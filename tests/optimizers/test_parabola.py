@@ -9,18 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optimizers import parabola_search
-
-
-class Line:
-    """A function of the step size that remembers where it was called."""
-
-    def __init__(self, function):
-        self.function = function
-        self.calls = []
-
-    def __call__(self, step_size):
-        self.calls.append(step_size)
-        return self.function(step_size)
+from tests.optimizers.line import Line
 
 
 @given(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import warnings
 from functools import partial
@@ -278,9 +279,7 @@ def test_compiled_models_decide_like_plain_ones():
         assert one.step_size == pytest.approx(other.step_size)
 
 
-def _train_on_a_rank(rank, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+def _two_rank_steps(rank):
     model = DistributedDataParallel(network(dropout=0.0))
     optimizer = AdamSLS(model.parameters())
     trace = []
@@ -294,7 +293,16 @@ def _train_on_a_rank(rank, folder):
 
         optimizer.step(closure)
         trace.append((optimizer.last_step.loss_before, optimizer.last_step.evaluations, optimizer.last_step.step_size))
-    torch.save((trace, [p.detach() for p in model.parameters()]), os.path.join(folder, f"rank{rank}.pt"))
+    return trace, [p.detach().clone() for p in model.parameters()]
+
+
+def _train_on_a_rank(rank, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    torch.save(_two_rank_steps(rank), os.path.join(folder, f"rank{rank}.pt"))
+    # As long as the model holds the process group, gloo's threads live; one that still releases a tensor while the
+    # interpreter ends aborts the process.
+    gc.collect()
     dist.destroy_process_group()
 
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.optim.adamw import adamw
 
 
 class Direction(NamedTuple):
@@ -53,32 +54,48 @@ def adam(params: list[Tensor], grads: list[Tensor], states: list[dict[str, Any]]
     parameter, from 1. With `amsgrad`, :math:`v_t` is replaced by its maximum so far. Options of the group: `betas`,
     `eps`, `amsgrad`.
     """
-    (beta1, beta2), eps, amsgrad = group["betas"], group["eps"], group["amsgrad"]
-    for param, state in zip(params, states, strict=True):
-        if "step" not in state:
-            state["step"] = torch.tensor(0.0)
-            state["exp_avg"] = torch.zeros_like(param, memory_format=torch.preserve_format)
-            state["exp_avg_sq"] = torch.zeros_like(param, memory_format=torch.preserve_format)
-        if amsgrad and "max_exp_avg_sq" not in state:
-            state["max_exp_avg_sq"] = state["exp_avg_sq"].clone()
-    exp_avgs = [state["exp_avg"] for state in states]
-    exp_avg_sqs = [state["exp_avg_sq"] for state in states]
-    steps = _count(states)
-
+    beta1, beta2 = group["betas"]
+    exp_avgs, exp_avg_sqs, largest = _adam_averages(params, states, group["amsgrad"])
+    _count(states)
     torch._foreach_lerp_(exp_avgs, grads, 1 - beta1)
     torch._foreach_mul_(exp_avg_sqs, beta2)
     torch._foreach_addcmul_(exp_avg_sqs, grads, grads, 1 - beta2)
-    if amsgrad:
-        largest = [state["max_exp_avg_sq"] for state in states]
+    if largest:
         torch._foreach_maximum_(largest, exp_avg_sqs)
-        exp_avg_sqs = largest
+    return _adam_direction(grads, states, group)
 
-    # m̂ / (√v̂ + ε) = m / (√v + ε √(1 - β₂ᵗ)) · √(1 - β₂ᵗ) / (1 - β₁ᵗ): the corrections cost no pass over the tensors.
-    roots = [(1 - beta2**t) ** 0.5 for t in steps]
-    eps_of = [eps * root for root in roots]
-    scales = [root / (1 - beta1**t) for root, t in zip(roots, steps, strict=True)]
-    gradient = Direction(grads, exp_avg_sqs, eps_of, roots)
-    return Direction(exp_avgs, exp_avg_sqs, eps_of, scales, gradient if beta1 > 0 else None)
+
+def adam_step(
+    params: list[Tensor], grads: list[Tensor], states: list[dict[str, Any]], group: dict[str, Any], step_size: float
+) -> Direction | None:
+    """A whole step along Adam's direction with decoupled weight decay, by torch's kernel for a CPU.
+
+    The kernel passes over the tensors once, where an update in parts passes over them six times.
+
+    Returns:
+        The direction of the step; None, and nothing is done, where the kernel does not apply.
+    """
+    exp_avgs, exp_avg_sqs, largest = _adam_averages(params, states, group["amsgrad"])
+    tensors = [params, grads, exp_avgs, exp_avg_sqs, *([largest] if largest else [])]
+    if not all(_is_plain(t) for some in tensors for t in some) or any("anchor" in state for state in states):
+        return None
+    adamw(
+        params,
+        grads,
+        exp_avgs,
+        exp_avg_sqs,
+        largest,
+        [state["step"] for state in states],
+        fused=True,
+        amsgrad=group["amsgrad"],
+        beta1=group["betas"][0],
+        beta2=group["betas"][1],
+        lr=step_size,
+        weight_decay=group["weight_decay"],
+        eps=group["eps"],
+        maximize=False,
+    )
+    return _adam_direction(grads, states, group)
 
 
 def lion(params: list[Tensor], grads: list[Tensor], states: list[dict[str, Any]], group: dict[str, Any]) -> Direction:
@@ -100,8 +117,44 @@ def lion(params: list[Tensor], grads: list[Tensor], states: list[dict[str, Any]]
     return Direction(numerators)
 
 
-def _count(states: list[dict[str, Any]]) -> list[float]:
+# A whole step in one pass, for directions that torch has a kernel for.
+StepFunction = Callable[[list[Tensor], list[Tensor], list[dict[str, Any]], dict[str, Any], float], Direction | None]
+STEPS: dict[DirectionFunction, StepFunction] = {adam: adam_step}
+
+
+def _adam_averages(
+    params: list[Tensor], states: list[dict[str, Any]], amsgrad: bool
+) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """The averages of gradients and of their squares, and with `amsgrad` the maxima of these; zeros at first."""
+    for param, state in zip(params, states, strict=True):
+        if "step" not in state:
+            state["step"] = torch.tensor(0.0)
+            state["exp_avg"] = torch.zeros_like(param, memory_format=torch.preserve_format)
+            state["exp_avg_sq"] = torch.zeros_like(param, memory_format=torch.preserve_format)
+        if amsgrad and "max_exp_avg_sq" not in state:
+            state["max_exp_avg_sq"] = state["exp_avg_sq"].clone()
+    largest = [state["max_exp_avg_sq"] for state in states] if amsgrad else []
+    return [state["exp_avg"] for state in states], [state["exp_avg_sq"] for state in states], largest
+
+
+def _adam_direction(grads: list[Tensor], states: list[dict[str, Any]], group: dict[str, Any]) -> Direction:
+    """The direction that the averages come to."""
+    (beta1, beta2), eps = group["betas"], group["eps"]
+    squares = [state["max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq"] for state in states]
+    steps = torch.stack([state["step"] for state in states]).tolist()
+    # m̂ / (√v̂ + ε) = m / (√v + ε √(1 - β₂ᵗ)) · √(1 - β₂ᵗ) / (1 - β₁ᵗ): the corrections cost no pass over the tensors.
+    roots = [(1 - beta2**t) ** 0.5 for t in steps]
+    eps_of = [eps * root for root in roots]
+    scales = [root / (1 - beta1**t) for root, t in zip(roots, steps, strict=True)]
+    gradient = Direction(grads, squares, eps_of, roots)
+    return Direction([state["exp_avg"] for state in states], squares, eps_of, scales, gradient if beta1 > 0 else None)
+
+
+def _count(states: list[dict[str, Any]]) -> None:
     """Count a step of every parameter; the counters live on the CPU, so that reading them waits for no device."""
-    counters = [state["step"] for state in states]
-    torch._foreach_add_(counters, 1.0)
-    return torch.stack(counters).tolist()
+    torch._foreach_add_([state["step"] for state in states], 1.0)
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether the tensor is one block of single or double precision in the memory of a CPU."""
+    return tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64) and tensor.is_contiguous()

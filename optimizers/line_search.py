@@ -216,7 +216,8 @@ class LineSearchOptimizer(torch.optim.Optimizer):
 
         for group in self.param_groups:
             group["steps_since_search"] += 1
-        parts = [part for group in self.param_groups if (part := MovingGroup(group)).params]
+        parts = [MovingGroup(group, self.state, self.direction) for group in self.param_groups]
+        parts = [part for part in parts if part.params]
         if not parts:
             self._record = dict(_NOTHING_SEARCHED, loss_before=loss, step_size=self.param_groups[0]["lr"])
             return loss
@@ -232,9 +233,6 @@ class LineSearchOptimizer(torch.optim.Optimizer):
                 for grad in part.grads:
                     grad.masked_fill_(~finite.to(grad.device, non_blocking=True), 0.0)
             start = torch.where(finite, start, torch.nan)
-        for part in parts:
-            states = [self.state[p] for p in part.params]
-            part.direction = self.direction(part.params, part.grads, states, part.group)
         self._move(self._units_of(parts), evaluate, start)
         return loss
 
@@ -287,10 +285,12 @@ class LineSearchOptimizer(torch.optim.Optimizer):
             due = [max(due, key=self._urgency)] if due else []
             results = self._search_together(due, evaluate, loss) if due else []
         for unit in units:
-            # A unit whose step size nobody has found yet waits for its search.
-            if unit not in due and unit["searches"]:
-                for part in unit.parts:
-                    part.follow(unit["lr"], [self.state[p] for p in part.params])
+            if unit in due:
+                continue
+            for part in unit.parts:
+                # A unit whose step size nobody has found yet waits for its search.
+                part.follow(unit["lr"]) if unit["searches"] else part.aim()
+            if unit["searches"]:
                 self._spare.clear()
         if results:
             self._note(results, due)
@@ -317,7 +317,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         line = Line(units, [1.0] * len(units), self._tries_without_momentum(units), self._spare)
         result = self._search(line, evaluate, loss, self.first_trial(units[0]))
         if result.accepted:
-            line.take(result.step_size, self.state)
+            line.take(result.step_size)
             self._remember(units, result)
         else:
             self._remember_failure(units, result)
@@ -348,7 +348,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         if together and not together.accepted:
             self._remember_failure(moving, replace(together, step_size=math.inf))
             return [*results, together]
-        line.take(factor, self.state)
+        line.take(factor)
         for unit, result in found:
             self._remember([unit], replace(result, step_size=factor * result.step_size))
         return [*results, together] if together else [*results, replace(found[0][1], trials=0, backtracks=0)]
@@ -510,14 +510,14 @@ class Line:
         self.position = step_size
         torch.clear_autocast_cache()  # it holds low-precision copies of weights that have just changed
 
-    def take(self, step_size: float, state: dict[Tensor, Any]) -> None:
+    def take(self, step_size: float) -> None:
         """Make the step itself, which may have a momentum that the trials left out."""
         along = self.parts[0][0].group["heavy_ball"] > 0
         differs = along != self.without_momentum and any(part.direction.without_momentum for part, _ in self.parts)
         if differs or self.position != step_size:
             self.move_to(step_size, along)
         for part, factor in self.parts:
-            part.finish(step_size * factor, [state[p] for p in part.params])
+            part.finish(step_size * factor)
 
 
 def heavy_ball_momentum(momentum: Momentum, betas: tuple[float, float]) -> float:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from optimizers.anchored_decay import apply_decay
-from optimizers.directions import Direction
+from optimizers.directions import STEPS, Direction, DirectionFunction
 from optimizers.scalars import gather
 
 _HALF = (torch.float16, torch.bfloat16)
@@ -23,10 +24,15 @@ class MovingGroup:
 
     Args:
         group: A param group of an optimizer.
+        state: The optimizer's state.
+        direction: The function that computes the direction. It is called when the direction is first asked for.
     """
 
-    def __init__(self, group: dict[str, Any]) -> None:
+    def __init__(
+        self, group: dict[str, Any], state: Mapping[Tensor, dict[str, Any]], direction: DirectionFunction
+    ) -> None:
         self.group = group
+        self._direction_function = direction
         self.params: list[Tensor] = []
         self.grads: list[Tensor] = []
         for param in dict.fromkeys(group["params"]):
@@ -37,12 +43,21 @@ class MovingGroup:
                 raise ValueError(f"line search optimizers do not take {kind}: {tuple(param.shape)} in a group")
             self.params.append(param)
             self.grads.append(param.grad)
+        self.states = [state[param] for param in self.params]
         self.factor: float = group["lr_factor"]
-        self.direction = Direction(self.grads)
         self.start: list[Tensor] = []
         self._denominators: list[Tensor] = []
         self._divided_slope: Tensor | None = None
         self._on_cpu = all(p.device.type == "cpu" for p in self.params)
+
+    @cached_property
+    def direction(self) -> Direction:
+        """The direction of this step; computing it brings the averages that it is made of up to date."""
+        return self._direction_function(self.params, self.grads, self.states, self.group)
+
+    def aim(self) -> None:
+        """Compute the direction, unless that has happened."""
+        _ = self.direction
 
     def norms(self) -> list[Tensor]:
         """The norm of each gradient, not finite where one of its entries is not; float32 at least."""
@@ -98,28 +113,40 @@ class MovingGroup:
         """Subtract `step_size` times the direction from the parameters."""
         self._add(self.params, -step_size * self.factor, without_momentum)
 
-    def finish(self, step_size: float, states: list[dict[str, Any]]) -> None:
+    def finish(self, step_size: float) -> None:
         """Complete a searched step: weight decay and inertia, both from where the parameters started."""
         group = self.group
         if group["heavy_ball"] > 0:
-            inertia = _inertia(self.params, states)
+            inertia = _inertia(self.params, self.states)
             torch._foreach_mul_(inertia, group["heavy_ball"])
             torch._foreach_add_(self.params, inertia)
             torch._foreach_copy_(inertia, self.params)
             torch._foreach_sub_(inertia, self.start)
-        apply_decay(self.params, states, group, step_size * self.factor, self.start)
+        apply_decay(self.params, self.states, group, step_size * self.factor, self.start)
 
-    def follow(self, step_size: float, states: list[dict[str, Any]]) -> None:
+    def follow(self, step_size: float) -> None:
         """Make a whole step without a search; costs what a step of AdamW costs, in time and memory."""
         group = self.group
-        apply_decay(self.params, states, group, step_size * self.factor)
+        if self._stepped_in_one_pass(step_size):
+            return
+        self.aim()
+        apply_decay(self.params, self.states, group, step_size * self.factor)
         if group["heavy_ball"] > 0:
-            inertia = _inertia(self.params, states)
+            inertia = _inertia(self.params, self.states)
             torch._foreach_mul_(inertia, group["heavy_ball"])
             self._add(inertia, -step_size * self.factor, without_momentum=True)
             torch._foreach_add_(self.params, inertia)
         else:
             self.descend(step_size)
+
+    def _stepped_in_one_pass(self, step_size: float) -> bool:
+        make_step = STEPS.get(self._direction_function)
+        if make_step is None or self.group["heavy_ball"] > 0 or "direction" in self.__dict__:
+            return False
+        direction = make_step(self.params, self.grads, self.states, self.group, step_size * self.factor)
+        if direction is not None:
+            self.direction = direction
+        return direction is not None
 
     def _along(self, without_momentum: bool) -> Direction:
         return (self.direction.without_momentum if without_momentum else None) or self.direction

@@ -200,14 +200,14 @@ class ParabolicAdam(LineSearchOptimizer):
         unit.update(searched_at=unit["searched_at"] + waited)
 
     def _move(self, units: list[Unit], evaluate: Evaluate, loss: Tensor | float) -> None:
-        """Divide the slope, and move."""
-        for unit in units:
-            if self.is_due(unit) or unit["steps"] <= _ALL_DIVIDED or unit["steps"] % _DIVIDED_EVERY == 0:
-                for part in unit.parts:
-                    now, past = _divided_slope(part), part.group["divided_slope"]
-                    # A state that was loaded is wherever it was loaded to.
-                    part.group["divided_slope"] = now if past is None else past.to(now.device) * _KEPT + now
+        """Move, and divide the slope: before a search, which needs it, or after a step that one pass has made."""
+        due = [unit for unit in units if self.is_due(unit)]
+        for unit in due:
+            _divide_slope(unit)
         super()._move(units, evaluate, loss)
+        for unit in units:
+            if unit not in due and (unit["steps"] <= _ALL_DIVIDED or unit["steps"] % _DIVIDED_EVERY == 0):
+                _divide_slope(unit)
 
     def _find_step_size(
         self, line: Line, loss_at: Callable[[float], Tensor | float], loss: Tensor | float, step_size: float
@@ -239,6 +239,14 @@ class ParabolicAdam(LineSearchOptimizer):
 
     def _step_size(self, unit: Unit | dict[str, Any]) -> float:
         return self.share_left() ** 2 * 2 * (1 - unit["c"]) * unit["signal"] * _minimiser(unit)
+
+
+def _divide_slope(unit: Unit) -> None:
+    """Add the parts of the slope to the sums of the unit's groups."""
+    for part in unit.parts:
+        now, past = _divided_slope(part), part.group["divided_slope"]
+        # A state that was loaded is wherever it was loaded to.
+        part.group["divided_slope"] = now if past is None else past.to(now.device) * _KEPT + now
 
 
 def _divided_slope(part: MovingGroup) -> Tensor:

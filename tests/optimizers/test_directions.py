@@ -8,7 +8,18 @@ import pytest
 import torch
 from torch import nn
 
-from optimizers import SGDSLS, AdamSLS, Direction, LineSearchOptimizer, SaLSA, adam, lion, moving_group, sgd
+from optimizers import (
+    SGDSLS,
+    AdamSLS,
+    Direction,
+    LineSearchOptimizer,
+    ParabolicAdam,
+    SaLSA,
+    adam,
+    lion,
+    moving_group,
+    sgd,
+)
 from tests.optimizers.problem import TorchProblem
 
 
@@ -105,11 +116,11 @@ def test_a_direction_is_one_function():
 
 
 def train(make, dtype, on_cpu, monkeypatch):
-    """Twelve steps, computed in small pieces as on a CPU, or on whole tensors as on a device."""
+    """Steps, computed as on a CPU (in small pieces, and in one pass without a search), or as on a device."""
     original = moving_group.MovingGroup.__init__
 
-    def init(self, group):
-        original(self, group)
+    def init(self, *args):
+        original(self, *args)
         self._on_cpu = on_cpu
 
     generator = torch.Generator().manual_seed(0)
@@ -129,7 +140,9 @@ def train(make, dtype, on_cpu, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(moving_group, "_CPU_CHUNK", 4)
         patch.setattr(moving_group.MovingGroup, "__init__", init)
-        for _ in range(12):
+        if not on_cpu:
+            patch.setattr(moving_group, "STEPS", {})
+        for _ in range(16):
             optimizer.step(closure)
             records.append(optimizer.last_step)
     return records, [p.detach() for p in params]
@@ -142,6 +155,8 @@ def train(make, dtype, on_cpu, monkeypatch):
         partial(AdamSLS, condition="momentum"),
         partial(AdamSLS, momentum="heavy_ball"),
         SaLSA,
+        partial(SaLSA, amsgrad=True),
+        ParabolicAdam,
         partial(SaLSA, direction=lion, betas=(0.9, 0.99)),
         partial(SGDSLS, momentum=0.5),
     ],

@@ -70,7 +70,7 @@ class MovingGroup:
         for i, grad, numerator, denominator in self._pieces(self.grads, direction):
             if grad.dtype in _HALF:
                 grad, numerator = grad.float(), numerator.float()
-            move = numerator if denominator is None else numerator / denominator
+            move = numerator if denominator is None else self._divided(numerator, denominator)
             product = torch.dot(grad.reshape(-1), move.reshape(-1))
             products.append(product if direction.scales is None else product * direction.scales[i])
         return gather(products).sum() * self.factor
@@ -90,7 +90,7 @@ class MovingGroup:
             for i, grad, numerator, denominator in self._pieces(self.grads, direction):
                 if grad.dtype in _HALF:
                     grad, numerator = grad.float(), numerator.float()
-                move = grad if denominator is None else grad / denominator
+                move = grad if denominator is None else self._divided(grad, denominator)
                 own = torch.dot(grad.reshape(-1), move.reshape(-1)) * (newest * scales[i])
                 earlier.append(torch.dot(numerator.reshape(-1), move.reshape(-1)) * scales[i] - own)
                 present.append(own)
@@ -172,11 +172,13 @@ class MovingGroup:
     ) -> Iterator[tuple[int, Tensor, Tensor, Tensor | None]]:
         """Tensors with their numerators and denominators, in pieces: the tensor's index, and the three.
 
-        On a CPU a fresh block of memory costs several times the arithmetic on it. The pieces are small enough to be
-        reused from the cache there, and the denominators of a piece are computed when they are needed.
+        On a CPU a fresh block of memory costs several times the arithmetic on it. There the pieces are small enough to
+        stay in the cache, and the denominators of each, computed when they are needed, share one block that whoever
+        iterates may write to.
         """
         squares = direction.squares
         ready = None if squares is None or self._on_cpu else self._ready_denominators(squares, direction.eps)
+        scratch = torch.empty(0)
         for i, (tensor, numerator) in enumerate(zip(tensors, direction.numerators, strict=True)):
             whole = [tensor, numerator]
             if squares is not None:
@@ -185,8 +187,20 @@ class MovingGroup:
             for piece in zip(*(t.view(-1).split(_CPU_CHUNK) for t in whole), strict=True) if flat else [whole]:
                 denominator = piece[2] if len(piece) == 3 else None
                 if denominator is not None and ready is None:
-                    denominator = denominator.sqrt().add_(direction.eps[i] if direction.eps else 0.0)
+                    size, dtype = denominator.numel(), denominator.dtype
+                    if scratch.numel() < size or scratch.dtype != dtype:
+                        scratch = torch.empty(size, dtype=dtype)
+                    # The root of an exact zero takes seven times as long as that of another number, and the squares of
+                    # an embedding's rows are zeros until the rows are used.
+                    place = scratch[:size].view_as(denominator)
+                    square = torch.clamp(denominator, min=torch.finfo(dtype).tiny, out=place)
+                    denominator = square.sqrt_().add_(direction.eps[i] if direction.eps else 0.0)
                 yield i, piece[0], piece[1], denominator
+
+    def _divided(self, numerator: Tensor, denominator: Tensor) -> Tensor:
+        """The quotient of two pieces, in the place of the denominator where nobody needs that any more."""
+        reused = self._on_cpu and numerator.dtype == denominator.dtype
+        return torch.div(numerator, denominator, out=denominator if reused else None)
 
     def _ready_denominators(self, squares: list[Tensor], eps: list[float] | None) -> list[Tensor]:
         """All denominators, for a device; computed once per step, since both directions of a step share them."""

@@ -75,13 +75,13 @@ class StepClosures:
         self._losses_of_candidates: list[Callable[..., Tensor]] | None = None
         self._before: GeneratorState | None = None
         self._after: GeneratorState | None = None
-        self.loss = torch.zeros((), device=self._device)
+        self.loss = torch.zeros((), dtype=torch.float32, device=self._device)
 
     def closure(self) -> Tensor:
         """Clears the gradients, computes the loss, runs backward and returns the loss."""
         with self._same_random_numbers(), torch.enable_grad():
             self._zero_grad()
-            total = torch.zeros((), device=self._device)
+            total = torch.zeros((), dtype=torch.float32, device=self._device)
             for index, (batch, weight) in enumerate(zip(self._batches, self._weights, strict=True)):
                 is_last = index == len(self._batches) - 1
                 with nullcontext() if is_last else self._without_gradient_sync():
@@ -94,7 +94,7 @@ class StepClosures:
     def evaluate(self) -> Tensor:
         """Computes the loss at the present parameters, under ``no_grad``."""
         with self._same_random_numbers(), torch.no_grad():
-            total = torch.zeros((), device=self._device)
+            total = torch.zeros((), dtype=torch.float32, device=self._device)
             for batch, weight in zip(self._batches, self._weights, strict=True):
                 total += _fresh_loss(self._compute_loss, batch) * weight
             return self._mean_over_ranks(total)
@@ -117,7 +117,7 @@ class StepClosures:
                 for batch in self._batches
             ]
         with self._same_random_numbers():
-            totals = torch.zeros(len(values[0]), device=self._device)
+            totals = torch.zeros(len(values[0]), dtype=torch.float32, device=self._device)
             for losses, weight in zip(self._losses_of_candidates, self._weights, strict=True):
                 totals += losses(parameters, values) * weight
             return self._mean_over_ranks(totals)

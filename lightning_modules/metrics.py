@@ -62,6 +62,8 @@ class EvaluationMetrics(torch.nn.Module):
 
     def update(self, loss: Tensor, outputs: Tensor, labels: Tensor) -> None:
         """Adds one batch: its mean loss, its ``(batch, labels)`` logits or ``(batch,)`` scores, its labels."""
+        # bf16-true and 16-true convert metrics with the model, and a sum in half precision soon stops growing.
+        self.to(torch.float32)
         self.loss.update(loss, weight=labels.shape[0])
         self.scores.update(outputs if outputs.dim() == 1 else outputs.argmax(dim=-1), labels)
 

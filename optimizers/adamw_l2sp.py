@@ -152,7 +152,7 @@ class AdamWL2SP(Optimizer):
             raise RuntimeError("AdamWL2SP does not support sparse gradients")
         state = self.state[param]
         if "step" not in state:
-            state["step"] = torch.tensor(0.0)
+            state["step"] = torch.tensor(0.0, dtype=torch.float32)
             state["exp_avg"] = torch.zeros_like(param, memory_format=torch.preserve_format)
             state["exp_avg_sq"] = torch.zeros_like(param, memory_format=torch.preserve_format)
             if amsgrad:

@@ -14,6 +14,7 @@ from torch.optim import SGD, AdamW
 from torch.optim.lr_scheduler import ExponentialLR, OneCycleLR, ReduceLROnPlateau
 
 from lightning_modules import ModelError, SequenceClassifier
+from optimizers import AdamWL2SP
 from tests.tiny_models import TinyData, save_tiny_bert
 
 
@@ -159,6 +160,27 @@ def test_evaluation_is_about_all_examples_whatever_the_batch_size(tiny: str, tmp
     module = SequenceClassifier(tiny)
     results = [trainer(tmp_path).validate(module, TinyData(30, size), verbose=False)[0]["val/loss"] for size in (30, 7)]
     assert results[0] == pytest.approx(results[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true"])
+def test_losses_are_single_precision_where_the_model_is_half(precision: str, tiny: str, tmp_path: Path) -> None:
+    losses = []
+
+    class Recorded(SequenceClassifier):
+        def loss_from_outputs(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+            losses.append(super().loss_from_outputs(outputs, labels))
+            return losses[-1]
+
+    module, data = Recorded(tiny, optimizer=partial(AdamWL2SP, eps=1e-4)), TinyData(600, 6)
+    run = trainer(tmp_path, max_steps=2, precision=precision)
+    run.fit(module, data)
+    assert float(run.callback_metrics["train/loss"]) == losses[-1].item()
+    # A count in half precision would end at 256 or 2048.
+    assert {state["step"].dtype for state in run.optimizers[0].state.values()} == {torch.float32}
+
+    losses.clear()
+    run.validate(module, data, verbose=False)
+    assert run.callback_metrics["val/loss"] == pytest.approx(float(torch.stack(losses).mean()), rel=1e-5)
 
 
 def test_several_evaluation_sets_are_named(tiny: str, tmp_path: Path) -> None:

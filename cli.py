@@ -6,13 +6,15 @@ import os
 import pickle
 import re
 import sys
+import traceback
 from collections.abc import Iterator
+from pydoc import locate
 from typing import Any, NoReturn
 
 import torch
 from jsonargparse import Namespace, _typehints
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -26,16 +28,37 @@ from lightning_modules import ModelError, SequenceClassifier
 # What the data knows and the model needs; written once, in the data's section.
 DATA_TO_MODEL = ("num_labels", "metrics", "eval_set_names")
 USER_ERRORS = (DataError, ModelError, MisconfigurationException, OSError)
+# How lines of the parser's messages start that only say which types it went through.
+SAYS_NOTHING = (
+    *(
+        "Subtypes: ",
+        "Errors:",
+        "Given value",
+        "Does not validate",
+        "Expected a path but",
+        "Expected a <class 'NoneType'>",
+    ),
+    *("Not a valid subclass", "Subclass types", "a class path (", "a dict "),
+)
 
 
 class OneLineErrorParser(LightningArgumentParser):
     """Says what is wrong with the arguments in one line, without the usage in front of it."""
+
+    config_file: Any = None
+
+    def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Namespace:
+        self.config_file = path
+        parsed = super().parse_path(path, *args, **kwargs)
+        self.config_file = None
+        return parsed
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         # A parser that tries one of several types reports to the parser that asked it to.
         if os.environ.get("JSONARGPARSE_DEBUG") or not self.exit_on_error:
             super().error(message, ex)
         text = tidy(message)
+        text = text if self.config_file is None else f"{self.config_file}: {text}"
         exit_with_error(f"{text}{hint(text)} (see fit --help, fit --model.help {SequenceClassifier.__name__})")
 
 
@@ -57,6 +80,17 @@ class LinetuneCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         config = self.config.get(str(self.subcommand), self.config)
         data, model = config.data.init_args, config.model.init_args
+        parameters = inspect.signature(locate(config.model.class_path)).parameters  # type: ignore[arg-type]
+        for name in DATA_TO_MODEL:
+            default = getattr(parameters.get(name), "default", None)
+            is_given = name in model and model[name] != (list(default) if isinstance(default, tuple) else default)
+            # A checkpoint brings these along.
+            if is_given and not config.ckpt_path and hasattr(locate(config.data.class_path), name):
+                raise ModelError(f"model.{name}: it is taken from {config.data.class_path}; leave it out")
+        for name, off in (("accumulate_grad_batches", 1), ("gradient_clip_val", None)):
+            # Lightning's own are for automatic optimization; it would refuse them without saying where to turn.
+            if name in model and config.trainer[name] not in (off, None):
+                raise ModelError(f"trainer.{name}: {config.model.class_path} does this itself; give model.{name}")
         if "tokenizer" in data and data.tokenizer is None:
             data.tokenizer = model.get("model")
 
@@ -89,9 +123,11 @@ class LinetuneCLI(LightningCLI):
     def after_fit(self) -> None:
         trainer = self.trainer
         print(validation_table({name: float(value) for name, value in trainer.callback_metrics.items()}))
-        checkpoint = getattr(trainer.checkpoint_callback, "best_model_path", "")
-        if checkpoint:
-            print(f"best checkpoint   {os.path.relpath(checkpoint)}")
+        checkpoints = trainer.checkpoint_callback
+        if isinstance(checkpoints, ModelCheckpoint):
+            best, monitor = checkpoints.best_model_path, checkpoints.monitor
+            none = f"none: the run ended before {monitor or 'the end of an epoch'} was logged"
+            print(f"best checkpoint   {os.path.relpath(best) if best else none}")
         configuration = os.path.join(trainer.log_dir or "", "config.yaml")
         if os.path.isfile(configuration):
             print(f"configuration     {os.path.relpath(configuration)}")
@@ -124,37 +160,66 @@ def validation_table(metrics: dict[str, float]) -> str:
 
 
 def tidy(message: str) -> str:
-    """A parser's message in one line, without the types and values that it tried in vain."""
+    """A parser's message in one line: the argument, what was expected, and what was given."""
     unknown = re.search(r"Option '[^']+' is not accepted", message)
     if unknown is not None:
         return unknown.group()
-    text = re.sub(r"Given value( type)?: .*", "", " ".join(message.split()))
-    text = re.sub(r"Does not validate against any of the Union subtypes Subtypes: \[.*?\] Errors: ", "", text)
-    return re.sub(r" ?-? ?Expected a <class 'NoneType'> ?", "", text).strip()
+    keys = re.findall(r'Parser key "([^"]+)":', message)
+    if not keys:
+        return " ".join(re.sub(r"Given value( type)?: .*", "", message).split())
+    innermost = message.rpartition(f'Parser key "{keys[-1]}":')[2]
+    value = re.search(r"(?:Given|Got) value: (?!\[?NestedArg|\[?Namespace)(.*?)(?:\. Got value|$)", innermost, re.M)
+    value = value or re.search(r"import path string: (.*)", innermost)
+    said = complaints(re.split(r"\.? *(?:Given|Got) value", innermost)[0])
+    expected = [text.removeprefix("Expected a ") for text in said if text.startswith("Expected a ")]
+    text = f"expected {' or '.join(expected)}" if len(expected) == len(said) else "; ".join(said)
+    return f"{'.'.join(dict.fromkeys(keys))}: {text}" + (f", got {value.group(1)}" if value else "")
+
+
+def complaints(message: str) -> list[str]:
+    """The single complaints of a message about all the types that were tried, without those that say nothing."""
+    found: list[str] = []
+    for line in filter(None, map(str.strip, message.splitlines())):
+        text = line.removeprefix("- ")
+        if text.startswith(SAYS_NOTHING):
+            continue
+        if text == line and found:
+            found[-1] += f" {text}"
+        else:
+            found.append(text)
+    for pattern, plain in (
+        (r"<class '([^']+)'>", r"\1"),
+        (r"typing\.Literal\[(.*)\]", r"one of \1"),
+        (r"dot import path string: .*", "import path"),
+        (r"Type \S.* expects a function or a callable class: ", ""),
+    ):
+        found = [re.sub(pattern, plain, text) for text in found]
+    return list(dict.fromkeys(found))
 
 
 def refusal(message: str) -> str:
     """What a constructor said, without the other types that the parser then tried in vain."""
-    tried = re.findall(r"^ *- (.+)$", message, re.MULTILINE)
-    vain = ("Expected a ", "Does not validate ")
-    said = [line for line in tried if not line.startswith(vain) and "unexpected keyword argument" not in line]
-    return "; ".join(dict.fromkeys(said)) or message
+    said = [text for text in complaints(message) if not text.startswith("Expected a ")]
+    return "; ".join(text for text in said if "unexpected keyword argument" not in text) or message
 
 
 def hint(message: str) -> str:
     """What is allowed, or close to what was written, where the parser's message does not say it."""
-    if re.search(r"key \"(model\.)?optimizer\"", message):
+    if message.startswith("model.optimizer: "):
         own = ", ".join(f"optimizers.{optimizer.__name__}" for optimizer in own_optimizers())
         return f"; allowed: {own}, or the import path of any torch optimizer"
-    unknown = re.search(r"(?:Option '|unrecognized arguments: --)([\w.]+)", message)
-    if unknown is None:
-        return ""
-    close = difflib.get_close_matches(unknown.group(1).rsplit(".")[-1], set(known_arguments()), n=3)
-    return f"; close to it: {', '.join(close)}" if close else ""
+    unknown = re.search(r"(?:[Oo]ption '|unrecognized arguments: --)([\w.]+)", message)
+    known = set(known_arguments())
+    for name in unknown.group(1).split(".") if unknown else ():
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=3)
+            return f"; close to it: {', '.join(close)}" if close else ""
+    return ""
 
 
 def known_arguments() -> Iterator[str]:
-    """Names of the arguments of the trainer, the default model and data, and linetune's optimizers."""
+    """Names of the sections, and of the arguments of the trainer, the default model and data, and own optimizers."""
+    yield from ("model", "data", "trainer", "config", "ckpt_path", "seed_everything", "class_path", "init_args")
     for known in [Trainer, SequenceClassifier, GLUEDataModule, *own_optimizers()]:
         yield from inspect.signature(known).parameters
 
@@ -168,9 +233,15 @@ def own_optimizers() -> list[type[torch.optim.Optimizer]]:
 
 def user_error(error: BaseException | None) -> BaseException | None:
     """The error for the user in a chain of errors: instantiation wraps what a constructor raises."""
-    while error is not None and not isinstance(error, USER_ERRORS):
+    while error is not None and not (isinstance(error, USER_ERRORS) or refused_by_lightning(error)):
         error = error.__cause__ or error.__context__
     return error
+
+
+def refused_by_lightning(error: BaseException) -> bool:
+    """Whether it is Lightning itself that raised it: many of its checks of what a user asks for raise plain errors."""
+    raised_in = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)][-1:]
+    return isinstance(error, ValueError | TypeError | RuntimeError) and raised_in[0].startswith("lightning.")
 
 
 def exit_with_error(text: str) -> NoReturn:

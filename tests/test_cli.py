@@ -202,6 +202,15 @@ def test_numbers_of_the_data_reach_the_model(tiny: str) -> None:
         (["--ckpt_path", "nothing.ckpt"], r"nothing.ckpt"),
         (["--ckpt_path", "README.md"], r"ckpt_path: README.md is not a checkpoint"),
         (["--data.max_length", "100000"], r"100000.*512"),
+        (["--model.optimizer.c", "abc"], r"error: model\.optimizer\.c: expected float, got abc \(see"),
+        (["--trainer.precision", "fp8"], r"error: trainer\.precision: expected .*'bf16-mixed'.*, got fp8 \(see"),
+        (["--trainer.callbacks+=EarlyStopping"], r"arguments are required: monitor \(see"),
+        (["--model.num_labels", "3"], r"model\.num_labels: it is taken from datamodules\.GLUEDataModule"),
+        (["--trainer.accumulate_grad_batches", "2"], r"trainer\.accumulate_grad_batches: .* give model\.acc"),
+        (["--trainer.gradient_clip_val", "1.0"], r"trainer\.gradient_clip_val: .* give model\.gradient_clip_val"),
+        (["--trainer.devices", "none"], r"devices"),
+        (["--trainer.val_check_interval", "100"], r"val_check_interval.*100"),
+        (["--seed_everything", "-1"], r"-1 is not in bounds"),
     ],
 )
 def test_bad_input_is_one_line(
@@ -211,6 +220,38 @@ def test_bad_input_is_one_line(
     options += ["--trainer.default_root_dir", str(tmp_path)]
     message = failed("fit", "--config", QUICKSTART, *options, *arguments, capsys=capsys)
     assert re.search(expected, message), message
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("trainer:\n  max_epochs: three\n", r"trainer\.max_epochs: expected int, got three"),
+        ("model:\n  optimzer:\n    class_path: optimizers.SaLSA\n", r"'optimzer\.class_path'.*close to it: optimizer"),
+        ("modell:\n  model: x\n", r"'modell\.model'; close to it: model"),
+        ("trainer: [1, 2\n", r"broken\.yaml: .*line 2"),
+        ("", r"broken\.yaml: "),
+    ],
+)
+def test_a_broken_config_is_one_line(
+    content: str, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken.yaml").write_text(content)
+    message = failed("fit", "--config", QUICKSTART, "--config", str(tmp_path / "broken.yaml"), capsys=capsys)
+    assert re.search(expected, message), message
+
+
+def test_what_a_package_that_is_missing_says_is_passed_on() -> None:
+    tried = "Does not validate\nErrors:\n  - Problem with 'a.Logger':\n      pip install it\n  - Expected a <x>"
+    assert cli.refusal(tried) == "Problem with 'a.Logger': pip install it"
+
+
+def test_a_run_that_ends_before_its_first_validation_says_so(
+    tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--model.model", tiny, "--data.tokenizer", "offline:all-MiniLM-L6-v2", "--data.max_train_samples", "64"]
+    options += ["--trainer.logger.init_args.save_dir", str(tmp_path), "--trainer.max_steps", "1"]
+    cli.main(["fit", "--config", QUICKSTART, *options])
+    assert "best checkpoint   none: the run ended before val/loss was logged" in capsys.readouterr().out
 
 
 def test_an_unwritable_output_folder_is_one_line(tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

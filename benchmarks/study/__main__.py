@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     try:
         return _main(options)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"study: error: {error}", file=sys.stderr)
         return 2
 

@@ -185,6 +185,9 @@ def test_the_command_line_says_what_it_would_do_and_what_is_wrong(tmp_path: Path
 
     assert study("--run", "nothing").returncode == 2
     assert "no run nothing" in study("--run", "nothing").stderr
+    in_the_way = study("--dry-run", "--output", str(path))
+    assert (in_the_way.returncode, in_the_way.stderr.count("\n")) == (2, 1)
+    assert str(path) in in_the_way.stderr
     path.write_text("axes: {}\n")
     wrong = study("--dry-run")
     assert wrong.returncode == 2

@@ -27,7 +27,7 @@ def loss_function(
         parameters: The parameters whose gradients the closure writes.
 
     Raises:
-        ValueError: if neither is given.
+        ValueError: if neither is given; and, from the callable, if what they return is no loss.
     """
     if evaluate is None and closure is None:
         raise ValueError("step() got neither evaluate nor closure; a gradient-free optimizer needs one of them")
@@ -41,12 +41,20 @@ def loss_function(
         torch.clear_autocast_cache()
         if replayed is None:
             assert evaluate is not None
-            return evaluate()
+            return _checked(evaluate())
         if calls > 1:
             return replayed()
-        replayed.first()
+        _checked(replayed.first())
         return replayed.start()
 
+    return loss
+
+
+def _checked(loss: Any) -> Loss:
+    if loss is None:
+        raise ValueError("the closure, or evaluate, has returned no loss")
+    if isinstance(loss, Tensor) and loss.numel() != 1:
+        raise ValueError(f"the loss has to be a single number, got a tensor of shape {tuple(loss.shape)}")
     return loss
 
 

@@ -239,6 +239,10 @@ def test_a_closure_alone_is_enough_and_leaves_no_gradient(method):
     assert all(p.grad is None for p in alone.model.parameters())
     with pytest.raises(ValueError, match="neither evaluate nor closure"):
         one.step()
+    with pytest.raises(ValueError, match="has returned no loss"):
+        one.step(lambda: None)
+    with pytest.raises(ValueError, match=r"a single number, got a tensor of shape \(3,\)"):
+        one.step(evaluate=lambda: torch.ones(3))
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -95,8 +95,8 @@ class FeatureCache:
             fingerprint: Identifies the data, beyond the tokens themselves.
 
         Raises:
-            ModelError: if nothing is frozen, the head reads more than one vector per example, the batch has no ``idx``,
-                or the folder cannot be written.
+            ModelError: if nothing is frozen, what trains reads more than one vector per example, the batch has no
+                ``idx``, or the folder cannot be written.
         """
         if "idx" not in batch:
             raise ModelError("cache_features: the batches have no idx, the number of each example within its split")
@@ -165,18 +165,18 @@ class FeatureCache:
             templates = self._run(modules, rows)
             expected = self._forward(rows)
             for layout in _possible_layouts(templates):
-                self._outputs.keep(rows, layout.outputs(layout.vectors(templates, rows), rows))
                 try:
+                    self._outputs.keep(rows, layout.outputs(layout.vectors(templates, rows), rows))
                     with self._outputs.reused(rows):
                         logits = self._forward(rows)
-                except (RuntimeError, IndexError):  # shapes that the head cannot take
+                except (RuntimeError, IndexError):  # shapes that the head cannot take, or tokens first
                     continue
                 finally:
                     self._outputs.forget()
                 if logits.shape == expected.shape and torch.allclose(logits, expected, rtol=1e-4, atol=1e-6):
                     return layout
         raise ModelError(
-            f"cache_features: the head of a {type(self._model).__name__} reads more than one token's vector per "
+            f"cache_features: what trains in a {type(self._model).__name__} reads more than one token's vector per "
             "example; leave cache_features off"
         )
 

@@ -87,7 +87,10 @@ def load_sequence_classifier(
     config.problem_type = "regression" if num_labels == 1 else "single_label_classification"
     set_pad_token(config)
     if not pretrained:
-        model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=trust_remote_code)
+        try:
+            model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=trust_remote_code)
+        except ValueError as error:
+            raise ModelError(f"model: {name!r} does not make a sequence classifier: {first_line(error)}") from error
         return LoadedModel(model.train(), tuple(sorted(name for name, _ in model.named_parameters())))
     try:
         with quiet_transformers():

@@ -140,6 +140,21 @@ class MeanPooled(nn.Module):
         return self.head((self.embedding(input_ids) * mask).sum(1) / mask.sum(1))
 
 
+class TokensFirst(MeanPooled):
+    """Its encoder returns (tokens, examples, size), as XLNet's layers do."""
+
+    def forward(self, input_ids, attention_mask):
+        return self.head(self.embedding(input_ids.T).mean(0))
+
+
+@pytest.mark.parametrize("network", [MeanPooled, TokensFirst])
+def test_a_head_that_reads_every_token_is_one_clear_line(network, tmp_path):
+    pooled = network()
+    outputs = FrozenOutputs(pooled, lambda batch: pooled(batch["input_ids"], batch["attention_mask"]))
+    with pytest.raises(ModelError, match=r"what trains in a .* reads more than one token's vector"):
+        FeatureCache(outputs, pooled, outputs._forward, tmp_path).load("train", numbered(batch_of(), 0, 1))
+
+
 def test_what_cannot_be_cached_is_one_clear_line(tmp_path):
     model, batch = head_only("bert"), numbered(batch_of(), 0, 1)
     _, cache = cache_of(model, tmp_path)
@@ -148,10 +163,6 @@ def test_what_cannot_be_cached_is_one_clear_line(tmp_path):
     _, cache = cache_of(tiny_model("bert"), tmp_path)
     with pytest.raises(ModelError, match="freeze the encoder"):
         cache.load("train", batch)
-    pooled = MeanPooled()
-    outputs = FrozenOutputs(pooled, lambda batch: pooled(batch["input_ids"], batch["attention_mask"]))
-    with pytest.raises(ModelError, match="MeanPooled reads more than one token's vector"):
-        FeatureCache(outputs, pooled, outputs._forward, tmp_path).load("train", batch)
     (tmp_path / "file").write_text("")
     _, cache = cache_of(model, tmp_path / "file")
     with pytest.raises(ModelError, match="cannot be written"):

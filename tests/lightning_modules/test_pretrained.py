@@ -42,6 +42,15 @@ def test_a_config_alone_gives_random_weights(tmp_path: Path) -> None:
     assert not torch.equal(first.classifier.weight, second.classifier.weight)
 
 
+def test_an_architecture_without_a_classifier_is_one_clear_line(tmp_path: Path) -> None:
+    from transformers import MambaConfig
+
+    MambaConfig(vocab_size=64, hidden_size=16, num_hidden_layers=2).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"does not make a sequence classifier: .*MambaConfig") as error:
+        load_sequence_classifier(str(tmp_path), num_labels=2, pretrained=False)
+    assert "\n" not in str(error.value)
+
+
 def test_a_decoder_gets_a_padding_token(tmp_path: Path) -> None:
     from transformers import GPT2Config
 

@@ -60,6 +60,11 @@ class EvaluationMetrics(torch.nn.Module):
         self.loss = MeanMetric()
         self.scores = MetricCollection({name: build_metric(name, num_labels) for name in names})
 
+    def reset(self) -> None:
+        """Forgets all batches."""
+        self.loss.reset()
+        self.scores.reset()
+
     def update(self, loss: Tensor, outputs: Tensor, labels: Tensor) -> None:
         """Adds one batch: its mean loss, its ``(batch, labels)`` logits or ``(batch,)`` scores, its labels."""
         # bf16-true and 16-true convert metrics with the model, and a sum in half precision soon stops growing.

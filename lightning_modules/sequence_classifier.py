@@ -158,6 +158,7 @@ class SequenceClassifier(LightningModule):
         self.gradient_clip_algorithm = gradient_clip_algorithm
         self.split_by_length = split_by_length
         self._pending_batches: list[Batch] = []
+        self._resumed: dict[str, Any] | None = None
 
     # Model and loss
 
@@ -269,6 +270,7 @@ class SequenceClassifier(LightningModule):
             has_schedule=self.lr_scheduler is not None,
             scales_gradients=getattr(self.trainer.precision_plugin, "scaler", None) is not None,
         )
+        self._check_resumed(optimizer)
         scale_learning_rates(optimizer)
         if self.lr_scheduler is None:
             return {"optimizer": optimizer}
@@ -281,16 +283,17 @@ class SequenceClassifier(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": self.lr_scheduler_interval}}
 
     def _run_length(self) -> dict[str, int | None]:
-        """Optimizer steps of an epoch and of the run; ``None`` where a run has no foreseeable end."""
+        """Optimizer steps of an epoch and of the run, 1 at least; ``None`` where a run has no foreseeable end."""
         trainer = self.trainer
         # Asking for it makes the Trainer set up its loaders, so that the number of batches below is known.
         total = trainer.estimated_stepping_batches
         if math.isinf(trainer.num_training_batches):
             return {"steps_per_epoch": None, "total_steps": int(total) if total not in (-1, math.inf) else None}
-        steps_per_epoch = math.ceil(trainer.num_training_batches / self.accumulate_grad_batches)
+        steps_per_epoch = max(1, math.ceil(trainer.num_training_batches / self.accumulate_grad_batches))
         limits = [steps_per_epoch * trainer.max_epochs] if trainer.max_epochs not in (None, -1) else []
         limits += [trainer.max_steps] if trainer.max_steps != -1 else []
-        return {"steps_per_epoch": steps_per_epoch, "total_steps": min(limits, default=None)}
+        # A run of no steps (max_epochs: 0) is prepared like any other.
+        return {"steps_per_epoch": steps_per_epoch, "total_steps": max(1, min(limits)) if limits else None}
 
     # Schedules: manual optimization leaves them to the module.
 
@@ -320,6 +323,7 @@ class SequenceClassifier(LightningModule):
         self._set_optimizer_mode("eval")
 
     def on_validation_start(self) -> None:
+        self._reset(self.val_metrics)
         self._set_optimizer_mode("eval")
 
     def on_validation_end(self) -> None:
@@ -332,6 +336,14 @@ class SequenceClassifier(LightningModule):
                 getattr(optimizer, mode)()
 
     # Evaluation
+
+    def on_test_start(self) -> None:
+        self._reset(self.test_metrics)
+
+    def _reset(self, metrics_per_set: ModuleList) -> None:
+        # An evaluation that was interrupted left its sums behind, one in inference mode tensors that fit cannot use.
+        for metrics in metrics_per_set:
+            cast(EvaluationMetrics, metrics).reset()
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         self._evaluation_step("val", self.val_metrics, batch, dataloader_idx)
@@ -368,11 +380,10 @@ class SequenceClassifier(LightningModule):
             )
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
-        """``probabilities`` of shape ``(batch, labels)`` or ``scores`` of shape ``(batch,)``, and the rows' ``idx``."""
+        """``probabilities`` of shape ``(batch, labels)`` or ``scores`` of shape ``(batch,)``; ``idx`` if given."""
         outputs = self(batch)
-        if self.num_labels == 1:
-            return {"idx": batch["idx"], "scores": outputs}
-        return {"idx": batch["idx"], "probabilities": outputs.softmax(dim=-1)}
+        found = {"scores": outputs} if self.num_labels == 1 else {"probabilities": outputs.softmax(dim=-1)}
+        return {"idx": batch["idx"], **found} if "idx" in batch else found
 
     # Adapters
 
@@ -402,6 +413,9 @@ class SequenceClassifier(LightningModule):
 
     # Checkpoints
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["optimizer_names"] = [type(optimizer).__name__ for optimizer in self.trainer.optimizers]
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         stored, expected = checkpoint["state_dict"], self.state_dict()
         for name in sorted(stored.keys() | expected.keys()):
@@ -412,6 +426,26 @@ class SequenceClassifier(LightningModule):
                     f"ckpt_path: the checkpoint is of another architecture than {type(self.model).__name__} "
                     f"{self.hparams['model']!r}: {name} is {found} in the checkpoint and {wanted} in the model"
                 )
+        # Lightning gives the optimizer its state after it has made it.
+        self._resumed = checkpoint if self._trainer is not None and self.trainer.state.fn == "fit" else None
+
+    def _check_resumed(self, optimizer: Optimizer) -> None:
+        """Refuses a state that torch would load into another optimizer, step sizes and all, or that does not fit."""
+        checkpoint, self._resumed = self._resumed, None
+        if checkpoint is None or not checkpoint.get("optimizer_states"):
+            return
+        (stored,), name = checkpoint.get("optimizer_names", [None]), type(optimizer).__name__
+        if stored not in (None, name):
+            raise ModelError(
+                f"ckpt_path: the checkpoint's optimizer is {stored}, the run's is {name}; resume with {stored}"
+            )
+        groups = checkpoint["optimizer_states"][0]["param_groups"], optimizer.param_groups
+        theirs, ours = ([len(group["params"]) for group in each] for each in groups)
+        if theirs != ours:
+            raise ModelError(
+                f"ckpt_path: the checkpoint's optimizer has groups of {theirs} tensors, the run's of {ours}; resume "
+                "with the checkpoint's param_groups, trainable and adapter"
+            )
 
 
 def taken_by_step(optimizer: Optimizer, offered: dict[str, Any]) -> dict[str, Any]:

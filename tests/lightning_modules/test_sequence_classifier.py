@@ -13,8 +13,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.optim import SGD, AdamW
 from torch.optim.lr_scheduler import ExponentialLR, OneCycleLR, ReduceLROnPlateau
 
-from lightning_modules import ModelError, SequenceClassifier
-from optimizers import AdamWL2SP
+from lightning_modules import LinearWithWarmup, ModelError, SequenceClassifier
+from optimizers import AdamSLS, AdamWL2SP
 from tests.tiny_models import TinyData, save_tiny_bert
 
 
@@ -183,6 +183,17 @@ def test_losses_are_single_precision_where_the_model_is_half(precision: str, tin
     assert run.callback_metrics["val/loss"] == pytest.approx(float(torch.stack(losses).mean()), rel=1e-5)
 
 
+def test_evaluations_before_training_and_interrupted_ones_leave_no_trace(tiny: str, tmp_path: Path) -> None:
+    module = SequenceClassifier(tiny)
+    (before,) = trainer(tmp_path).validate(module, TinyData(), verbose=False)
+    with torch.inference_mode():
+        module.val_metrics[0].update(torch.tensor(9.0), torch.zeros(4, 2), torch.ones(4, dtype=torch.long))
+    assert trainer(tmp_path).validate(module, TinyData(), verbose=False) == [before]
+    trainer(tmp_path).test(module, TinyData(), verbose=False)
+    # What inference mode has touched, a fit cannot change in place.
+    trainer(tmp_path).fit(module, TinyData())
+
+
 def test_several_evaluation_sets_are_named(tiny: str, tmp_path: Path) -> None:
     module = SequenceClassifier(tiny, eval_set_names=("matched", "mismatched"))
     run = trainer(tmp_path)
@@ -190,6 +201,21 @@ def test_several_evaluation_sets_are_named(tiny: str, tmp_path: Path) -> None:
     assert {"val/accuracy", "val_mismatched/accuracy", "val_mismatched/loss"} <= set(run.callback_metrics)
     with pytest.raises(ModelError, match="eval_set_names: 1 names"):
         trainer(tmp_path).validate(SequenceClassifier(tiny), TinyData(eval_sets=2), verbose=False)
+
+
+def test_rows_without_a_number_are_predicted_too(tiny: str, tmp_path: Path) -> None:
+    data = TinyData()
+    data.examples = [{key: value for key, value in row.items() if key != "idx"} for row in data.examples]
+    predictions = trainer(tmp_path).predict(SequenceClassifier(tiny), data)
+    assert [set(batch) for batch in predictions] == [{"probabilities"}] * 4
+
+
+@pytest.mark.parametrize("settings", [{"max_epochs": 0}, {"max_steps": 0}])
+def test_a_run_of_no_steps_does_nothing(settings: dict[str, int], tiny: str, tmp_path: Path) -> None:
+    for chosen in ({}, {"optimizer": partial(AdamW, lr=1e-3), "lr_scheduler": partial(LinearWithWarmup)}):
+        run = trainer(tmp_path, **settings)
+        run.fit(SequenceClassifier(tiny, **chosen), TinyData())
+        assert run.global_step == 0
 
 
 def test_probabilities_sum_to_one(tiny: str, tmp_path: Path) -> None:
@@ -225,6 +251,26 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path: Path) -> N
     resumed = SequenceClassifier(folder, **settings)
     trainer(tmp_path, max_epochs=4).fit(resumed, TinyData(), ckpt_path=saver.last_model_path)
     assert torch.equal(weights(whole), weights(resumed))
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"optimizer": AdamSLS}, "optimizer is AdamW, the run's is AdamSLS"),
+        ({"trainable": "head"}, r"groups of \[\d+, \d+\] tensors, the run's of \[2, 2\]"),
+    ],
+)
+def test_a_checkpoint_of_another_optimizer_is_one_line(other: Any, message: str, tiny: str, tmp_path: Path) -> None:
+    chosen = {"optimizer": partial(AdamW, lr=1e-3)}
+    first = trainer(tmp_path)
+    first.fit(SequenceClassifier(tiny, **chosen), TinyData())
+    first.save_checkpoint(tmp_path / "first.ckpt")
+    module = SequenceClassifier(tiny, **(chosen | other))
+    with pytest.raises(ModelError, match=message):
+        trainer(tmp_path, max_epochs=2).fit(module, TinyData(), ckpt_path=tmp_path / "first.ckpt")
+    # The weights alone are of use to any optimizer, and a run of its own is none of the checkpoint's business.
+    trainer(tmp_path).validate(module, TinyData(), ckpt_path=tmp_path / "first.ckpt", verbose=False)
+    trainer(tmp_path).fit(module, TinyData())
 
 
 def test_a_checkpoint_rebuilds_the_module(tiny: str, tmp_path: Path) -> None:

@@ -62,8 +62,9 @@ class SequenceClassifier(LightningModule):
             null is filled in with the run's own.
         lr_scheduler: Makes a learning-rate schedule from the optimizer. An argument ``total_steps``,
             ``num_training_steps``, ``T_max`` or ``total_iters`` that is null is filled in with the run's number of
-            optimizer steps, or of epochs if the schedule advances per epoch. Not for optimizers that search for their
-            step size.
+            optimizer steps, or of epochs if the schedule advances per epoch; where it has no default
+            (CosineAnnealingLR's ``T_max``) only from Python, by leaving it out. Not for optimizers that search for
+            their step size.
         lr_scheduler_interval: Whether the schedule advances per optimizer ``step`` or per ``epoch``. ReduceLROnPlateau
             always advances per epoch.
         lr_scheduler_monitor: What ReduceLROnPlateau watches: the name of a logged metric.

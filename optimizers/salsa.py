@@ -52,7 +52,8 @@ class SaLSA(LineSearchOptimizer):
     `weight_decay`. A step without a search costs what a step of AdamW costs, in time and in memory.
 
     Units, `condition` and failed searches are those of `AdamSLS`; a unit that is not due does not search. With
-    `direction=optimizers.sgd` the same search runs along the gradient.
+    `direction=optimizers.sgd` the same search runs along the gradient. A step is then as long as the gradient, and the
+    step size of a flat batch throws the parameters far out on a steep one: take `cadence="always"` along the gradient.
 
     **What differs from the published package** (SaLSa-Optimizer 0.1.0). It corrects the bias of the moments with
     the step's number plus one. It reseeds the global generators with the second that the clock shows, so that all steps

@@ -316,6 +316,7 @@ class SequenceClassifier(LightningModule):
     # Schedule-free optimizers keep two sets of weights and are told which one is wanted.
 
     def on_train_epoch_start(self) -> None:
+        self._pending_batches = []  # of a run that was interrupted
         self._set_optimizer_mode("train")
 
     def on_train_epoch_end(self) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import LambdaCallback, ModelCheckpoint
 from torch.optim import SGD, AdamW
 from torch.optim.lr_scheduler import ExponentialLR, OneCycleLR, ReduceLROnPlateau
 
@@ -57,6 +57,18 @@ def test_accumulated_batches_move_the_weights_as_one_large_batch_does(tiny: str,
         moved.append(weights(module))
         assert run.global_step == 3
     torch.testing.assert_close(moved[0], moved[1], atol=1e-6, rtol=1e-5)
+
+
+def test_batches_of_an_interrupted_step_are_not_in_the_next_run(tiny: str, tmp_path: Path) -> None:
+    def interrupt(*_: Any) -> None:
+        raise RuntimeError("interrupted")
+
+    fresh, interrupted = (SequenceClassifier(tiny, optimizer=SGD, accumulate_grad_batches=2) for _ in range(2))
+    with pytest.raises(RuntimeError, match="interrupted"):
+        trainer(tmp_path, callbacks=[LambdaCallback(on_train_batch_end=interrupt)]).fit(interrupted, TinyData())
+    for module in (fresh, interrupted):
+        trainer(tmp_path, max_steps=1).fit(module, TinyData())
+    assert torch.equal(weights(fresh), weights(interrupted))
 
 
 def test_gradients_are_clipped_before_the_optimizer_sees_them(tiny: str, tmp_path: Path) -> None:

@@ -34,7 +34,8 @@ def freeze_all_but(model: nn.Module, trainable: Trainable, new_parameter_names: 
     if trainable == "head":
         kept = {name for part in named_parts(model) if part.kind == "head" for name, _ in part.parameters}
     if not kept:
-        raise ValueError(f"trainable: {trainable} leaves nothing to train in a {type(model).__name__}")
+        why = ": its checkpoint holds every parameter" if trainable == "new" else ""
+        raise ValueError(f"trainable: {trainable} leaves nothing to train in a {type(model).__name__}{why}")
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in kept)
 

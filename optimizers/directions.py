@@ -128,7 +128,7 @@ def _adam_averages(
     """The averages of gradients and of their squares, and with `amsgrad` the maxima of these; zeros at first."""
     for param, state in zip(params, states, strict=True):
         if "step" not in state:
-            state["step"] = torch.tensor(0.0)
+            state["step"] = torch.tensor(0.0, dtype=torch.float32)
             state["exp_avg"] = torch.zeros_like(param, memory_format=torch.preserve_format)
             state["exp_avg_sq"] = torch.zeros_like(param, memory_format=torch.preserve_format)
         if amsgrad and "max_exp_avg_sq" not in state:

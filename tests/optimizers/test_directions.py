@@ -179,3 +179,16 @@ def test_adamw_goes_on_from_the_state_of_a_line_search():
     adamw.load_state_dict({"state": searched.state_dict()["state"], "param_groups": adamw.state_dict()["param_groups"]})
     adamw.step(problem.callables(adamw, 5)[0])
     assert adamw.state[problem.parameters()[0]]["step"].item() == 6
+
+
+def test_steps_are_counted_beyond_256_where_the_default_is_bfloat16():
+    param, state = torch.ones(3, dtype=torch.float32), {}
+    group = {"betas": (0.9, 0.999), "eps": 1e-8, "amsgrad": False}
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)  # as Lightning's bf16-true does while a step runs
+    try:
+        for _ in range(300):
+            adam([param], [torch.ones_like(param)], [state], group)
+    finally:
+        torch.set_default_dtype(before)
+    assert state["step"].item() == 300

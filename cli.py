@@ -30,15 +30,16 @@ DATA_TO_MODEL = ("num_labels", "metrics", "eval_set_names")
 USER_ERRORS = (DataError, ModelError, MisconfigurationException, OSError)
 # How lines of the parser's messages start that only say which types it went through.
 SAYS_NOTHING = (
-    *(
-        "Subtypes: ",
-        "Errors:",
-        "Given value",
-        "Does not validate",
-        "Expected a path but",
-        "Expected a <class 'NoneType'>",
-    ),
-    *("Not a valid subclass", "Subclass types", "a class path (", "a dict "),
+    "Subtypes: ",
+    "Errors:",
+    "Given value",
+    "Does not validate",
+    "Expected a path but",
+    "Expected a <class 'NoneType'>",
+    "Not a valid subclass",
+    "Subclass types",
+    "a class path (",
+    "a dict ",
 )
 
 

@@ -54,20 +54,20 @@ class ParabolicAdam(LineSearchOptimizer):
     steps at the latest: 19 searches in 80 steps, 43 in 1 000.
 
     **The signal** :math:`r`. The batch that the slope is measured on has helped to make the direction, so that the
-    slope flatters it. It comes in two parts, by the weight :math:`w = (1 - \beta_1) / (1 - \beta_1^k)` of the present
-    gradient in the direction:
+    slope flatters it. It comes in two parts: what the present gradient gives to the direction descends on its own
+    batch whatever that says about the others; what earlier gradients give meets the batch for the first time (in the
+    epoch), and its slope is on average that of the expected loss:
 
-    .. math:: s = \underbrace{\Big\langle g_k, \frac{\hat m_k - w g_k}{\sqrt{\hat v_k} + \epsilon}
-        \Big\rangle}_{s^\text{earlier}} + \underbrace{w \Big\langle g_k, \frac{g_k}{\sqrt{\hat v_k} + \epsilon}
-        \Big\rangle}_{s^\text{present}}, \qquad
-        r = \frac{\sum s^\text{earlier} / (1 - w)}{\sum (s^\text{earlier} + s^\text{present})} .
+    .. math:: s = \underbrace{\frac{\beta_1}{1 - \beta_1^k} \Big\langle g_k, \frac{m_{k-1}}{\sqrt{\hat v_k} +
+        \epsilon} \Big\rangle}_{s^\text{earlier}} +
+        \underbrace{\frac{1 - \beta_1}{1 - \beta_1^k} \Big\langle g_k, \frac{g_k}{\sqrt{\hat v_k} +
+        \epsilon} \Big\rangle}_{s^\text{present}}, \qquad
+        r = \frac{\sum s^\text{earlier}}{\sum s^\text{earlier} + \sum s^\text{present}} ,
 
-    What the present gradient gives descends on its own batch whatever that says about the others. What earlier ones
-    give, with a weight of :math:`1 - w`, meets the batch for the first time (in the epoch), and its slope is on average
-    that of the expected loss; all of the direction has :math:`1 / (1 - w)` times as much. The sums forget 5 % at each
-    term, begin with the second step, and :math:`0.02 \le r \le 1`. So :math:`r \mu` is the minimiser of the expected
-    loss along the step, and `c` = 0.75 takes half of it. Small batches, whose directions agree less, get smaller steps;
-    and where all that the batches have in common is learnt, steps shrink before they fit the rest.
+    with sums that forget 5 % at each term, and :math:`r \ge 0.02`. So :math:`r \mu` is the minimiser of the expected
+    loss along the step, and `c` = 0.75 takes half of it. In the first steps no momentum has proved itself yet, which
+    makes a warm-up; small batches, whose directions agree less, get smaller steps; and where all that the batches
+    have in common is learnt, steps shrink before they fit the rest.
 
     **Why it anneals.** Steps along the gradients of batches leave a noise in the parameters that is proportional to
     the step size. No single batch shows it, so that it has to be taken out at the end. `SequenceClassifier` fills in
@@ -151,7 +151,7 @@ class ParabolicAdam(LineSearchOptimizer):
             amsgrad=False,
             steps=0,
             searched_at=0,
-            slope_sums=None,
+            divided_slope=None,
             signal=_LEAST_SIGNAL,
             log_minimiser=0.0,
             weight=0.0,
@@ -216,18 +216,18 @@ class ParabolicAdam(LineSearchOptimizer):
         first = line.units[0]
         options = {name: first[name] for name in _SEARCH_OPTIONS} | {"c": 1 - _ASKED_SHARE / 2}
         # On their way while the first trial runs, which waits for the device anyway.
-        sums = [
-            gather([part.group["slope_sums"] for part in unit.parts]).to("cpu", non_blocking=True)
+        divided = [
+            gather([part.group["divided_slope"] for part in unit.parts]).to("cpu", non_blocking=True)
             for unit in line.units
         ]
         slopes = gather([_divided_slope(part).sum() * factor for part, factor in line.parts])
         result = parabola_search(loss_at, loss, slopes, probe=step_size, **options)
         if not result.accepted and not (first["weight"] and math.isfinite(result.loss_before + result.slope)):
             return result
-        for unit, its_sums in zip(line.units, sums, strict=True):
-            expected, measured = its_sums.view(-1, 2).sum(0).tolist()
-            if measured > 0:
-                unit.update(signal=min(max(_LEAST_SIGNAL, expected / measured), 1.0))
+        for unit, sums in zip(line.units, divided, strict=True):
+            earlier, present = sums.view(-1, 2).sum(0).tolist()
+            if present > 0:
+                unit.update(signal=max(_LEAST_SIGNAL, earlier / (abs(earlier) + present)))
             # Uphill, nothing is learnt about the minimiser.
             if result.accepted:
                 log_minimiser = math.log(result.step_size / _ASKED_SHARE)
@@ -242,16 +242,11 @@ class ParabolicAdam(LineSearchOptimizer):
 
 
 def _divide_slope(unit: Unit) -> None:
-    """Add to the sums of the unit's groups: the slope that the expected loss should have, and the measured one."""
+    """Add the parts of the slope to the sums of the unit's groups."""
     for part in unit.parts:
-        earlier, present = _divided_slope(part)
-        beta, steps = part.group["betas"][0], float(part.states[0]["step"])
-        weight_of_earlier = (beta - beta**steps) / (1 - beta**steps)
-        # In its first step a parameter has no earlier gradients.
-        now = torch.stack([earlier / weight_of_earlier, earlier + present]) if steps > 1 else earlier.new_zeros(2)
-        past = part.group["slope_sums"]
+        now, past = _divided_slope(part), part.group["divided_slope"]
         # A state that was loaded is wherever it was loaded to.
-        part.group["slope_sums"] = now if past is None else past.to(now.device) * _KEPT + now
+        part.group["divided_slope"] = now if past is None else past.to(now.device) * _KEPT + now
 
 
 def _divided_slope(part: MovingGroup) -> Tensor:

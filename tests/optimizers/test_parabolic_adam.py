@@ -17,8 +17,8 @@ from tests.optimizers.same import assert_same_trace
 def reference(problem, steps, c=0.75, total_steps=None, weight_decay=0.01, probe=0.1):
     """The method with the whole model as one unit."""
     point, adam, trace = problem.start, Adam(problem.start), Trace()
-    minimisers, expected, measured, last = [], 0.0, 0.0, 0
-    signal, step_size = 0.02, None
+    minimisers, earlier, present, last = [], 0.0, 0.0, 0
+    signal = step_size = None
     for step in range(steps):
         share = 1.0 if total_steps is None else 1 - step / total_steps
         loss, gradient = problem.loss(point, step), problem.gradient(point, step)
@@ -28,10 +28,9 @@ def reference(problem, steps, c=0.75, total_steps=None, weight_decay=0.01, probe
         slope = inner(gradient, direction)
         due = step + 1 - last >= min(40, max(1, last // 4))
         if due or step < 16 or (step + 1) % 4 == 0:
-            scale, newest = 0.9 / (1 - 0.9 ** (step + 1)), 0.1 / (1 - 0.9 ** (step + 1))
-            earlier = inner(gradient, adam._over_root(combine(lambda m, by=scale: m * by, momentum)))
-            expected = 0.95 * expected + (earlier / (1 - newest) if step else 0.0)
-            measured = 0.95 * measured + (slope if step else 0.0)
+            scale = 0.9 / (1 - 0.9 ** (step + 1))
+            of_momentum = inner(gradient, adam._over_root(combine(lambda m, by=scale: m * by, momentum)))
+            earlier, present = 0.95 * earlier + of_momentum, 0.95 * present + slope - of_momentum
         trials = 0
         if due:
             if minimisers:
@@ -46,8 +45,7 @@ def reference(problem, steps, c=0.75, total_steps=None, weight_decay=0.01, probe
                     probe = max(2 * asked, probe / 256)
                     trials += 1
                 minimisers.append(10 * asked)
-            if measured > 0:
-                signal = min(max(0.02, expected / measured), 1.0)
+            signal = max(0.02, earlier / (earlier + present)) if earlier > 0 else 0.02
             last = step + 1
         step_size = share**2 * 2 * (1 - c) * signal * mean(minimisers)
         decayed = [[x - step_size * weight_decay * x for x in unit] for unit in point]

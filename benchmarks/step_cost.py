@@ -151,7 +151,7 @@ def methods() -> dict[str, Method]:
     """Everything that is measured, by name; what is not installed is left out."""
     ours = {
         "AdamW": Method(lambda model: AdamW(model.parameters(), lr=5e-5, foreach=True), torch_step),
-        "AdamW, fused": Method(lambda model: AdamW(model.parameters(), lr=5e-5, fused=True), torch_step),
+        "fused AdamW": Method(lambda model: AdamW(model.parameters(), lr=5e-5, fused=True), torch_step),
         "SGDSLS": Method(lambda model: SGDSLS(model.parameters(), steps_per_epoch=16), our_step),
         "AdamSLS": Method(lambda model: AdamSLS(model.parameters(), steps_per_epoch=16), our_step),
         "AdamSLS per layer": Method(

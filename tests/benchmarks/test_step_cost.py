@@ -61,4 +61,4 @@ def test_peak_memory_of_one_method(arguments, capsys):
 def test_an_unknown_method_is_one_line(arguments, capsys):
     with pytest.raises(SystemExit):
         arguments("--methods", "Adamw")
-    assert "Adamw unknown; there are AdamW, SGDSLS" in capsys.readouterr().err
+    assert "Adamw unknown; there are AdamW, fused AdamW, SGDSLS" in capsys.readouterr().err

@@ -242,7 +242,7 @@ def user_error(error: BaseException | None) -> BaseException | None:
 def refused_by_lightning(error: BaseException) -> bool:
     """Whether it is Lightning itself that raised it: many of its checks of what a user asks for raise plain errors."""
     raised_in = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)][-1:]
-    return isinstance(error, ValueError | TypeError | RuntimeError) and raised_in[0].startswith("lightning.")
+    return isinstance(error, ValueError | TypeError | RuntimeError) and "".join(raised_in).startswith("lightning.")
 
 
 def exit_with_error(text: str) -> NoReturn:

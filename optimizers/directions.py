@@ -70,7 +70,7 @@ def adam_step(
 ) -> Direction | None:
     """A whole step along Adam's direction with decoupled weight decay, by torch's kernel for a CPU.
 
-    The kernel passes over the tensors once, where an update in parts passes over them six times.
+    The kernel passes over the tensors once, where an update in parts passes over them several times.
 
     Returns:
         The direction of the step; None, and nothing is done, where the kernel does not apply.

@@ -16,7 +16,7 @@ from optimizers.armijo import SearchResult, armijo_search
 from optimizers.directions import DirectionFunction
 from optimizers.moving_group import MovingGroup
 from optimizers.replay import ReplayedClosure
-from optimizers.scalars import gather
+from optimizers.scalars import gather, require_single
 from optimizers.step_record import StepRecord
 
 Closure = Callable[[], Any]
@@ -289,7 +289,10 @@ class LineSearchOptimizer(torch.optim.Optimizer):
                 continue
             for part in unit.parts:
                 # A unit whose step size nobody has found yet waits for its search.
-                part.follow(unit["lr"]) if unit["searches"] else part.aim()
+                if unit["searches"]:
+                    part.follow(unit["lr"])
+                else:
+                    part.aim()
             if unit["searches"]:
                 self._spare.clear()
         if results:
@@ -538,8 +541,7 @@ def _as_loss(value: Any) -> Tensor | float:
     """A loss as a number or as a detached 0-dim tensor of at least float32."""
     if not isinstance(value, Tensor):
         return float(value)
-    if value.numel() != 1:
-        raise ValueError(f"the loss has to be a single number, got a tensor of shape {tuple(value.shape)}")
+    require_single(value)
     value = value.detach().reshape(())
     return value if value.dtype == torch.float64 else value.float()
 

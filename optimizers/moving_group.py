@@ -70,7 +70,7 @@ class MovingGroup:
         for i, grad, numerator, denominator in self._pieces(self.grads, direction):
             if grad.dtype in _HALF:
                 grad, numerator = grad.float(), numerator.float()
-            move = numerator if denominator is None else self._divided(numerator, denominator)
+            move = numerator if denominator is None else self._quotient(numerator, denominator)
             product = torch.dot(grad.reshape(-1), move.reshape(-1))
             products.append(product if direction.scales is None else product * direction.scales[i])
         return gather(products).sum() * self.factor
@@ -90,7 +90,7 @@ class MovingGroup:
             for i, grad, numerator, denominator in self._pieces(self.grads, direction):
                 if grad.dtype in _HALF:
                     grad, numerator = grad.float(), numerator.float()
-                move = grad if denominator is None else self._divided(grad, denominator)
+                move = grad if denominator is None else self._quotient(grad, denominator)
                 own = torch.dot(grad.reshape(-1), move.reshape(-1)) * (newest * scales[i])
                 earlier.append(torch.dot(numerator.reshape(-1), move.reshape(-1)) * scales[i] - own)
                 present.append(own)
@@ -190,14 +190,14 @@ class MovingGroup:
                     size, dtype = denominator.numel(), denominator.dtype
                     if scratch.numel() < size or scratch.dtype != dtype:
                         scratch = torch.empty(size, dtype=dtype)
-                    # The root of an exact zero takes seven times as long as that of another number, and the squares of
-                    # an embedding's rows are zeros until the rows are used.
+                    # MKL takes far longer over the root of an exact zero than over any other, and the squares of an
+                    # embedding's rows are zeros until the rows are used.
                     place = scratch[:size].view_as(denominator)
                     square = torch.clamp(denominator, min=torch.finfo(dtype).tiny, out=place)
                     denominator = square.sqrt_().add_(direction.eps[i] if direction.eps else 0.0)
                 yield i, piece[0], piece[1], denominator
 
-    def _divided(self, numerator: Tensor, denominator: Tensor) -> Tensor:
+    def _quotient(self, numerator: Tensor, denominator: Tensor) -> Tensor:
         """The quotient of two pieces, in the place of the denominator where nobody needs that any more."""
         reused = self._on_cpu and numerator.dtype == denominator.dtype
         return torch.div(numerator, denominator, out=denominator if reused else None)

@@ -14,6 +14,12 @@ def gather(tensors: Sequence[Tensor]) -> Tensor:
     return torch.cat([t.detach().reshape(-1).to(tensors[0].device, wide, non_blocking=True) for t in tensors])
 
 
+def require_single(loss: Tensor) -> None:
+    """Raises a ValueError for a loss of several entries, or of none."""
+    if loss.numel() != 1:
+        raise ValueError(f"the loss has to be a single number, got a tensor of shape {tuple(loss.shape)}")
+
+
 def read_together(*values: Tensor | float) -> list[float]:
     """All entries of the values as Python numbers, with one transfer from the device that holds the tensors."""
     tensors = [value for value in values if isinstance(value, Tensor)]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from optimizers.replay import ReplayedClosure
-from optimizers.scalars import read_together
+from optimizers.scalars import read_together, require_single
 
 Loss = Tensor | float
 
@@ -53,8 +53,8 @@ def loss_function(
 def _checked(loss: Any) -> Loss:
     if loss is None:
         raise ValueError("the closure, or evaluate, has returned no loss")
-    if isinstance(loss, Tensor) and loss.numel() != 1:
-        raise ValueError(f"the loss has to be a single number, got a tensor of shape {tuple(loss.shape)}")
+    if isinstance(loss, Tensor):
+        require_single(loss)
     return loss
 
 

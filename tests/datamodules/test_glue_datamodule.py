@@ -33,6 +33,15 @@ def labels_of(loader):
     return torch.cat([batch["labels"] for batch in loader])
 
 
+def noting(stage):
+    """A hook that does nothing but note its batches."""
+
+    def hook(self, batch, batch_idx, dataloader_idx=0):
+        self.seen.setdefault((stage, dataloader_idx), []).append(batch)
+
+    return hook
+
+
 class Recorder(LightningModule):
     """Does nothing but note the batches it is given, per stage and loader."""
 
@@ -46,11 +55,8 @@ class Recorder(LightningModule):
         self.seen.setdefault(("train", 0), []).append(batch)
         return self.weight * 1.0
 
-    def validation_step(self, batch, batch_idx, dataloader_idx=0):
-        self.seen.setdefault(("val", dataloader_idx), []).append(batch)
-
-    def test_step(self, batch, batch_idx, dataloader_idx=0):
-        self.seen.setdefault(("test", dataloader_idx), []).append(batch)
+    validation_step = noting("val")
+    test_step = noting("test")
 
     def predict_step(self, batch, batch_idx, dataloader_idx=0):
         self.seen.setdefault(("predict", dataloader_idx), []).append(batch)

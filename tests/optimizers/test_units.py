@@ -131,3 +131,5 @@ def test_a_unit_waits_for_its_first_search():
     assert (trace.point[0][1][0] == start[1][0]).all()
     assert (trace.point[1][2][0] == start[2][0]).all()
     assert (trace.point[2][2][0] != start[2][0]).any()
+    # Its averages know the gradients that came meanwhile.
+    assert {optimizer.state[p]["step"].item() for p in problem.parameters()} == {3}

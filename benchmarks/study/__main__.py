@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.study.definition import Study, load_study
-from benchmarks.study.estimate import duration, estimate_run_seconds, estimate_study_seconds
+from benchmarks.study.estimate import duration, estimate_run_seconds, estimate_study_seconds, number_of
 from benchmarks.study.execution import BUSY_EXIT_STATUS, check_cell, cli_arguments, execute_run
 from benchmarks.study.grid import Run, expand_cells, expand_runs
 from benchmarks.study.progress import Progress
@@ -169,7 +169,8 @@ def _print_grid(study: Study, runs: Sequence[Run], missing: Sequence[Run], store
     for row in [header, *rows]:
         print("  ".join(value.ljust(width) for value, width in zip(row, widths, strict=True)).rstrip())
     total = estimate_study_seconds(study, missing, known, slots)
-    print(f"\n{len(cells)} cells, {len(study.seeds)} seeds each: {len(runs)} runs, {len(missing)} to do")
+    grid = f"{number_of(cells, 'cell')}, {number_of(study.seeds, 'seed')} each: {number_of(runs, 'run')}"
+    print(f"\n{grid}, {len(missing)} to do")
     took = "unknown before the first run has finished" if total is None else f"about {duration(total)}"
     print(f"estimate: {took}, {slots} at a time")
 

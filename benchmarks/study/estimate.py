@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 
 from benchmarks.study.definition import Study
 from benchmarks.study.grid import Run
@@ -46,3 +46,8 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def number_of(things: Sized, name: str) -> str:
+    """How many there are: ``1 seed``, ``3 seeds``."""
+    return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"

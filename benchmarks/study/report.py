@@ -13,7 +13,7 @@ import pandas as pd
 from benchmarks.study import figures
 from benchmarks.study.curves import History, evaluations_per_step, load_histories, mean_curve
 from benchmarks.study.definition import Published, Study, label_of
-from benchmarks.study.estimate import duration
+from benchmarks.study.estimate import duration, number_of
 from benchmarks.study.grid import Run
 from benchmarks.study.results import FAILED, Result
 from benchmarks.study.statistics import (
@@ -95,8 +95,9 @@ class _Writer:
             lines.append(study.description)
         status = self.runs["status"].value_counts()
         facts = [
-            f"{len(self.cells)} cells, {len(study.seeds)} seeds each; {status.get('finished', 0)} runs finished, "
-            f"{status.get(FAILED, 0)} failed, {status.get(MISSING, 0)} missing",
+            f"{number_of(self.cells, 'cell')}, {number_of(study.seeds, 'seed')} each; "
+            f"{status.get('finished', 0)} runs finished, {status.get(FAILED, 0)} failed, "
+            f"{status.get(MISSING, 0)} missing",
             f"seconds of training, all runs together: {duration(self.runs['train_seconds'].sum())}",
             f"written {datetime.now(UTC):%Y-%m-%d} by `{self._command()}`",
             *self._machines(results),

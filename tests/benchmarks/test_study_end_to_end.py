@@ -171,7 +171,7 @@ def test_the_command_line_says_what_it_would_do_and_what_is_wrong(tmp_path: Path
 
     dry = study("--dry-run")
     assert dry.returncode == 0
-    assert "3 cells, 1 seeds each: 3 runs, 3 to do" in dry.stdout
+    assert "3 cells, 1 seed each: 3 runs, 3 to do" in dry.stdout
 
     emitted = study("--emit-commands")
     ids = [run.id for run in expand_runs(load_study(path))]

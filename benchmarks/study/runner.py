@@ -143,8 +143,16 @@ class StudyRunner:
             while (pending or working) and not self._stopping:
                 while pending and free:
                     run = pending.pop(0)
-                    if is_locked(run_folder(self.output, run)):
+                    folder = run_folder(self.output, run)
+                    if is_locked(folder):
                         self.skipped.append(run)
+                        continue
+                    result = read_result(folder)
+                    if result is not None and result.status == FINISHED:
+                        # Another process has executed it since the study began.
+                        self.on_start(run)
+                        self.store.record(result)
+                        self.on_end(run, result)
                         continue
                     working.append(self._launch(run, free.pop(0)))
                     self.on_start(run)

@@ -205,6 +205,27 @@ def test_a_run_that_another_process_executes_is_left_to_it(tmp_path: Path) -> No
     assert not is_locked(folder)
 
 
+@pytest.mark.usefixtures("stand_in")
+def test_a_run_that_another_process_finished_meanwhile_is_taken_over(tmp_path: Path) -> None:
+    study = study_of(tmp_path, "fine", "good")
+    first, second = expand_runs(study)
+
+    def start(run: Run) -> None:
+        if run == first:
+            folder = run_folder(tmp_path, second)
+            folder.mkdir(parents=True)
+            write_result(folder, Result(second.id, FINISHED, "", {"way": "good"}, 0, final={"val/accuracy": 0.7}))
+
+    with ResultsFile(tmp_path / "r.sqlite") as store:
+        ended: list[Run] = []
+        runner = StudyRunner(
+            study, None, tmp_path, store, SLOTS[:1], on_start=start, on_end=lambda run, result: ended.append(run)
+        )
+        assert runner.execute([first, second])
+        assert store.results()[second.id].final == {"val/accuracy": 0.7}
+    assert ended == [first, second]
+
+
 def test_a_result_cut_off_in_writing_is_none(tmp_path: Path) -> None:
     assert read_result(tmp_path) is None
     (tmp_path / "result.json").write_text('{"id": "a", "status"')

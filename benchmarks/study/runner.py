@@ -151,7 +151,7 @@ class StudyRunner:
                     if result is not None and result.status == FINISHED:
                         # Another process has executed it since the study began.
                         self.on_start(run)
-                        self.store.record(result)
+                        collect([run], self.output, self.store)
                         self.on_end(run, result)
                         continue
                     working.append(self._launch(run, free.pop(0)))

@@ -22,14 +22,12 @@ from optimizers.scalars import gather
 _AT_LEAST_EVERY = 40
 # The slope is divided in every step that searches, in the first 16 steps and in every fourth of the others.
 _ALL_DIVIDED, _DIVIDED_EVERY = 16, 4
-# How much of the sums of divided slopes is left when one is added.
-_KEPT = 0.95
-# The weight of the newest minimiser in the average of all.
-_NEWEST = 0.3
 # The share of the batch's minimiser that a search asks for, so that it need not probe far.
 _ASKED_SHARE = 0.1
 # Where the directions of earlier batches do not descend on new ones, this share of the slope counts as theirs.
 _LEAST_SIGNAL = 0.02
+# The share of the run over which the step size rises, as is usual for Adam.
+_WARMUP = 0.1
 _SEARCH_OPTIONS = ("max_trials", "min_step_size", "max_step_size", "relative_tolerance")
 
 
@@ -37,10 +35,11 @@ class ParabolicAdam(LineSearchOptimizer):
     r"""AdamW that finds its learning rate: nothing to tune, and about the cost of one run of AdamW.
 
     The step is AdamW's, :math:`x_{k+1} = x_k - \eta_k d_k - \eta_k \lambda x_k` with :math:`d_k = \hat m_k /
-    (\sqrt{\hat v_k} + \epsilon)`. Its step size is what Armijo's condition accepts on a parabola of the *expected*
-    loss along the step, and falls towards the end of the run:
+    (\sqrt{\hat v_k} + \epsilon)`, and its schedule AdamW's usual one, a warm-up over a tenth of the run's :math:`T`
+    steps and a linear fall. The height of the schedule is measured: it is the step size that Armijo's condition accepts
+    on a parabola of the *expected* loss along the step,
 
-    .. math:: \eta_k = \left(1 - \frac{k - 1}{T}\right)^2 \, 2 (1 - c) \, r \, \mu .
+    .. math:: \eta_k = \min\left(1, \frac{k}{T / 10}\right) \left(1 - \frac{k - 1}{T}\right) 2 (1 - c) \, r \, \mu .
 
     **The minimiser** :math:`\mu`. A search measures the slope :math:`s = \langle g_k, d_k \rangle` and, with one
     forward pass at a probe :math:`p`, the curvature of the batch's loss along the step; the parabola's minimiser is
@@ -49,30 +48,34 @@ class ParabolicAdam(LineSearchOptimizer):
     .. math:: a = \frac{2 (f_k(x_k - p \, d_k) - f_k(x_k) + s p)}{p^2}, \qquad
         \mu = \exp \overline{\log (s / a)} ,
 
-    the average being over searches, with a weight of 0.3 for the newest. A search after :math:`k` steps is followed
-    by one :math:`k / 4` steps later, since curvature changes fast at the start and slowly afterwards, and after 40
-    steps at the latest: 19 searches in 80 steps, 43 in 1 000.
+    the average being over the steps so far, of which each counts with the search that follows it. A search after
+    :math:`k` steps is followed by one :math:`k / 4` steps later, since curvature changes fast at the start and slowly
+    afterwards, and after 40 steps at the latest: 19 searches in 80 steps, 43 in 1 000.
 
     **The signal** :math:`r`. The batch that the slope is measured on has helped to make the direction, so that the
-    slope flatters it. It comes in two parts: what the present gradient gives to the direction descends on its own
-    batch whatever that says about the others; what earlier gradients give meets the batch for the first time (in the
-    epoch), and its slope is on average that of the expected loss:
+    slope flatters it. It comes in two parts, by the weight :math:`w = (1 - \beta_1) / (1 - \beta_1^k)` of the present
+    gradient in the direction:
 
-    .. math:: s = \underbrace{\frac{\beta_1}{1 - \beta_1^k} \Big\langle g_k, \frac{m_{k-1}}{\sqrt{\hat v_k} +
-        \epsilon} \Big\rangle}_{s^\text{earlier}} +
-        \underbrace{\frac{1 - \beta_1}{1 - \beta_1^k} \Big\langle g_k, \frac{g_k}{\sqrt{\hat v_k} +
-        \epsilon} \Big\rangle}_{s^\text{present}}, \qquad
-        r = \frac{\sum s^\text{earlier}}{\sum s^\text{earlier} + \sum s^\text{present}} ,
+    .. math:: s = \underbrace{\Big\langle g_k, \frac{\hat m_k - w g_k}{\sqrt{\hat v_k} + \epsilon}
+        \Big\rangle}_{s^\text{earlier}} + \underbrace{w \Big\langle g_k, \frac{g_k}{\sqrt{\hat v_k} + \epsilon}
+        \Big\rangle}_{s^\text{present}}, \qquad
+        r = \frac{\sum s^\text{earlier} / (1 - w)}{\sum (s^\text{earlier} + s^\text{present})} .
 
-    with sums that forget 5 % at each term, and :math:`r \ge 0.02`. So :math:`r \mu` is the minimiser of the expected
-    loss along the step, and `c` = 0.75 takes half of it. In the first steps no momentum has proved itself yet, which
-    makes a warm-up; small batches, whose directions agree less, get smaller steps; and where all that the batches
-    have in common is learnt, steps shrink before they fit the rest.
+    What the present gradient gives descends on its own batch whatever that says about the others. What earlier ones
+    give, with a weight of :math:`1 - w`, meets the batch for the first time (in the epoch), and its slope is on average
+    that of the expected loss; all of the direction has :math:`1 / (1 - w)` times as much. The sums begin with the
+    second step, and :math:`0.02 \le r \le 1`. So :math:`r \mu` is the minimiser of the expected loss along the step.
+    Small batches, whose directions agree less, get smaller steps.
+
+    **Why a share of it, and averages over the whole run.** A step to :math:`r \mu` gains most on the expected loss
+    now. Steps that are chosen so shrink too early: what they avoid is mostly noise, which the end of the schedule takes
+    out anyway, and where the directions of batches stop agreeing for a while they come to a halt (the short-horizon
+    bias of arXiv 1803.02021). So `c` = 0.9 takes a fifth of it, and :math:`r` and :math:`\mu` change slowly.
 
     **Why it anneals.** Steps along the gradients of batches leave a noise in the parameters that is proportional to
     the step size. No single batch shows it, so that it has to be taken out at the end. `SequenceClassifier` fills in
     the length of the run :math:`T`; for a run whose length is known in seconds, `progress` takes the share of it
-    that is done (`callbacks.ScheduleBySeconds` sets it). Where no length is known, nothing falls.
+    that is done (`callbacks.ScheduleBySeconds` sets it). Where no length is known, nothing rises or falls.
 
     **Cost.** Between searches the memory of AdamW, and its time but for a pass over gradients and moments in every
     fourth step. A search costs a forward pass (the first one two to four) and a copy of the parameters.
@@ -90,9 +93,8 @@ class ParabolicAdam(LineSearchOptimizer):
 
     Args:
         params: Parameters, or groups of them (dicts with `params` and optionally `name`, `unit`, `weight_decay`).
-        c: The share of the expected decrease that the slope promises which a step has to deliver, between 0 and 1.
-            Larger is more careful.
-        total_steps: The number of optimizer steps of the run. None: unknown, the step size is not annealed.
+        c: Armijo's constant, between 0 and 1. Larger is more careful: a step goes 2 (1 - c) of the way to the minimiser.
+        total_steps: The number of optimizer steps of the run. None: unknown, no warm-up and no annealing.
         betas: Decay rates of Adam's two averages; the first above 0.
         eps: Added to the root of the second average.
         weight_decay: Decoupled weight decay, as in AdamW (0.01, the default of `torch.optim.AdamW`).
@@ -119,7 +121,7 @@ class ParabolicAdam(LineSearchOptimizer):
     def __init__(
         self,
         params: ParamsT,
-        c: float = 0.75,
+        c: float = 0.9,
         total_steps: int | None = None,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
@@ -151,7 +153,7 @@ class ParabolicAdam(LineSearchOptimizer):
             amsgrad=False,
             steps=0,
             searched_at=0,
-            divided_slope=None,
+            slope_sums=None,
             signal=_LEAST_SIGNAL,
             log_minimiser=0.0,
             weight=0.0,
@@ -176,14 +178,16 @@ class ParabolicAdam(LineSearchOptimizer):
                 group["lr"] = self._step_size(group)
         return super().step(closure, evaluate=evaluate, loss=loss)
 
-    def share_left(self) -> float:
-        """The share of the run that is left, the present step included; 1 where the length of the run is not known."""
+    def schedule(self) -> float:
+        """The factor of the present step by its place in the run; 1 where the length of the run is not known."""
         if self.progress is not None:
-            return max(1 - self.progress, 0.0)
-        if self.total_steps is None:
+            done = reached = self.progress
+        elif self.total_steps is not None:
+            step = min(max(group["steps"] for group in self.param_groups), self.total_steps)
+            done, reached = (step - 1) / self.total_steps, step / self.total_steps
+        else:
             return 1.0
-        done = max(group["steps"] for group in self.param_groups) - 1
-        return max(1 - done / self.total_steps, 1 / self.total_steps)
+        return min(1.0, reached / _WARMUP) * max(1 - done, 0.0)
 
     def is_due(self, unit: Unit) -> bool:
         """Whether a quarter as many steps have passed since the last search as before it."""
@@ -216,37 +220,43 @@ class ParabolicAdam(LineSearchOptimizer):
         first = line.units[0]
         options = {name: first[name] for name in _SEARCH_OPTIONS} | {"c": 1 - _ASKED_SHARE / 2}
         # On their way while the first trial runs, which waits for the device anyway.
-        divided = [
-            gather([part.group["divided_slope"] for part in unit.parts]).to("cpu", non_blocking=True)
+        sums = [
+            gather([part.group["slope_sums"] for part in unit.parts]).to("cpu", non_blocking=True)
             for unit in line.units
         ]
         slopes = gather([_divided_slope(part).sum() * factor for part, factor in line.parts])
         result = parabola_search(loss_at, loss, slopes, probe=step_size, **options)
         if not result.accepted and not (first["weight"] and math.isfinite(result.loss_before + result.slope)):
             return result
-        for unit, sums in zip(line.units, divided, strict=True):
-            earlier, present = sums.view(-1, 2).sum(0).tolist()
-            if present > 0:
-                unit.update(signal=max(_LEAST_SIGNAL, earlier / (abs(earlier) + present)))
+        for unit, its_sums in zip(line.units, sums, strict=True):
+            expected, measured = its_sums.view(-1, 2).sum(0).tolist()
+            if measured > 0:
+                unit.update(signal=min(max(_LEAST_SIGNAL, expected / measured), 1.0))
             # Uphill, nothing is learnt about the minimiser.
             if result.accepted:
-                log_minimiser = math.log(result.step_size / _ASKED_SHARE)
+                steps = unit["steps_since_search"]
                 unit.update(
-                    log_minimiser=(1 - _NEWEST) * unit["log_minimiser"] + _NEWEST * log_minimiser,
-                    weight=(1 - _NEWEST) * unit["weight"] + _NEWEST,
+                    log_minimiser=unit["log_minimiser"] + steps * math.log(result.step_size / _ASKED_SHARE),
+                    weight=unit["weight"] + steps,
                 )
         return replace(result, step_size=self._step_size(first), accepted=True)
 
     def _step_size(self, unit: Unit | dict[str, Any]) -> float:
-        return self.share_left() ** 2 * 2 * (1 - unit["c"]) * unit["signal"] * _minimiser(unit)
+        return self.schedule() * 2 * (1 - unit["c"]) * unit["signal"] * _minimiser(unit)
 
 
 def _divide_slope(unit: Unit) -> None:
-    """Add the parts of the slope to the sums of the unit's groups."""
+    """Add to the sums of the unit's groups: the slope that the expected loss should have, and the measured one."""
     for part in unit.parts:
-        now, past = _divided_slope(part), part.group["divided_slope"]
+        earlier, present = _divided_slope(part)
+        beta, steps = part.group["betas"][0], float(part.states[0]["step"])
+        # In its first step a parameter has no earlier gradients.
+        now = earlier.new_zeros(2)
+        if steps > 1:
+            now = torch.stack([earlier * (1 - beta**steps) / (beta - beta**steps), earlier + present])
+        past = part.group["slope_sums"]
         # A state that was loaded is wherever it was loaded to.
-        part.group["divided_slope"] = now if past is None else past.to(now.device) * _KEPT + now
+        part.group["slope_sums"] = now if past is None else past.to(now.device) + now
 
 
 def _divided_slope(part: MovingGroup) -> Tensor:

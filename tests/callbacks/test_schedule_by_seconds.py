@@ -105,7 +105,8 @@ class SearchingModel(TimedModel):
         self.clock[0] += 1
         (optimizer,) = self.trainer.optimizers
         assert isinstance(optimizer, ParabolicAdam)
-        self.rates.append((optimizer.share_left(),))
+        assert optimizer.progress is not None
+        self.rates.append((optimizer.progress,))
 
     def configure_optimizers(self) -> Any:
         return ParabolicAdam(self.parameters())
@@ -114,4 +115,4 @@ class SearchingModel(TimedModel):
 def test_an_optimizer_that_anneals_itself_is_told_the_progress(tmp_path: Path, clock: list[float]) -> None:
     model = SearchingModel(clock)
     trainer(tmp_path, TrainingSeconds(10.0), ScheduleBySeconds(), max_epochs=-1).fit(model)
-    assert [share for (share,) in model.rates] == pytest.approx([1 - k / 10 for k in range(10)])
+    assert [done for (done,) in model.rates] == pytest.approx([k / 10 for k in range(10)])

@@ -14,27 +14,29 @@ from tests.optimizers.reference import Adam, Trace, along, combine, inner
 from tests.optimizers.same import assert_same_trace
 
 
-def reference(problem, steps, c=0.75, total_steps=None, weight_decay=0.01, probe=0.1):
+def reference(problem, steps, c=0.9, total_steps=None, weight_decay=0.01, probe=0.1):
     """The method with the whole model as one unit."""
     point, adam, trace = problem.start, Adam(problem.start), Trace()
-    minimisers, earlier, present, last = [], 0.0, 0.0, 0
+    minimisers, waited, expected, measured, last = [], [], 0.0, 0.0, 0
     signal = step_size = None
     for step in range(steps):
-        share = 1.0 if total_steps is None else 1 - step / total_steps
+        schedule = 1.0
+        if total_steps is not None:
+            schedule = min(1, 10 * (step + 1) / total_steps) * (1 - step / total_steps)
         loss, gradient = problem.loss(point, step), problem.gradient(point, step)
         momentum = adam.m
         adam.update(gradient)
         direction = adam.direction()
         slope = inner(gradient, direction)
         due = step + 1 - last >= min(40, max(1, last // 4))
-        if due or step < 16 or (step + 1) % 4 == 0:
-            scale = 0.9 / (1 - 0.9 ** (step + 1))
-            of_momentum = inner(gradient, adam._over_root(combine(lambda m, by=scale: m * by, momentum)))
-            earlier, present = 0.95 * earlier + of_momentum, 0.95 * present + slope - of_momentum
+        if step and (due or step < 16 or (step + 1) % 4 == 0):
+            weight = 0.1 / (1 - 0.9 ** (step + 1))
+            present = weight * inner(gradient, adam._over_root(gradient))
+            expected, measured = expected + (slope - present) / (1 - weight), measured + slope
         trials = 0
         if due:
             if minimisers:
-                probe = 0.2 * mean(minimisers)
+                probe = 0.2 * mean(minimisers, waited)
             trials = 1
             if slope > 0:
                 while True:
@@ -45,9 +47,10 @@ def reference(problem, steps, c=0.75, total_steps=None, weight_decay=0.01, probe
                     probe = max(2 * asked, probe / 256)
                     trials += 1
                 minimisers.append(10 * asked)
-            signal = max(0.02, earlier / (earlier + present)) if earlier > 0 else 0.02
+                waited.append(step + 1 - last)
+            signal = min(max(0.02, expected / measured), 1) if measured > 0 else 0.02
             last = step + 1
-        step_size = share**2 * 2 * (1 - c) * signal * mean(minimisers)
+        step_size = schedule * 2 * (1 - c) * signal * mean(minimisers, waited)
         decayed = [[x - step_size * weight_decay * x for x in unit] for unit in point]
         point = along(decayed, direction, step_size)
         trace.loss.append(loss)
@@ -57,14 +60,14 @@ def reference(problem, steps, c=0.75, total_steps=None, weight_decay=0.01, probe
     return trace
 
 
-def mean(found):
-    """The geometric mean, the newest with a weight of 0.3."""
-    return float(np.exp(np.average(np.log(found), weights=0.7 ** np.arange(len(found))[::-1])))
+def mean(found, steps):
+    """The geometric mean, each weighted by the steps that it was waited for."""
+    return float(np.exp(np.average(np.log(found), weights=steps)))
 
 
 @pytest.mark.parametrize("total_steps", [None, 60, 200])
 @pytest.mark.parametrize("weight_decay", [0.0, 0.05])
-@pytest.mark.parametrize("c", [0.5, 0.75])
+@pytest.mark.parametrize("c", [0.75, 0.9])
 def test_follows_the_equations(total_steps, weight_decay, c):
     problem = TorchProblem()
     optimizer = ParabolicAdam(problem.groups(), c=c, total_steps=total_steps, weight_decay=weight_decay)
@@ -100,11 +103,11 @@ def test_steps_between_searches_are_those_of_adamw():
     adamw = torch.optim.AdamW(twin.parameters(), weight_decay=0.1)
     for a, b in zip(twin.parameters(), problem.parameters(), strict=True):
         adamw.state[a] = {name: value.clone() for name, value in optimizer.state[b].items()}
-    found = optimizer.param_groups[0]["lr"] / optimizer.share_left() ** 2
+    found = optimizer.param_groups[0]["lr"] / optimizer.schedule()
     trace = problem.run(optimizer, 2, first=15)
     assert trace.trials == [0, 0]
     for step in (15, 16):
-        adamw.param_groups[0]["lr"] = found * (1 - step / 100) ** 2
+        adamw.param_groups[0]["lr"] = found * (1 - step / 100)
         adamw.step(twin.callables(adamw, step)[0])
     for a, b in zip(problem.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
@@ -138,7 +141,7 @@ def test_after_the_announced_end_the_last_step_size_stays():
     problem = TorchProblem()
     optimizer = ParabolicAdam(problem.groups(), total_steps=10)
     trace = problem.run(optimizer, 12)
-    assert optimizer.share_left() == pytest.approx(0.1)
+    assert optimizer.schedule() == pytest.approx(0.1)
     assert all(math.isfinite(loss) for loss in trace.loss)
 
 

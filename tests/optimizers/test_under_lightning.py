@@ -100,8 +100,8 @@ def test_manual_optimization_learns_and_measures_what_it_says(method, tiny, tmp_
     assert trainer.global_step == 24
     assert_consistent(module, 24)
     losses = [record.loss_before for record in module.records]
-    # ParabolicAdam has to find its signal first, and anneals: 24 steps from random weights do not get it far.
-    assert min(losses) < {"sgd": 1.0, "parabolic": 0.9}.get(method, 0.5) * losses[0]
+    # ParabolicAdam warms up, anneals and makes steps of a fifth: 24 from random weights do not get it far.
+    assert min(losses) < {"sgd": 1.0, "parabolic": 1.0}.get(method, 0.5) * losses[0]
 
 
 def half_precision():
@@ -147,9 +147,10 @@ def test_a_step_over_four_micro_batches_is_the_step_over_their_union(method, tmp
     whole, parts = train(1), train(4)
     assert whole.trials == parts.trials
     for one, other in zip(whole.records, parts.records, strict=True):
-        assert one.loss_before == pytest.approx(other.loss_before, rel=1e-6)
         # Losses are float32, and a parabola's curvature is a small difference of them.
-        assert one.step_size == pytest.approx(other.step_size, rel=1e-4 if method == "parabolic" else 1e-9)
+        loss_tolerance, tolerance = (1e-5, 1e-4) if method == "parabolic" else (1e-6, 1e-9)
+        assert one.loss_before == pytest.approx(other.loss_before, rel=loss_tolerance)
+        assert one.step_size == pytest.approx(other.step_size, rel=tolerance)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -59,13 +59,15 @@ class ParabolicAdam(LineSearchOptimizer):
     .. math:: s = \underbrace{\Big\langle g_k, \frac{\hat m_k - w g_k}{\sqrt{\hat v_k} + \epsilon}
         \Big\rangle}_{s^\text{earlier}} + \underbrace{w \Big\langle g_k, \frac{g_k}{\sqrt{\hat v_k} + \epsilon}
         \Big\rangle}_{s^\text{present}}, \qquad
-        r = \frac{\sum s^\text{earlier} / (1 - w)}{\sum (s^\text{earlier} + s^\text{present})} .
+        r = \frac{\sum \nu \, s^\text{earlier} / (1 - w)}{\sum \nu \, (s^\text{earlier} + s^\text{present})},
+        \quad \nu = \frac{1}{|s^\text{earlier}| + s^\text{present}} .
 
     What the present gradient gives descends on its own batch whatever that says about the others. What earlier ones
     give, with a weight of :math:`1 - w`, meets the batch for the first time (in the epoch), and its slope is on average
-    that of the expected loss; all of the direction has :math:`1 / (1 - w)` times as much. The sums begin with the
-    second step, and :math:`0.02 \le r \le 1`. So :math:`r \mu` is the minimiser of the expected loss along the step.
-    Small batches, whose directions agree less, get smaller steps.
+    that of the expected loss; all of the direction has :math:`1 / (1 - w)` times as much. Slopes go with the square of
+    the gradient, which some batches have a hundred times larger than others; with :math:`\nu` all batches count alike.
+    The sums begin with the second step, and :math:`0.02 \le r \le 1`. So :math:`r \mu` is the minimiser of the
+    expected loss along the step. Small batches, whose directions agree less, get smaller steps.
 
     **Why a share of it, and averages over the whole run.** A step to :math:`r \mu` gains most on the expected loss
     now. Steps that are chosen so shrink too early: what they avoid is mostly noise, which the end of the schedule takes
@@ -93,7 +95,7 @@ class ParabolicAdam(LineSearchOptimizer):
 
     Args:
         params: Parameters, or groups of them (dicts with `params` and optionally `name`, `unit`, `weight_decay`).
-        c: Armijo's constant, between 0 and 1. Larger is more careful: a step goes 2 (1 - c) of the way to the minimiser.
+        c: Armijo's constant, between 0 and 1; larger is more careful: 2 (1 - c) of the way to the minimiser.
         total_steps: The number of optimizer steps of the run. None: unknown, no warm-up and no annealing.
         betas: Decay rates of Adam's two averages; the first above 0.
         eps: Added to the root of the second average.
@@ -153,7 +155,7 @@ class ParabolicAdam(LineSearchOptimizer):
             amsgrad=False,
             steps=0,
             searched_at=0,
-            slope_sums=None,
+            slope_sums=torch.zeros(2),
             signal=_LEAST_SIGNAL,
             log_minimiser=0.0,
             weight=0.0,
@@ -220,16 +222,13 @@ class ParabolicAdam(LineSearchOptimizer):
         first = line.units[0]
         options = {name: first[name] for name in _SEARCH_OPTIONS} | {"c": 1 - _ASKED_SHARE / 2}
         # On their way while the first trial runs, which waits for the device anyway.
-        sums = [
-            gather([part.group["slope_sums"] for part in unit.parts]).to("cpu", non_blocking=True)
-            for unit in line.units
-        ]
+        sums = [unit["slope_sums"].to("cpu", non_blocking=True) for unit in line.units]
         slopes = gather([_divided_slope(part).sum() * factor for part, factor in line.parts])
         result = parabola_search(loss_at, loss, slopes, probe=step_size, **options)
         if not result.accepted and not (first["weight"] and math.isfinite(result.loss_before + result.slope)):
             return result
         for unit, its_sums in zip(line.units, sums, strict=True):
-            expected, measured = its_sums.view(-1, 2).sum(0).tolist()
+            expected, measured = its_sums.tolist()
             if measured > 0:
                 unit.update(signal=min(max(_LEAST_SIGNAL, expected / measured), 1.0))
             # Uphill, nothing is learnt about the minimiser.
@@ -246,17 +245,21 @@ class ParabolicAdam(LineSearchOptimizer):
 
 
 def _divide_slope(unit: Unit) -> None:
-    """Add to the sums of the unit's groups: the slope that the expected loss should have, and the measured one."""
+    """Add to the unit's sums: the slope that the expected loss should have, and the measured one, both scaled."""
+    slopes = []
     for part in unit.parts:
         earlier, present = _divided_slope(part)
         beta, steps = part.group["betas"][0], float(part.states[0]["step"])
         # In its first step a parameter has no earlier gradients.
-        now = earlier.new_zeros(2)
         if steps > 1:
-            now = torch.stack([earlier * (1 - beta**steps) / (beta - beta**steps), earlier + present])
-        past = part.group["slope_sums"]
-        # A state that was loaded is wherever it was loaded to.
-        part.group["slope_sums"] = now if past is None else past.to(now.device) + now
+            slopes.append(torch.stack([earlier * (1 - beta**steps) / (beta - beta**steps), earlier, present]))
+    if not slopes:
+        return
+    expected, earlier, present = gather(slopes).view(-1, 3).sum(0)
+    # A gradient of zero tells nothing.
+    scaled = torch.nan_to_num(torch.stack([expected, earlier + present]) / (earlier.abs() + present), 0.0, 0.0, 0.0)
+    # A state that was loaded is wherever it was loaded to.
+    unit.update(slope_sums=unit["slope_sums"].to(scaled.device) + scaled)
 
 
 def _divided_slope(part: MovingGroup) -> Tensor:

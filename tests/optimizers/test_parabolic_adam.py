@@ -10,7 +10,7 @@ import torch
 
 from optimizers import ParabolicAdam
 from tests.optimizers.problem import TorchProblem
-from tests.optimizers.reference import Adam, Trace, along, combine, inner
+from tests.optimizers.reference import Adam, Trace, along, inner
 from tests.optimizers.same import assert_same_trace
 
 
@@ -24,7 +24,6 @@ def reference(problem, steps, c=0.9, total_steps=None, weight_decay=0.01, probe=
         if total_steps is not None:
             schedule = min(1, 10 * (step + 1) / total_steps) * (1 - step / total_steps)
         loss, gradient = problem.loss(point, step), problem.gradient(point, step)
-        momentum = adam.m
         adam.update(gradient)
         direction = adam.direction()
         slope = inner(gradient, direction)
@@ -32,7 +31,8 @@ def reference(problem, steps, c=0.9, total_steps=None, weight_decay=0.01, probe=
         if step and (due or step < 16 or (step + 1) % 4 == 0):
             weight = 0.1 / (1 - 0.9 ** (step + 1))
             present = weight * inner(gradient, adam._over_root(gradient))
-            expected, measured = expected + (slope - present) / (1 - weight), measured + slope
+            scale = abs(slope - present) + present
+            expected, measured = expected + (slope - present) / (1 - weight) / scale, measured + slope / scale
         trials = 0
         if due:
             if minimisers:

@@ -137,6 +137,28 @@ def test_an_uphill_direction_is_followed_with_the_step_size_in_force():
     assert (weight < before).all()
 
 
+def test_gradients_of_zero_tell_nothing():
+    problem = TorchProblem()
+    optimizer = ParabolicAdam(problem.groups())
+    sums = []
+    for step in range(12):
+        closure, _ = problem.callables(optimizer, step)
+
+        def flat(closure=closure, frozen=3 <= step < 9):
+            loss = closure()
+            if frozen:
+                for weight in problem.parameters():
+                    weight.grad.zero_()
+            return loss
+
+        optimizer.step(flat)
+        sums.append(optimizer.param_groups[0]["slope_sums"].clone())
+    assert torch.equal(sums[2], sums[8])
+    assert torch.isfinite(sums[11]).all()
+    assert not torch.equal(sums[8], sums[11])
+    assert all(torch.isfinite(weight).all() for weight in problem.parameters())
+
+
 def test_after_the_announced_end_the_last_step_size_stays():
     problem = TorchProblem()
     optimizer = ParabolicAdam(problem.groups(), total_steps=10)

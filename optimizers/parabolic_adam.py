@@ -72,7 +72,7 @@ class ParabolicAdam(LineSearchOptimizer):
     **Why a share of it, and averages over the whole run.** A step to :math:`r \mu` gains most on the expected loss
     now. Steps that are chosen so shrink too early: what they avoid is mostly noise, which the end of the schedule takes
     out anyway, and where the directions of batches stop agreeing for a while they come to a halt (the short-horizon
-    bias of arXiv 1803.02021). So `c` = 0.9 takes a fifth of it, and :math:`r` and :math:`\mu` change slowly.
+    bias of arXiv 1803.02021). So `c` = 0.95 takes a tenth of it, and :math:`r` and :math:`\mu` change slowly.
 
     **Why it anneals.** Steps along the gradients of batches leave a noise in the parameters that is proportional to
     the step size. No single batch shows it, so that it has to be taken out at the end. `SequenceClassifier` fills in
@@ -123,7 +123,7 @@ class ParabolicAdam(LineSearchOptimizer):
     def __init__(
         self,
         params: ParamsT,
-        c: float = 0.9,
+        c: float = 0.95,
         total_steps: int | None = None,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,

@@ -28,6 +28,8 @@ _ASKED_SHARE = 0.1
 _LEAST_SIGNAL = 0.02
 # The share of the run over which the step size rises, as is usual for Adam.
 _WARMUP = 0.1
+# The share of the run over which the height is measured, and for how many steps at least.
+_MEASURED, _MEASURED_STEPS = 0.25, 20
 _SEARCH_OPTIONS = ("max_trials", "min_step_size", "max_step_size", "relative_tolerance")
 
 
@@ -123,7 +125,7 @@ class ParabolicAdam(LineSearchOptimizer):
     def __init__(
         self,
         params: ParamsT,
-        c: float = 0.95,
+        c: float = 0.94,
         total_steps: int | None = None,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
@@ -191,11 +193,21 @@ class ParabolicAdam(LineSearchOptimizer):
             return 1.0
         return min(1.0, reached / _WARMUP) * max(1 - done, 0.0)
 
+    def is_measuring(self) -> bool:
+        """Whether the height is measured still: in the first quarter of the run, always where its length is not known."""
+        step = max(group["steps"] for group in self.param_groups)
+        if step <= _MEASURED_STEPS:
+            return True
+        if self.progress is not None:
+            return self.progress <= _MEASURED
+        return self.total_steps is None or step <= _MEASURED * self.total_steps
+
     def is_due(self, unit: Unit) -> bool:
-        """Whether a quarter as many steps have passed since the last search as before it."""
-        return not unit["settled"] or unit["steps_since_search"] >= min(
-            max(1, unit["searched_at"] // 4), _AT_LEAST_EVERY
-        )
+        """Whether a quarter as many steps have passed since the last search as before it, while the height is measured."""
+        if not unit["settled"]:
+            return True
+        wait = min(max(1, unit["searched_at"] // 4), _AT_LEAST_EVERY)
+        return self.is_measuring() and unit["steps_since_search"] >= wait
 
     def first_trial(self, unit: Unit) -> float:
         """Where a search probes: twice as far as the share of the minimiser that it asks for."""
@@ -211,6 +223,8 @@ class ParabolicAdam(LineSearchOptimizer):
         for unit in due:
             _divide_slope(unit)
         super()._move(units, evaluate, loss)
+        if not self.is_measuring():
+            return
         for unit in units:
             if unit not in due and (unit["steps"] <= _ALL_DIVIDED or unit["steps"] % _DIVIDED_EVERY == 0):
                 _divide_slope(unit)

@@ -52,7 +52,8 @@ class ParabolicAdam(LineSearchOptimizer):
 
     the average being over the steps so far, of which each counts with the search that follows it. A search after
     :math:`k` steps is followed by one :math:`k / 4` steps later, since curvature changes fast at the start and slowly
-    afterwards, and after 40 steps at the latest: 19 searches in 80 steps, 43 in 1 000.
+    afterwards, and after 40 steps at the latest. The height is measured in the first quarter of the run (in 20 steps at
+    least), by 12 searches of a run of 80 steps and 24 of one of 1 000; then it stays.
 
     **The signal** :math:`r`. The batch that the slope is measured on has helped to make the direction, so that the
     slope flatters it. It comes in two parts, by the weight :math:`w = (1 - \beta_1) / (1 - \beta_1^k)` of the present
@@ -71,10 +72,11 @@ class ParabolicAdam(LineSearchOptimizer):
     The sums begin with the second step, and :math:`0.02 \le r \le 1`. So :math:`r \mu` is the minimiser of the
     expected loss along the step. Small batches, whose directions agree less, get smaller steps.
 
-    **Why a share of it, and averages over the whole run.** A step to :math:`r \mu` gains most on the expected loss
+    **Why a share of it, and only from the start of the run.** A step to :math:`r \mu` gains most on the expected loss
     now. Steps that are chosen so shrink too early: what they avoid is mostly noise, which the end of the schedule takes
     out anyway, and where the directions of batches stop agreeing for a while they come to a halt (the short-horizon
-    bias of arXiv 1803.02021). So `c` = 0.95 takes a tenth of it, and :math:`r` and :math:`\mu` change slowly.
+    bias of arXiv 1803.02021). So `c` = 0.94 takes 12 % of it, :math:`r` and :math:`\mu` change slowly, and the fall
+    is left to the schedule.
 
     **Why it anneals.** Steps along the gradients of batches leave a noise in the parameters that is proportional to
     the step size. No single batch shows it, so that it has to be taken out at the end. `SequenceClassifier` fills in
@@ -82,7 +84,8 @@ class ParabolicAdam(LineSearchOptimizer):
     that is done (`callbacks.ScheduleBySeconds` sets it). Where no length is known, nothing rises or falls.
 
     **Cost.** Between searches the memory of AdamW, and its time but for a pass over gradients and moments in every
-    fourth step. A search costs a forward pass (the first one two to four) and a copy of the parameters.
+    fourth step of the first quarter. A search costs a forward pass (the first one two to four) and a copy of the
+    parameters.
 
     Where the slope is not positive, the momentum leads uphill on this batch; that says nothing about the minimiser,
     and the step is made with the step size in force. A loss or gradient that is not finite leaves the step out.
@@ -98,7 +101,7 @@ class ParabolicAdam(LineSearchOptimizer):
     Args:
         params: Parameters, or groups of them (dicts with `params` and optionally `name`, `unit`, `weight_decay`).
         c: Armijo's constant, between 0 and 1; larger is more careful: 2 (1 - c) of the way to the minimiser.
-        total_steps: The number of optimizer steps of the run. None: unknown, no warm-up and no annealing.
+        total_steps: Optimizer steps of the run. None: unknown; measured throughout, and nothing rises or falls.
         betas: Decay rates of Adam's two averages; the first above 0.
         eps: Added to the root of the second average.
         weight_decay: Decoupled weight decay, as in AdamW (0.01, the default of `torch.optim.AdamW`).
@@ -194,7 +197,7 @@ class ParabolicAdam(LineSearchOptimizer):
         return min(1.0, reached / _WARMUP) * max(1 - done, 0.0)
 
     def is_measuring(self) -> bool:
-        """Whether the height is measured still: in the first quarter of the run, always where its length is not known."""
+        """Whether the height is still measured: in the first quarter of the run, or all of one of unknown length."""
         step = max(group["steps"] for group in self.param_groups)
         if step <= _MEASURED_STEPS:
             return True
@@ -203,7 +206,7 @@ class ParabolicAdam(LineSearchOptimizer):
         return self.total_steps is None or step <= _MEASURED * self.total_steps
 
     def is_due(self, unit: Unit) -> bool:
-        """Whether a quarter as many steps have passed since the last search as before it, while the height is measured."""
+        """Whether the height is measured, and a quarter as many steps went by since the last search as before it."""
         if not unit["settled"]:
             return True
         wait = min(max(1, unit["searched_at"] // 4), _AT_LEAST_EVERY)

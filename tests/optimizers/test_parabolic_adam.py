@@ -30,7 +30,7 @@ def reference(problem, steps, c=0.94, total_steps=None, weight_decay=0.01, probe
         due = step + 1 - last >= min(40, max(1, last // 4))
         measuring = total_steps is None or step + 1 <= max(20, total_steps / 4)
         due = due and measuring
-        if step and (due or measuring and (step < 16 or (step + 1) % 4 == 0)):
+        if step and (due or (measuring and (step < 16 or (step + 1) % 4 == 0))):
             weight = 0.1 / (1 - 0.9 ** (step + 1))
             present = weight * inner(gradient, adam._over_root(gradient))
             scale = abs(slope - present) + present
@@ -92,6 +92,20 @@ def test_searches_thin_out():
     assert searched[:12] == [1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 18]
     assert sum(step <= 80 for step in searched) == 19
     assert len(searched) == 43
+
+
+@pytest.mark.parametrize(("total_steps", "searches"), [(12, 10), (80, 12), (1000, 24)])
+def test_the_height_is_measured_in_the_first_quarter(total_steps, searches):
+    problem = TorchProblem()
+    optimizer = ParabolicAdam(problem.groups(), total_steps=total_steps)
+    trace = problem.run(optimizer, total_steps)
+    searched = [step + 1 for step, trials in enumerate(trace.trials) if trials]
+    assert len(searched) == searches
+    assert searched[-1] <= max(20, total_steps / 4)
+    heights = {
+        round(trace.step_size[k - 1][0] / (1 - (k - 1) / total_steps), 15) for k in range(searched[-1], total_steps)
+    }
+    assert total_steps == 12 or len(heights) == 1
 
 
 def test_steps_between_searches_are_those_of_adamw():

@@ -28,8 +28,8 @@ _ASKED_SHARE = 0.1
 _LEAST_SIGNAL = 0.02
 # The share of the run over which the step size rises, as is usual for Adam.
 _WARMUP = 0.1
-# The share of the run over which the height is measured, and for how many steps at least.
-_MEASURED, _MEASURED_STEPS = 0.25, 20
+# The height is measured during the warm-up, and for as many steps at least.
+_MEASURED_STEPS = 20
 _SEARCH_OPTIONS = ("max_trials", "min_step_size", "max_step_size", "relative_tolerance")
 
 
@@ -52,8 +52,8 @@ class ParabolicAdam(LineSearchOptimizer):
 
     the average being over the steps so far, of which each counts with the search that follows it. A search after
     :math:`k` steps is followed by one :math:`k / 4` steps later, since curvature changes fast at the start and slowly
-    afterwards, and after 40 steps at the latest. The height is measured in the first quarter of the run (in 20 steps at
-    least), by 12 searches of a run of 80 steps and 24 of one of 1 000; then it stays.
+    afterwards, and after 40 steps at the latest. The height is measured during the warm-up (in 20 steps at least), by 12
+    searches of a run of 80 steps and 20 of one of 1 000; then it stays.
 
     **The signal** :math:`r`. The batch that the slope is measured on has helped to make the direction, so that the
     slope flatters it. It comes in two parts, by the weight :math:`w = (1 - \beta_1) / (1 - \beta_1^k)` of the present
@@ -84,7 +84,7 @@ class ParabolicAdam(LineSearchOptimizer):
     that is done (`callbacks.ScheduleBySeconds` sets it). Where no length is known, nothing rises or falls.
 
     **Cost.** Between searches the memory of AdamW, and its time but for a pass over gradients and moments in every
-    fourth step of the first quarter. A search costs a forward pass (the first one two to four) and a copy of the
+    fourth step of the warm-up. A search costs a forward pass (the first one two to four) and a copy of the
     parameters.
 
     Where the slope is not positive, the momentum leads uphill on this batch; that says nothing about the minimiser,
@@ -197,13 +197,13 @@ class ParabolicAdam(LineSearchOptimizer):
         return min(1.0, reached / _WARMUP) * max(1 - done, 0.0)
 
     def is_measuring(self) -> bool:
-        """Whether the height is still measured: in the first quarter of the run, or all of one of unknown length."""
+        """Whether the height is still measured: during the warm-up, or always where the run's length is not known."""
         step = max(group["steps"] for group in self.param_groups)
         if step <= _MEASURED_STEPS:
             return True
         if self.progress is not None:
-            return self.progress <= _MEASURED
-        return self.total_steps is None or step <= _MEASURED * self.total_steps
+            return self.progress <= _WARMUP
+        return self.total_steps is None or step <= _WARMUP * self.total_steps
 
     def is_due(self, unit: Unit) -> bool:
         """Whether the height is measured, and a quarter as many steps went by since the last search as before it."""

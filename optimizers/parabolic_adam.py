@@ -52,8 +52,8 @@ class ParabolicAdam(LineSearchOptimizer):
 
     the average being over the steps so far, of which each counts with the search that follows it. A search after
     :math:`k` steps is followed by one :math:`k / 4` steps later, since curvature changes fast at the start and slowly
-    afterwards, and after 40 steps at the latest. The height is measured during the warm-up (in 20 steps at least), by 12
-    searches of a run of 80 steps and 20 of one of 1 000; then it stays.
+    afterwards, and after 40 steps at the latest. The height is measured during the warm-up (in 20 steps at least), by
+    12 searches of a run of 80 steps and 20 of one of 1 000; then it stays.
 
     **The signal** :math:`r`. The batch that the slope is measured on has helped to make the direction, so that the
     slope flatters it. It comes in two parts, by the weight :math:`w = (1 - \beta_1) / (1 - \beta_1^k)` of the present

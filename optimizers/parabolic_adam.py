@@ -1,4 +1,4 @@
-"""ParabolicAdam: AdamW whose step size comes from a few parabolas, and from what batches have in common."""
+"""ParabolicAdam: AdamW whose learning rate comes from a few parabolas, and from what batches have in common."""
 
 from __future__ import annotations
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from torch.utils.tensorboard.summary import hparams
 
 
 class HyperparameterLogger(Callback):
-    """Writes a finished run's hyperparameters with its validation metrics, as one row of TensorBoard's HPARAMS tab.
+    """Writes a finished run's hyperparameters as one row of TensorBoard's HPARAMS tab.
 
-    The row holds the model's and the data's hyperparameters, the optimizer's class and the defaults it was built with,
-    and the last value of every ``val`` metric. Other loggers are left alone.
+    The row holds the model's and the data's hyperparameters, the optimizer's class and the arguments it was built with;
+    beside them TensorBoard shows the last value of whatever else was logged. Other loggers are left alone.
 
     Example::
 
@@ -20,11 +22,16 @@ class HyperparameterLogger(Callback):
     """
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val")}
-        row = hyperparameters(trainer, pl_module)
+        if not trainer.is_global_zero:
+            return
+        # TensorBoardLogger.log_hyperparams also writes which columns there are. TensorBoard takes them from the first
+        # such note that it meets, and of runs with other optimizers it hides the rest; without it, it collects the
+        # columns of all runs and puts those that differ first.
+        _, start, end = hparams(hyperparameters(trainer, pl_module), {})
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                logger.log_hyperparams(row, metrics, step=trainer.global_step)
+                for summary in (start, end):
+                    logger.experiment.file_writer.add_summary(summary, trainer.global_step)
 
 
 def hyperparameters(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
@@ -33,7 +40,11 @@ def hyperparameters(trainer: Trainer, pl_module: LightningModule) -> dict[str, A
     row |= dict(getattr(getattr(trainer, "datamodule", None), "hparams", {}))
     for optimizer in trainer.optimizers:
         row["optimizer"] = type(optimizer).__name__
-        row |= {f"optimizer/{name}": value for name, value in optimizer.defaults.items()}
+        # Many optimizers keep state among their defaults, which is no argument.
+        arguments = inspect.signature(type(optimizer)).parameters
+        row |= {f"optimizer/{name}": value for name, value in optimizer.defaults.items() if name in arguments}
     # LightningCLI leaves notes of its own among the hyperparameters, under names with an underscore.
-    plain = {name: value for name, value in row.items() if isinstance(value, bool | int | float | str)}
-    return {name: value for name, value in plain.items() if not name.startswith("_")}
+    plain = {name: value for name, value in row.items() if not name.startswith("_")}
+    # TensorBoard would show True as 1.0000, and nothing for a pair of numbers.
+    texts = {name: str(value) for name, value in plain.items() if isinstance(value, bool | tuple | list)}
+    return {name: value for name, value in plain.items() if isinstance(value, int | float | str)} | texts

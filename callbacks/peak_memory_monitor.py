@@ -15,7 +15,7 @@ _STATUS, _CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 class PeakMemoryMonitor(Callback):
-    """Logs peak memory in MiB as ``memory/peak``, with every logged training step.
+    """Logs peak memory in MiB as ``memory/peak_mib``, with every logged training step.
 
     On CUDA it is the most that torch has allocated on the module's device since the start of the run. Elsewhere it is
     the largest resident set that the process has had since the start of the run, above what it was before: model and
@@ -53,12 +53,12 @@ class PeakMemoryMonitor(Callback):
         interval = getattr(trainer, "log_every_n_steps", 0)
         if interval and trainer.global_step % interval == 0:
             self.measure(pl_module.device)
-            pl_module.log("memory/peak", self.peak / _MIB, rank_zero_only=True)
+            pl_module.log("memory/peak_mib", self.peak / _MIB, rank_zero_only=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.measure(pl_module.device)
         for logger in trainer.loggers:
-            logger.log_metrics({"memory/peak": self.peak / _MIB}, step=trainer.global_step)
+            logger.log_metrics({"memory/peak_mib": self.peak / _MIB}, step=trainer.global_step)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.measure(pl_module.device)

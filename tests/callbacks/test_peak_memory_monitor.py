@@ -64,7 +64,7 @@ def test_it_goes_to_tensorboard(tmp_path):
     peak = peak_of(tmp_path, 200, logger)
     events = EventAccumulator(logger.log_dir)
     events.Reload()
-    logged = [(event.step, event.value) for event in events.Scalars("memory/peak")]
+    logged = [(event.step, event.value) for event in events.Scalars("memory/peak_mib")]
     steps, values = zip(*logged, strict=True)
     assert max(values) == pytest.approx(peak, rel=1e-5)
     assert values[0] < values[-1]

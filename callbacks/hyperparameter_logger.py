@@ -11,10 +11,11 @@ from torch.utils.tensorboard.summary import hparams
 
 
 class HyperparameterLogger(Callback):
-    """Writes a finished run's hyperparameters as one row of TensorBoard's HPARAMS tab.
+    """Writes a finished run's hyperparameters with its validation metrics, as one row of TensorBoard's HPARAMS tab.
 
-    The row holds the model's and the data's hyperparameters, the optimizer's class and the arguments it was built with;
-    beside them TensorBoard shows the last value of whatever else was logged. Other loggers are left alone.
+    The row holds the model's and the data's hyperparameters, the optimizer's class and the arguments it was built with.
+    Beside them TensorBoard shows the last value of all that was logged, by name; the ``val`` metrics stand near the
+    front a second time, as ``hp/…``. Other loggers are left alone.
 
     Example::
 
@@ -28,8 +29,14 @@ class HyperparameterLogger(Callback):
         # such note that it meets, and of runs with other optimizers it hides the rest; without it, it collects the
         # columns of all runs and puts those that differ first.
         _, start, end = hparams(hyperparameters(trainer, pl_module), {})
+        reached = {
+            name.replace("val", "hp", 1): value
+            for name, value in trainer.callback_metrics.items()
+            if name.startswith("val")
+        }
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
+                logger.log_metrics(reached, trainer.global_step)
                 for summary in (start, end):
                     logger.experiment.file_writer.add_summary(summary, trainer.global_step)
 
@@ -46,5 +53,5 @@ def hyperparameters(trainer: Trainer, pl_module: LightningModule) -> dict[str, A
     # LightningCLI leaves notes of its own among the hyperparameters, under names with an underscore.
     plain = {name: value for name, value in row.items() if not name.startswith("_")}
     # TensorBoard would show True as 1.0000, and nothing for a pair of numbers.
-    texts = {name: str(value) for name, value in plain.items() if isinstance(value, bool | tuple | list)}
+    texts = {name: str(value) for name, value in plain.items() if isinstance(value, bool | tuple)}
     return {name: value for name, value in plain.items() if isinstance(value, int | float | str)} | texts

@@ -136,7 +136,8 @@ def costs(cells: pd.DataFrame, labels: Sequence[str]) -> Figure:
             axes.barh(places, values, xerr=errors, height=0.7, color=COLOURS[0], error_kw={"linewidth": 1})
             for place, value, error in zip(places, values, errors, strict=True):
                 if math.isfinite(value):
-                    axes.text(value + error, place, f" {value:.3g}", va="center", ha="left", fontsize=7)
+                    number = f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+                    axes.text(value + error, place, f" {number}", va="center", ha="left", fontsize=7)
             axes.set_xlabel(title)
             axes.margins(x=0.15)
             axes.grid(axis="y", visible=False)

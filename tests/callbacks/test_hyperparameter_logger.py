@@ -35,8 +35,9 @@ def test_a_finished_run_is_a_row_with_its_metrics(tmp_path: Path) -> None:
     assert row["optimizer/betas"].string_value == "(0.5, 0.75)"
     assert row["optimizer/amsgrad"].string_value == "False"
     assert row["model"].string_value == str(model)
-    last = EventAccumulator(str(trainer.log_dir)).Reload().Scalars("val/accuracy")[-1]
-    assert last.value == pytest.approx(float(trainer.callback_metrics["val/accuracy"]))
+    for name in ("accuracy", "loss"):
+        last = EventAccumulator(str(trainer.log_dir)).Reload().Scalars(f"hp/{name}")[-1]
+        assert last.value == pytest.approx(float(trainer.callback_metrics[f"val/{name}"]))
 
 
 def test_an_optimizers_state_is_not_among_its_arguments(tmp_path: Path) -> None:

@@ -107,6 +107,23 @@ def test_the_height_is_measured_during_the_warm_up(total_steps, searches):
     assert heights == pytest.approx(heights[:1] * len(heights))
 
 
+@pytest.mark.parametrize(("steps", "searches"), [(80, 12), (1000, 20)])
+def test_the_height_is_measured_during_the_warm_up_of_a_run_of_known_time(steps, searches):
+    problem = TorchProblem()
+    optimizer = ParabolicAdam(problem.groups())
+    searched, step_sizes = 0, []
+    for step in range(steps):
+        optimizer.progress = step / steps
+        trace = problem.run(optimizer, 1, first=step)
+        searched += bool(trace.trials[0])
+        step_sizes.append(trace.step_size[0][0])
+    assert searched == searches
+    height = step_sizes[steps // 2] / 0.5
+    measured = max(20, steps // 10)
+    assert step_sizes[measured:] == pytest.approx([height * (1 - step / steps) for step in range(measured, steps)])
+    assert step_sizes[0] == 0
+
+
 def test_steps_between_searches_are_those_of_adamw():
     problem = TorchProblem()
     optimizer = ParabolicAdam(problem.parameters(), total_steps=100, weight_decay=0.1)

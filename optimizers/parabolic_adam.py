@@ -20,12 +20,17 @@ from optimizers.scalars import gather
 
 # A search after k steps is followed by one k / 4 steps later, and after this many at the latest.
 _AT_LEAST_EVERY = 40
-# The slope is divided in every step that searches, in the first 16 steps and in every fourth of the others.
-_ALL_DIVIDED, _DIVIDED_EVERY = 16, 4
-# The share of the batch's minimiser that a search asks for, so that it need not probe far.
+# The slope is divided in every step that searches, in the first 40 steps and in every fourth of the others.
+_ALL_DIVIDED, _DIVIDED_EVERY = 40, 4
+# The share of the parabola's minimiser that a search asks for, so that it need not probe far.
 _ASKED_SHARE = 0.1
+# What the signal is thought to be before anything is measured, and as how many batches that counts: as many as the
+# momentum remembers.
+_PRIOR_SIGNAL, _PRIOR_BATCHES = 0.15, 10.0
 # Where the directions of earlier batches do not descend on new ones, this share of the slope counts as theirs.
 _LEAST_SIGNAL = 0.02
+# A run of so few steps goes all the way in each of them.
+_SHORTEST_RUN = 3
 # The share of the run over which the step size rises, as is usual for Adam.
 _WARMUP = 0.1
 # The height is measured during the warm-up, and for as many steps at least.
@@ -39,16 +44,19 @@ class ParabolicAdam(LineSearchOptimizer):
     The step is AdamW's, :math:`x_{k+1} = x_k - \eta_k d_k - \eta_k \lambda x_k` with :math:`d_k = \hat m_k /
     (\sqrt{\hat v_k} + \epsilon)`, and its schedule AdamW's usual one, a warm-up over a tenth of the run's :math:`T`
     steps and a linear fall. The height of the schedule is measured: it is the step size that Armijo's condition accepts
-    on a parabola of the *expected* loss along the step,
+    on an estimated parabola of the *expected* loss along the step,
 
-    .. math:: \eta_k = \min\left(1, \frac{k}{T / 10}\right) \left(1 - \frac{k - 1}{T}\right) 2 (1 - c) \, r \, \mu .
+    .. math:: \eta_k = \min\left(1, \frac{k}{T / 10}\right) \left(1 - \frac{k - 1}{T}\right) q \, r \, \mu, \qquad
+        q = \max\left(2 (1 - c), \min\left(1, \frac{3}{T}\right)\right) .
 
-    **The minimiser** :math:`\mu`. A search measures the slope :math:`s = \langle g_k, d_k \rangle` and, with one
-    forward pass at a probe :math:`p`, the curvature of the batch's loss along the step; the parabola's minimiser is
-    :math:`s / a`:
+    **The reach** :math:`\mu`. A search measures the slope :math:`s = \langle g_k, d_k \rangle` and, with one forward
+    pass at a probe :math:`p`, the curvature :math:`a` of the batch's loss :math:`f_k` along the step. The parabola has
+    its minimiser at :math:`s / a`, and were its minimum a loss of 0, the minimiser would be at :math:`2 f_k / s`,
+    Polyak's step. The one is too far where the slope happens to be large, the other where it is small; the reach is
+    their geometric mean:
 
     .. math:: a = \frac{2 (f_k(x_k - p \, d_k) - f_k(x_k) + s p)}{p^2}, \qquad
-        \mu = \exp \overline{\log (s / a)} ,
+        \mu = \exp \overline{\log \sqrt{\frac{s}{a} \cdot \frac{2 f_k(x_k)}{s}}} ,
 
     the average being over the steps so far, of which each counts with the search that follows it. A search after
     :math:`k` steps is followed by one :math:`k / 4` steps later, since curvature changes fast at the start and slowly
@@ -62,21 +70,23 @@ class ParabolicAdam(LineSearchOptimizer):
     .. math:: s = \underbrace{\Big\langle g_k, \frac{\hat m_k - w g_k}{\sqrt{\hat v_k} + \epsilon}
         \Big\rangle}_{s^\text{earlier}} + \underbrace{w \Big\langle g_k, \frac{g_k}{\sqrt{\hat v_k} + \epsilon}
         \Big\rangle}_{s^\text{present}}, \qquad
-        r = \frac{\sum \nu \, s^\text{earlier} / (1 - w)}{\sum \nu \, (s^\text{earlier} + s^\text{present})},
-        \quad \nu = \frac{1}{|s^\text{earlier}| + s^\text{present}} .
+        r = \frac{10 \cdot 0.15 + \sum \nu \, s^\text{earlier} / (1 - w)}{10 + \sum \nu \, (s^\text{earlier}
+        + s^\text{present})}, \quad \nu = \frac{1}{|s^\text{earlier}| + s^\text{present}} .
 
     What the present gradient gives descends on its own batch whatever that says about the others. What earlier ones
     give, with a weight of :math:`1 - w`, meets the batch for the first time (in the epoch), and its slope is on average
     that of the expected loss; all of the direction has :math:`1 / (1 - w)` times as much. Slopes go with the square of
     the gradient, which some batches have a hundred times larger than others; with :math:`\nu` all batches count alike.
-    The sums begin with the second step, and :math:`0.02 \le r \le 1`. So :math:`r \mu` is the minimiser of the
-    expected loss along the step. Small batches, whose directions agree less, get smaller steps.
+    The sums begin with the second step. One batch says little about :math:`r`, and what is expected before any, 0.15,
+    counts as much as ten of them; :math:`0.02 \le r \le 1`. So :math:`r \mu` estimates the minimiser of the expected
+    loss along the step. Small batches, whose directions agree less, get smaller steps.
 
     **Why a share of it, and only from the start of the run.** A step to :math:`r \mu` gains most on the expected loss
     now. Steps that are chosen so shrink too early: what they avoid is mostly noise, which the end of the schedule takes
     out anyway, and where the directions of batches stop agreeing for a while they come to a halt (the short-horizon
-    bias of arXiv 1803.02021). So `c` = 0.94 takes 12 % of it, :math:`r` and :math:`\mu` change slowly, and the fall
-    is left to the schedule.
+    bias of arXiv 1803.02021). So `c` = 0.97 takes 6 % of it, :math:`r` and :math:`\mu` change slowly, and the fall
+    is left to the schedule. The shorter the run, the less of this holds, and the larger the share: 15 % in a run of 20
+    steps, 6 % from 50 steps on.
 
     **Why it anneals.** Steps along the gradients of batches leave a noise in the parameters that is proportional to
     the step size. No single batch shows it, so that it has to be taken out at the end. `SequenceClassifier` fills in
@@ -87,7 +97,7 @@ class ParabolicAdam(LineSearchOptimizer):
     fourth step of the warm-up. A search costs a forward pass (the first one two to four) and a copy of the
     parameters.
 
-    Where the slope is not positive, the momentum leads uphill on this batch; that says nothing about the minimiser,
+    Where the slope is not positive, the momentum leads uphill on this batch; that says nothing about the reach,
     and the step is made with the step size in force. A loss or gradient that is not finite leaves the step out.
 
     **Units.** With `update_rule="cycle"` or `"impact"` every unit (the groups with the same `unit`, or `name`) has a
@@ -96,11 +106,13 @@ class ParabolicAdam(LineSearchOptimizer):
     **Where it comes from.** The parabola is that of PAL (Mutschler and Zell, arXiv 1903.11991), which moves by it in
     every step. To measure rarely and reuse is LABPAL's (arXiv 2108.13880), on larger batches there. That the next
     gradient judges a direction is the idea of hypergradient descent (arXiv 1703.04782), which multiplies the step
-    size by what it finds; here it is a factor, so that a small signal means a small step, not an ever smaller one.
+    size by what it finds; here it is a factor, so that a small signal means a small step, not an ever smaller one. Polyak's step for batches is that of SPS
+    (Loizou et al., arXiv 2002.10542).
 
     Args:
         params: Parameters, or groups of them (dicts with `params` and optionally `name`, `unit`, `weight_decay`).
-        c: Armijo's constant, between 0 and 1; larger is more careful: 2 (1 - c) of the way to the minimiser.
+        c: Armijo's constant, between 0 and 1; larger is more careful: 2 (1 - c) of the way to the minimiser, and more
+            in runs so short that 3 / T is more.
         total_steps: Optimizer steps of the run. None: unknown; measured throughout, and nothing rises or falls.
         betas: Decay rates of Adam's two averages; the first above 0.
         eps: Added to the root of the second average.
@@ -128,7 +140,7 @@ class ParabolicAdam(LineSearchOptimizer):
     def __init__(
         self,
         params: ParamsT,
-        c: float = 0.94,
+        c: float = 0.97,
         total_steps: int | None = None,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
@@ -160,9 +172,9 @@ class ParabolicAdam(LineSearchOptimizer):
             amsgrad=False,
             steps=0,
             searched_at=0,
-            slope_sums=torch.zeros(2),
-            signal=_LEAST_SIGNAL,
-            log_minimiser=0.0,
+            slope_sums=torch.tensor([_PRIOR_SIGNAL, 1.0]) * _PRIOR_BATCHES,
+            signal=_PRIOR_SIGNAL,
+            log_reach=0.0,
             weight=0.0,
         )
         if not betas[0]:
@@ -184,6 +196,14 @@ class ParabolicAdam(LineSearchOptimizer):
             if group["weight"]:
                 group["lr"] = self._step_size(group)
         return super().step(closure, evaluate=evaluate, loss=loss)
+
+    def share(self, c: float) -> float:
+        """The share of the way to the expected loss's minimiser that a step makes, but for the schedule."""
+        total_steps = self.total_steps
+        if self.progress is not None:
+            done = max(group["steps"] for group in self.param_groups) - 1
+            total_steps = done / self.progress if self.progress else None
+        return max(2 * (1 - c), min(1.0, _SHORTEST_RUN / total_steps if total_steps else 0.0))
 
     def schedule(self) -> float:
         """The factor of the present step by its place in the run; 1 where the length of the run is not known."""
@@ -214,7 +234,7 @@ class ParabolicAdam(LineSearchOptimizer):
 
     def first_trial(self, unit: Unit) -> float:
         """Where a search probes: twice as far as the share of the minimiser that it asks for."""
-        return PROBE * _ASKED_SHARE * _minimiser(unit) if unit["weight"] else float(unit["lr"])
+        return PROBE * _ASKED_SHARE * _reach(unit) if unit["weight"] else float(unit["lr"])
 
     def searched(self, unit: Unit, waited: int) -> None:
         """Note when the unit searched."""
@@ -246,19 +266,18 @@ class ParabolicAdam(LineSearchOptimizer):
             return result
         for unit, its_sums in zip(line.units, sums, strict=True):
             expected, measured = its_sums.tolist()
-            if measured > 0:
-                unit.update(signal=min(max(_LEAST_SIGNAL, expected / measured), 1.0))
-            # Uphill, nothing is learnt about the minimiser.
+            unit.update(signal=min(max(_LEAST_SIGNAL, expected / measured), 1.0))
+            # Uphill, nothing is learnt about the reach.
             if result.accepted:
                 steps = unit["steps_since_search"]
                 unit.update(
-                    log_minimiser=unit["log_minimiser"] + steps * math.log(result.step_size / _ASKED_SHARE),
+                    log_reach=unit["log_reach"] + steps * math.log(_reach_on_the_batch(result)),
                     weight=unit["weight"] + steps,
                 )
         return replace(result, step_size=self._step_size(first), accepted=True)
 
     def _step_size(self, unit: Unit | dict[str, Any]) -> float:
-        return self.schedule() * 2 * (1 - unit["c"]) * unit["signal"] * _minimiser(unit)
+        return self.schedule() * self.share(unit["c"]) * unit["signal"] * _reach(unit)
 
 
 def _divide_slope(unit: Unit) -> None:
@@ -283,6 +302,14 @@ def _divided_slope(part: MovingGroup) -> Tensor:
     return part.divided_slope(1 - part.group["betas"][0])
 
 
-def _minimiser(unit: Unit | dict[str, Any]) -> float:
-    """The geometric mean of the minimisers of the parabolas."""
-    return math.exp(unit["log_minimiser"] / unit["weight"])
+def _reach_on_the_batch(result: SearchResult) -> float:
+    """The geometric mean of the parabola's minimiser, and of where it would be if the loss fell to 0 there."""
+    minimiser = result.step_size / _ASKED_SHARE
+    if result.loss_before <= 0:
+        return minimiser
+    return math.sqrt(minimiser * 2 * result.loss_before / result.slope)
+
+
+def _reach(unit: Unit | dict[str, Any]) -> float:
+    """The geometric mean of what the searches found."""
+    return math.exp(unit["log_reach"] / unit["weight"])

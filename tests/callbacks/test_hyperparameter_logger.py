@@ -45,8 +45,8 @@ def test_an_optimizers_state_is_not_among_its_arguments(tmp_path: Path) -> None:
 
     row = row_of(trainer)
     assert row["optimizer/c"].number_value == 0.75
-    assert "optimizer/log_minimiser" in {f"optimizer/{name}" for name in trainer.optimizers[0].defaults}
-    assert "optimizer/log_minimiser" not in row
+    assert "optimizer/log_reach" in {f"optimizer/{name}" for name in trainer.optimizers[0].defaults}
+    assert "optimizer/log_reach" not in row
 
 
 def test_runs_with_different_optimizers_show_the_columns_of_all_and_what_differs_first(tmp_path: Path) -> None:

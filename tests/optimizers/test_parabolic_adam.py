@@ -14,10 +14,11 @@ from tests.optimizers.reference import Adam, Trace, along, inner
 from tests.optimizers.same import assert_same_trace
 
 
-def reference(problem, steps, c=0.94, total_steps=None, weight_decay=0.01, probe=0.1):
+def reference(problem, steps, c=0.97, total_steps=None, weight_decay=0.01, probe=0.1):
     """The method with the whole model as one unit."""
     point, adam, trace = problem.start, Adam(problem.start), Trace()
-    minimisers, waited, expected, measured, last = [], [], 0.0, 0.0, 0
+    reaches, waited, expected, measured, last = [], [], 1.5, 10.0, 0
+    share = max(2 * (1 - c), min(1, 3 / total_steps)) if total_steps else 2 * (1 - c)
     signal = step_size = None
     for step in range(steps):
         schedule = 1.0
@@ -30,15 +31,15 @@ def reference(problem, steps, c=0.94, total_steps=None, weight_decay=0.01, probe
         due = step + 1 - last >= min(40, max(1, last // 4))
         measuring = total_steps is None or step + 1 <= max(20, total_steps / 10)
         due = due and measuring
-        if step and (due or (measuring and (step < 16 or (step + 1) % 4 == 0))):
+        if step and (due or (measuring and (step < 40 or (step + 1) % 4 == 0))):
             weight = 0.1 / (1 - 0.9 ** (step + 1))
             present = weight * inner(gradient, adam._over_root(gradient))
             scale = abs(slope - present) + present
             expected, measured = expected + (slope - present) / (1 - weight) / scale, measured + slope / scale
         trials = 0
         if due:
-            if minimisers:
-                probe = 0.2 * mean(minimisers, waited)
+            if reaches:
+                probe = 0.2 * mean(reaches, waited)
             trials = 1
             if slope > 0:
                 while True:
@@ -48,11 +49,11 @@ def reference(problem, steps, c=0.94, total_steps=None, weight_decay=0.01, probe
                         break
                     probe = max(2 * asked, probe / 256)
                     trials += 1
-                minimisers.append(10 * asked)
+                reaches.append(np.sqrt(10 * asked * 2 * loss / slope) if loss > 0 else 10 * asked)
                 waited.append(step + 1 - last)
-            signal = min(max(0.02, expected / measured), 1) if measured > 0 else 0.02
+            signal = min(max(0.02, expected / measured), 1)
             last = step + 1
-        step_size = schedule * 2 * (1 - c) * signal * mean(minimisers, waited)
+        step_size = schedule * share * signal * mean(reaches, waited)
         decayed = [[x - step_size * weight_decay * x for x in unit] for unit in point]
         point = along(decayed, direction, step_size)
         trace.loss.append(loss)
@@ -67,14 +68,15 @@ def mean(found, steps):
     return float(np.exp(np.average(np.log(found), weights=steps)))
 
 
-@pytest.mark.parametrize("total_steps", [None, 60, 400])
+@pytest.mark.parametrize("total_steps", [None, 8, 25, 60, 400])
 @pytest.mark.parametrize("weight_decay", [0.0, 0.05])
 @pytest.mark.parametrize("c", [0.75, 0.95])
 def test_follows_the_equations(total_steps, weight_decay, c):
     problem = TorchProblem()
     optimizer = ParabolicAdam(problem.groups(), c=c, total_steps=total_steps, weight_decay=weight_decay)
-    expected = reference(problem.reference, 60, c, total_steps, weight_decay)
-    assert_same_trace(problem.run(optimizer, 60), expected)
+    steps = min(60, total_steps or 60)
+    expected = reference(problem.reference, steps, c, total_steps, weight_decay)
+    assert_same_trace(problem.run(optimizer, steps), expected)
 
 
 def test_comes_down_from_a_step_size_that_is_far_too_large():
@@ -160,12 +162,12 @@ def test_an_uphill_direction_is_followed_with_the_step_size_in_force():
 
     for _ in range(3):
         step(1.0)
-    before, minimiser = weight.detach().clone(), optimizer.param_groups[0]["log_minimiser"]
+    before, reach = weight.detach().clone(), optimizer.param_groups[0]["log_reach"]
     step(-0.2)
     record = optimizer.last_step
     assert record.slope < 0
     assert record.accepted
-    assert optimizer.param_groups[0]["log_minimiser"] == minimiser
+    assert optimizer.param_groups[0]["log_reach"] == reach
     assert (weight < before).all()
 
 

@@ -30,7 +30,7 @@ class HyperparameterLogger(Callback):
         # columns of all runs and puts those that differ first.
         _, start, end = hparams(hyperparameters(trainer, pl_module), {})
         reached = {
-            name.replace("val", "hp", 1): value
+            name.replace("val", "hp", 1): float(value)
             for name, value in trainer.callback_metrics.items()
             if name.startswith("val")
         }

@@ -51,9 +51,9 @@ class ParabolicAdam(LineSearchOptimizer):
 
     **The reach** :math:`\mu`. A search measures the slope :math:`s = \langle g_k, d_k \rangle` and, with one forward
     pass at a probe :math:`p`, the curvature :math:`a` of the batch's loss :math:`f_k` along the step. The parabola has
-    its minimiser at :math:`s / a`, and were its minimum a loss of 0, the minimiser would be at :math:`2 f_k / s`,
-    Polyak's step. The one is too far where the slope happens to be large, the other where it is small; the reach is
-    their geometric mean:
+    its minimiser at :math:`s / a`; were its minimum a loss of 0, the minimiser would be at :math:`2 f_k / s`, Polyak's
+    step. Where the slope happens to be large the one is too far, where it is small the other, and the curvature, which
+    the first batches of two runs show differently, counts in the first alone. The reach is their geometric mean:
 
     .. math:: a = \frac{2 (f_k(x_k - p \, d_k) - f_k(x_k) + s p)}{p^2}, \qquad
         \mu = \exp \overline{\log \sqrt{\frac{s}{a} \cdot \frac{2 f_k(x_k)}{s}}} ,
@@ -61,7 +61,8 @@ class ParabolicAdam(LineSearchOptimizer):
     the average being over the steps so far, of which each counts with the search that follows it. A search after
     :math:`k` steps is followed by one :math:`k / 4` steps later, since curvature changes fast at the start and slowly
     afterwards, and after 40 steps at the latest. The height is measured during the warm-up (in 20 steps at least), by
-    12 searches of a run of 80 steps and 20 of one of 1 000; then it stays.
+    12 searches of a run of 80 steps and 20 of one of 1 000; then it stays. A batch whose loss is not positive has the
+    minimiser alone.
 
     **The signal** :math:`r`. The batch that the slope is measured on has helped to make the direction, so that the
     slope flatters it. It comes in two parts, by the weight :math:`w = (1 - \beta_1) / (1 - \beta_1^k)` of the present
@@ -93,9 +94,9 @@ class ParabolicAdam(LineSearchOptimizer):
     the length of the run :math:`T`; for a run whose length is known in seconds, `progress` takes the share of it
     that is done (`callbacks.ScheduleBySeconds` sets it). Where no length is known, nothing rises or falls.
 
-    **Cost.** Between searches the memory of AdamW, and its time but for a pass over gradients and moments in every
-    fourth step of the warm-up. A search costs a forward pass (the first one two to four) and a copy of the
-    parameters.
+    **Cost.** Between searches the memory of AdamW, and its time but for a pass over gradients and moments in the steps
+    that are measured, after 40 of them in every fourth. A search costs a forward pass (the first one two to four) and
+    a copy of the parameters.
 
     Where the slope is not positive, the momentum leads uphill on this batch; that says nothing about the reach,
     and the step is made with the step size in force. A loss or gradient that is not finite leaves the step out.
@@ -106,8 +107,8 @@ class ParabolicAdam(LineSearchOptimizer):
     **Where it comes from.** The parabola is that of PAL (Mutschler and Zell, arXiv 1903.11991), which moves by it in
     every step. To measure rarely and reuse is LABPAL's (arXiv 2108.13880), on larger batches there. That the next
     gradient judges a direction is the idea of hypergradient descent (arXiv 1703.04782), which multiplies the step
-    size by what it finds; here it is a factor, so that a small signal means a small step, not an ever smaller one. Polyak's step for batches is that of SPS
-    (Loizou et al., arXiv 2002.10542).
+    size by what it finds; here it is a factor, so that a small signal means a small step, not an ever smaller one.
+    Polyak's step on batches is that of SPS (Loizou et al., arXiv 2002.10542).
 
     Args:
         params: Parameters, or groups of them (dicts with `params` and optionally `name`, `unit`, `weight_decay`).

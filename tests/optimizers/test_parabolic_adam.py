@@ -79,6 +79,23 @@ def test_follows_the_equations(total_steps, weight_decay, c):
     assert_same_trace(problem.run(optimizer, steps), expected)
 
 
+@pytest.mark.parametrize("scale", [1e-3, 1e3])
+def test_the_scale_of_the_loss_does_not_matter(scale):
+    plain, scaled = TorchProblem(), TorchProblem()
+    scaled.loss = lambda step: scale * TorchProblem.loss(scaled, step)
+    expected = plain.run(ParabolicAdam(plain.groups(), total_steps=40, eps=0.0), 40)
+    found = scaled.run(ParabolicAdam(scaled.groups(), total_steps=40, eps=0.0), 40)
+    np.testing.assert_allclose(found.step_size, expected.step_size, rtol=1e-5)
+
+
+def test_where_the_loss_is_not_positive_the_parabola_alone_counts():
+    problem = TorchProblem()
+    problem.loss = lambda step: TorchProblem.loss(problem, step) - 5
+    optimizer = ParabolicAdam(problem.groups(), total_steps=40)
+    problem.reference.loss = lambda point, step: type(problem.reference).loss(problem.reference, point, step) - 5
+    assert_same_trace(problem.run(optimizer, 40), reference(problem.reference, 40, total_steps=40))
+
+
 def test_comes_down_from_a_step_size_that_is_far_too_large():
     problem = TorchProblem()
     optimizer = ParabolicAdam(problem.groups(), initial_step_size=10.0)

@@ -143,6 +143,18 @@ def test_the_height_is_measured_during_the_warm_up_of_a_run_of_known_time(steps,
     assert step_sizes[0] == 0
 
 
+@pytest.mark.parametrize(("steps", "share"), [(2, 1.0), (20, 3 / 20), (80, 0.06)])
+def test_a_short_run_takes_a_larger_share(steps, share):
+    known, timed = ParabolicAdam(TorchProblem().groups(), total_steps=steps), TorchProblem()
+    assert known.share(0.97) == pytest.approx(share)
+    optimizer = ParabolicAdam(timed.groups())
+    for step in range(steps):
+        optimizer.progress = step / steps
+        timed.run(optimizer, 1, first=step)
+        if step:
+            assert optimizer.share(0.97) == pytest.approx(share)
+
+
 def test_steps_between_searches_are_those_of_adamw():
     problem = TorchProblem()
     optimizer = ParabolicAdam(problem.parameters(), total_steps=100, weight_decay=0.1)

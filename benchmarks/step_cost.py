@@ -147,8 +147,8 @@ class Method:
     step: Step
 
 
-def methods() -> dict[str, Method]:
-    """Everything that is measured, by name; what is not installed is left out."""
+def methods(steps: int) -> dict[str, Method]:
+    """Everything that is measured, by name, for runs of so many steps; what is not installed is left out."""
     ours = {
         "AdamW": Method(lambda model: AdamW(model.parameters(), lr=5e-5, foreach=True), torch_step),
         "fused AdamW": Method(lambda model: AdamW(model.parameters(), lr=5e-5, fused=True), torch_step),
@@ -158,7 +158,7 @@ def methods() -> dict[str, Method]:
             lambda model: AdamSLS(ParamGroups(units="layer")(model), steps_per_epoch=16, update_rule="cycle"), our_step
         ),
         "SaLSA": Method(lambda model: SaLSA(model.parameters()), our_step),
-        "ParabolicAdam": Method(lambda model: ParabolicAdam(model.parameters()), our_step),
+        "ParabolicAdam": Method(lambda model: ParabolicAdam(model.parameters(), total_steps=steps), our_step),
     }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -291,8 +291,8 @@ def main() -> None:
         torch.manual_seed(0)
         return model_named(name).to(device).train(training)
 
-    wanted = options.methods or list(methods())
-    available = methods()
+    wanted = options.methods or list(methods(options.steps))
+    available = methods(options.steps)
     unknown = sorted(set(wanted) - set(available))
     if unknown:
         parser().error(f"--methods: {', '.join(unknown)} unknown; there are {', '.join(available)}")

@@ -39,10 +39,10 @@ def test_every_method_gets_a_row_and_every_pair_a_table(arguments, capsys):
     arguments("--steps", "7", "--pair-steps", "3")
     output = capsys.readouterr().out
     rows = rows_of(output)
-    assert set(step_cost.methods()) <= set(rows)
+    assert set(step_cost.methods(4)) <= set(rows)
     assert rows["AdamW"][1] == rows["AdamW"][3] == "1.00"
     assert rows["AdamW"][4] == "1.00"
-    for name in step_cost.methods():
+    for name in step_cost.methods(4):
         assert float(rows[name][0]) > 0
         assert float(rows[name][4]) >= 1
         assert float(rows[name][7]) > 1

@@ -267,7 +267,9 @@ class ParabolicAdam(LineSearchOptimizer):
             return result
         for unit, its_sums in zip(line.units, sums, strict=True):
             expected, measured = its_sums.tolist()
-            unit.update(signal=min(max(_LEAST_SIGNAL, expected / measured), 1.0))
+            # Directions that lead uphill on more batches than the prior counts as would turn the quotient's sign.
+            if measured > 0:
+                unit.update(signal=min(max(_LEAST_SIGNAL, expected / measured), 1.0))
             # Uphill, nothing is learnt about the reach.
             if result.accepted:
                 steps = unit["steps_since_search"]

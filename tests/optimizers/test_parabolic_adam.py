@@ -155,6 +155,14 @@ def test_a_short_run_takes_a_larger_share(steps, share):
             assert optimizer.share(0.97) == pytest.approx(share)
 
 
+def test_a_quotient_of_two_negative_sums_is_no_signal():
+    problem = TorchProblem()
+    optimizer = ParabolicAdam(problem.parameters())
+    optimizer.param_groups[0]["slope_sums"] = torch.tensor([-20.0, -30.0])
+    problem.run(optimizer, 3)
+    assert optimizer.param_groups[0]["signal"] == ParabolicAdam(TorchProblem().parameters()).defaults["signal"]
+
+
 def test_steps_between_searches_are_those_of_adamw():
     problem = TorchProblem()
     optimizer = ParabolicAdam(problem.parameters(), total_steps=100, weight_decay=0.1)

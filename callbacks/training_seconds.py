@@ -49,13 +49,12 @@ class TrainingSeconds(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self.seconds += _now(pl_module.device) - self._batch_started
+        if trainer.world_size > 1:
+            # Whatever follows the clock, the end of the run and the learning rates, has to be the same on all ranks.
+            self.seconds = trainer.strategy.broadcast(self.seconds)
         pl_module.log("train/seconds", self.seconds, on_step=True, on_epoch=False)
-        if self.max_seconds is not None:
-            used_up = self.seconds >= self.max_seconds
-            if trainer.world_size > 1:
-                used_up = trainer.strategy.broadcast(used_up)
-            if used_up:
-                trainer.should_stop = True
+        if self.max_seconds is not None and self.seconds >= self.max_seconds:
+            trainer.should_stop = True
 
     def state_dict(self) -> dict[str, float]:
         return {"seconds": self.seconds}

@@ -10,6 +10,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.demos.boring_classes import BoringModel
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import callbacks.training_seconds
@@ -116,3 +117,28 @@ def test_an_optimizer_that_anneals_itself_is_told_the_progress(tmp_path: Path, c
     model = SearchingModel(clock)
     trainer(tmp_path, TrainingSeconds(10.0), ScheduleBySeconds(), max_epochs=-1).fit(model)
     assert [done for (done,) in model.rates] == pytest.approx([k / 10 for k in range(10)])
+
+
+class RecordedModel(TimedModel):
+    """Every rank's steps take a time of their own; writes its learning rates into a folder."""
+
+    folder: Path
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        self.clock[0] += 2 * self.global_rank  # a step takes 1 second on rank 0, 3 on rank 1
+        return super().training_step(batch, batch_idx)
+
+    def on_train_end(self) -> None:
+        torch.save(self.rates, self.folder / f"rank{self.global_rank}.pt")
+
+
+@pytest.mark.distributed
+def test_two_ranks_follow_the_clock_of_the_first(tmp_path: Path, clock: list[float]) -> None:
+    model = RecordedModel(clock)
+    model.folder = tmp_path
+    ranks = {"devices": 2, "strategy": DDPStrategy(start_method="fork", process_group_backend="gloo")}
+    followers = (TrainingSeconds(4.0), ScheduleBySeconds("linear", warmup=0.0))
+    trainer(tmp_path, *followers, max_epochs=-1, enable_checkpointing=False, **ranks).fit(model)
+    first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2))
+    assert [rates[0] for rates in first] == pytest.approx([0.1 * k / 4 for k in (4, 3, 2, 1)])
+    assert first == second

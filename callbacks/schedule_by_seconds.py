@@ -59,6 +59,10 @@ class ScheduleBySeconds(Callback):
             return 1 - after
         return (1 + math.cos(math.pi * after)) / 2 if self.shape == "cosine" else 1.0
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            self._initial = None  # of an earlier run; a checkpoint's rates are loaded after this
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         clocks = [c for c in getattr(trainer, "callbacks", []) if isinstance(c, TrainingSeconds)]
         if not clocks or clocks[0].max_seconds is None:

@@ -17,7 +17,8 @@ class TrainingSeconds(Callback):
     the device is synchronised at both ends, so that queued work counts for the batch that queued it. The batch in
     which the budget runs out is finished; then the run is validated and ends. Several processes follow rank 0's clock.
 
-    The count is logged as ``train/seconds`` with every step, and a resumed run carries it on.
+    The count is logged as ``train/seconds`` with every step. It starts at 0 in every ``fit``; only a run resumed from a
+    checkpoint carries it on.
 
     Args:
         max_seconds: The budget in seconds of training. Default: none, the clock alone.
@@ -41,6 +42,10 @@ class TrainingSeconds(Callback):
     def progress(self) -> float:
         """Share of the budget that is used up, from 0 to 1; 0 where there is none."""
         return 0.0 if self.max_seconds is None else min(1.0, self.seconds / self.max_seconds)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            self.seconds = 0.0  # a checkpoint's count is loaded after this
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self._batch_started = _now(pl_module.device)

@@ -23,6 +23,8 @@ INITIAL = (0.1, 0.02)
 class TimedModel(BoringModel):
     """Two groups, no schedule; every step takes a second of the given clock and remembers its learning rates."""
 
+    initial = INITIAL
+
     def __init__(self, clock: list[float]) -> None:
         super().__init__()
         self.clock = clock
@@ -34,7 +36,7 @@ class TimedModel(BoringModel):
         return super().training_step(batch, batch_idx)
 
     def configure_optimizers(self) -> Any:
-        groups = [{"params": [p], "lr": lr} for p, lr in zip(self.parameters(), INITIAL, strict=True)]
+        groups = [{"params": [p], "lr": lr} for p, lr in zip(self.parameters(), self.initial, strict=True)]
         return torch.optim.SGD(groups)
 
 
@@ -68,6 +70,15 @@ def test_a_resumed_run_goes_on_from_the_initial_rates(tmp_path: Path, clock: lis
     second = trainer(tmp_path, TrainingSeconds(10.0), ScheduleBySeconds(warmup=0.2), max_epochs=-1)
     second.fit(model, ckpt_path=tmp_path / "a.ckpt", weights_only=False)
     assert [rates[0] for rates in model.rates] == pytest.approx([0.1 * k / 8 for k in (6, 5, 4, 3, 2, 1)])
+
+
+def test_the_next_fit_follows_the_rates_of_its_own_optimizer(tmp_path: Path, clock: list[float]) -> None:
+    parts = (TrainingSeconds(10.0), ScheduleBySeconds("constant", warmup=0.0))
+    trainer(tmp_path, *parts, max_steps=1, enable_checkpointing=False).fit(TimedModel(clock))
+    model = TimedModel(clock)
+    model.initial = (0.5, 0.25)
+    trainer(tmp_path, *parts, max_steps=1, enable_checkpointing=False).fit(model)
+    assert model.rates == [(0.5, 0.25)]
 
 
 def test_the_shapes() -> None:

@@ -88,6 +88,16 @@ def test_a_resumed_run_has_only_the_rest_of_the_budget(tmp_path: Path, clock: Cl
     assert seconds.seconds == 20.0
 
 
+def test_the_next_fit_has_the_whole_budget_again(tmp_path: Path, clock: Clock) -> None:
+    seconds = TrainingSeconds(max_seconds=7.0)
+    for _ in range(2):
+        run = trainer(tmp_path, seconds, max_epochs=-1, limit_val_batches=0, enable_checkpointing=False)
+        run.fit(TimedModel(clock))
+        assert run.global_step == 4
+        run.validate(TimedModel(clock), verbose=False)
+        assert seconds.seconds == 4 * TRAINING_STEP  # stays to be read
+
+
 def test_progress_is_a_share_of_the_budget(clock: Clock) -> None:
     seconds = TrainingSeconds(max_seconds=8.0)
     seconds.seconds = 2.0

@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from callbacks.training_seconds import TrainingSeconds
-from optimizers import ParabolicAdam
+from optimizers import LineSearchMeZO, LineSearchOptimizer, ParabolicAdam
 
 
 class ScheduleBySeconds(Callback):
@@ -35,7 +35,7 @@ class ScheduleBySeconds(Callback):
     Raises:
         ValueError: if ``warmup`` is out of range.
         MisconfigurationException: when training starts without a `callbacks.TrainingSeconds` that has a budget, or with
-            a model that has a schedule of its own.
+            a model that has a schedule of its own or an optimizer that searches for its step size.
 
     Example::
 
@@ -73,6 +73,13 @@ class ScheduleBySeconds(Callback):
             raise MisconfigurationException(
                 "ScheduleBySeconds and the model's lr_scheduler would overrule each other: set one of them"
             )
+        for optimizer in trainer.optimizers:
+            searches = isinstance(optimizer, (LineSearchOptimizer, LineSearchMeZO))
+            if searches and not isinstance(optimizer, ParabolicAdam):
+                raise MisconfigurationException(
+                    f"ScheduleBySeconds: {type(optimizer).__name__} searches for its own step size, which a schedule "
+                    "would overwrite; leave ScheduleBySeconds out, or choose an optimizer with a learning rate"
+                )
         self._clock = clocks[0]
         if self._initial is None:
             self._initial = [[group["lr"] for group in optimizer.param_groups] for optimizer in trainer.optimizers]

@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import callbacks.training_seconds
 from callbacks import ScheduleBySeconds, TrainingSeconds
-from optimizers import ParabolicAdam
+from optimizers import LineSearchMeZO, ParabolicAdam, SaLSA
 
 INITIAL = (0.1, 0.02)
 
@@ -98,6 +98,22 @@ def test_without_a_budget_there_is_nothing_to_follow(tmp_path: Path, clock: list
 def test_a_second_schedule_is_refused(tmp_path: Path, clock: list[float]) -> None:
     with pytest.raises(MisconfigurationException, match="would overrule each other"):
         trainer(tmp_path, TrainingSeconds(1.0), ScheduleBySeconds(), max_epochs=1).fit(BoringModel())
+
+
+class GivenOptimizer(TimedModel):
+    make: Any
+
+    def configure_optimizers(self) -> Any:
+        return self.make(self.parameters())
+
+
+@pytest.mark.parametrize("search", [SaLSA, LineSearchMeZO])
+def test_a_search_for_the_step_size_is_refused(tmp_path: Path, clock: list[float], search: Any) -> None:
+    model = GivenOptimizer(clock)
+    model.make = search
+    run = trainer(tmp_path, TrainingSeconds(1.0), ScheduleBySeconds(), max_epochs=1, enable_checkpointing=False)
+    with pytest.raises(MisconfigurationException, match=f"{search.__name__} searches for its own step size"):
+        run.fit(model)
 
 
 @pytest.mark.parametrize("warmup", [-0.1, 1.0])

@@ -16,6 +16,8 @@ from benchmarks.study.grid import Run
 from benchmarks.study.results import FAILED, Result
 
 SIGNIFICANCE = 0.05
+FEWEST_SEEDS = 3  # for a test: the spread of two differences says next to nothing
+SCORE_RESOLUTION = 1e-6  # relative: scores are logged in float32, equal differences of them are not equal to the bit
 MISSING = "missing"
 CORRELATIONS = ("/matthews", "/pearson", "/spearman")
 COST_COLUMNS = ("steps", "train_seconds", "seconds_per_step", "peak_memory_mib", "wall_seconds")
@@ -107,8 +109,8 @@ def compare_with_best(runs: pd.DataFrame) -> pd.Series:
 
     The best cell is that with the best mean score. All pairs of cells are compared by a paired t-test over the seeds
     that both have, and Holm's procedure corrects for all of these comparisons: the best one was picked after looking,
-    so correcting only for the comparisons with it would promise too much. The best cell itself and cells that share
-    fewer than two seeds with it get no p-value.
+    so correcting only for the comparisons with it would promise too much. The best cell itself and cells that
+    `paired_p_value` cannot judge get no p-value.
 
     Args:
         runs: Rows of `runs_frame` that stand in one table.
@@ -146,14 +148,19 @@ def is_significantly_best(p_best: pd.Series) -> bool:
 
 
 def paired_p_value(a: pd.Series, b: pd.Series) -> float:
-    """Two-sided p-value of a paired t-test over the rows that both have; not a number below two such rows."""
+    """Two-sided p-value of a paired t-test over the rows that both have.
+
+    Not a number, no verdict, below `FEWEST_SEEDS` such rows and where all differences are equal: scores on a few hundred
+    examples are so coarse that this happens by chance, and without spread the t statistic is infinite. 1 where all
+    differences are 0.
+    """
     both = pd.concat([a, b], axis=1).dropna()
-    differences = both.iloc[:, 0] - both.iloc[:, 1]
-    if len(differences) < 2:
+    if len(both) < FEWEST_SEEDS:
         return math.nan
-    if (differences == differences.iloc[0]).all():
-        # Without any spread the t statistic is 0/0 or infinite.
-        return 1.0 if differences.iloc[0] == 0 else 0.0
+    differences = both.iloc[:, 0] - both.iloc[:, 1]
+    resolution = SCORE_RESOLUTION * both.abs().to_numpy().max()
+    if np.ptp(differences) <= resolution:
+        return 1.0 if differences.abs().max() <= resolution else math.nan
     return float(stats.ttest_rel(both.iloc[:, 0], both.iloc[:, 1]).pvalue)
 
 

@@ -68,10 +68,21 @@ def test_the_paired_test_uses_the_seeds_that_both_have() -> None:
     assert math.isnan(paired_p_value(pd.Series([1.0, math.nan]), pd.Series([2.0, 3.0])))
 
 
-def test_differences_without_spread() -> None:
+def test_equal_differences_are_no_verdict() -> None:
     a = pd.Series([0.5, 0.6, 0.7])
     assert paired_p_value(a, a) == 1.0
-    assert paired_p_value(pd.Series([2.0, 3.0, 4.0]), pd.Series([1.0, 2.0, 3.0])) == 0.0
+    assert math.isnan(paired_p_value(pd.Series([2.0, 3.0, 4.0]), pd.Series([1.0, 2.0, 3.0])))
+    # Accuracies on 500 examples as they are logged, in float32: 21 more are right with every seed.
+    right = np.array([376, 391, 370])
+    ahead, behind = (pd.Series(np.float32(n / 500).astype(float)) for n in (right + 21, right))
+    assert (ahead - behind).nunique() > 1
+    assert math.isnan(paired_p_value(ahead, behind))
+
+
+def test_two_seeds_are_no_verdict() -> None:
+    assert math.isnan(paired_p_value(pd.Series([0.8, 0.9]), pd.Series([0.7, 0.75])))
+    one_example_ahead = runs_of({0: [409 / 512, 421 / 512], 1: [408 / 512, 420 / 512]})
+    assert not is_significantly_best(compare_with_best(one_example_ahead))
 
 
 def runs_of(scores: dict[int, list[float]], metric: str = "val/accuracy") -> pd.DataFrame:

@@ -315,8 +315,12 @@ class SequenceClassifier(LightningModule):
 
     # Schedule-free optimizers keep two sets of weights and are told which one is wanted.
 
-    def on_train_epoch_start(self) -> None:
+    def on_train_start(self) -> None:
         self._pending_batches = []  # of a run that was interrupted
+        # A run that is resumed within an epoch has no start of one, and its checkpoint is of a validation's mode.
+        self._set_optimizer_mode("train")
+
+    def on_train_epoch_start(self) -> None:
         self._set_optimizer_mode("train")
 
     def on_train_epoch_end(self) -> None:

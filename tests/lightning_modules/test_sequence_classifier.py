@@ -128,33 +128,44 @@ def test_reduce_on_plateau_watches_the_validation_loss(tiny: str, tmp_path: Path
         trainer(tmp_path).fit(module, TinyData())
 
 
+class TwoSets(SGD):
+    """Keeps its mode in its groups, and so in a checkpoint, as schedule-free optimizers do."""
+
+    def train(self) -> None:
+        self.param_groups[0]["mode"] = "train"
+
+    def eval(self) -> None:
+        self.param_groups[0]["mode"] = "eval"
+
+    def step(self, closure: Any = None) -> Any:
+        assert self.param_groups[0]["mode"] == "train"
+        return super().step(closure)
+
+
 def test_an_optimizer_with_two_sets_of_weights_is_told_which_one_is_wanted(tiny: str, tmp_path: Path) -> None:
-    told: list[str] = []
-
-    class TwoSets(SGD):
-        mode = "eval"
-
-        def train(self) -> None:
-            self.mode = "train"
-            told.append("train")
-
-        def eval(self) -> None:
-            self.mode = "eval"
-            told.append("eval")
-
-        def step(self, closure: Any = None) -> Any:
-            assert self.mode == "train"
-            return super().step(closure)
+    validations = []
 
     class Watched(SequenceClassifier):
         def validation_step(self, *args: Any) -> None:
-            assert self.trainer.optimizers[0].mode == "eval"
+            validations.append(self.trainer.optimizers[0].param_groups[0]["mode"])
             super().validation_step(*args)
 
     module = Watched(tiny, optimizer=partial(TwoSets, lr=0.1))
-    trainer(tmp_path, max_epochs=2, val_check_interval=2).fit(module, TinyData())
-    assert told.count("eval") >= 4
-    assert module.trainer.optimizers[0].mode == "eval"
+    trainer(tmp_path, max_epochs=2, val_check_interval=2, num_sanity_val_steps=0).fit(module, TinyData())
+    assert validations == ["eval"] * 4 * 4
+    assert module.trainer.optimizers[0].param_groups[0]["mode"] == "eval"
+
+
+def test_a_run_resumed_within_an_epoch_trains_on_the_weights_of_training(tiny: str, tmp_path: Path) -> None:
+    saver = ModelCheckpoint(dirpath=tmp_path, filename="{step}", save_top_k=-1, monitor="val/loss")
+    first = trainer(tmp_path, val_check_interval=2, enable_checkpointing=True, callbacks=[saver])
+    first.fit(SequenceClassifier(tiny, optimizer=partial(TwoSets, lr=0.1)), TinyData())
+    checkpoint = tmp_path / "step=2.ckpt"
+    stored = torch.load(checkpoint, weights_only=False)["optimizer_states"][0]["param_groups"][0]
+    assert stored["mode"] == "eval"
+    second = trainer(tmp_path)
+    second.fit(SequenceClassifier(tiny, optimizer=partial(TwoSets, lr=0.1)), TinyData(), ckpt_path=checkpoint)
+    assert second.global_step == 4
 
 
 def test_regression_predicts_scores(tmp_path: Path) -> None:

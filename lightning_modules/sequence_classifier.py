@@ -66,7 +66,7 @@ class SequenceClassifier(LightningModule):
             (CosineAnnealingLR's ``T_max``) only from Python, by leaving it out. Not for optimizers that search for
             their step size.
         lr_scheduler_interval: Whether the schedule advances per optimizer ``step`` or per ``epoch``. ReduceLROnPlateau
-            always advances per epoch.
+            always advances per epoch; unless it watches a ``train/`` metric, in those epochs alone that validate.
         lr_scheduler_monitor: What ReduceLROnPlateau watches: the name of a logged metric.
         param_groups: Divides the model into the optimizer's parameter groups. Default: the whole model as one unit, its
             biases and norms without weight decay.
@@ -159,6 +159,7 @@ class SequenceClassifier(LightningModule):
         self.gradient_clip_algorithm = gradient_clip_algorithm
         self.split_by_length = split_by_length
         self._pending_batches: list[Batch] = []
+        self._validated = False  # in this epoch
         self._resumed: dict[str, Any] | None = None
 
     # Model and loss
@@ -307,6 +308,9 @@ class SequenceClassifier(LightningModule):
             schedule.step()
         if not isinstance(schedule, ReduceLROnPlateau):
             return
+        measured = self._validated or self.lr_scheduler_monitor.startswith("train/")
+        if self.trainer.enable_validation and not measured:
+            return  # an epoch without a validation has no value, or that of an earlier one
         monitored = self.trainer.callback_metrics.get(self.lr_scheduler_monitor)
         if monitored is None:
             logged = ", ".join(sorted(self.trainer.callback_metrics))
@@ -316,7 +320,7 @@ class SequenceClassifier(LightningModule):
     # Schedule-free optimizers keep two sets of weights and are told which one is wanted.
 
     def on_train_start(self) -> None:
-        self._pending_batches = []  # of a run that was interrupted
+        self._pending_batches, self._validated = [], False  # of a run that was interrupted
         # A run that is resumed within an epoch has no start of one, and its checkpoint is of a validation's mode.
         self._set_optimizer_mode("train")
 
@@ -326,6 +330,7 @@ class SequenceClassifier(LightningModule):
     def on_train_epoch_end(self) -> None:
         if self._schedule_per_epoch():
             self._advance_schedule()
+        self._validated = False
         self._set_optimizer_mode("eval")
 
     def on_validation_start(self) -> None:
@@ -334,6 +339,7 @@ class SequenceClassifier(LightningModule):
 
     def on_validation_end(self) -> None:
         if self.trainer.state.fn == "fit":
+            self._validated = not self.trainer.sanity_checking
             self._set_optimizer_mode("train")
 
     def _set_optimizer_mode(self, mode: Literal["train", "eval"]) -> None:

@@ -128,6 +128,20 @@ def test_reduce_on_plateau_watches_the_validation_loss(tiny: str, tmp_path: Path
         trainer(tmp_path).fit(module, TinyData())
 
 
+@pytest.mark.parametrize(("monitor", "reductions"), [("val/loss", 2), ("train/loss", 5)])
+def test_reduce_on_plateau_waits_for_a_validation(monitor: str, reductions: int, tiny: str, tmp_path: Path) -> None:
+    module = SequenceClassifier(
+        tiny,
+        optimizer=partial(SGD, lr=0.1),
+        lr_scheduler=partial(ReduceLROnPlateau, patience=0, threshold=1e9, threshold_mode="abs"),
+        lr_scheduler_monitor=monitor,
+    )
+    run = trainer(tmp_path, max_epochs=6, check_val_every_n_epoch=2)
+    run.fit(module, TinyData())
+    # Three of the six epochs validate; the first value is the best one yet.
+    assert run.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.1 * 0.1**reductions)
+
+
 class TwoSets(SGD):
     """Keeps its mode in its groups, and so in a checkpoint, as schedule-free optimizers do."""
 

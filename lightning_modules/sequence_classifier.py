@@ -276,10 +276,19 @@ class SequenceClassifier(LightningModule):
         scale_learning_rates(optimizer)
         if self.lr_scheduler is None:
             return {"optimizer": optimizer}
-        advances = self.trainer.max_epochs if self.lr_scheduler_interval == "epoch" else length["total_steps"]
+        steps = length["total_steps"]
+        advances = self._run_epochs(steps) if self.lr_scheduler_interval == "epoch" else steps
         lengths = dict.fromkeys(("total_steps", "num_training_steps", "T_max", "total_iters"), advances)
+        unset = unset_keywords(self.lr_scheduler, length | lengths)
+        # Schedules with total_steps may do without, and refuse None themselves; the other names need a number.
+        unknown = [name for name, value in unset.items() if value is None and name in lengths and name != "total_steps"]
+        if unknown:
+            raise ModelError(
+                f"lr_scheduler: {unknown[0]} is the run's number of {self.lr_scheduler_interval}s, which nobody knows "
+                "here; give it, or give the trainer max_epochs or max_steps"
+            )
         try:
-            schedule = self.lr_scheduler(optimizer, **unset_keywords(self.lr_scheduler, length | lengths))
+            schedule = self.lr_scheduler(optimizer, **unset)
         except (TypeError, ValueError) as error:
             raise ModelError(f"lr_scheduler: {error}") from error
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": self.lr_scheduler_interval}}
@@ -289,13 +298,27 @@ class SequenceClassifier(LightningModule):
         trainer = self.trainer
         # Asking for it makes the Trainer set up its loaders, so that the number of batches below is known.
         total = trainer.estimated_stepping_batches
-        if math.isinf(trainer.num_training_batches):
+        steps_per_epoch = self._steps_per_epoch()
+        if steps_per_epoch is None:
             return {"steps_per_epoch": None, "total_steps": int(total) if total not in (-1, math.inf) else None}
-        steps_per_epoch = max(1, math.ceil(trainer.num_training_batches / self.accumulate_grad_batches))
         limits = [steps_per_epoch * trainer.max_epochs] if trainer.max_epochs not in (None, -1) else []
         limits += [trainer.max_steps] if trainer.max_steps != -1 else []
         # A run of no steps (max_epochs: 0) is prepared like any other.
         return {"steps_per_epoch": steps_per_epoch, "total_steps": max(1, min(limits)) if limits else None}
+
+    def _run_epochs(self, total_steps: int | None) -> int | None:
+        """Epochs of a run of so many steps, the last one perhaps not whole; ``None`` where nobody knows."""
+        trainer = self.trainer
+        if total_steps is not None:
+            trainer.fit_loop.setup_data()  # without max_epochs the Trainer has not counted its batches yet
+            steps_per_epoch = self._steps_per_epoch()
+            if steps_per_epoch is not None:
+                return math.ceil(total_steps / steps_per_epoch)
+        return None if trainer.max_epochs == -1 else trainer.max_epochs
+
+    def _steps_per_epoch(self) -> int | None:
+        batches = self.trainer.num_training_batches
+        return None if math.isinf(batches) else max(1, math.ceil(batches / self.accumulate_grad_batches))
 
     # Schedules: manual optimization leaves them to the module.
 

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import LambdaCallback, ModelCheckpoint
 from torch.optim import SGD, AdamW
-from torch.optim.lr_scheduler import ExponentialLR, OneCycleLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, OneCycleLR, ReduceLROnPlateau
 
 from lightning_modules import LinearWithWarmup, ModelError, SequenceClassifier
 from optimizers import AdamSLS, AdamWL2SP
@@ -110,6 +110,30 @@ def test_a_schedule_per_epoch_advances_once_an_epoch(tiny: str, tmp_path: Path) 
     run = trainer(tmp_path, max_epochs=3)
     run.fit(module, TinyData())
     assert run.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.1 * 0.5**3)
+
+
+@pytest.mark.parametrize(
+    ("length", "epochs"),
+    [({"max_steps": 6, "max_epochs": -1}, 2), ({"max_steps": 6, "max_epochs": 5}, 2), ({"max_epochs": 3}, 3)],
+)
+def test_a_schedule_per_epoch_is_told_the_number_of_epochs(length: Any, epochs: int, tiny: str, tmp_path: Path) -> None:
+    module = SequenceClassifier(
+        tiny,
+        optimizer=partial(SGD, lr=0.1),
+        lr_scheduler=CosineAnnealingLR,
+        lr_scheduler_interval="epoch",
+    )
+    run = trainer(tmp_path, **length)
+    run.fit(module, TinyData(32, 8))
+    assert run.lr_scheduler_configs[0].scheduler.T_max == epochs
+
+
+@pytest.mark.parametrize("interval", ["step", "epoch"])
+def test_a_schedule_over_a_run_of_unknown_length_is_one_line(interval: Any, tiny: str, tmp_path: Path) -> None:
+    module = SequenceClassifier(tiny, lr_scheduler=CosineAnnealingLR, lr_scheduler_interval=interval, optimizer=SGD)
+    endless = {"max_epochs": -1, "max_time": {"seconds": 20}}
+    with pytest.raises(ModelError, match=f"T_max is the run's number of {interval}s, which nobody knows here"):
+        trainer(tmp_path, **endless).fit(module, TinyData())
 
 
 def test_reduce_on_plateau_watches_the_validation_loss(tiny: str, tmp_path: Path) -> None:

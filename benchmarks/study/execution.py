@@ -133,7 +133,11 @@ def tensorboard_folder(arguments: Sequence[str]) -> Path:
 
 
 def summarize_run(run: Run, folder: Path, reason: str, wall_seconds: float, attempt: int = 1) -> Result:
-    """A run's result from the history that it wrote; without its last line or a validation a run counts as failed."""
+    """A run's result from the history that it wrote.
+
+    A run counts as failed without the history's last line, without a validation, and when it diverged: a model of NaNs
+    still has an accuracy, that of one and the same answer.
+    """
     columns = read_history(folder / HISTORY_FILE)
     validation = {name: values for name, values in columns.items() if name.startswith("val") and values}
     majority = [value for _, _, value in validation.pop("val/majority", [])]
@@ -142,6 +146,8 @@ def summarize_run(run: Run, folder: Path, reason: str, wall_seconds: float, atte
     if not reason and run.cell.metric not in validation:
         logged = ", ".join(sorted(validation)) or "nothing"
         reason = f"the metric {run.cell.metric} was never logged by a validation (logged: {logged})"
+    if not reason and "val/loss" in validation and not math.isfinite(validation["val/loss"][-1][2]):
+        reason = f"diverged: the last val/loss is {validation['val/loss'][-1][2]}"
     losses = columns.get("train/loss", [])
     per_step = [(later[1] - earlier[1]) / (later[0] - earlier[0]) for earlier, later in itertools.pairwise(losses)]
     settled = per_step[WARM_UP_STEPS:] or per_step

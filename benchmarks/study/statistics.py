@@ -71,8 +71,8 @@ def runs_frame(study: Study, runs: Sequence[Run], results: Mapping[str, Result])
 def cells_frame(runs: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
     """One row per cell: mean and standard error of every number, ``n``, ``failed``, ``not_learned``, and ``p_best``.
 
-    ``n`` counts the runs that enter the mean, ``failed`` those that crashed or ended without a finite score,
-    ``not_learned`` those at or below the most frequent class. Cells stand in the order of the grid.
+    ``n`` counts the runs that enter the mean, ``failed`` those that crashed, diverged or ended without a finite
+    score, ``not_learned`` those at or below the most frequent class. Cells stand in the order of the grid.
     """
     numbers = ("score", "final", "best", "final_loss", "best_loss", *COST_COLUMNS)
     rows = []
@@ -150,9 +150,9 @@ def is_significantly_best(p_best: pd.Series) -> bool:
 def paired_p_value(a: pd.Series, b: pd.Series) -> float:
     """Two-sided p-value of a paired t-test over the rows that both have.
 
-    Not a number, no verdict, below `FEWEST_SEEDS` such rows and where all differences are equal: scores on a few hundred
-    examples are so coarse that this happens by chance, and without spread the t statistic is infinite. 1 where all
-    differences are 0.
+    Not a number, no verdict, below `FEWEST_SEEDS` such rows and where all differences are equal: scores on a few
+    hundred examples are so coarse that this happens by chance, and without spread the t statistic is infinite. 1 where
+    all differences are 0.
     """
     both = pd.concat([a, b], axis=1).dropna()
     if len(both) < FEWEST_SEEDS:

@@ -104,6 +104,16 @@ def test_a_run_without_validation_has_failed_and_says_what_was_logged(study: Stu
     assert result.reason == "the metric val/accuracy was never logged by a validation (logged: val/f1)"
 
 
+@pytest.mark.parametrize("loss", ["nan", "inf"])
+def test_a_run_that_diverged_has_failed_whatever_its_accuracy(study: Study, tmp_path: Path, loss: str) -> None:
+    write_history(tmp_path / HISTORY_FILE, 0.5)
+    history = (tmp_path / HISTORY_FILE).read_text()
+    (tmp_path / HISTORY_FILE).write_text(history.replace("10,5.0,val/loss,0.5", f"10,5.0,val/loss,{loss}"))
+    result = summarize_run(expand_runs(study)[0], tmp_path, "", 7.0)
+    assert (result.status, result.reason) == (FAILED, f"diverged: the last val/loss is {loss}")
+    assert result.best["val/loss"] == 0.5
+
+
 def test_a_machine_is_told_with_all_that_times_depend_on() -> None:
     machine = {"host": "x", "cpu": "A CPU", "cores": 8, "ram_gib": 15.5, "gpu": None, "threads": 2, "runs_at_a_time": 4}
     result = Result("id", FINISHED, "", {}, 0, machine={**machine, "torch": "2.9", "commit": "abc"})

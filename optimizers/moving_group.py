@@ -76,7 +76,7 @@ class MovingGroup:
         return gather(products).sum() * self.factor
 
     def divided_slope(self, newest: float) -> Tensor:
-        """The slope in two, as a vector: what earlier gradients give to the direction, and what the present one does.
+        """The slope in two, a row for each tensor: what earlier gradients give the direction, and what this one does.
 
         Computed once.
 
@@ -86,15 +86,19 @@ class MovingGroup:
         if self._divided_slope is None:
             direction = self.direction
             scales = direction.scales or [1.0] * len(self.grads)
-            earlier, present = [], []
+            owners, earlier, present = [], [], []
             for i, grad, numerator, denominator in self._pieces(self.grads, direction):
                 if grad.dtype in _HALF:
                     grad, numerator = grad.float(), numerator.float()
                 move = grad if denominator is None else self._quotient(grad, denominator)
                 own = torch.dot(grad.reshape(-1), move.reshape(-1)) * (newest * scales[i])
+                owners.append(i)
                 earlier.append(torch.dot(numerator.reshape(-1), move.reshape(-1)) * scales[i] - own)
                 present.append(own)
-            self._divided_slope = torch.stack([gather(earlier).sum(), gather(present).sum()]) * self.factor
+            slopes = torch.stack([gather(earlier), gather(present)], dim=1) * self.factor
+            if len(owners) > len(self.grads):
+                slopes = slopes.new_zeros(len(self.grads), 2).index_add_(0, torch.tensor(owners), slopes)
+            self._divided_slope = slopes
         return self._divided_slope
 
     def save(self, spare: list[Tensor] | None = None) -> None:

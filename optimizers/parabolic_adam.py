@@ -99,7 +99,11 @@ class ParabolicAdam(LineSearchOptimizer):
     a copy of the parameters.
 
     Where the slope is not positive, the momentum leads uphill on this batch; that says nothing about the reach,
-    and the step is made with the step size in force. A loss or gradient that is not finite leaves the step out.
+    and the step is made with the step size in force. A loss or gradient that is not finite leaves the step out; on an
+    accelerator, which asking would hold up, the gradient counts as zero there.
+
+    **When more of the model begins to train**, as with gradual unfreezing, a direction through it says nothing about
+    the rest: what was measured is forgotten, and the height measured anew in the next 20 steps.
 
     **Units.** With `update_rule="cycle"` or `"impact"` every unit (the groups with the same `unit`, or `name`) has a
     step size of its own, as in `AdamSLS`.
@@ -172,11 +176,10 @@ class ParabolicAdam(LineSearchOptimizer):
             eps=eps,
             amsgrad=False,
             steps=0,
-            searched_at=0,
-            slope_sums=torch.tensor([_PRIOR_SIGNAL, 1.0]) * _PRIOR_BATCHES,
-            signal=_PRIOR_SIGNAL,
+            tensors=0,
+            measured_from=0,
+            **_nothing_measured(),
             log_reach=0.0,
-            weight=0.0,
         )
         if not betas[0]:
             raise ValueError("betas has to begin with a number above 0: without momentum nothing tells batches apart")
@@ -194,7 +197,7 @@ class ParabolicAdam(LineSearchOptimizer):
         """Make one step; see `LineSearchOptimizer.step`."""
         for group in self.param_groups:
             group["steps"] += 1
-            if group["weight"]:
+            if group["searches"]:
                 group["lr"] = self._step_size(group)
         return super().step(closure, evaluate=evaluate, loss=loss)
 
@@ -202,8 +205,7 @@ class ParabolicAdam(LineSearchOptimizer):
         """The share of the way to the expected loss's minimiser that a step makes, but for the schedule."""
         total_steps = self.total_steps
         if self.progress is not None:
-            done = max(group["steps"] for group in self.param_groups) - 1
-            total_steps = done / self.progress if self.progress else None
+            total_steps = (self._step() - 1) / self.progress if self.progress else None
         return max(2 * (1 - c), min(1.0, _SHORTEST_RUN / total_steps if total_steps else 0.0))
 
     def schedule(self) -> float:
@@ -211,16 +213,16 @@ class ParabolicAdam(LineSearchOptimizer):
         if self.progress is not None:
             done = reached = self.progress
         elif self.total_steps is not None:
-            step = min(max(group["steps"] for group in self.param_groups), self.total_steps)
+            step = min(self._step(), self.total_steps)
             done, reached = (step - 1) / self.total_steps, step / self.total_steps
         else:
             return 1.0
         return min(1.0, reached / _WARMUP) * max(1 - done, 0.0)
 
-    def is_measuring(self) -> bool:
+    def is_measuring(self, unit: Unit) -> bool:
         """Whether the height is still measured: during the warm-up, or always where the run's length is not known."""
-        step = max(group["steps"] for group in self.param_groups)
-        if step <= _MEASURED_STEPS:
+        step = self._step()
+        if step - unit["measured_from"] <= _MEASURED_STEPS:
             return True
         if self.progress is not None:
             return self.progress <= _WARMUP
@@ -231,11 +233,11 @@ class ParabolicAdam(LineSearchOptimizer):
         if not unit["settled"]:
             return True
         wait = min(max(1, unit["searched_at"] // 4), _AT_LEAST_EVERY)
-        return self.is_measuring() and unit["steps_since_search"] >= wait
+        return self.is_measuring(unit) and unit["steps_since_search"] >= wait
 
     def first_trial(self, unit: Unit) -> float:
         """Where a search probes: twice as far as the share of the minimiser that it asks for."""
-        return PROBE * _ASKED_SHARE * _reach(unit) if unit["weight"] else float(unit["lr"])
+        return PROBE * _ASKED_SHARE * _reach(unit) if unit["searches"] else float(unit["lr"])
 
     def searched(self, unit: Unit, waited: int) -> None:
         """Note when the unit searched."""
@@ -243,15 +245,30 @@ class ParabolicAdam(LineSearchOptimizer):
 
     def _move(self, units: list[Unit], evaluate: Evaluate, loss: Tensor | float) -> None:
         """Move, and divide the slope: before a search, which needs it, or after a step that one pass has made."""
+        for unit in units:
+            self._notice_growth(unit)
         due = [unit for unit in units if self.is_due(unit)]
         for unit in due:
             _divide_slope(unit)
         super()._move(units, evaluate, loss)
-        if not self.is_measuring():
-            return
+        step = self._step()
         for unit in units:
-            if unit not in due and (unit["steps"] <= _ALL_DIVIDED or unit["steps"] % _DIVIDED_EVERY == 0):
+            is_divided = step - unit["measured_from"] <= _ALL_DIVIDED or step % _DIVIDED_EVERY == 0
+            if unit not in due and is_divided and self.is_measuring(unit):
                 _divide_slope(unit)
+
+    def _notice_growth(self, unit: Unit) -> None:
+        """Forget what was measured when more tensors of the unit move than ever before."""
+        tensors = sum(len(part.params) for part in unit.parts)
+        if tensors <= unit["tensors"]:
+            return
+        if unit["tensors"]:
+            unit.update(**_nothing_measured(), measured_from=self._step() - 1, steps_since_search=1)
+        unit.update(tensors=tensors)
+
+    def _step(self) -> int:
+        """The number of the present step."""
+        return max(group["steps"] for group in self.param_groups)
 
     def _find_step_size(
         self, line: Line, loss_at: Callable[[float], Tensor | float], loss: Tensor | float, step_size: float
@@ -263,7 +280,7 @@ class ParabolicAdam(LineSearchOptimizer):
         sums = [unit["slope_sums"].to("cpu", non_blocking=True) for unit in line.units]
         slopes = gather([_divided_slope(part).sum() * factor for part, factor in line.parts])
         result = parabola_search(loss_at, loss, slopes, probe=step_size, **options)
-        if not result.accepted and not (first["weight"] and math.isfinite(result.loss_before + result.slope)):
+        if not result.accepted and not (first["searches"] and math.isfinite(result.loss_before + result.slope)):
             return result
         for unit, its_sums in zip(line.units, sums, strict=True):
             expected, measured = its_sums.tolist()
@@ -272,28 +289,37 @@ class ParabolicAdam(LineSearchOptimizer):
                 unit.update(signal=min(max(_LEAST_SIGNAL, expected / measured), 1.0))
             # Uphill, nothing is learnt about the reach.
             if result.accepted:
-                steps = unit["steps_since_search"]
-                unit.update(
-                    log_reach=unit["log_reach"] + steps * math.log(_reach_on_the_batch(result)),
-                    weight=unit["weight"] + steps,
-                )
+                steps, weight = unit["steps_since_search"], unit["weight"] + unit["steps_since_search"]
+                newer = math.log(_reach_on_the_batch(result)) - unit["log_reach"]
+                unit.update(log_reach=unit["log_reach"] + newer * steps / weight, weight=weight)
         return replace(result, step_size=self._step_size(first), accepted=True)
 
     def _step_size(self, unit: Unit | dict[str, Any]) -> float:
         return self.schedule() * self.share(unit["c"]) * unit["signal"] * _reach(unit)
 
 
+def _nothing_measured() -> dict[str, Any]:
+    """What a unit remembers of its measurement before there is any."""
+    return {
+        "searched_at": 0,
+        "slope_sums": torch.tensor([_PRIOR_SIGNAL, 1.0]) * _PRIOR_BATCHES,
+        "signal": _PRIOR_SIGNAL,
+        "weight": 0.0,
+    }
+
+
 def _divide_slope(unit: Unit) -> None:
     """Add to the unit's sums: the slope that the expected loss should have, and the measured one, both scaled."""
     slopes = []
     for part in unit.parts:
-        earlier, present = _divided_slope(part)
-        beta, steps = part.group["betas"][0], float(part.states[0]["step"])
-        # In its first step a parameter has no earlier gradients.
-        if steps > 1:
-            slopes.append(torch.stack([earlier * (1 - beta**steps) / (beta - beta**steps), earlier, present]))
-    if not slopes:
-        return
+        earlier, present = _divided_slope(part).unbind(1)
+        beta = part.group["betas"][0]
+        power = beta ** torch.stack([state["step"] for state in part.states]).double()
+        # A parameter in its first step has no earlier gradients.
+        has_past = power < beta
+        longer = torch.where(has_past, (1 - power) / (beta - power), 0.0).to(earlier, non_blocking=True)
+        counts = has_past.to(earlier, non_blocking=True)
+        slopes.append(torch.stack([longer * earlier, counts * earlier, counts * present]).sum(1))
     expected, earlier, present = gather(slopes).view(-1, 3).sum(0)
     # A gradient of zero tells nothing.
     scaled = torch.nan_to_num(torch.stack([expected, earlier + present]) / (earlier.abs() + present), 0.0, 0.0, 0.0)
@@ -315,4 +341,4 @@ def _reach_on_the_batch(result: SearchResult) -> float:
 
 def _reach(unit: Unit | dict[str, Any]) -> float:
     """The geometric mean of what the searches found."""
-    return math.exp(unit["log_reach"] / unit["weight"])
+    return math.exp(unit["log_reach"])

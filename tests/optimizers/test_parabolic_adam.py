@@ -230,6 +230,67 @@ def test_gradients_of_zero_tell_nothing():
     assert all(torch.isfinite(weight).all() for weight in problem.parameters())
 
 
+def frozen(problem, optimizer, steps, first=0):
+    """Run with all but the first unit frozen."""
+    rest = [weight for group in optimizer.param_groups[1:] for weight in group["params"]]
+    for weight in rest:
+        weight.requires_grad_(False)
+        weight.grad = None
+    trace = problem.run(optimizer, steps, first=first)
+    for weight in rest:
+        weight.requires_grad_(True)
+    return trace
+
+
+def test_measures_anew_when_more_of_the_model_trains():
+    problem = TorchProblem()
+    optimizer = ParabolicAdam(problem.groups(), weight_decay=0.0)
+    frozen(problem, optimizer, 25)
+    twin = TorchProblem()
+    fresh = ParabolicAdam(twin.groups(), weight_decay=0.0)
+    reach = math.exp(optimizer.param_groups[0]["log_reach"])
+    for group, copy in zip(optimizer.param_groups, fresh.param_groups, strict=True):
+        copy["lr"] = 0.2 * reach
+        for weight, its_copy in zip(group["params"], copy["params"], strict=True):
+            its_copy.data.copy_(weight.data)
+            its_copy.grad = None
+            if weight in optimizer.state:
+                fresh.state[its_copy] = {name: value.clone() for name, value in optimizer.state[weight].items()}
+    assert_same_trace(problem.run(optimizer, 30, first=25), twin.run(fresh, 30, first=25))
+
+
+def test_searches_again_after_the_warm_up_when_more_of_the_model_trains():
+    problem = TorchProblem()
+    optimizer = ParabolicAdam(problem.groups(), total_steps=200)
+    searched = [sum(map(bool, frozen(problem, optimizer, steps, first).trials)) for first, steps in ((0, 60), (60, 20))]
+    released = problem.run(optimizer, 60, first=80).trials
+    assert searched == [12, 0]
+    assert [step for step, trials in enumerate(released) if trials] == [0, 1, 2, 3, 4, 5, 6, 7, 9, 11, 14, 17]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_tensors_of_different_age_count_each_by_its_own(steps):
+    problem = TorchProblem()
+    optimizer = ParabolicAdam(problem.groups(), weight_decay=0.0)
+    frozen(problem, optimizer, 5)
+    sums = np.array([1.5, 10.0])
+    for step in range(5, 5 + steps):
+        problem.run(optimizer, 1, first=step)
+        expected = earlier = present = 0.0
+        for weight in problem.parameters():
+            state = {name: value.numpy() for name, value in optimizer.state[weight].items()}
+            gradient, age = weight.grad.numpy(), state["step"]
+            root = np.sqrt(state["exp_avg_sq"] / (1 - 0.999**age)) + 1e-8
+            share = 0.1 / (1 - 0.9**age)
+            its_present = share * np.sum(gradient**2 / root)
+            its_earlier = np.sum(gradient * state["exp_avg"] / root) / (1 - 0.9**age) - its_present
+            if age > 1:
+                expected, earlier = expected + its_earlier / (1 - share), earlier + its_earlier
+                present += its_present
+        sums += np.array([expected, earlier + present]) / (abs(earlier) + present)
+    np.testing.assert_allclose(optimizer.param_groups[0]["slope_sums"].numpy(), sums, rtol=1e-6)
+
+
 def test_after_the_announced_end_the_last_step_size_stays():
     problem = TorchProblem()
     optimizer = ParabolicAdam(problem.groups(), total_steps=10)

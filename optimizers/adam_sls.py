@@ -28,14 +28,15 @@ class AdamSLS(LineSearchOptimizer):
     With `condition="momentum"` trials follow the step itself and the right-hand side is its true slope
     :math:`c \, \eta \, \langle g_k, \hat m_k / (\sqrt{\hat v_k} + \epsilon) \rangle`; where that is not positive
     the search fails. A failed search leaves the parameters as they were. With `momentum="heavy_ball"` the step is
-    :math:`x_{k+1} = x_k - \eta \, g_k / (\sqrt{\hat v_k} + \epsilon) + \beta_1 (x_k - x_{k-1})` (Vaswani et al.,
-    arXiv 2006.06835), at the price of one more buffer per parameter.
+    :math:`x_{k+1} = x_k + b_k - \eta \lambda x_k` with :math:`b_k = \beta_1 b_{k-1} - \eta \, g_k / (\sqrt{\hat v_k}
+    + \epsilon)` (Vaswani et al., arXiv 2006.06835), at the price of one more buffer per parameter; a failed search
+    sets :math:`b_k` to zero.
 
     **Units.** Under the update rule "joint" the whole model has one step size. Under the others every unit (the groups
     with the same `unit`, or `name`) has its own; after `joint_steps` searches for all of them together, "cycle" lets
-    one unit search per step, in turn, "all" lets each of them search in every step, from where the units before it
-    arrived, and "impact" lets the unit search whose smoothed slope times the steps since its last search is largest.
-    Units that do not search move by their last step size.
+    one unit search per step, in turn, "all" lets each of them search in every step, all from the same start, followed
+    by a search for one factor for all that they found, and "impact" lets the unit search whose smoothed slope times
+    the steps since its last search is largest. Units that do not search move by their last step size.
 
     **What differs from the published code** (SaLSa-Optimizer 0.1.0, `adam_sls.py`). There, an epoch counts 500 steps
     unless told otherwise, so that a step size grows by 0.14 % per step and never recovers from one hard batch of a
@@ -59,7 +60,7 @@ class AdamSLS(LineSearchOptimizer):
         eps: Added to the root of the second average.
         weight_decay: Decoupled weight decay, as in AdamW: the step size times this share of each weight is taken off.
         amsgrad: Whether to divide by the largest second average so far.
-        momentum: "standard" (Adam's first average) or "heavy_ball" (the last step's displacement, times `betas[0]`).
+        momentum: "standard" (Adam's first average) or "heavy_ball" (`betas[0]` times the last step).
         condition: "gradient" (trials without momentum, as in the paper) or "momentum" (trials along the step itself).
         reset: Where a search starts: at the last step size ("keep"), grown by `growth` per epoch ("grow", the paper's)
             or at `initial_step_size` ("restart").

@@ -228,10 +228,12 @@ class LineSearchOptimizer(torch.optim.Optimizer):
                 self._skip(start)
                 return loss
         else:
-            # Asking would stall the device. There the gradients count as zero, and a search fails at its first trial.
+            # Asking would stall the device. There the gradients count as zero, so that momentum alone moves, and a search
+            # fails at its first trial.
+            broken = ~finite
             for part in parts:
                 for grad in part.grads:
-                    grad.masked_fill_(~finite.to(grad.device, non_blocking=True), 0.0)
+                    grad.masked_fill_(broken.to(grad.device, non_blocking=True), 0.0)
             start = torch.where(finite, start, torch.nan)
         self._move(self._units_of(parts), evaluate, start)
         return loss
@@ -282,7 +284,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         elif self.update_rule == "all" and len(due) > 1:
             results = self._search_each(due, evaluate, loss)
         else:
-            due = [max(due, key=self._urgency)] if due else []
+            due = [max(due, key=lambda unit: self._urgency(unit, len(units)))] if due else []
             results = self._search_together(due, evaluate, loss) if due else []
         for unit in units:
             if unit in due:
@@ -305,14 +307,17 @@ class LineSearchOptimizer(torch.optim.Optimizer):
             for unit in due:
                 self._merge(unit, units)
 
-    def _urgency(self, unit: Unit) -> tuple[bool, float]:
+    def _urgency(self, unit: Unit, num_units: int) -> tuple[bool, float]:
         """Which unit searches next: one that has no step size yet, else the one that waited longest.
 
-        Under the rule "impact" the time waited is weighted by the smoothed slope, corrected for its start at zero.
+        Under the rule "impact" the time waited is weighted by the smoothed slope, corrected for its start at zero. A
+        unit whose searches have all failed comes first no more often than in turn.
         """
         waited = float(unit["steps_since_search"])
-        if not unit["searches"] or self.update_rule != "impact":
-            return not unit["searches"], waited
+        if not unit["searches"]:
+            return not unit["failures"] or waited >= num_units, waited
+        if self.update_rule != "impact":
+            return False, waited
         return False, waited * unit["average_slope"] / (1 - _weight_of_past(unit) ** unit["searches"])
 
     def _search_together(self, units: list[Unit], evaluate: Evaluate, loss: Tensor | float) -> list[SearchResult]:
@@ -420,6 +425,8 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         """Keep the step size where the losses said nothing; go on from the smallest one tried where they said no."""
         counter = "failures" if math.isfinite(result.loss_before) else "skipped"
         for unit in units:
+            for part in unit.parts if counter == "failures" else []:
+                part.stay()
             unit.update(
                 **{counter: unit[counter] + 1},
                 trials=unit["trials"] + result.trials,

@@ -143,6 +143,11 @@ class MovingGroup:
         else:
             self.descend(step_size)
 
+    def stay(self) -> None:
+        """Make no step: what does not move has no inertia."""
+        if self.group["heavy_ball"] > 0:
+            torch._foreach_zero_(_inertia(self.params, self.states))
+
     def _stepped_in_one_pass(self, step_size: float) -> bool:
         make_step = STEPS.get(self._direction_function)
         if make_step is None or self.group["heavy_ball"] > 0 or "direction" in self.__dict__:
@@ -216,7 +221,7 @@ class MovingGroup:
 
 
 def _inertia(params: list[Tensor], states: list[dict[str, Any]]) -> list[Tensor]:
-    """What the last step added to each parameter: the heavy ball's memory."""
+    """What the last step added to each parameter, but for its decay: the heavy ball's memory."""
     for param, state in zip(params, states, strict=True):
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(param, memory_format=torch.preserve_format)

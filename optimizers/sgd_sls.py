@@ -16,10 +16,11 @@ class SGDSLS(LineSearchOptimizer):
 
     .. math:: f_k(x_k - \eta g_k) \le f_k(x_k) - c \, \eta \, \|g_k\|^2
 
-    makes the step :math:`x_{k+1} = x_k - \eta g_k - \eta \lambda x_k + \mu (x_k - x_{k-1})`; the search starts from
-    :math:`\eta_0 = \eta_{k-1} \gamma^{1/n}` with :math:`n` steps per epoch. :math:`c` is `c`,
-    :math:`\delta` is `shrink`, :math:`\gamma` is `growth`, :math:`\lambda` is `weight_decay` (decoupled) and
-    :math:`\mu` is `momentum`; the last two take no part in the condition. No state but for the momentum.
+    makes the step :math:`x_{k+1} = x_k + b_k - \eta \lambda x_k` with :math:`b_k = \mu b_{k-1} - \eta g_k`, the heavy
+    ball; the search starts from :math:`\eta_0 = \eta_{k-1} \gamma^{1/n}` with :math:`n` steps per epoch. :math:`c` is
+    `c`, :math:`\delta` is `shrink`, :math:`\gamma` is `growth`, :math:`\lambda` is `weight_decay` (decoupled: neither
+    in the condition nor in the momentum) and :math:`\mu` is `momentum`, which takes no part in the condition either. No
+    state but for the momentum, which a failed search sets to zero.
 
     Units, failed searches and the remaining arguments are those of `AdamSLS`. The authors' code reseeds the global
     generators with the second that the clock shows; this one replays the generators of the step.
@@ -33,7 +34,7 @@ class SGDSLS(LineSearchOptimizer):
         growth: By how much the step size may grow in an epoch, at least 1 (2 in the paper).
         steps_per_epoch: The number of optimizer steps that make an epoch; `SequenceClassifier` fills in the run's own.
             None in a plain loop: 20.
-        momentum: Heavy-ball momentum: the share of the last step's displacement that is added to the next, below 1.
+        momentum: Heavy-ball momentum: the share of the last step that is added to the next, below 1.
         weight_decay: Decoupled weight decay: the step size times this share of each weight is taken off.
         reset: Where a search starts: at the last step size ("keep"), grown by `growth` per epoch ("grow", the paper's)
             or at `initial_step_size` ("restart").

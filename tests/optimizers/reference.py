@@ -175,6 +175,7 @@ def line_search_method(
             trace.step_size.append([step_size] * len(point))
             trace.trials.append(1)
             trace.point.append(point)
+            inertia = combine(np.zeros_like, point)
             continue
         if trace.trials and reset == "grow":
             step_size *= growth_per_step

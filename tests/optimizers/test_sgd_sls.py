@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
+import torch
 
 from optimizers import SGDSLS
 from tests.optimizers.problem import TorchProblem
@@ -54,3 +55,16 @@ def test_defaults_descend_monotonically_on_one_batch():
     losses = problem.run(SGDSLS(problem.parameters()), 90).loss
     assert all(after < before for before, after in pairwise(losses))
     assert losses[-1] < 0.3 * losses[0]
+
+
+def test_a_failed_search_stops_the_heavy_ball():
+    problem = TorchProblem()
+    optimizer = SGDSLS(problem.parameters(), momentum=0.9)
+    problem.run(optimizer, 3)
+    closure, _ = problem.callables(optimizer, 3)
+    optimizer.step(closure, evaluate=lambda: problem.loss(3) + 1)
+    assert not optimizer.last_step.accepted
+    before = [weight.detach().clone() for weight in problem.parameters()]
+    (step_size,) = problem.run(optimizer, 1, first=4).step_size
+    for weight, start in zip(problem.parameters(), before, strict=True):
+        torch.testing.assert_close(weight.detach(), start - step_size[0] * weight.grad)

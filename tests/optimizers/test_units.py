@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from optimizers import SGDSLS, AdamSLS, SaLSA
 from tests.optimizers.problem import TorchProblem
@@ -133,3 +134,22 @@ def test_a_unit_waits_for_its_first_search():
     assert (trace.point[2][2][0] != start[2][0]).any()
     # Its averages know the gradients that came meanwhile.
     assert {optimizer.state[p]["step"].item() for p in problem.parameters()} == {3}
+
+
+@pytest.mark.parametrize("rule", ["cycle", "impact"])
+def test_a_unit_that_finds_no_step_size_lets_the_others_search(rule):
+    weight, idle = (torch.nn.Parameter(torch.ones(2, dtype=torch.float64)) for _ in range(2))
+    groups = [{"params": [weight], "name": "moving"}, {"params": [idle], "name": "idle"}]
+    optimizer = AdamSLS(groups, update_rule=rule, joint_steps=0)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = ((weight - 3) ** 2).sum() + (0 * idle).sum()
+        loss.backward()
+        return loss
+
+    for _ in range(20):
+        optimizer.step(closure)
+    moving, idle_group = optimizer.param_groups
+    assert moving["searches"] >= 9
+    assert idle_group["failures"] >= 9

@@ -9,7 +9,12 @@ from optimizers import LineSearchMeZO, LineSearchOptimizer, ParamGroups
 
 
 def check_combination(
-    optimizer: Optimizer, groups: ParamGroups, *, has_schedule: bool, scales_gradients: bool = False
+    optimizer: Optimizer,
+    groups: ParamGroups,
+    *,
+    has_schedule: bool,
+    scales_gradients: bool = False,
+    clips_gradients: bool = False,
 ) -> None:
     """Refuses what an optimizer would silently ignore or undo.
 
@@ -18,14 +23,23 @@ def check_combination(
         groups: What its groups were made by.
         has_schedule: Whether a learning-rate schedule is to follow.
         scales_gradients: Whether a gradient scaler runs the steps, as with ``precision: 16-mixed``.
+        clips_gradients: Whether gradients are clipped before a step.
 
     Raises:
         ModelError: one sentence: what does not go together, and what to do.
     """
     name = type(optimizer).__name__
-    if scales_gradients and not getattr(optimizer, "needs_gradient", True):
+    needs_gradient = getattr(optimizer, "needs_gradient", True)
+    if scales_gradients and not needs_gradient:
         raise ModelError(
             f"precision: {name} computes no gradient for the scaler of 16-mixed to scale; choose bf16-mixed or 32-true"
+        )
+    if clips_gradients and not needs_gradient:
+        raise ModelError(f"gradient_clip_val: {name} computes no gradient to clip; leave gradient_clip_val out")
+    if clips_gradients and isinstance(optimizer, LineSearchOptimizer):
+        raise ModelError(
+            f"gradient_clip_val: {name} takes the slope of the loss from the gradient, which clipping would falsify; "
+            "leave gradient_clip_val out: the search bounds the step"
         )
     searches = isinstance(optimizer, (LineSearchOptimizer, LineSearchMeZO))
     if searches and has_schedule:

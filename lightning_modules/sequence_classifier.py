@@ -72,7 +72,8 @@ class SequenceClassifier(LightningModule):
             biases and norms without weight decay.
         accumulate_grad_batches: Batches per optimizer step. A step, and every trial of a line search in it, is about
             all of them.
-        gradient_clip_val: Bound on the gradient, applied before the optimizer sees it. Default: none.
+        gradient_clip_val: Bound on the gradient, applied before the optimizer sees it; not for line searches, which
+            need the slope of the loss as it is. Default: none.
         gradient_clip_algorithm: Clip the gradients' joint ``norm`` or each ``value``.
         trainable: What trains: ``all``; the ``head``, which is all above the layers; or the ``new`` parameters, which
             the checkpoint did not hold. What is frozen runs in eval mode.
@@ -271,6 +272,7 @@ class SequenceClassifier(LightningModule):
             division,
             has_schedule=self.lr_scheduler is not None,
             scales_gradients=getattr(self.trainer.precision_plugin, "scaler", None) is not None,
+            clips_gradients=self.gradient_clip_val is not None,
         )
         self._check_resumed(optimizer)
         scale_learning_rates(optimizer)

@@ -35,6 +35,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
             {"optimizer": partial(torch.optim.AdamW, lr=1e-3), "param_groups": ParamGroups(anchor_decay=0.1)},
             "AdamW has no anchor_decay; choose optimizers.AdamWL2SP",
         ),
+        ({"optimizer": AdamSLS, "gradient_clip_val": 1.0}, "gradient_clip_val: AdamSLS takes the slope of the loss"),
+        ({"optimizer": MeZO, "gradient_clip_val": 1.0}, "gradient_clip_val: MeZO computes no gradient to clip"),
         ({"optimizer": AdamSLS, "param_groups": ParamGroups(lrs={"neck": 1e-3})}, "param_groups: no part 'neck'"),
         (
             {"optimizer": GLD, "lr_scheduler": partial(LinearWithWarmup, warmup_ratio=3.0)},

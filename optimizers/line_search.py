@@ -175,6 +175,8 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         """What the last step did; None before the first one."""
         if isinstance(self._record, dict):
             numbers: dict[str, Any] = {k: float(v) if isinstance(v, Tensor) else v for k, v in self._record.items()}
+            # A device is not asked in the step itself whether the loss is finite.
+            numbers["accepted"] = numbers["accepted"] and math.isfinite(numbers["loss_before"])
             self._record = StepRecord(**numbers)
         return self._record
 
@@ -228,8 +230,8 @@ class LineSearchOptimizer(torch.optim.Optimizer):
                 self._skip(start)
                 return loss
         else:
-            # Asking would stall the device. There the gradients count as zero, so that momentum alone moves, and a search
-            # fails at its first trial.
+            # Asking would stall the device. There the gradients count as zero, so that momentum alone moves, and a
+            # search fails at its first trial.
             broken = ~finite
             for part in parts:
                 for grad in part.grads:

@@ -203,7 +203,7 @@ class ParabolicAdam(LineSearchOptimizer):
 
     def share(self, c: float) -> float:
         """The share of the way to the expected loss's minimiser that a step makes, but for the schedule."""
-        total_steps = self.total_steps
+        total_steps: float | None = self.total_steps
         if self.progress is not None:
             total_steps = (self._step() - 1) / self.progress if self.progress else None
         return max(2 * (1 - c), min(1.0, _SHORTEST_RUN / total_steps if total_steps else 0.0))

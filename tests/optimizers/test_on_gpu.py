@@ -103,8 +103,9 @@ def test_a_gradient_that_is_not_finite_harms_nothing(method, value):
 
         before = [p.detach().clone() for p in problem.model.parameters()]
         optimizer.step(spoiled, evaluate=evaluate)
-        if step == 2:
+        if step in (2, 15):
             assert not optimizer.last_step.accepted
+        if step == 2:
             assert all(torch.equal(p, b) for p, b in zip(problem.model.parameters(), before, strict=True))
     assert optimizer.param_groups[0]["skipped"] >= 1
     assert all(torch.isfinite(p).all() for p in problem.model.parameters())

@@ -23,6 +23,7 @@ from benchmarks.study.statistics import (
     best_cell,
     cells_frame,
     compare_with_best,
+    group_by_labels,
     is_significantly_best,
     runs_frame,
     tuning_frame,
@@ -130,10 +131,7 @@ class _Writer:
         for label, group in groups:
             tuned = tuning_frame(group, self.axes, tune_over)
             others = [axis for axis in self.row_axes if axis != tune_over]
-            by_method = {
-                self._label(dict(zip(others, _as_tuple(names), strict=True)), others): table
-                for names, table in tuned.groupby(others, sort=False)
-            }
+            by_method = {self._label(labels, others): table for labels, table in group_by_labels(tuned, others)}
             metric = group["metric"].iloc[0]
             figure = figures.save(figures.tuning(by_method, metric), self.folder, _file_name("tuning", label))
             rows = [
@@ -145,7 +143,7 @@ class _Writer:
                     "n": str(row["n"]),
                 }
                 for method, table in by_method.items()
-                for _, row in table.iterrows()
+                for row in table.to_dict("records")
             ]
             if label is not None:
                 parts.append(f"### {label}")
@@ -322,10 +320,6 @@ def _p_value(p: float) -> str:
 
 def _short(axis: str) -> str:
     return axis.rpartition(".")[2].replace("_", " ")
-
-
-def _as_tuple(names: Any) -> tuple[Any, ...]:
-    return names if isinstance(names, tuple) else (names,)
 
 
 def _short_path(path: Path) -> str:

@@ -185,6 +185,13 @@ def expected_best(scores: Sequence[float], tries: int, lower_is_better: bool = F
     return sum(score * math.comb(i, tries - 1) for i, score in enumerate(ordered)) / ways
 
 
+def group_by_labels(frame: pd.DataFrame, axes: Sequence[str]) -> list[tuple[dict[str, str], pd.DataFrame]]:
+    """The rows of each combination of labels on ``axes``, with these labels; without axes all rows are one group."""
+    if not axes:
+        return [({}, frame)]
+    return [(dict(zip(axes, labels, strict=True)), group) for labels, group in frame.groupby(list(axes), sort=False)]
+
+
 def tuning_frame(runs: pd.DataFrame, axes: Sequence[str], tune_over: str) -> pd.DataFrame:
     """What a score costs when the values of one axis have to be tried out.
 
@@ -197,7 +204,7 @@ def tuning_frame(runs: pd.DataFrame, axes: Sequence[str], tune_over: str) -> pd.
     """
     others = [axis for axis in axes if axis != tune_over]
     rows = []
-    for labels, group in runs.groupby(others, sort=False):
+    for labels, group in group_by_labels(runs, others):
         table = group.pivot(index="seed", columns="cell", values=["score", "train_seconds"]).dropna()
         members = group["cell"].nunique()
         lower = is_loss(group["metric"].iloc[0])
@@ -206,7 +213,7 @@ def tuning_frame(runs: pd.DataFrame, axes: Sequence[str], tune_over: str) -> pd.
             seconds = table["train_seconds"].mean(axis=1) * tries
             rows.append(
                 {
-                    **dict(zip(others, labels, strict=True)),
+                    **labels,
                     "tries": tries,
                     "of": members,
                     "n": len(table),

@@ -175,6 +175,21 @@ def test_the_report_s_numbers(written: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("task", ["  task: {sst2: {settings: {t: 1}}}\n", ""])
+def test_a_study_of_nothing_but_values_to_tune_is_one_method(tmp_path: Path, task: str) -> None:
+    path = tmp_path / "rates.yaml"
+    rates = "  rate: {keys: lr, values: [1, 2]}\nseeds: 2\nbudget: {steps: 1}\nreport: {tune_over: rate}\n"
+    path.write_text("axes:\n" + task + rates)
+    study = load_study(path)
+    runs = expand_runs(study)
+    for run in runs:
+        write_history(run_folder(tmp_path, run) / HISTORY_FILE, 0.7)
+    results = {run.id: summarize_run(run, run_folder(tmp_path, run), "", 7.0) for run in runs}
+    report = write_report(study, runs, results, tmp_path, tmp_path / "report").read_text()
+    tuning = table_after(report, "## What a score costs")
+    assert [(row["method"], row["values tried"]) for row in tuning] == [("all", "1 of 2"), ("all", "2 of 2")]
+
+
 def test_every_figure_of_the_report_is_there_twice(written: Path) -> None:
     report = (written / "report.md").read_text()
     linked = re.findall(r"!\[[^]]+\]\(([^)]+)\)", report)

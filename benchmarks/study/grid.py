@@ -56,7 +56,7 @@ def expand_cells(study: Study) -> list[Cell]:
     """All cells of the grid, the first axis varying slowest.
 
     Raises:
-        ValueError: Two levels of a cell append to the same list.
+        ValueError: Two levels of a cell append to the same list, or one table of the report would mix metrics.
     """
     cells = []
     for levels in _combinations(study.axes):
@@ -76,6 +76,7 @@ def expand_cells(study: Study) -> list[Cell]:
             budget = level.budget or budget
         labels = {axis.name: level.label for axis, level in levels}
         cells.append(Cell(labels, tuple(configs), settings, metric, budget))
+    _check_metrics(study, cells)
     return cells
 
 
@@ -110,6 +111,18 @@ def run_id(cell: Cell, seed: int) -> str:
         "seed": seed,
     }
     return hashlib.sha256(json.dumps(resolved, sort_keys=True, default=str).encode()).hexdigest()[:ID_LENGTH]
+
+
+def _check_metrics(study: Study, cells: Sequence[Cell]) -> None:
+    metrics: dict[str, str] = {}
+    for cell in cells:
+        table = cell.labels.get(study.report.tables_by or "", "")
+        metric = metrics.setdefault(table, cell.metric)
+        if cell.metric != metric:
+            raise ValueError(
+                f"{study.path}: one table would mix {metric} and {cell.metric}: "
+                "set report.tables_by to the axis whose levels set a metric"
+            )
 
 
 def _combinations(axes: Sequence[Axis]) -> Iterator[list[tuple[Axis, Level]]]:

@@ -128,3 +128,18 @@ def test_two_levels_that_append_to_one_list_are_refused(tmp_path: Path) -> None:
     """
     with pytest.raises(ValueError, match=r"trainer\.callbacks\+ is set more than once for the cell with b 'y'"):
         expand_cells(study_of(tmp_path, text))
+
+
+def test_one_table_of_two_metrics_is_refused(tmp_path: Path) -> None:
+    text = """
+        axes:
+          data: {a: {settings: {d: 1}, metric: val/accuracy}, b: {settings: {d: 2}, metric: val/loss}}
+          optimizer: {A: {settings: {o: 1}}, B: {settings: {o: 2}}}
+        seeds: 1
+        budget: {steps: 1}
+        report: {tables_by: AXIS}
+    """
+    for axis in ("null", "optimizer"):
+        with pytest.raises(ValueError, match=r"mix val/accuracy and val/loss: set report\.tables_by to the axis"):
+            expand_cells(study_of(tmp_path, text, AXIS=axis))
+    assert len(expand_cells(study_of(tmp_path, text, AXIS="data"))) == 4

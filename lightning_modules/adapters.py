@@ -48,6 +48,8 @@ class AdaptedModel:
         self.model = model
         self.new_parameter_names = tuple(new_parameter_names)
         self.config = config
+        # What belongs to the adapter, whatever may be frozen for a while later on.
+        self._names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
 
     def save(self, folder: str | Path) -> None:
         """Writes the adapter and the head: in peft's own format, or the same layout for bottleneck adapters.
@@ -56,7 +58,7 @@ class AdaptedModel:
             folder: Where to write; made if it does not exist.
         """
         if isinstance(self.config, BottleneckConfig):
-            save_bottleneck_adapters(self.model, self.config, folder)
+            save_bottleneck_adapters(self.model, self._names, self.config, folder)
         else:
             self.model.save_pretrained(str(folder))  # type: ignore[operator]
 
@@ -97,7 +99,7 @@ def add_adapter(
     """
     try:
         if isinstance(adapter, str):
-            return _load_adapter(model, adapter)
+            return _load_adapter(model, adapter, set(new_parameter_names))
         heads = _head_modules(model, set(new_parameter_names))
         if isinstance(adapter, BottleneckConfig):
             added = add_bottleneck_adapters(model, adapter)
@@ -135,7 +137,7 @@ def _add_peft_adapter(model: nn.Module, config: Any, heads: list[str], new: set[
     return AdaptedModel(wrapped, added, config)
 
 
-def _load_adapter(model: nn.Module, folder: str) -> AdaptedModel:
+def _load_adapter(model: nn.Module, folder: str, new: set[str]) -> AdaptedModel:
     path = Path(folder) / CONFIG_FILE
     if not path.is_file():
         raise ModelError(
@@ -145,8 +147,9 @@ def _load_adapter(model: nn.Module, folder: str) -> AdaptedModel:
     saved = json.loads(path.read_text(encoding="utf-8"))
     if saved.get("peft_type") == ADAPTER_TYPE:
         config = read_bottleneck_config(saved)
+        new_in_head = _head(model) & new
         add_bottleneck_adapters(model, config)
-        load_bottleneck_weights(model, folder)
+        load_bottleneck_weights(model, folder, new_in_head)
         return AdaptedModel(model, (), config)
     try:
         from peft import PeftModel
@@ -158,7 +161,7 @@ def _load_adapter(model: nn.Module, folder: str) -> AdaptedModel:
 
 def _head_modules(model: nn.Module, new: set[str]) -> list[str]:
     """Paths of the largest modules all of whose parameters train as the head."""
-    head = {name for part in named_parts(model) if part.kind == "head" for name, _ in part.parameters}
+    head = _head(model)
     chosen = head & new or head
     paths: list[str] = []
     for path, module in model.named_modules():
@@ -166,6 +169,10 @@ def _head_modules(model: nn.Module, new: set[str]) -> list[str]:
         if names and set(names) <= chosen and not any(path.startswith(f"{other}.") for other in paths):
             paths.append(path)
     return paths
+
+
+def _head(model: nn.Module) -> set[str]:
+    return {name for part in named_parts(model) if part.kind == "head" for name, _ in part.parameters}
 
 
 def _original_name(name: str) -> str:

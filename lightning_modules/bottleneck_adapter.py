@@ -1,6 +1,7 @@
 """Bottleneck adapters: two small layers behind each sub-layer of a frozen transformer."""
 
 import json
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -115,17 +116,20 @@ def add_bottleneck_adapters(model: nn.Module, config: BottleneckConfig) -> list[
     return names
 
 
-def save_bottleneck_adapters(model: nn.Module, config: BottleneckConfig, folder: str | Path) -> None:
-    """Writes the configuration and all trainable parameters, the head's among them, in the file layout of peft.
+def save_bottleneck_adapters(
+    model: nn.Module, names: Collection[str], config: BottleneckConfig, folder: str | Path
+) -> None:
+    """Writes the configuration and the parameters of these names in the file layout of peft.
 
     Args:
         model: A model with adapters.
+        names: The parameters of the adapters, the head, and the norms if they train.
         config: What they were made from.
         folder: Where to write; made if it does not exist.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: p.detach().cpu().contiguous() for name, p in model.named_parameters() if p.requires_grad}
+    weights = {name: p.detach().cpu().contiguous() for name, p in model.named_parameters() if name in names}
     save_file(weights, folder / WEIGHTS_FILE)
     text = json.dumps({"peft_type": ADAPTER_TYPE, **asdict(config)}, indent=2)
     (folder / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
@@ -136,11 +140,16 @@ def read_bottleneck_config(saved: dict[str, Any]) -> BottleneckConfig:
     return BottleneckConfig(**{key: value for key, value in saved.items() if key != "peft_type"})
 
 
-def load_bottleneck_weights(model: nn.Module, folder: str | Path) -> None:
-    """Loads what :func:`save_bottleneck_adapters` wrote into a model with the same adapters.
+def load_bottleneck_weights(model: nn.Module, folder: str | Path, new_in_head: Collection[str] = ()) -> None:
+    """Loads what :func:`save_bottleneck_adapters` wrote into a model with the same adapters, fresh and trainable.
+
+    Args:
+        model: What :func:`add_bottleneck_adapters` has changed.
+        folder: Where the adapters were written.
+        new_in_head: Those of the head's parameters that have their values from the folder or from nowhere.
 
     Raises:
-        ValueError: if the folder's tensors are not the model's trainable parameters.
+        ValueError: if the folder's tensors are not the model's, or lack any that trains or is new.
     """
     weights = load_file(Path(folder) / WEIGHTS_FILE)
     parameters = dict(model.named_parameters())
@@ -148,6 +157,13 @@ def load_bottleneck_weights(model: nn.Module, folder: str | Path) -> None:
         found = tuple(parameters[name].shape) if name in parameters else "absent"
         if found != tuple(value.shape):
             raise ValueError(f"the adapter is of another model: {name} is {tuple(value.shape)} there and {found} here")
+    needed = [name for name, parameter in parameters.items() if parameter.requires_grad or name in new_in_head]
+    missing = [name for name in needed if name not in weights]
+    if missing:
+        raise ValueError(
+            f"the adapter is incomplete: {len(missing)} of {len(needed)} parameters are not in {WEIGHTS_FILE}, the "
+            f"first is {missing[0]}"
+        )
     with torch.no_grad():
         for name, value in weights.items():
             parameters[name].copy_(value)

@@ -8,11 +8,11 @@ from pathlib import Path
 import peft
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from transformers import AutoModelForSequenceClassification
 
-from callbacks import AdapterSaver
+from callbacks import AdapterSaver, GradualUnfreezing
 from lightning_modules import BottleneckConfig, ModelError, SequenceClassifier
 from tests.architectures import save_pretrained_backbone
 from tests.tiny_models import TinyData
@@ -20,11 +20,11 @@ from tests.tiny_models import TinyData
 INPUTS = {"input_ids": torch.arange(3, 15).view(2, 6), "attention_mask": torch.ones(2, 6, dtype=torch.long)}
 
 
-def fit(module: SequenceClassifier, saver: AdapterSaver) -> torch.Tensor:
+def fit(module: SequenceClassifier, *callbacks: Callback) -> torch.Tensor:
     Trainer(
         accelerator="cpu",
         max_epochs=1,
-        callbacks=[saver],
+        callbacks=list(callbacks),
         limit_val_batches=0,
         logger=False,
         enable_checkpointing=False,
@@ -53,6 +53,15 @@ def test_a_bottleneck_adapter_is_saved_too(tmp_path: Path) -> None:
     model = save_pretrained_backbone(tmp_path / "model", "gpt2")
     module = SequenceClassifier(model, adapter=BottleneckConfig(size=4), optimizer=partial(torch.optim.AdamW, lr=1e-2))
     expected = fit(module, AdapterSaver(str(tmp_path / "run")))
+    restored = SequenceClassifier(model, adapter=str(tmp_path / "run" / "adapter"))
+    torch.testing.assert_close(restored.eval()(INPUTS), expected)
+
+
+def test_a_bottleneck_adapter_is_saved_whole_while_parts_of_it_are_frozen(tmp_path: Path) -> None:
+    model = save_pretrained_backbone(tmp_path / "model", "bert")
+    config = BottleneckConfig(size=4, init_std=0.5, train_norms=True)
+    module = SequenceClassifier(model, adapter=config, optimizer=partial(torch.optim.AdamW, lr=1e-2))
+    expected = fit(module, AdapterSaver(str(tmp_path / "run")), GradualUnfreezing(at_epochs=[]))
     restored = SequenceClassifier(model, adapter=str(tmp_path / "run" / "adapter"))
     torch.testing.assert_close(restored.eval()(INPUTS), expected)
 

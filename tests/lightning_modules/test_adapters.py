@@ -11,6 +11,7 @@ from typing import Any
 import peft
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import XLNetConfig, XLNetForSequenceClassification
 
@@ -220,6 +221,23 @@ def test_a_bottleneck_of_another_model_is_refused(tmp_path: Path) -> None:
         ModelError, match=r"adapter is of another model: .*distilbert|adapter is of another model: bert"
     ):
         add_adapter(tiny_model("distilbert"), str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "lost",
+    ["classifier.bias", "bert.encoder.layer.0.output.LayerNorm.weight", ".layer.1.output.dense.adapter.up.weight"],
+)
+def test_a_bottleneck_without_all_its_parameters_is_refused(lost: str, tmp_path: Path) -> None:
+    model = tiny_model("bert")
+    add_adapter(model, BottleneckConfig(size=4, train_norms=True), new_head(model)).save(tmp_path)
+    weights = load_file(tmp_path / "adapter_model.safetensors")
+    save_file(
+        {name: w for name, w in weights.items() if not name.endswith(lost)}, tmp_path / "adapter_model.safetensors"
+    )
+    again = tiny_model("bert")
+    with pytest.raises(ModelError, match=rf"incomplete: 1 of \d+ parameters .* first is \S*{lost}") as error:
+        add_adapter(again, str(tmp_path), new_head(again))
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -122,13 +122,16 @@ def load_sequence_classifier(
 def set_dropout(config: PretrainedConfig, probability: float) -> None:
     """Sets every dropout probability of a configuration, whatever its architecture calls them.
 
+    The probabilities of skipping a layer or a sub-layer as a whole (``encoder_layerdrop``, ``drop_path_rate``) stay.
+
     Raises:
         ModelError: if the probability is out of range.
     """
     if not 0 <= probability < 1:
         raise ModelError(f"dropout: {probability} is not allowed; from 0 to below 1")
     for name, value in config.to_dict().items():
-        if "drop" in name and isinstance(value, int | float) and not isinstance(value, bool):
+        skips = "layerdrop" in name or "drop_path" in name
+        if "drop" in name and not skips and isinstance(value, int | float) and not isinstance(value, bool):
             setattr(config, name, probability)
 
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import BartConfig
 
 from lightning_modules import ModelError, SequenceClassifier, pretrained
-from lightning_modules.pretrained import load_sequence_classifier
+from lightning_modules.pretrained import load_sequence_classifier, set_dropout
 from tests.architectures import ARCHITECTURES, tiny_config
 from tests.tiny_models import save_tiny_bert
 
@@ -113,3 +114,10 @@ def test_dropout_is_set_whatever_an_architecture_calls_it(architecture: str, tmp
     assert torch.equal(model.train()(**batch).logits, model(**batch).logits)
     with pytest.raises(ModelError, match=r"dropout: 1.0 is not allowed"):
         load_sequence_classifier(str(tmp_path / "config.json"), 2, pretrained=False, dropout=1.0)
+
+
+def test_dropout_is_not_the_skipping_of_layers() -> None:
+    config = BartConfig(encoder_layerdrop=0.0, decoder_layerdrop=0.2, drop_path_rate=0.3)
+    set_dropout(config, 0.1)
+    assert (config.dropout, config.attention_dropout, config.classifier_dropout) == (0.1, 0.1, 0.1)
+    assert (config.encoder_layerdrop, config.decoder_layerdrop, config.drop_path_rate) == (0.0, 0.2, 0.3)

@@ -45,7 +45,11 @@ def build_metric(name: str, num_labels: int) -> Metric:
 
 
 class EvaluationMetrics(torch.nn.Module):
-    """Loss and task metrics of one evaluation set, exact over batches of any size and over ranks.
+    """Loss and task metrics of one evaluation set, exact over batches of any size.
+
+    Several ranks are scored together. Where their number does not divide the examples, Lightning's sampler fills up
+    with repeated examples, fewer than there are ranks, which count twice, as Lightning warns; one device scores each
+    once.
 
     Args:
         names: Names that :func:`build_metric` knows. Default: ``accuracy``, or ``pearson`` and ``spearman`` for

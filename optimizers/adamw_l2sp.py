@@ -9,7 +9,14 @@ from torch.optim import Optimizer
 from torch.optim.adamw import adamw
 from torch.optim.optimizer import ParamsT
 
-from optimizers.anchored_decay import decay_towards, keep_anchors, new_flags, place_anchors, require_anchors
+from optimizers.anchored_decay import (
+    anchors_of,
+    decay_towards,
+    keep_anchors,
+    new_flags,
+    place_anchors,
+    require_anchors,
+)
 
 
 class AdamWL2SP(Optimizer):
@@ -119,7 +126,7 @@ class AdamWL2SP(Optimizer):
             params = [param for param in group["params"] if param.grad is not None]
             pretrained = [param for param in params if not decays_to_zero[param]]
             if group["anchor_decay"]:
-                anchors = [self.state[param]["anchor"] for param in pretrained]
+                anchors = anchors_of(pretrained, [self.state[param] for param in pretrained], group)
                 decay_towards(pretrained, anchors, group["lr"] * group["anchor_decay"])
             self._adamw(group, pretrained, weight_decay=0.0)
             self._adamw(group, [param for param in params if decays_to_zero[param]], group["weight_decay"])

@@ -89,6 +89,22 @@ def place_anchors(optimizer: Optimizer) -> None:
                 optimizer.state[param]["anchor"] = _placed(optimizer.state[param]["anchor"], param, group)
 
 
+def anchors_of(params: list[Tensor], states: list[dict[str, Any]], group: dict[str, Any]) -> list[Tensor]:
+    """The anchors of some parameters that have one, where ``anchor_device`` wants them.
+
+    A Trainer moves the whole state of an optimizer to the device before it trains.
+
+    Args:
+        params: Parameters of the group.
+        states: Their optimizer states.
+        group: The group.
+    """
+    for param, state in zip(params, states, strict=True):
+        if group.get("anchor_device") == "cpu" and state["anchor"].device.type != "cpu":
+            state["anchor"] = _placed(state["anchor"], param, group)
+    return [state["anchor"] for state in states]
+
+
 def apply_decay(
     params: list[Tensor],
     states: list[dict[str, Any]],
@@ -113,7 +129,7 @@ def apply_decay(
         chosen = [i for i, state in enumerate(states) if ("anchor" in state) == anchored]
         decay_towards(
             [params[i] for i in chosen],
-            [states[i]["anchor"] for i in chosen] if anchored else None,
+            anchors_of([params[i] for i in chosen], [states[i] for i in chosen], group) if anchored else None,
             step_size * group.get(decay, 0.0),
             None if start is None else [start[i] for i in chosen],
         )

@@ -1,4 +1,4 @@
-"""Line searches on a CUDA device: the decisions of a CPU, and one synchronisation per trial."""
+"""Optimizers on a CUDA device: the decisions of a CPU, and one synchronisation per trial."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from functools import partial
 
 import pytest
 import torch
+from lightning.fabric.utilities.optimizer import _optimizers_to_device
 from torch import nn
 from torch.nn import functional as F
 
-from optimizers import SGDSLS, AdamSLS, ParabolicAdam, SaLSA
+from optimizers import SGDSLS, AdamSLS, AdamWL2SP, ParabolicAdam, SaLSA
 
 pytestmark = pytest.mark.gpu
 
@@ -110,6 +111,20 @@ def test_a_gradient_that_is_not_finite_harms_nothing(method, value):
     assert optimizer.param_groups[0]["skipped"] >= 1
     assert all(torch.isfinite(p).all() for p in problem.model.parameters())
     assert all(torch.isfinite(value).all() for state in optimizer.state.values() for value in state.values())
+
+
+@pytest.mark.parametrize("method", [AdamWL2SP, AdamSLS])
+def test_anchors_kept_on_the_cpu_return_there_when_a_trainer_has_moved_them(method):
+    problem = Regression("cuda")
+    groups = [{"params": problem.model.parameters(), "anchor_decay": 0.1, "anchor_device": "cpu"}]
+    optimizer = method(groups)
+    _optimizers_to_device([optimizer], torch.device("cuda"))
+    closure, evaluate = problem.callables(optimizer, 0)
+    if method is AdamWL2SP:
+        optimizer.step(closure)
+    else:
+        optimizer.step(closure, evaluate=evaluate)
+    assert all(state["anchor"].device.type == "cpu" for state in optimizer.state.values())
 
 
 def test_closures_replay_the_generator_of_the_device():

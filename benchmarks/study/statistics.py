@@ -34,8 +34,8 @@ def runs_frame(study: Study, runs: Sequence[Run], results: Mapping[str, Result])
     Columns: the axes, ``cell`` (number of the cell in the grid), ``seed``, ``status``, ``reason``, ``metric``,
     ``final`` and ``best`` (of the metric), ``score`` (the one that the study counts), ``final_loss`` and ``best_loss``
     (validation), ``chance`` (what a model that always answers the same would score, where that is known), ``learned``
-    (whether the accuracy is above the share of the most frequent class, or the correlation above 0), the costs, and
-    ``machine``.
+    (whether the accuracy is above the share of the most frequent class, or the correlation above 0), the costs,
+    ``machine``, and the ``commit`` of the code.
     """
     order = {name: i for i, name in enumerate(dict.fromkeys(run.cell.name for run in runs))}
     rows = []
@@ -64,6 +64,7 @@ def runs_frame(study: Study, runs: Sequence[Run], results: Mapping[str, Result])
             value = getattr(finished, column) if finished else None
             row[column] = math.nan if value is None else float(value)
         row["machine"] = finished.machine_text() if finished else ""
+        row["commit"] = (finished.machine.get("commit") or "") if finished else ""
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 import statistics
@@ -225,6 +226,16 @@ def test_tables_are_also_there_as_csv(written: Path) -> None:
     ]
     assert list(salsa["x"]) == [5, 10]
     assert list(salsa["n"]) == [4, 4]
+
+
+def test_a_run_is_told_with_the_commit_of_its_code(study: Study, tmp_path: Path) -> None:
+    runs, results = made_up_results(study, tmp_path)
+    told, untold = runs[0].id, runs[1].id
+    results[told] = dataclasses.replace(results[told], machine={"commit": "abc-dirty"})
+    results[untold] = dataclasses.replace(results[untold], machine={})
+    write_report(study, runs, results, tmp_path, tmp_path / "report")
+    commits = pd.read_csv(tmp_path / "report" / "runs.csv", keep_default_na=False).set_index("id")["commit"]
+    assert (commits[told], commits[untold]) == ("abc-dirty", "")
 
 
 def test_a_study_half_done_is_reported_with_what_is_missing(study: Study, tmp_path: Path) -> None:

@@ -162,7 +162,8 @@ def allowed_offline_names() -> str:
 
 def set_pad_token(config: PretrainedConfig) -> None:
     """Names a padding token where a decoder has none: its last real token is found by it. Its end token serves."""
-    if getattr(config, "pad_token_id", None) is None:
+    pad = getattr(config, "pad_token_id", None)
+    if pad is None or pad < 0:  # -1 means none in older configurations
         end = getattr(config, "eos_token_id", None)
         config.pad_token_id = end[0] if isinstance(end, list) else end
 

@@ -132,6 +132,7 @@ class SequenceClassifier(LightningModule):
         loaded = load_sequence_classifier(
             model, num_labels, pretrained=pretrained, trust_remote_code=trust_remote_code, dropout=dropout
         )
+        self.pad_token_id = getattr(loaded.model.config, "pad_token_id", None)
         self.adapted = None if adapter is None else add_adapter(loaded.model, adapter, loaded.new_parameter_names)
         self.model: torch.nn.Module = (self.adapted or loaded).model
         self.new_parameter_names = (self.adapted or loaded).new_parameter_names
@@ -179,7 +180,12 @@ class SequenceClassifier(LightningModule):
         return logits.squeeze(-1) if self.num_labels == 1 else logits
 
     def _logits(self, batch: Batch) -> Tensor:
-        return self.model(**{key: value for key, value in batch.items() if key not in ("labels", "idx")}).logits
+        inputs = {key: value for key, value in batch.items() if key not in ("labels", "idx")}
+        if self.pad_token_id is not None and "attention_mask" in inputs:
+            # Decoders read their logits at the last token that is not the model's own padding token, whatever the mask
+            # says; tokenizers may pad with another one.
+            inputs["input_ids"] = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, self.pad_token_id)
+        return self.model(**inputs).logits
 
     def _load_features(self, split: str, batch: Batch, loader: Any) -> None:
         if self.feature_cache is not None:

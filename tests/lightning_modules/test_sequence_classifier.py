@@ -12,6 +12,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import LambdaCallback, ModelCheckpoint
 from torch.optim import SGD, AdamW
 from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, OneCycleLR, ReduceLROnPlateau
+from transformers import LlamaConfig
 
 from lightning_modules import LinearWithWarmup, ModelError, SequenceClassifier
 from optimizers import AdamSLS, AdamWL2SP
@@ -215,6 +216,26 @@ def test_regression_predicts_scores(tmp_path: Path) -> None:
     assert predictions is not None
     assert [prediction["scores"].shape for prediction in predictions] == [(8,)] * 4
     assert torch.equal(torch.cat([prediction["idx"] for prediction in predictions]), torch.arange(32))
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("own", [None, -1, 3])
+def test_a_decoder_reads_the_last_token_whatever_the_tokenizer_pads_with(
+    own: int | None, side: str, tmp_path: Path
+) -> None:
+    sizes = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
+    LlamaConfig(**sizes, **heads, eos_token_id=[2, 4], pad_token_id=own).save_pretrained(tmp_path)
+    module = SequenceClassifier(str(tmp_path), pretrained=False).eval()
+    alone = torch.tensor([[9, 8, 7]])
+    padding = torch.full((1, 2), 60)  # neither the model's padding nor its end token
+    padded = torch.cat([padding, alone] if side == "left" else [alone, padding], dim=1)
+    mask = (padded != 60).long()
+    both = torch.cat([padded, torch.arange(10, 15)[None]]), torch.cat([mask, torch.ones_like(mask)])
+    expected = module({"input_ids": alone, "attention_mask": torch.ones_like(alone)})
+    found = module({"input_ids": both[0], "attention_mask": both[1]})
+    # Rotary positions are relative: on the left padding shifts them in the last bits alone.
+    torch.testing.assert_close(found[:1], expected, atol=1e-5, rtol=1e-4)
 
 
 def test_evaluation_is_about_all_examples_whatever_the_batch_size(tiny: str, tmp_path: Path) -> None:

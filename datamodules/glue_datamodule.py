@@ -6,6 +6,7 @@ from pathlib import Path
 import datasets
 import pyarrow.compute
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
@@ -138,6 +139,7 @@ class GLUEDataModule(LightningDataModule):
         self.synthetic_seed = synthetic_seed
         self.datasets: dict[str, datasets.Dataset] = {}
         self._source: Source | None = None
+        self._row_counts: dict[str, int] = {}  # of the splits that were read
         self._tokenizer: PreTrainedTokenizerBase | None = None
 
     @property
@@ -192,6 +194,7 @@ class GLUEDataModule(LightningDataModule):
         """
         needed = self._needed(stage)
         self.datasets = {f"{purpose}/{split}": self._load(split, purpose) for split, purpose in needed}
+        self._say_what_is_left_out()
         if stage == "test":
             for name, rows in self.datasets.items():
                 if "label" not in rows.column_names:
@@ -251,8 +254,7 @@ class GLUEDataModule(LightningDataModule):
         if self._source is None:
             self._source = self._make_source()
         source = self._source
-        limit = {"train": self.max_train_samples, "predict": None}.get(purpose, self.max_eval_samples)
-        fraction = self.minority_keep_fraction if purpose == "train" else None
+        limit, fraction = self._limits(purpose)
         key = {
             "rows": source.fingerprint(split),
             "task": self.task_name,
@@ -265,6 +267,7 @@ class GLUEDataModule(LightningDataModule):
 
         def read() -> datasets.Dataset:
             rows = source.read(split)
+            self._row_counts[split] = len(rows)
             rows = rows.add_column("idx", range(len(rows)))
             if fraction is not None:
                 rows = rows.select(thin_out_minority(rows["label"], fraction, self.sample_seed))
@@ -280,6 +283,22 @@ class GLUEDataModule(LightningDataModule):
             key,
             description=f"{self.task_name} {split}",
         )
+
+    def _limits(self, purpose: str) -> tuple[int | None, float | None]:
+        """How many rows at most, and what fraction of the rarest class's, are kept for a purpose."""
+        limit = {"train": self.max_train_samples, "predict": None}.get(purpose, self.max_eval_samples)
+        return limit, self.minority_keep_fraction if purpose == "train" else None
+
+    @rank_zero_only
+    def _say_what_is_left_out(self) -> None:
+        said = []
+        for name, rows in self.datasets.items():
+            purpose, _, split = name.partition("/")
+            if any(self._limits(purpose)) and self._source is not None:
+                total = self._row_counts.get(split) or len(self._source.read(split))
+                said += [f"{len(rows)} of {total} rows of {split}"] if len(rows) < total else []
+        if said:
+            rank_zero_info(f"{self.task_name} ({self.source_name}): {', '.join(said)}")
 
     def _make_source(self) -> Source:
         if self.data_dir is not None:

@@ -64,6 +64,14 @@ def test_every_config_parses_after_the_quickstart(overlay: str, capsys: pytest.C
                 assert resolved[section]["init_args"][name] == value
 
 
+@pytest.mark.parametrize("config", [path for path in OVERLAYS if path.startswith("configs/tasks/")])
+def test_a_task_after_the_quickstart_is_the_whole_real_one(config: str, capsys: pytest.CaptureFixture[str]) -> None:
+    data = parsed("fit", "--config", QUICKSTART, "--config", config, capsys=capsys)["data"]["init_args"]
+    assert data["source"] is None
+    assert data["max_eval_samples"] is None
+    assert data["max_train_samples"] is None or data["task_name"] == "ax"
+
+
 @pytest.mark.parametrize("config", [path for path in OVERLAYS if path.startswith("configs/optimizers/")])
 def test_an_optimizer_inherits_no_schedule_of_the_one_before(config: str) -> None:
     assert "lr_scheduler" in yaml.safe_load((ROOT / config).read_text())["model"]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import logging
+
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -177,6 +179,17 @@ def test_fewer_evaluation_rows_but_predictions_for_all(make):
     assert [len(labels_of(loader)) for loader in data.val_dataloader()] == [30, 30]
     assert [len(labels_of(loader)) for loader in data.test_dataloader()] == [30, 30]
     assert [len(labels_of(loader)) for loader in data.predict_dataloader()] == [512, 512]
+
+
+def test_what_a_limit_leaves_out_is_said_in_one_line(make, glue, caplog):
+    caplog.set_level(logging.INFO)
+    # The second time from the files of the first one.
+    for _ in range(2):
+        for options in ({}, {"max_train_samples": 10}, {"max_train_samples": 2, "max_eval_samples": 1}):
+            make("sst2", data_dir=glue, **options).setup("fit")
+        said = [record.message for record in caplog.records if " rows of " in record.message]
+        assert said == ["sst2 (folder): 2 of 3 rows of train, 1 of 2 rows of validation"]
+        caplog.clear()
 
 
 def test_more_samples_than_rows_means_all(make):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import fnmatch
 import shlex
 import sys
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from benchmarks.study.execution import BUSY_EXIT_STATUS, check_cell, cli_argumen
 from benchmarks.study.grid import Run, expand_cells, expand_runs
 from benchmarks.study.progress import Progress
 from benchmarks.study.results import FAILED, FINISHED, ResultsFile
-from benchmarks.study.runner import Slot, StudyRunner, collect, find_slots, missing_runs, run_command
+from benchmarks.study.runner import Slot, StudyRunner, collect, find_slots, forget, missing_runs, run_command
 
 RESULTS_FILE = "results.sqlite"
 INTERRUPTED_EXIT_STATUS = 130
@@ -43,6 +44,11 @@ def build_parser() -> argparse.ArgumentParser:
     what.add_argument("--emit-commands", action="store_true", help="print one command per missing run, for a launcher")
     what.add_argument("--print-cli", action="store_true", help="print the python cli.py command behind each run")
     what.add_argument("--report-only", action="store_true", help="write the report from the runs that there are")
+    what.add_argument(
+        "--again",
+        metavar="PATTERN",
+        help="forget the results of finished runs whose name matches ('*SaLSA*', '* seed 0'), then go on as usual",
+    )
     what.add_argument("--run", metavar="ID", help="execute this one run here and now")
     parser.add_argument(
         "--report", type=Path, help="folder of report.md, its figures and CSV files (default: OUTPUT/report)"
@@ -76,6 +82,8 @@ def _main(options: argparse.Namespace) -> int:
         return 0
     with ResultsFile(output / RESULTS_FILE) as store:
         collect(runs, output, store)
+        if options.again is not None:
+            forget(_finished_runs(runs, store, options.again), output, store)
         missing = missing_runs(runs, store, retry=not options.no_retry)
         if options.emit_commands:
             for run in missing:
@@ -91,6 +99,15 @@ def _main(options: argparse.Namespace) -> int:
                 cli_arguments(run, output)  # what cannot be run is told before anything is
             finished = _execute_all(study, options.variant, runs, missing, output, store, slots)
         return _report(study, runs, store, output, options.report) if finished else INTERRUPTED_EXIT_STATUS
+
+
+def _finished_runs(runs: Sequence[Run], store: ResultsFile, pattern: str) -> list[Run]:
+    known = store.results()
+    finished = [run for run in runs if run.id in known and known[run.id].status == FINISHED]
+    matching = [run for run in finished if fnmatch.fnmatchcase(run.name, pattern)]
+    if not matching:
+        raise ValueError(f"--again {pattern!r} matches no finished run; names are such as {runs[0].name!r}")
+    return matching
 
 
 def _execute_one(study: Study, runs: Sequence[Run], output: Path, wanted: str, attempt: int) -> int:

@@ -115,6 +115,10 @@ class ResultsFile:
         marks = ", ".join("?" * len(_COLUMNS))
         self._connection.execute(f"INSERT OR REPLACE INTO runs VALUES ({marks})", values)
 
+    def forget(self, id: str) -> None:
+        """Delete the row of a run, if there is one."""
+        self._connection.execute("DELETE FROM runs WHERE id = ?", (id,))
+
     def results(self, ids: Iterable[str] | None = None) -> dict[str, Result]:
         """Results by id: all of them, or those of ``ids`` that there are."""
         wanted = None if ids is None else set(ids)

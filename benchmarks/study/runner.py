@@ -82,6 +82,13 @@ def collect(runs: Sequence[Run], output: Path, store: ResultsFile) -> None:
             store.record(replace(result, attempts=max(result.attempts, row.attempts if row else 1)))
 
 
+def forget(runs: Sequence[Run], output: Path, store: ResultsFile) -> None:
+    """Delete the results of runs, in their folders too, from where `collect` would bring them back."""
+    for run in runs:
+        (run_folder(output, run) / RESULT_FILE).unlink(missing_ok=True)
+        store.forget(run.id)
+
+
 def missing_runs(runs: Sequence[Run], store: ResultsFile, retry: bool = True) -> list[Run]:
     """Runs still to do: those without a row, and unless told otherwise those that failed."""
     known = store.results()

@@ -161,6 +161,25 @@ def test_studies_that_share_a_folder_make_what_they_have_in_common_once(tmp_path
     assert "report.md" not in [path.name for path in output.rglob("*")]
 
 
+@pytest.mark.usefixtures("stand_in")
+def test_finished_runs_are_repeated_when_asked_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = expand_runs(study_of(tmp_path, "fine", "good"))
+    fine, good = (run_folder(tmp_path, run) / "environment" for run in runs)
+    study = [str(tmp_path / "study.yaml"), "--output", str(tmp_path), "--jobs", "1", "--device", "cpu"]
+    assert main(study) == 0
+    fine.unlink()
+    good.unlink()
+    assert main(study) == 0
+    assert not fine.exists()
+    assert main([*study, "--again", "fine * seed 0"]) == 0
+    assert (fine.exists(), good.exists()) == (True, False)
+    with ResultsFile(tmp_path / "results.sqlite") as store:
+        assert {row.status for row in store.results().values()} == {FINISHED}
+    capsys.readouterr()
+    assert main([*study, "--again", "SaLSA*"]) == 2
+    assert "--again 'SaLSA*' matches no finished run; names are such as 'fine · seed 0'" in capsys.readouterr().err
+
+
 def test_results_left_by_runs_without_a_runner_are_taken_over(tmp_path: Path) -> None:
     study = study_of(tmp_path, "fine", "broken", "absent")
     fine, broken, _ = runs = expand_runs(study)

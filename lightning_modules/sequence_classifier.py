@@ -284,8 +284,7 @@ class SequenceClassifier(LightningModule):
         scale_learning_rates(optimizer)
         if self.lr_scheduler is None:
             return {"optimizer": optimizer}
-        steps = length["total_steps"]
-        advances = self._run_epochs(steps) if self.lr_scheduler_interval == "epoch" else steps
+        advances = self._run_epochs(**length) if self.lr_scheduler_interval == "epoch" else length["total_steps"]
         lengths = dict.fromkeys(("total_steps", "num_training_steps", "T_max", "total_iters"), advances)
         unset = unset_keywords(self.lr_scheduler, length | lengths)
         # Schedules with total_steps may do without, and refuse None themselves; the other names need a number.
@@ -304,29 +303,20 @@ class SequenceClassifier(LightningModule):
     def _run_length(self) -> dict[str, int | None]:
         """Optimizer steps of an epoch and of the run, 1 at least; ``None`` where a run has no foreseeable end."""
         trainer = self.trainer
-        # Asking for it makes the Trainer set up its loaders, so that the number of batches below is known.
-        total = trainer.estimated_stepping_batches
-        steps_per_epoch = self._steps_per_epoch()
-        if steps_per_epoch is None:
-            return {"steps_per_epoch": None, "total_steps": int(total) if total not in (-1, math.inf) else None}
-        limits = [steps_per_epoch * trainer.max_epochs] if trainer.max_epochs not in (None, -1) else []
-        limits += [trainer.max_steps] if trainer.max_steps != -1 else []
+        trainer.fit_loop.setup_data()  # the Trainer has not counted its batches yet
+        batches = trainer.num_training_batches
+        steps_per_epoch = None if math.isinf(batches) else max(1, math.ceil(batches / self.accumulate_grad_batches))
+        limits = [trainer.max_steps] if trainer.max_steps != -1 else []
+        if steps_per_epoch is not None and trainer.max_epochs not in (None, -1):
+            limits.append(steps_per_epoch * trainer.max_epochs)
         # A run of no steps (max_epochs: 0) is prepared like any other.
         return {"steps_per_epoch": steps_per_epoch, "total_steps": max(1, min(limits)) if limits else None}
 
-    def _run_epochs(self, total_steps: int | None) -> int | None:
-        """Epochs of a run of so many steps, the last one perhaps not whole; ``None`` where nobody knows."""
-        trainer = self.trainer
-        if total_steps is not None:
-            trainer.fit_loop.setup_data()  # without max_epochs the Trainer has not counted its batches yet
-            steps_per_epoch = self._steps_per_epoch()
-            if steps_per_epoch is not None:
-                return math.ceil(total_steps / steps_per_epoch)
-        return None if trainer.max_epochs == -1 else trainer.max_epochs
-
-    def _steps_per_epoch(self) -> int | None:
-        batches = self.trainer.num_training_batches
-        return None if math.isinf(batches) else max(1, math.ceil(batches / self.accumulate_grad_batches))
+    def _run_epochs(self, steps_per_epoch: int | None, total_steps: int | None) -> int | None:
+        """Epochs of the run, the last one perhaps not whole; ``None`` where nobody knows."""
+        if steps_per_epoch is not None and total_steps is not None:
+            return math.ceil(total_steps / steps_per_epoch)
+        return None if self.trainer.max_epochs == -1 else self.trainer.max_epochs
 
     # Schedules: manual optimization leaves them to the module.
 

@@ -101,6 +101,16 @@ def test_max_steps_bounds_the_length_of_the_run(tiny: str, tmp_path: Path) -> No
     assert run.global_step == 6
 
 
+@pytest.mark.parametrize(
+    "length", [{"max_steps": 3}, {"max_epochs": -1, "max_time": {"seconds": 1}}, {"max_epochs": 1}]
+)
+def test_an_optimizer_is_told_how_many_steps_make_an_epoch(length: Any, tiny: str, tmp_path: Path) -> None:
+    run = trainer(tmp_path, **length)
+    run.fit(SequenceClassifier(tiny, optimizer=AdamSLS, accumulate_grad_batches=2), TinyData(40, 8))
+    # 5 batches an epoch, two to a step.
+    assert run.optimizers[0].steps_per_epoch == 3
+
+
 def test_a_schedule_per_epoch_advances_once_an_epoch(tiny: str, tmp_path: Path) -> None:
     module = SequenceClassifier(
         tiny,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.study.definition import Study, load_study
 from benchmarks.study.estimate import duration, estimate_run_seconds, estimate_study_seconds, number_of
-from benchmarks.study.execution import BUSY_EXIT_STATUS, check_cell, cli_arguments, execute_run
+from benchmarks.study.execution import BUSY_EXIT_STATUS, check_cell, cli_arguments, execute_run, other_data
 from benchmarks.study.grid import Run, expand_cells, expand_runs
 from benchmarks.study.progress import Progress
 from benchmarks.study.results import FAILED, FINISHED, ResultsFile
@@ -85,6 +85,8 @@ def _main(options: argparse.Namespace) -> int:
         if options.again is not None:
             forget(_finished_runs(runs, store, options.again), output, store)
         missing = missing_runs(runs, store, retry=not options.no_retry)
+        if not options.report_only:
+            _warn_of_other_data([run for run in runs if run not in missing], output)
         if options.emit_commands:
             for run in missing:
                 print(shlex.join(run_command(study, run, output, options.variant)))
@@ -108,6 +110,15 @@ def _finished_runs(runs: Sequence[Run], store: ResultsFile, pattern: str) -> lis
     if not matching:
         raise ValueError(f"--again {pattern!r} matches no finished run; names are such as {runs[0].name!r}")
     return matching
+
+
+def _warn_of_other_data(runs: Sequence[Run], output: Path) -> None:
+    for (then, now), count in other_data(runs, output).items():
+        print(
+            f"study: warning: {number_of(range(count), 'result')} kept from data_dir {then or 'null'}, which is now "
+            f"{now or 'null'} (--again repeats finished runs)",
+            file=sys.stderr,
+        )
 
 
 def _execute_one(study: Study, runs: Sequence[Run], output: Path, wanted: str, attempt: int) -> int:

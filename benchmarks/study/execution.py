@@ -19,12 +19,15 @@ import subprocess
 import sys
 import time
 import traceback
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TextIO
 
+import yaml
+
+from benchmarks.study.definition import read_yaml
 from benchmarks.study.grid import Cell, Run
 from benchmarks.study.results import FAILED, FINISHED, Result
 
@@ -71,7 +74,7 @@ def cli_arguments(run: Run, output: Path) -> list[str]:
         "--trainer.logger=lightning.pytorch.loggers.TensorBoardLogger",
         f"--trainer.logger.save_dir={output / 'tensorboard'}",
         f"--trainer.logger.name={'/'.join(_slug(label) for label in run.cell.labels.values())}",
-        f"--trainer.logger.version=seed{run.seed}-{run.id}",
+        f"--trainer.logger.version={_version(run)}",
         "--trainer.logger.default_hp_metric=false",
         "--trainer.callbacks+=callbacks.TrainingSeconds",
     ]
@@ -279,6 +282,39 @@ def check_cell(cell: Cell, output: Path) -> str:
     errors = ErrorTail(io.StringIO())
     with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
         return call_command_line(arguments, errors)
+
+
+def other_data(runs: Sequence[Run], output: Path) -> Counter[tuple[str | None, str | None]]:
+    """Which folders of data runs were made with, where that is not the folder which they would read now.
+
+    An id has ``${GLUE_DIR}`` in it, not what that stands for.
+
+    Returns:
+        How many runs there are for each ``(folder then, folder now)``; ``None`` stands for no folder. Runs whose
+        resolved configuration is not in the folder of TensorBoard's files any more do not count.
+    """
+    configs = {path.parent.name: path for path in (output / "tensorboard").rglob("config.yaml")}
+    counts: Counter[tuple[str | None, str | None]] = Counter()
+    for run in runs:
+        setting, config = run.cell.settings.get("data.data_dir"), configs.get(_version(run))
+        if config is None or not isinstance(setting, str) or not VARIABLE.search(setting):
+            continue
+        data = read_yaml(config)["data"]
+        then = data.get("init_args", data).get("data_dir")
+        # A variable that is not set has its own error message when a run needs it.
+        with contextlib.suppress(ValueError):
+            now = yaml.safe_load(command_line_value(setting))
+            if _real_path(then) != _real_path(now):
+                counts[then, now] += 1
+    return counts
+
+
+def _real_path(folder: str | None) -> str | None:
+    return None if folder is None else os.path.realpath(Path(folder).expanduser())
+
+
+def _version(run: Run) -> str:
+    return f"seed{run.seed}-{run.id}"
 
 
 def _variable(match: re.Match[str]) -> str:

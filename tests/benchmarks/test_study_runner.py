@@ -18,7 +18,15 @@ import benchmarks.study.runner
 from benchmarks.study.__main__ import main
 from benchmarks.study.definition import Study, load_study
 from benchmarks.study.estimate import duration, estimate_run_seconds, estimate_study_seconds
-from benchmarks.study.execution import command_line_value, is_locked, read_result, run_folder, write_result
+from benchmarks.study.execution import (
+    cli_arguments,
+    command_line_value,
+    is_locked,
+    read_result,
+    run_folder,
+    tensorboard_folder,
+    write_result,
+)
 from benchmarks.study.grid import Run, expand_runs
 from benchmarks.study.results import FAILED, FINISHED, Result, ResultsFile
 from benchmarks.study.runner import Slot, StudyRunner, collect, find_slots, missing_runs
@@ -178,6 +186,32 @@ def test_finished_runs_are_repeated_when_asked_by_name(tmp_path: Path, capsys: p
     capsys.readouterr()
     assert main([*study, "--again", "SaLSA*"]) == 2
     assert "--again 'SaLSA*' matches no finished run; names are such as 'fine · seed 0'" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_results_of_other_data_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(STUDY.replace("settings: null", "fine: {settings: {data.data_dir: '${DATA:-null}'}}"))
+    (run,) = expand_runs(load_study(path))
+    config = tensorboard_folder(cli_arguments(run, tmp_path)) / "config.yaml"
+    config.parent.mkdir(parents=True)
+    study = [str(path), "--output", str(tmp_path), "--jobs", "1", "--device", "cpu"]
+
+    def told(made_with: str, now: str | None, *arguments: str) -> str:
+        config.write_text(f"data:\n  class_path: datamodules.GLUEDataModule\n  init_args: {{data_dir: {made_with}}}\n")
+        monkeypatch.setenv("DATA", now) if now else monkeypatch.delenv("DATA", raising=False)
+        assert main([*study, *arguments]) == 0
+        return capsys.readouterr().err
+
+    assert "warning" not in told("/b", "/a")  # nothing is kept: it is the first start
+    assert "warning: 1 result kept from data_dir /b, which is now /a (--again" in told("/b", "/a")
+    assert "kept from data_dir null, which is now /a" in told("null", "/a")
+    assert "kept from data_dir /b, which is now null" in told("/b", None)
+    assert "warning" not in told("/a", "/c/../a")
+    assert "warning" not in told("null", None)
+    assert "warning" not in told("/b", "/a", "--report-only")
 
 
 def test_results_left_by_runs_without_a_runner_are_taken_over(tmp_path: Path) -> None:

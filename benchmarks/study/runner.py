@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -262,7 +263,9 @@ def _threads(count: int) -> dict[str, str]:
 def _visible_gpus() -> list[str]:
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
-        return [name.strip() for name in named.split(",") if name.strip()]
+        # As CUDA reads it: what stands before the first that is no device, such as -1.
+        names = (name.strip() for name in named.split(","))
+        return list(itertools.takewhile(lambda name: name and not name.startswith("-"), names))
     try:
         listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, timeout=30)
     except (OSError, subprocess.TimeoutExpired):

@@ -298,9 +298,14 @@ def test_cores_and_gpus_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [slot.environment["OMP_NUM_THREADS"] for slot in slots] == ["4", "4"]
     assert [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in find_slots(jobs=3)] == ["2", "5", "2"]
 
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    with pytest.raises(ValueError, match="no CUDA device was found"):
-        find_slots(device="cuda")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,-1,4")
+    assert [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in find_slots()] == ["3"]
+
+    for none in ("", "-1"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", none)
+        assert len(find_slots()) == 8
+        with pytest.raises(ValueError, match="no CUDA device was found"):
+            find_slots(device="cuda")
 
 
 def test_time_is_estimated_from_the_closest_finished_runs(tmp_path: Path) -> None:

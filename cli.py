@@ -13,15 +13,16 @@ from typing import Any, NoReturn
 
 import torch
 from jsonargparse import Namespace, _typehints
-from lightning.pytorch import Callback, Trainer
+from lightning.fabric.utilities.cloud_io import get_filesystem
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import optimizers
-from callbacks import HyperparameterLogger, SubmissionWriter
+from callbacks import HyperparameterLogger, SubmissionWriter, run_folder
 from datamodules import DataError, GLUEDataModule
 from lightning_modules import ModelError, SequenceClassifier
 
@@ -61,6 +62,20 @@ class OneLineErrorParser(LightningArgumentParser):
         text = tidy(message)
         text = text if self.config_file is None else f"{self.config_file}: {text}"
         exit_with_error(f"{text}{hint(text)} (see fit --help, fit --model.help {SequenceClassifier.__name__})")
+
+
+class ConfigSaver(SaveConfigCallback):
+    """Saves the resolved configuration in the run's folder; Lightning's own does so for TensorBoard and CSV alone."""
+
+    saved_as = ""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if not self.saved_as:
+            folder = run_folder(trainer)
+            self.saved_as = os.path.join(folder, self.config_filename)
+            if trainer.is_global_zero:
+                get_filesystem(folder).makedirs(folder, exist_ok=True)
+                self.parser.save(self.config, self.saved_as, skip_none=False, overwrite=True, multifile=False)
 
 
 class LinetuneCLI(LightningCLI):
@@ -129,9 +144,9 @@ class LinetuneCLI(LightningCLI):
             best, monitor = checkpoints.best_model_path, checkpoints.monitor
             none = f"none: the run ended before {monitor or 'the end of an epoch'} was logged"
             print(f"best checkpoint   {os.path.relpath(best) if best else none}")
-        configuration = os.path.join(trainer.log_dir or "", "config.yaml")
-        if os.path.isfile(configuration):
-            print(f"configuration     {os.path.relpath(configuration)}")
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, ConfigSaver) and os.path.isfile(callback.saved_as):
+                print(f"configuration     {os.path.relpath(callback.saved_as)}")
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 print(f"look at the run   tensorboard --logdir {os.path.relpath(logger.save_dir or '.')}")
@@ -264,7 +279,7 @@ def main(args: ArgsType = None) -> None:
     try:
         LinetuneCLI(
             auto_configure_optimizers=False,
-            save_config_kwargs={"overwrite": True},
+            save_config_callback=ConfigSaver,
             seed_everything_default=0,
             trainer_defaults={"callbacks": [HyperparameterLogger()]},
             parser_class=OneLineErrorParser,

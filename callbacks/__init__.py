@@ -5,6 +5,7 @@ from callbacks.differential_learning_rates import DifferentialLearningRates
 from callbacks.gradual_unfreezing import GradualUnfreezing
 from callbacks.hyperparameter_logger import HyperparameterLogger
 from callbacks.peak_memory_monitor import PeakMemoryMonitor
+from callbacks.run_folder import run_folder
 from callbacks.schedule_by_seconds import ScheduleBySeconds
 from callbacks.step_size_monitor import StepSizeMonitor
 from callbacks.submission_writer import SubmissionWriter
@@ -20,4 +21,5 @@ __all__ = [
     "StepSizeMonitor",
     "SubmissionWriter",
     "TrainingSeconds",
+    "run_folder",
 ]

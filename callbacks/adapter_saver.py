@@ -5,6 +5,8 @@ from pathlib import Path
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from callbacks.run_folder import run_folder
+
 
 class AdapterSaver(Callback):
     """Writes the adapter of a :class:`~lightning_modules.SequenceClassifier` at the end of training, from rank 0.
@@ -14,7 +16,7 @@ class AdapterSaver(Callback):
     model.
 
     Args:
-        folder: Where to write. Default: the run's log folder.
+        folder: Where to write. Default: the run's folder (:func:`~callbacks.run_folder`).
         merge: Whether to write the merged model as well. Not every kind of adapter can be merged.
 
     Raises:
@@ -36,8 +38,8 @@ class AdapterSaver(Callback):
             )
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Every rank has to ask for the log folder: the ranks agree on it.
-        folder = Path(self.folder or trainer.log_dir or trainer.default_root_dir)
+        # Every rank has to ask for the run's folder: the ranks agree on it.
+        folder = Path(self.folder or run_folder(trainer))
         if trainer.is_global_zero:
             pl_module.save_adapter(folder / "adapter")  # type: ignore[operator]
             if self.merge:

@@ -12,6 +12,8 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
+from callbacks.run_folder import run_folder
+
 MAX_SCORE = 5.0
 
 
@@ -28,7 +30,7 @@ class SubmissionWriter(BasePredictionWriter):
     (batch,) for regression.
 
     Args:
-        output_dir: Folder for the files. Default: ``submission`` in the folder of the run's logs.
+        output_dir: Folder for the files. Default: ``submission`` in the run's folder (:func:`~callbacks.run_folder`).
 
     Raises:
         MisconfigurationException: The datamodule has no GLUE task, or the folder cannot be written to; before
@@ -99,7 +101,7 @@ class SubmissionWriter(BasePredictionWriter):
     def _folder(self, trainer: Trainer) -> Path:
         if self.output_dir is not None:
             return Path(self.output_dir).expanduser()
-        return Path(trainer.log_dir or trainer.default_root_dir) / "submission"
+        return Path(run_folder(trainer)) / "submission"
 
 
 def _concatenate(outputs: Sequence[dict[str, Tensor]], num_labels: int) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.loggers import Logger
 from torch.utils.data import DataLoader
 from transformers import BertConfig, BertForSequenceClassification
 
@@ -68,3 +69,21 @@ class TinyData(LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader:
         return self.train_dataloader()
+
+
+class TinyLogger(Logger):
+    """Logs nothing; like most loggers it has no ``log_dir``, but a name and a version within ``save_dir``."""
+
+    name = "tiny"
+    save_dir = None
+    version = None
+
+    def __init__(self, save_dir: str | None = None, version: str | int | None = None) -> None:
+        super().__init__()
+        self.save_dir, self.version = save_dir, version
+
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        pass
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        pass

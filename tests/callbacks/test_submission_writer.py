@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from callbacks import SubmissionWriter
 from datamodules import TASKS, GLUEDataModule
 from tests.glue_files import write_glue_folder
+from tests.tiny_models import TinyLogger
 
 NAMES = {
     "cola": ["CoLA.tsv"],
@@ -64,10 +65,9 @@ def predict(module, data, tmp_path, writer=None, **options):
         default_root_dir=tmp_path,
         accelerator="cpu",
         callbacks=[writer or SubmissionWriter(str(tmp_path / "out"))],
-        logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        **options,
+        **{"logger": False, **options},
     )
     trainer.predict(module, datamodule=data, return_predictions=False)
 
@@ -145,6 +145,13 @@ def test_an_incomplete_file_is_said(tmp_path):
 def test_the_default_folder_is_the_runs(tmp_path):
     predict(Predictor(2), Rows("sst2", [2]), tmp_path, writer=SubmissionWriter())
     assert (tmp_path / "submission" / "SST-2.tsv").read_text() == expected("sst2", 2)
+
+
+@pytest.mark.parametrize(("version", "folder"), [("a1", "tiny/a1"), (2, "tiny/version_2"), (None, "tiny")])
+def test_the_folder_of_a_run_whose_logger_has_none_of_its_own(tmp_path, version, folder):
+    logger = TinyLogger(str(tmp_path), version)
+    predict(Predictor(2), Rows("sst2", [2]), tmp_path, writer=SubmissionWriter(), logger=logger)
+    assert (tmp_path / folder / "submission" / "SST-2.tsv").is_file()
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):

@@ -30,13 +30,15 @@ from benchmarks.study.statistics import (
 )
 
 HOW_TO_READ = (
-    "Scores are those of the {counted} validation of a run, as mean ± one standard error over seeds. The best mean "
-    "of a table is **bold** only where it differs from every other row by more than chance: paired t-tests over seeds "
+    "Scores are those of the {counted} validation of a run, as mean ± one standard error over seeds. All seeds of a "
+    "row draw on the same training examples and are scored on the same validation examples, also where these are a "
+    "part of the task (`data.max_train_samples`, `data.max_eval_samples`, chosen by `data.sample_seed`): neither ± nor "
+    "*p* covers what other examples would change. The best mean of a table is **bold** only where it differs from "
+    "every other row by more than chance: paired t-tests over seeds "
     f"between all pairs of rows, Holm-corrected, p < {SIGNIFICANCE:g}. *p* is the corrected p-value of the difference "
     f"to the best row; there is none (—) below {FEWEST_SEEDS} seeds in common, and none where the difference is the "
     "same for every seed, which leaves no spread to test against. *failed* counts runs that crashed, diverged or ended "
-    "without a finite score; they enter no mean. *seconds* "
-    "are seconds of training: validation does not count."
+    "without a finite score; they enter no mean. *seconds* are seconds of training: validation does not count."
 )
 
 

@@ -143,6 +143,7 @@ def test_the_report_s_numbers(written: Path) -> None:
     assert re.search(r"^- written \d{4}-\d\d-\d\d by `python -m benchmarks.study made_up.yaml`$", report, re.MULTILINE)
     assert "4 cells, 4 seeds each; 15 runs finished, 1 failed, 0 missing" in report
     assert "always the same answer scores 0.515" in report
+    assert "All seeds of a row draw on the same training examples" in report
 
     rows = {(row["optimizer"], row["learning rate"]): row for row in table_after(report, "## sst2")}
     salsa, gld, adamw = rows["SaLSA", "—"], rows["GLD", "—"], rows["AdamW", "1e-4"]

@@ -27,7 +27,7 @@ from datamodules import DataError, GLUEDataModule
 from lightning_modules import ModelError, SequenceClassifier
 
 # What the data knows and the model needs; written once, in the data's section.
-DATA_TO_MODEL = ("num_labels", "metrics", "eval_set_names")
+DATA_TO_MODEL = ("num_labels", "label_names", "metrics", "eval_set_names")
 USER_ERRORS = (DataError, ModelError, MisconfigurationException, OSError)
 # How lines of the parser's messages start that only say which types it went through.
 SAYS_NOTHING = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -52,8 +52,12 @@ def load_sequence_classifier(
     pretrained: bool = True,
     trust_remote_code: bool = False,
     dropout: float | None = None,
+    label_names: Sequence[str] = (),
 ) -> LoadedModel:
     """Loads any Hugging Face sequence-classification model, in float32, from safetensors alone.
+
+    What the checkpoint does not hold is new, and so is the end of a head for another number of labels: a model
+    fine-tuned on MNLI (3 labels) starts RTE (2 labels).
 
     Args:
         name: A hub name (``bert-base-uncased``), a folder, a ``config.json``, or ``offline:all-MiniLM-L6-v2`` for the
@@ -62,10 +66,11 @@ def load_sequence_classifier(
         pretrained: ``False`` takes the configuration alone and draws the weights at random.
         trust_remote_code: Whether a hub repository may run code of its own.
         dropout: Probability in place of every dropout probability of the configuration. Default: leave them.
+        label_names: Names of the labels, in order, for the model's configuration. Default: leave those it has.
 
     Raises:
-        ModelError: if there is no such model, it has no safetensors weights, its checksum is wrong, or its head is
-            trained for another number of labels.
+        ModelError: if there is no such model, it has no safetensors weights, its checksum is wrong, its weights do not
+            fit its configuration, or its head is trained for the same labels in another order.
 
     Example::
 
@@ -76,7 +81,8 @@ def load_sequence_classifier(
         raise ModelError(f"num_labels: {num_labels} is not allowed; 1 means regression, 2 or more classification")
     location = packaged_folder(name) if name.startswith(OFFLINE_PREFIX) else name
     try:
-        config = AutoConfig.from_pretrained(location, num_labels=num_labels, trust_remote_code=trust_remote_code)
+        with quiet_transformers():
+            config = AutoConfig.from_pretrained(location, num_labels=num_labels, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         raise ModelError(
             f"model: no configuration found for {name!r} ({first_line(error)}); allowed: a name on the Hugging Face "
@@ -84,6 +90,10 @@ def load_sequence_classifier(
         ) from error
     if dropout is not None:
         set_dropout(config, dropout)
+    if label_names:
+        if pretrained:
+            check_label_order(name, config, label_names)
+        set_label_names(config, label_names)
     config.problem_type = "regression" if num_labels == 1 else "single_label_classification"
     set_pad_token(config)
     if not pretrained:
@@ -105,16 +115,18 @@ def load_sequence_classifier(
             )
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"model: {name!r} could not be loaded from safetensors: {first_line(error)}") from error
-    mismatched = sorted(info["mismatched_keys"])
-    if mismatched:
-        key, stored, expected = mismatched[0]
-        raise ModelError(
-            f"model: the weights of {name!r} do not fit {num_labels} labels: {key} is {tuple(stored)} in the "
-            f"checkpoint and {tuple(expected)} in the model; choose weights with {num_labels} labels or none"
-        )
-    new = tuple(sorted(info["missing_keys"]))
+    resized = {}
+    for key, stored, expected in sorted(info["mismatched_keys"]):
+        if expected[0] != num_labels or stored[1:] != expected[1:]:
+            raise ModelError(
+                f"model: the weights of {name!r} do not fit its configuration: {key} is {tuple(stored)} in the "
+                f"checkpoint and {tuple(expected)} in the model"
+            )
+        resized[key] = f"{key} (there for {stored[0]} labels)"
+    new = tuple(sorted({*info["missing_keys"], *resized}))
     if new:
-        rank_zero_info(f"{name}: {len(new)} new parameters, not in the checkpoint: {', '.join(new)}")
+        listed = ", ".join(resized.get(key, key) for key in new)
+        rank_zero_info(f"{name}: {len(new)} new parameters, not in the checkpoint: {listed}")
     # from_pretrained leaves a model in eval mode, and Lightning keeps whatever mode it finds: dropout would stay off.
     return LoadedModel(model.train(), new)
 
@@ -133,6 +145,33 @@ def set_dropout(config: PretrainedConfig, probability: float) -> None:
         skips = "layerdrop" in name or "drop_path" in name
         if "drop" in name and not skips and isinstance(value, int | float) and not isinstance(value, bool):
             setattr(config, name, probability)
+
+
+def set_label_names(config: PretrainedConfig, names: Sequence[str]) -> None:
+    """Writes the labels' names into a configuration, for all who use the saved model.
+
+    Raises:
+        ModelError: if there are more or fewer of them than labels.
+    """
+    if len(names) != config.num_labels:
+        raise ModelError(f"label_names: {len(names)} names for {config.num_labels} labels; give one name per label")
+    config.id2label = dict(enumerate(names))
+    config.label2id = {label: index for index, label in enumerate(names)}
+
+
+def check_label_order(name: str, config: PretrainedConfig, expected: Sequence[str]) -> None:
+    """Refuses a head that is trained for the same labels in another order: its answers would be read as others.
+
+    Raises:
+        ModelError: if it is.
+    """
+    stored = [str(label).lower() for _, label in sorted((config.id2label or {}).items())]
+    wanted = [label.lower() for label in expected]
+    if stored != wanted and sorted(stored) == sorted(wanted):
+        raise ModelError(
+            f"model: the labels of {name!r} are in another order, {', '.join(stored)}, than the task's, "
+            f"{', '.join(wanted)}; choose weights with these labels in this order, or with others"
+        )
 
 
 def packaged_folder(name: str) -> Path:

@@ -85,6 +85,8 @@ class SequenceClassifier(LightningModule):
             Loss and gradient are the whole batch's; what is saved is padding. Worth it where time is proportional to
             tokens and sentences differ in length: about half of the time of a step of 32 sentences of SST-2 on a CPU
             core, in 4 parts. Default: 1, the batch as it is.
+        label_names: Names of the labels, in order, which saved models carry. Default: those of the checkpoint. The
+            command line takes them from the data.
 
     Raises:
         ModelError: if a model cannot be loaded or an argument is out of range.
@@ -117,6 +119,7 @@ class SequenceClassifier(LightningModule):
         feature_cache_dir: str | None = None,
         dropout: float | None = None,
         split_by_length: int = 1,
+        label_names: Sequence[str] = (),
     ) -> None:
         super().__init__()
         if accumulate_grad_batches < 1:
@@ -127,10 +130,16 @@ class SequenceClassifier(LightningModule):
             )
         if split_by_length < 1:
             raise ModelError(f"split_by_length: {split_by_length} is not allowed; 1 or more")
-        self.save_hyperparameters("model", "num_labels", "metrics", "eval_set_names", "pretrained", logger=False)
+        kept = ("model", "num_labels", "label_names", "metrics", "eval_set_names", "pretrained")
+        self.save_hyperparameters(*kept, logger=False)
         self.automatic_optimization = False
         loaded = load_sequence_classifier(
-            model, num_labels, pretrained=pretrained, trust_remote_code=trust_remote_code, dropout=dropout
+            model,
+            num_labels,
+            pretrained=pretrained,
+            trust_remote_code=trust_remote_code,
+            dropout=dropout,
+            label_names=label_names,
         )
         self.pad_token_id = getattr(loaded.model.config, "pad_token_id", None)
         self.adapted = None if adapter is None else add_adapter(loaded.model, adapter, loaded.new_parameter_names)

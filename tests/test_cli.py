@@ -205,6 +205,7 @@ def test_numbers_of_the_data_reach_the_model(tiny: str) -> None:
     built = cli.LinetuneCLI(auto_configure_optimizers=False, run=False, args=arguments)
     assert built.model.num_labels == 3
     assert built.model.eval_set_names == ("matched", "mismatched")
+    assert list(built.model.model.config.label2id) == ["entailment", "neutral", "contradiction"]
 
 
 @pytest.mark.parametrize(

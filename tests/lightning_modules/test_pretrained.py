@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import BartConfig
+from transformers import AutoConfig, AutoModelForSequenceClassification, BartConfig
 
 from lightning_modules import ModelError, SequenceClassifier, pretrained
 from lightning_modules.pretrained import load_sequence_classifier, set_dropout
@@ -75,11 +77,57 @@ def test_a_model_that_is_not_there_is_one_clear_line(name: str, num_labels: int,
     assert "\n" not in str(raised.value)
 
 
-def test_weights_for_another_number_of_labels_are_refused(tmp_path: Path) -> None:
-    folder = str(save_tiny_bert(tmp_path, num_labels=3))
-    with pytest.raises(ModelError, match="do not fit 2 labels: classifier") as raised:
-        load_sequence_classifier(folder, num_labels=2)
+@pytest.mark.parametrize("architecture", ["bert", "roberta", "gpt2"])
+@pytest.mark.parametrize("num_labels", [2, 1])
+def test_a_head_for_another_number_of_labels_is_new_and_the_rest_is_kept(
+    architecture: str, num_labels: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = tiny_config(architecture)
+    config.num_labels = 3
+    stored = AutoModelForSequenceClassification.from_config(config)
+    stored.save_pretrained(tmp_path)
+    caplog.set_level(logging.INFO)
+    model, new = load_sequence_classifier(str(tmp_path), num_labels)
+    of_head = {"bert": "classifier.", "roberta": "classifier.out_proj.", "gpt2": "score."}[architecture]
+    own = dict(model.named_parameters())
+    assert new == tuple(sorted(name for name in own if name.startswith(of_head)))
+    assert all(own[name].shape[0] == num_labels and own[name].isfinite().all() for name in new)
+    assert all(torch.equal(own[name], kept) for name, kept in stored.named_parameters() if name not in new)
+    (said,) = caplog.messages
+    assert f"{of_head}weight (there for 3 labels)" in said
+
+
+def test_weights_that_do_not_fit_the_configuration_are_refused(tmp_path: Path) -> None:
+    folder = save_tiny_bert(tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"vocab_size": 65}))
+    with pytest.raises(ModelError, match=r"do not fit its configuration: .*word_embeddings.* is \(64, 16\)") as raised:
+        load_sequence_classifier(str(folder), num_labels=2)
     assert "\n" not in str(raised.value)
+
+
+def test_a_saved_model_carries_the_labels_names(tmp_path: Path) -> None:
+    folder = str(save_tiny_bert(tmp_path / "first", num_labels=3))
+    module = SequenceClassifier(folder, num_labels=2, label_names=["entailment", "not_entailment"])
+    module.model.save_pretrained(tmp_path / "second")
+    config = AutoConfig.from_pretrained(tmp_path / "second")
+    assert config.id2label == {0: "entailment", 1: "not_entailment"}
+    assert config.label2id == {"entailment": 0, "not_entailment": 1}
+    assert module.hparams["label_names"] == ["entailment", "not_entailment"]
+    with pytest.raises(ModelError, match=r"label_names: 2 names for 3 labels"):
+        load_sequence_classifier(folder, num_labels=3, label_names=["entailment", "not_entailment"])
+
+
+def test_labels_in_another_order_are_refused(tmp_path: Path) -> None:
+    folder = str(save_tiny_bert(tmp_path, num_labels=3, id2label={0: "CONTRADICTION", 1: "NEUTRAL", 2: "ENTAILMENT"}))
+    task = ["entailment", "neutral", "contradiction"]
+    with pytest.raises(ModelError, match=r"another order, contradiction, neutral, entailment, than .*, entailment, "):
+        load_sequence_classifier(folder, num_labels=3, label_names=task)
+    assert load_sequence_classifier(folder, num_labels=3, label_names=task[::-1]).model.config.id2label[0] == task[-1]
+    # Other labels are another task; fewer, another head; and random weights have no order.
+    load_sequence_classifier(folder, num_labels=3, label_names=["a", "b", "c"])
+    load_sequence_classifier(folder, num_labels=2, label_names=["entailment", "contradiction"])
+    load_sequence_classifier(folder, num_labels=3, label_names=task, pretrained=False)
 
 
 def test_pickled_weights_are_refused(tmp_path: Path) -> None:

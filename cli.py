@@ -51,7 +51,10 @@ class OneLineErrorParser(LightningArgumentParser):
 
     def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Namespace:
         self.config_file = path
-        parsed = super().parse_path(path, *args, **kwargs)
+        try:
+            parsed = super().parse_path(path, *args, **kwargs)
+        except UnicodeDecodeError as error:
+            self.error(f"not UTF-8 text, at byte {error.start}", error)
         self.config_file = None
         return parsed
 
@@ -250,7 +253,8 @@ def own_optimizers() -> list[type[torch.optim.Optimizer]]:
 def user_error(error: BaseException | None) -> BaseException | None:
     """The error for the user in a chain of errors: instantiation wraps what a constructor raises."""
     while error is not None and not (isinstance(error, USER_ERRORS) or refused_by_lightning(error)):
-        error = error.__cause__ or error.__context__
+        # Not __context__: what is raised without a word while another error is handled is a bug of its own.
+        error = error.__cause__
     return error
 
 

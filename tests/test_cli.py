@@ -261,6 +261,25 @@ def test_a_broken_config_is_one_line(
     assert re.search(expected, message), message
 
 
+def test_a_config_that_is_not_utf8_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "latin.yaml").write_bytes("# größer\nseed_everything: 1\n".encode("latin-1"))
+    message = failed("fit", "--config", QUICKSTART, "--config", str(tmp_path / "latin.yaml"), capsys=capsys)
+    assert re.search(r"latin\.yaml: not UTF-8 text, at byte 4", message), message
+
+
+def test_a_bug_is_not_hidden_by_the_file_error_that_was_being_handled() -> None:
+    def buggy() -> None:
+        try:
+            Path("no/such/file").read_text()
+        except FileNotFoundError:
+            {}["bug"]
+
+    with pytest.raises(KeyError) as raised:
+        buggy()
+    assert isinstance(raised.value.__context__, FileNotFoundError)
+    assert cli.user_error(raised.value) is None
+
+
 def test_what_a_package_that_is_missing_says_is_passed_on() -> None:
     tried = "Does not validate\nErrors:\n  - Problem with 'a.Logger':\n      pip install it\n  - Expected a <x>"
     assert cli.refusal(tried) == "Problem with 'a.Logger': pip install it"

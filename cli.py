@@ -145,8 +145,9 @@ class LinetuneCLI(LightningCLI):
         checkpoints = trainer.checkpoint_callback
         if isinstance(checkpoints, ModelCheckpoint):
             best, monitor = checkpoints.best_model_path, checkpoints.monitor
-            none = f"none: the run ended before {monitor or 'the end of an epoch'} was logged"
-            print(f"best checkpoint   {os.path.relpath(best) if best else none}")
+            none = f"the run ended before {monitor or 'the end of an epoch'} was logged"
+            none = "fast_dev_run keeps nothing" if trainer.fast_dev_run else none  # type: ignore[attr-defined]
+            print(f"best checkpoint   {os.path.relpath(best) if best else f'none: {none}'}")
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, ConfigSaver) and os.path.isfile(callback.saved_as):
                 print(f"configuration     {os.path.relpath(callback.saved_as)}")
@@ -172,10 +173,11 @@ def class_path(default: type) -> dict[str, str]:
 
 
 def validation_table(metrics: dict[str, float]) -> str:
-    """The validation metrics of a finished run, one a line."""
+    """The metrics of a finished run's last validation, one a line."""
     rows = sorted((name, value) for name, value in metrics.items() if name.startswith("val"))
     width = max((len(name) for name, _ in rows), default=0)
-    return "\n".join(["", *(f"{name:<{max(width, 16)}}  {value:.4f}" for name, value in rows)])
+    heading = ["last validation"] if rows else []
+    return "\n".join(["", *heading, *(f"{name:<{max(width, 16)}}  {value:.4f}" for name, value in rows)])
 
 
 def tidy(message: str) -> str:

@@ -138,7 +138,7 @@ def test_a_run_from_command_to_submission(tiny: str, tmp_path: Path, capsys: pyt
     cli.main(["fit", *common, "--trainer.max_epochs", "1"])
     output = capsys.readouterr().out
     run = tmp_path / "quickstart" / "version_0"
-    assert re.search(r"^val/accuracy +0\.\d{4}$", output, re.MULTILINE)
+    assert re.search(r"^last validation\nval/accuracy +0\.\d{4}$", output, re.MULTILINE)
     assert "tensorboard --logdir" in output
     assert list(run.glob("events.out.tfevents.*"))
     resolved = yaml.safe_load((run / "config.yaml").read_text())
@@ -292,6 +292,12 @@ def test_a_run_that_ends_before_its_first_validation_says_so(
     options += ["--trainer.logger.init_args.save_dir", str(tmp_path), "--trainer.max_steps", "1"]
     cli.main(["fit", "--config", QUICKSTART, *options])
     assert "best checkpoint   none: the run ended before val/loss was logged" in capsys.readouterr().out
+
+
+def test_a_debugging_run_keeps_no_checkpoint(tiny: str, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--model.model", tiny, "--data.tokenizer", "offline:all-MiniLM-L6-v2", "--trainer.fast_dev_run", "2"]
+    cli.main(["fit", "--config", QUICKSTART, *options])
+    assert "best checkpoint   none: fast_dev_run keeps nothing" in capsys.readouterr().out
 
 
 def test_an_unwritable_output_folder_is_one_line(tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

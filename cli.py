@@ -78,7 +78,7 @@ class ConfigSaver(SaveConfigCallback):
             self.saved_as = os.path.join(folder, self.config_filename)
             if trainer.is_global_zero:
                 get_filesystem(folder).makedirs(folder, exist_ok=True)
-                self.parser.save(self.config, self.saved_as, skip_none=False, overwrite=True, multifile=False)
+                self.parser.save(self.config, self.saved_as, skip_unset=False, overwrite=True, multifile=False)
 
 
 class LinetuneCLI(LightningCLI):

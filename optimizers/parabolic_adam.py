@@ -176,7 +176,7 @@ class ParabolicAdam(LineSearchOptimizer):
             eps=eps,
             amsgrad=False,
             steps=0,
-            tensors=0,
+            most_tensors=0,
             measured_from=0,
             **_nothing_measured(),
             log_reach=0.0,
@@ -260,11 +260,11 @@ class ParabolicAdam(LineSearchOptimizer):
     def _notice_growth(self, unit: Unit) -> None:
         """Forget what was measured when more tensors of the unit move than ever before."""
         tensors = sum(len(part.params) for part in unit.parts)
-        if tensors <= unit["tensors"]:
+        if tensors <= unit["most_tensors"]:
             return
-        if unit["tensors"]:
+        if unit["most_tensors"]:
             unit.update(**_nothing_measured(), measured_from=self._step() - 1, steps_since_search=1)
-        unit.update(tensors=tensors)
+        unit.update(most_tensors=tensors)
 
     def _step(self) -> int:
         """The number of the present step."""

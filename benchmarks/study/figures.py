@@ -181,7 +181,7 @@ def distribution(runs: pd.DataFrame, labels: Mapping[int, str], metric: str) -> 
 def tuning(tuned: Mapping[str, pd.DataFrame], metric: str) -> Figure:
     """What a score costs in seconds of training, tries of a hyperparameter counted: one line or point per method."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH * 0.75, 3.4), layout="constrained")
+        figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
         axes = figure.subplots()
         for i, (label, table) in enumerate(tuned.items()):
             colour, dash, marker = _look(i)
@@ -193,8 +193,12 @@ def tuning(tuned: Mapping[str, pd.DataFrame], metric: str) -> Figure:
                 color=colour,
                 linestyle=dash,
                 marker=marker,
-                markersize=5,
+                markersize=6,
+                # Methods that spend the same time stand on top of each other.
+                markeredgecolor="white",
+                markeredgewidth=0.6,
                 capsize=2,
+                zorder=3 - i / len(tuned),
             )
         axes.set_xlabel("seconds of training, all tries together (s)")
         axes.set_ylabel(_value_label(metric))

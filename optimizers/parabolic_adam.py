@@ -18,7 +18,7 @@ from optimizers.moving_group import MovingGroup
 from optimizers.parabola import PROBE, parabola_search
 from optimizers.scalars import gather
 
-# A search after k steps is followed by one k / 4 steps later, and after this many at the latest.
+# A search after k steps is followed by one k / 2 steps later, and after this many at the latest.
 _AT_LEAST_EVERY = 40
 # The slope is divided in every step that searches, in the first 40 steps and in every fourth of the others.
 _ALL_DIVIDED, _DIVIDED_EVERY = 40, 4
@@ -33,7 +33,8 @@ _LEAST_SIGNAL = 0.02
 _SHORTEST_RUN = 3
 # The share of the run over which the step size rises, as is usual for Adam.
 _WARMUP = 0.1
-# The height is measured during the warm-up, and for as many steps at least.
+# The height is measured during the first half of the run, and for as many steps at least.
+_MEASURED_SHARE = 0.5
 _MEASURED_STEPS = 20
 _SEARCH_OPTIONS = ("max_trials", "min_step_size", "max_step_size", "relative_tolerance")
 
@@ -43,10 +44,11 @@ class ParabolicAdam(LineSearchOptimizer):
 
     The step is AdamW's, :math:`x_{k+1} = x_k - \eta_k d_k - \eta_k \lambda x_k` with :math:`d_k = \hat m_k /
     (\sqrt{\hat v_k} + \epsilon)`, and its schedule AdamW's usual one, a warm-up over a tenth of the run's :math:`T`
-    steps and a linear fall. The height of the schedule is measured: it is the step size that Armijo's condition accepts
-    on an estimated parabola of the *expected* loss along the step,
+    steps and a linear fall. The height of the schedule is measured: it is the largest step size so far that Armijo's
+    condition accepts on an estimated parabola of the *expected* loss along the step,
 
-    .. math:: \eta_k = \min\left(1, \frac{k}{T / 10}\right) \left(1 - \frac{k - 1}{T}\right) q \, r \, \mu, \qquad
+    .. math:: \eta_k = \min\left(1, \frac{k}{T / 10}\right) \left(1 - \frac{k - 1}{T}\right) q \,
+        \max_{j \le k} r_j \mu_j, \qquad
         q = \max\left(2 (1 - c), \min\left(1, \frac{3}{T}\right)\right) .
 
     **The reach** :math:`\mu`. A search measures the slope :math:`s = \langle g_k, d_k \rangle` and, with one forward
@@ -58,11 +60,11 @@ class ParabolicAdam(LineSearchOptimizer):
     .. math:: a = \frac{2 (f_k(x_k - p \, d_k) - f_k(x_k) + s p)}{p^2}, \qquad
         \mu = \exp \overline{\log \sqrt{\frac{s}{a} \cdot \frac{2 f_k(x_k)}{s}}} ,
 
-    the average being over the steps so far, of which each counts with the search that follows it. A search after
-    :math:`k` steps is followed by one :math:`k / 4` steps later, since curvature changes fast at the start and slowly
-    afterwards, and after 40 steps at the latest. The height is measured during the warm-up (in 20 steps at least), by
-    12 searches of a run of 80 steps and 20 of one of 1 000; then it stays. A batch whose loss is not positive has the
-    minimiser alone.
+    the average being over the steps so far, of which each counts with the search that follows it, and by its number, so
+    that the later half makes up three quarters. A search after :math:`k` steps is followed by one :math:`k / 2` steps
+    later, since curvature changes fast at the start and slowly afterwards, and after 40 steps at the latest. The height
+    is measured in the first half of the run (in 20 steps at least), by 9 searches of a run of 80 steps and 22 of one of
+    1 000; then it stays. A batch whose loss is not positive has the minimiser alone.
 
     **The signal** :math:`r`. The batch that the slope is measured on has helped to make the direction, so that the
     slope flatters it. It comes in two parts, by the weight :math:`w = (1 - \beta_1) / (1 - \beta_1^k)` of the present
@@ -71,28 +73,31 @@ class ParabolicAdam(LineSearchOptimizer):
     .. math:: s = \underbrace{\Big\langle g_k, \frac{\hat m_k - w g_k}{\sqrt{\hat v_k} + \epsilon}
         \Big\rangle}_{s^\text{earlier}} + \underbrace{w \Big\langle g_k, \frac{g_k}{\sqrt{\hat v_k} + \epsilon}
         \Big\rangle}_{s^\text{present}}, \qquad
-        r = \frac{10 \cdot 0.15 + \sum \nu \, s^\text{earlier} / (1 - w)}{10 + \sum \nu \, (s^\text{earlier}
-        + s^\text{present})}, \quad \nu = \frac{1}{|s^\text{earlier}| + s^\text{present}} .
+        r_k = \frac{10 \cdot 0.15 + \sum_{j \le k} \nu_j \, s^\text{earlier}_j / (1 - w_j)}{10 + \sum_{j \le k} \nu_j \,
+        (s^\text{earlier}_j + s^\text{present}_j)}, \quad
+        \nu_j = \frac{j / k}{|s^\text{earlier}_j| + s^\text{present}_j} .
 
     What the present gradient gives descends on its own batch whatever that says about the others. What earlier ones
     give, with a weight of :math:`1 - w`, meets the batch for the first time (in the epoch), and its slope is on average
     that of the expected loss; all of the direction has :math:`1 / (1 - w)` times as much. Slopes go with the square of
-    the gradient, which some batches have a hundred times larger than others; with :math:`\nu` all batches count alike.
-    The sums begin with the second step. One batch says little about :math:`r`, and what is expected before any, 0.15,
-    counts as much as ten of them; :math:`0.02 \le r \le 1`. So :math:`r \mu` estimates the minimiser of the expected
-    loss along the step. Small batches, whose directions agree less, get smaller steps.
+    the gradient, which some batches have a hundred times larger than others; with :math:`\nu` every batch counts by its
+    number alone. The sums begin with the second step. One batch says little about :math:`r`, and what is expected
+    before any, 0.15, counts as much as ten of them; :math:`0.02 \le r \le 1`. So :math:`r \mu` estimates the minimiser
+    of the expected loss along the step. Small batches, whose directions agree less, get smaller steps.
 
-    **Why a share of it, and only from the start of the run.** A step to :math:`r \mu` gains most on the expected loss
-    now. Steps that are chosen so shrink too early: what they avoid is mostly noise, which the end of the schedule takes
-    out anyway, and where the directions of batches stop agreeing for a while they come to a halt (the short-horizon
-    bias of arXiv 1803.02021). So `c` = 0.97 takes 6 % of it, :math:`r` and :math:`\mu` change slowly, and the fall
-    is left to the schedule. The shorter the run, the less of this holds, and the larger the share: 15 % in a run of 20
-    steps, 6 % from 50 steps on.
+    **Why a share of it, and the largest so far.** A step to :math:`r \mu` gains most on the expected loss now. Steps
+    that are chosen so are too far while the run has time to take smaller ones, and then shrink too early: what they
+    avoid is mostly noise, which the end of the schedule takes out anyway, and where the directions of batches stop
+    agreeing for a while they come to a halt (the short-horizon bias of arXiv 1803.02021). So `c` = 0.96 takes 8 % of
+    it, and the fall is left to the schedule. A rise is not: the first batches agree on little, on tasks whose loss
+    stands still for a while on next to nothing, and once they agree on more the rest of the run may go faster. The
+    shorter the run, the larger the share: 15 % in a run of 20 steps, 8 % from 38 steps on.
 
     **Why it anneals.** Steps along the gradients of batches leave a noise in the parameters that is proportional to
     the step size. No single batch shows it, so that it has to be taken out at the end. `SequenceClassifier` fills in
     the length of the run :math:`T`; for a run whose length is known in seconds, `progress` takes the share of it
-    that is done (`callbacks.ScheduleBySeconds` sets it). Where no length is known, nothing rises or falls.
+    that is done (`callbacks.ScheduleBySeconds` sets it). Where no length is known, there is no schedule, and the height
+    follows :math:`r_k \mu_k` down as well as up.
 
     **Cost.** Between searches the memory of AdamW, and its time but for a pass over gradients and moments in the steps
     that are measured, after 40 of them in every fourth. A search costs a forward pass (the first one two to four) and
@@ -118,7 +123,7 @@ class ParabolicAdam(LineSearchOptimizer):
         params: Parameters, or groups of them (dicts with `params` and optionally `name`, `unit`, `weight_decay`).
         c: Armijo's constant, between 0 and 1; larger is more careful: 2 (1 - c) of the way to the minimiser, and more
             in runs so short that 3 / T is more.
-        total_steps: Optimizer steps of the run. None: unknown; measured throughout, and nothing rises or falls.
+        total_steps: Optimizer steps of the run. None: unknown; measured throughout, without a schedule.
         betas: Decay rates of Adam's two averages; the first above 0.
         eps: Added to the root of the second average.
         weight_decay: Decoupled weight decay, as in AdamW (0.01, the default of `torch.optim.AdamW`).
@@ -145,7 +150,7 @@ class ParabolicAdam(LineSearchOptimizer):
     def __init__(
         self,
         params: ParamsT,
-        c: float = 0.97,
+        c: float = 0.96,
         total_steps: int | None = None,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
@@ -220,19 +225,19 @@ class ParabolicAdam(LineSearchOptimizer):
         return min(1.0, reached / _WARMUP) * max(1 - done, 0.0)
 
     def is_measuring(self, unit: Unit) -> bool:
-        """Whether the height is still measured: during the warm-up, or always where the run's length is not known."""
+        """Whether the height is still measured: for half of the run, or always where its length is not known."""
         step = self._step()
-        if step - unit["measured_from"] <= _MEASURED_STEPS:
+        if self._age(unit) <= _MEASURED_STEPS:
             return True
         if self.progress is not None:
-            return self.progress <= _WARMUP
-        return self.total_steps is None or step <= _WARMUP * self.total_steps
+            return self.progress <= _MEASURED_SHARE
+        return self.total_steps is None or step <= _MEASURED_SHARE * self.total_steps
 
     def is_due(self, unit: Unit) -> bool:
-        """Whether the height is measured, and a quarter as many steps went by since the last search as before it."""
+        """Whether the height is measured, and half as many steps went by since the last search as before it."""
         if not unit["settled"]:
             return True
-        wait = min(max(1, unit["searched_at"] // 4), _AT_LEAST_EVERY)
+        wait = min(max(1, unit["searched_at"] // 2), _AT_LEAST_EVERY)
         return self.is_measuring(unit) and unit["steps_since_search"] >= wait
 
     def first_trial(self, unit: Unit) -> float:
@@ -249,13 +254,13 @@ class ParabolicAdam(LineSearchOptimizer):
             self._notice_growth(unit)
         due = [unit for unit in units if self.is_due(unit)]
         for unit in due:
-            _divide_slope(unit)
+            _divide_slope(unit, self._age(unit))
         super()._move(units, evaluate, loss)
         step = self._step()
         for unit in units:
-            is_divided = step - unit["measured_from"] <= _ALL_DIVIDED or step % _DIVIDED_EVERY == 0
+            is_divided = self._age(unit) <= _ALL_DIVIDED or step % _DIVIDED_EVERY == 0
             if unit not in due and is_divided and self.is_measuring(unit):
-                _divide_slope(unit)
+                _divide_slope(unit, self._age(unit))
 
     def _notice_growth(self, unit: Unit) -> None:
         """Forget what was measured when more tensors of the unit move than ever before."""
@@ -270,6 +275,10 @@ class ParabolicAdam(LineSearchOptimizer):
         """The number of the present step."""
         return max(group["steps"] for group in self.param_groups)
 
+    def _age(self, unit: Unit) -> int:
+        """The number of the present step, counted from where the unit's measurement began."""
+        return self._step() - int(unit["measured_from"])
+
     def _find_step_size(
         self, line: Line, loss_at: Callable[[float], Tensor | float], loss: Tensor | float, step_size: float
     ) -> SearchResult:
@@ -283,33 +292,44 @@ class ParabolicAdam(LineSearchOptimizer):
         if not result.accepted and not (first["searches"] and math.isfinite(result.loss_before + result.slope)):
             return result
         for unit, its_sums in zip(line.units, sums, strict=True):
-            expected, measured = its_sums.tolist()
+            age = self._age(unit)
+            expected, measured = (total / age for total in its_sums.tolist())
+            expected, measured = expected + _PRIOR_BATCHES * _PRIOR_SIGNAL, measured + _PRIOR_BATCHES
             # Directions that lead uphill on more batches than the prior counts as would turn the quotient's sign.
             if measured > 0:
                 unit.update(signal=min(max(_LEAST_SIGNAL, expected / measured), 1.0))
             # Uphill, nothing is learnt about the reach.
             if result.accepted:
-                steps, weight = unit["steps_since_search"], unit["weight"] + unit["steps_since_search"]
+                newest = age * unit["steps_since_search"]
+                weight = unit["weight"] + newest
                 newer = math.log(_reach_on_the_batch(result)) - unit["log_reach"]
-                unit.update(log_reach=unit["log_reach"] + newer * steps / weight, weight=weight)
+                unit.update(log_reach=unit["log_reach"] + newer * newest / weight, weight=weight)
+            minimiser = unit["signal"] * _reach(unit)
+            # Without a schedule nothing else would let the step size fall.
+            falls = self.total_steps is None and self.progress is None
+            unit.update(minimiser=minimiser if falls else max(unit["minimiser"], minimiser))
         return replace(result, step_size=self._step_size(first), accepted=True)
 
     def _step_size(self, unit: Unit | dict[str, Any]) -> float:
-        return self.schedule() * self.share(unit["c"]) * unit["signal"] * _reach(unit)
+        return self.schedule() * self.share(unit["c"]) * unit["minimiser"]
 
 
 def _nothing_measured() -> dict[str, Any]:
     """What a unit remembers of its measurement before there is any."""
     return {
         "searched_at": 0,
-        "slope_sums": torch.tensor([_PRIOR_SIGNAL, 1.0]) * _PRIOR_BATCHES,
+        "slope_sums": torch.zeros(2),
         "signal": _PRIOR_SIGNAL,
         "weight": 0.0,
+        "minimiser": 0.0,
     }
 
 
-def _divide_slope(unit: Unit) -> None:
-    """Add to the unit's sums: the slope that the expected loss should have, and the measured one, both scaled."""
+def _divide_slope(unit: Unit, age: int) -> None:
+    """Add to the unit's sums: the slope that the expected loss should have, and the measured one, both scaled.
+
+    A batch counts by its number, `age`.
+    """
     slopes = []
     for part in unit.parts:
         earlier, present = _divided_slope(part).unbind(1)
@@ -324,7 +344,7 @@ def _divide_slope(unit: Unit) -> None:
     # A gradient of zero tells nothing.
     scaled = torch.nan_to_num(torch.stack([expected, earlier + present]) / (earlier.abs() + present), 0.0, 0.0, 0.0)
     # A state that was loaded is wherever it was loaded to.
-    unit.update(slope_sums=unit["slope_sums"].to(scaled.device) + scaled)
+    unit.update(slope_sums=unit["slope_sums"].to(scaled.device) + age * scaled)
 
 
 def _divided_slope(part: MovingGroup) -> Tensor:

@@ -267,9 +267,8 @@ class ParabolicAdam(LineSearchOptimizer):
         tensors = sum(len(part.params) for part in unit.parts)
         if tensors <= unit["most_tensors"]:
             return
-        if unit["most_tensors"]:
-            unit.update(**_nothing_measured(), measured_from=self._step() - 1, steps_since_search=1)
-        unit.update(most_tensors=tensors)
+        since = self._step() - 1
+        unit.update(**_nothing_measured(), measured_from=since, most_tensors=tensors, steps_since_search=1)
 
     def _step(self) -> int:
         """The number of the present step."""

@@ -174,8 +174,9 @@ def test_only_a_schedule_lets_the_step_size_fall(known):
 def test_a_quotient_of_two_negative_sums_is_no_signal():
     problem = TorchProblem()
     optimizer = ParabolicAdam(problem.parameters())
+    problem.run(optimizer, 1)
     optimizer.param_groups[0]["slope_sums"] = torch.tensor([-60.0, -90.0])
-    problem.run(optimizer, 3)
+    problem.run(optimizer, 2, first=1)
     assert optimizer.param_groups[0]["signal"] == ParabolicAdam(TorchProblem().parameters()).defaults["signal"]
 
 
@@ -282,6 +283,15 @@ def test_searches_again_after_half_of_the_run_when_more_of_the_model_trains():
     released = problem.run(optimizer, 60, first=120).trials
     assert searched == [12, 0]
     assert [step for step, trials in enumerate(released) if trials] == [0, 1, 2, 3, 5, 8, 12, 18]
+
+
+def test_a_unit_that_begins_to_move_late_is_measured_like_the_first():
+    problem = TorchProblem()
+    optimizer = ParabolicAdam(problem.groups(), total_steps=200, update_rule="cycle", joint_steps=0)
+    frozen(problem, optimizer, 120)
+    assert set(problem.run(optimizer, 20, first=120).searched) == {None, "unit1", "unit2"}
+    assert [group["measured_from"] for group in optimizer.param_groups] == [0, 120, 120]
+    assert all(group["searches"] > 3 for group in optimizer.param_groups)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3])

@@ -90,7 +90,8 @@ class Budget:
     def __str__(self) -> str:
         if self.seconds is not None:
             return f"{self.seconds:g} s of training"
-        return f"{self.steps} steps" if self.steps is not None else f"{self.epochs} epochs"
+        count, unit = (self.steps, "step") if self.steps is not None else (self.epochs, "epoch")
+        return f"{count} {unit}{'' if count == 1 else 's'}"
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,15 @@ def write(folder: Path, text: str) -> Path:
     return path
 
 
+@pytest.mark.parametrize(
+    ("budget", "text"),
+    [(Budget(epochs=1), "1 epoch"), (Budget(epochs=5), "5 epochs"), (Budget(steps=1), "1 step")]
+    + [(Budget(steps=80), "80 steps"), (Budget(seconds=60.0), "60 s of training")],
+)
+def test_a_budget_in_words(budget: Budget, text: str) -> None:
+    assert str(budget) == text
+
+
 def test_defaults_of_a_minimal_study(tmp_path: Path) -> None:
     study = load_study(write(tmp_path, MINIMAL))
     assert (study.name, study.seeds, study.budget) == ("study", (0, 1), Budget(steps=10))

@@ -26,8 +26,13 @@ def write(folder: Path, text: str) -> Path:
 
 @pytest.mark.parametrize(
     ("budget", "text"),
-    [(Budget(epochs=1), "1 epoch"), (Budget(epochs=5), "5 epochs"), (Budget(steps=1), "1 step")]
-    + [(Budget(steps=80), "80 steps"), (Budget(seconds=60.0), "60 s of training")],
+    [
+        (Budget(epochs=1), "1 epoch"),
+        (Budget(epochs=5), "5 epochs"),
+        (Budget(steps=1), "1 step"),
+        (Budget(steps=80), "80 steps"),
+        (Budget(seconds=60.0), "60 s of training"),
+    ],
 )
 def test_a_budget_in_words(budget: Budget, text: str) -> None:
     assert str(budget) == text

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from optimizers import candidate_losses
+from optimizers.random_state import GeneratorStates, generator_states, set_generator_states
 
 Batch = dict[str, Tensor]
-GeneratorState = tuple[Tensor, Tensor | None]
 
 
 class StepClosures:
@@ -73,8 +73,8 @@ class StepClosures:
         self._without_gradient_sync = without_gradient_sync
         self._module = module
         self._losses_of_candidates: list[Callable[..., Tensor]] | None = None
-        self._before: GeneratorState | None = None
-        self._after: GeneratorState | None = None
+        self._before: GeneratorStates | None = None
+        self._after: GeneratorStates | None = None
         self.loss = torch.zeros((), dtype=torch.float32, device=self._device)
 
     def closure(self) -> Tensor:
@@ -125,16 +125,16 @@ class StepClosures:
     @contextmanager
     def _same_random_numbers(self) -> Iterator[None]:
         if self._before is None:
-            self._before = generator_state(self._device)
+            self._before = generator_states([self._device])
             yield
-            self._after = generator_state(self._device)
+            self._after = generator_states([self._device])
         else:
-            set_generator_state(self._device, self._before)
+            set_generator_states(self._before)
             try:
                 yield
             finally:
                 if self._after is not None:
-                    set_generator_state(self._device, self._after)
+                    set_generator_states(self._after)
 
 
 def _fresh_loss(compute_loss: Callable[[Batch], Tensor], batch: Batch) -> Tensor:
@@ -146,18 +146,3 @@ def _fresh_loss(compute_loss: Callable[[Batch], Tensor], batch: Batch) -> Tensor
 def count_examples(batch: Batch) -> int:
     """Number of examples in a batch: the first dimension of any of its tensors."""
     return next(iter(batch.values())).shape[0]
-
-
-def generator_state(device: torch.device) -> GeneratorState:
-    """States of the global generators of the CPU and of ``device``."""
-    if device.type == "cpu" or not hasattr(torch, device.type):
-        return torch.get_rng_state(), None
-    return torch.get_rng_state(), getattr(torch, device.type).get_rng_state(device)
-
-
-def set_generator_state(device: torch.device, state: GeneratorState) -> None:
-    """Puts the states that :func:`generator_state` returned back."""
-    cpu, accelerator = state
-    torch.set_rng_state(cpu)
-    if accelerator is not None:
-        getattr(torch, device.type).set_rng_state(accelerator, device)

@@ -14,7 +14,7 @@ from optimizers.parabolic_adam import ParabolicAdam
 from optimizers.param_groups import ParamGroups, scale_learning_rates
 from optimizers.salsa import SaLSA
 from optimizers.sgd_sls import SGDSLS
-from optimizers.step_record import StepRecord
+from optimizers.step_contract import StepRecord, Traits, UnitReport, traits
 
 __all__ = [
     "GLD",
@@ -32,6 +32,8 @@ __all__ = [
     "SaLSA",
     "SearchResult",
     "StepRecord",
+    "Traits",
+    "UnitReport",
     "adam",
     "armijo_search",
     "candidate_losses",
@@ -40,4 +42,5 @@ __all__ = [
     "parabola_search",
     "scale_learning_rates",
     "sgd",
+    "traits",
 ]

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from optimizers.entry_selection import Selection, select_entries, subset_count
 from optimizers.perturbation import NoiseDevice, Perturbation, derive_seed
-from optimizers.step_record import StepRecord
+from optimizers.step_contract import StepRecord
 from optimizers.trial_losses import Loss, discard_gradients, loss_function, read_numbers, trainable
 
 EvaluateMany = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]

@@ -14,13 +14,10 @@ from torch.optim.optimizer import ParamsT
 from optimizers.anchored_decay import keep_anchors, place_anchors, require_anchors
 from optimizers.armijo import SearchResult, armijo_search
 from optimizers.directions import DirectionFunction
-from optimizers.moving_group import MovingGroup
-from optimizers.replay import ReplayedClosure
-from optimizers.scalars import gather, require_single
-from optimizers.step_record import StepRecord
+from optimizers.group_update import GroupUpdate
+from optimizers.scalars import gather
+from optimizers.step_contract import Closure, Evaluate, StepRecord, as_loss, open_step
 
-Closure = Callable[[], Any]
-Evaluate = Callable[[], Any]
 UpdateRule = Literal["joint", "cycle", "all", "impact"]
 Reset = Literal["keep", "grow", "restart"]
 Condition = Literal["gradient", "momentum"]
@@ -197,33 +194,15 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         Returns:
             The loss at the start of the step.
         """
-        replay = None
-        if closure is None and evaluate is None:
-            raise ValueError(
-                f"{type(self).__name__}.step() needs a closure, or gradients together with `evaluate`: "
-                "it has to compute the loss at trial points"
-            )
-        if closure is not None and evaluate is None:
-            replay = ReplayedClosure(closure, [p for group in self.param_groups for p in group["params"]])
-            loss, evaluate = replay.first(), replay
-        elif closure is not None:
-            with torch.enable_grad():
-                result = closure()
-            loss = loss if result is None else result
-        elif loss is None and evaluate is not None:
-            loss = evaluate()
-        if loss is None:
-            raise ValueError(f"the closure given to {type(self).__name__}.step() returned no loss")
-        assert evaluate is not None
-
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        loss, start, evaluate = open_step(type(self).__name__, closure, evaluate, loss, parameters)
         for group in self.param_groups:
             group["steps_since_search"] += 1
-        parts = [MovingGroup(group, self.state, self.direction) for group in self.param_groups]
+        parts = [GroupUpdate(group, self.state, self.direction) for group in self.param_groups]
         parts = [part for part in parts if part.params]
         if not parts:
             self._record = dict(_NOTHING_SEARCHED, loss_before=loss, step_size=self.param_groups[0]["lr"])
             return loss
-        start = _as_loss(replay.start() if replay else loss)
         finite = _finite(start, parts)
         if finite.device.type == "cpu":
             if not finite:
@@ -269,7 +248,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
             units.setdefault(name, Unit(name)).groups.append(group)
         return list(units.values())
 
-    def _units_of(self, parts: list[MovingGroup]) -> list[Unit]:
+    def _units_of(self, parts: list[GroupUpdate]) -> list[Unit]:
         """The units with something to move."""
         units = self.units()
         owner = {id(group): unit for unit in units for group in unit.groups}
@@ -294,9 +273,9 @@ class LineSearchOptimizer(torch.optim.Optimizer):
             for part in unit.parts:
                 # A unit whose step size nobody has found yet waits for its search.
                 if unit["searches"]:
-                    part.follow(unit["lr"])
+                    part.step_without_search(unit["lr"])
                 else:
-                    part.aim()
+                    part.compute_direction()
             if unit["searches"]:
                 self._spare.clear()
         if results:
@@ -368,7 +347,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
 
         def loss_at(step_size: float) -> Tensor | float:
             line.move_to(step_size)
-            return _as_loss(evaluate())
+            return as_loss(evaluate())
 
         try:
             result = self._find_step_size(line, loss_at, loss, step_size)
@@ -428,7 +407,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         counter = "failures" if math.isfinite(result.loss_before) else "skipped"
         for unit in units:
             for part in unit.parts if counter == "failures" else []:
-                part.stay()
+                part.reset_momentum()
             unit.update(
                 **{counter: unit[counter] + 1},
                 trials=unit["trials"] + result.trials,
@@ -481,7 +460,7 @@ class Unit:
 
     name: str | None
     groups: list[dict[str, Any]] = field(default_factory=list)
-    parts: list[MovingGroup] = field(default_factory=list)
+    parts: list[GroupUpdate] = field(default_factory=list)
 
     def __getitem__(self, name: str) -> Any:
         return self.groups[0][name]
@@ -503,6 +482,7 @@ class Line:
         self.position = 0.0
         self.parts = [(part, factor) for unit, factor in zip(units, relative, strict=True) for part in unit.parts]
         for part, _ in self.parts:
+            part.compute_direction()
             if not part.start:
                 part.save(spare.get(id(part.group)))
                 spare[id(part.group)] = part.start
@@ -529,7 +509,7 @@ class Line:
         if differs or self.position != step_size:
             self.move_to(step_size, along)
         for part, factor in self.parts:
-            part.finish(step_size * factor)
+            part.commit(step_size * factor)
 
 
 def heavy_ball_momentum(momentum: Momentum, betas: tuple[float, float]) -> float:
@@ -546,18 +526,9 @@ def _weight_of_past(unit: Unit) -> float:
     return unit["smoothing"] or 0.9
 
 
-def _as_loss(value: Any) -> Tensor | float:
-    """A loss as a number or as a detached 0-dim tensor of at least float32."""
-    if not isinstance(value, Tensor):
-        return float(value)
-    require_single(value)
-    value = value.detach().reshape(())
-    return value if value.dtype == torch.float64 else value.float()
-
-
-def _finite(loss: Tensor | float, parts: list[MovingGroup]) -> Tensor:
+def _finite(loss: Tensor | float, parts: list[GroupUpdate]) -> Tensor:
     """Whether the loss and all gradients are finite, as a 0-dim tensor on the device of the gradients."""
-    norms = [norm for part in parts for norm in part.norms()]
+    norms = [norm for part in parts for norm in part.gradient_norms()]
     if isinstance(loss, Tensor):
         return gather([*norms, loss]).isfinite().all()
     return gather(norms).isfinite().all() & math.isfinite(loss)

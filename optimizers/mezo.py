@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from optimizers.armijo import armijo_search
 from optimizers.perturbation import NoiseDevice, Perturbation, derive_seed
-from optimizers.step_record import StepRecord
+from optimizers.step_contract import StepRecord
 from optimizers.trial_losses import Loss, discard_gradients, loss_function, read_numbers, trainable
 
 # In units of epsilon.

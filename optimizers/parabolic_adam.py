@@ -13,8 +13,8 @@ from torch.optim.optimizer import ParamsT
 
 from optimizers.armijo import SearchResult
 from optimizers.directions import adam
+from optimizers.group_update import GroupUpdate
 from optimizers.line_search import Closure, Evaluate, Line, LineSearchOptimizer, Unit
-from optimizers.moving_group import MovingGroup
 from optimizers.parabola import PROBE, parabola_search
 from optimizers.scalars import gather
 
@@ -331,6 +331,7 @@ def _divide_slope(unit: Unit, age: int) -> None:
     """
     slopes = []
     for part in unit.parts:
+        part.compute_direction()
         earlier, present = _divided_slope(part).unbind(1)
         beta = part.group["betas"][0]
         power = beta ** torch.stack([state["step"] for state in part.states]).double()
@@ -346,8 +347,8 @@ def _divide_slope(unit: Unit, age: int) -> None:
     unit.update(slope_sums=unit["slope_sums"].to(scaled.device) + age * scaled)
 
 
-def _divided_slope(part: MovingGroup) -> Tensor:
-    return part.divided_slope(1 - part.group["betas"][0])
+def _divided_slope(part: GroupUpdate) -> Tensor:
+    return part.split_slope(1 - part.group["betas"][0])
 
 
 def _reach_on_the_batch(result: SearchResult) -> float:

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimizers.replay import ReplayedClosure
 from optimizers.scalars import read_together, require_single
+from optimizers.step_contract import ReplayedClosure
 
 Loss = Tensor | float
 

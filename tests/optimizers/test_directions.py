@@ -16,8 +16,8 @@ from optimizers import (
     ParabolicAdam,
     SaLSA,
     adam,
+    group_update,
     lion,
-    moving_group,
     sgd,
 )
 from tests.optimizers.problem import TorchProblem
@@ -117,7 +117,7 @@ def test_a_direction_is_one_function():
 
 def train(make, dtype, on_cpu, monkeypatch):
     """Steps, computed as on a CPU (in small pieces, and in one pass without a search), or as on a device."""
-    original = moving_group.MovingGroup.__init__
+    original = group_update.GroupUpdate.__init__
 
     def init(self, *args):
         original(self, *args)
@@ -138,10 +138,10 @@ def train(make, dtype, on_cpu, monkeypatch):
 
     records = []
     with monkeypatch.context() as patch:
-        patch.setattr(moving_group, "_CPU_CHUNK", 4)
-        patch.setattr(moving_group.MovingGroup, "__init__", init)
+        patch.setattr(group_update, "_CPU_CHUNK", 4)
+        patch.setattr(group_update.GroupUpdate, "__init__", init)
         if not on_cpu:
-            patch.setattr(moving_group, "STEPS", {})
+            patch.setattr(group_update, "STEPS", {})
         for _ in range(16):
             optimizer.step(closure)
             records.append(optimizer.last_step)

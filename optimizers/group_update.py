@@ -1,9 +1,8 @@
-"""Moving the tensors of one param group along a direction, in place, and back."""
+"""In-place arithmetic on one param group: moving its tensors along a direction, and back."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ _HALF = (torch.float16, torch.bfloat16)
 _CPU_CHUNK = 1 << 18  # entries
 
 
-class MovingGroup:
+class GroupUpdate:
     """The tensors of a param group that have a gradient (and entries), their direction, and where they started.
 
     The group's `lr_factor` scales the direction: parts of a unit may move at different rates along one line.
@@ -25,7 +24,7 @@ class MovingGroup:
     Args:
         group: A param group of an optimizer.
         state: The optimizer's state.
-        direction: The function that computes the direction. It is called when the direction is first asked for.
+        direction: The function that computes the direction; `compute_direction` calls it, once.
     """
 
     def __init__(
@@ -46,20 +45,23 @@ class MovingGroup:
         self.states = [state[param] for param in self.params]
         self.factor: float = group["lr_factor"]
         self.start: list[Tensor] = []
+        self._direction: Direction | None = None
         self._denominators: list[Tensor] = []
-        self._divided_slope: Tensor | None = None
+        self._split_slope: Tensor | None = None
         self._on_cpu = all(p.device.type == "cpu" for p in self.params)
 
-    @cached_property
+    def compute_direction(self) -> None:
+        """Compute the direction of this step, which brings the averages that it is made of up to date; once."""
+        if self._direction is None:
+            self._direction = self._direction_function(self.params, self.grads, self.states, self.group)
+
+    @property
     def direction(self) -> Direction:
-        """The direction of this step; computing it brings the averages that it is made of up to date."""
-        return self._direction_function(self.params, self.grads, self.states, self.group)
+        """The direction of this step; `compute_direction` or `step_without_search` has to come first."""
+        assert self._direction is not None, "the direction has not been computed"
+        return self._direction
 
-    def aim(self) -> None:
-        """Compute the direction, unless that has happened."""
-        _ = self.direction
-
-    def norms(self) -> list[Tensor]:
+    def gradient_norms(self) -> list[Tensor]:
         """The norm of each gradient, not finite where one of its entries is not; float32 at least."""
         return list(torch._foreach_norm(self.grads, 2, dtype=torch.float32 if self.grads[0].dtype in _HALF else None))
 
@@ -75,7 +77,7 @@ class MovingGroup:
             products.append(product if direction.scales is None else product * direction.scales[i])
         return gather(products).sum() * self.factor
 
-    def divided_slope(self, newest: float) -> Tensor:
+    def split_slope(self, newest: float) -> Tensor:
         """The slope in two, a row for each tensor: what earlier gradients give the direction, and what this one does.
 
         Computed once.
@@ -83,7 +85,7 @@ class MovingGroup:
         Args:
             newest: The weight of the present gradient in the direction's numerators.
         """
-        if self._divided_slope is None:
+        if self._split_slope is None:
             direction = self.direction
             scales = direction.scales or [1.0] * len(self.grads)
             owners, earlier, present = [], [], []
@@ -98,8 +100,8 @@ class MovingGroup:
             slopes = torch.stack([gather(earlier), gather(present)], dim=1) * self.factor
             if len(owners) > len(self.grads):
                 slopes = slopes.new_zeros(len(self.grads), 2).index_add_(0, torch.tensor(owners), slopes)
-            self._divided_slope = slopes
-        return self._divided_slope
+            self._split_slope = slopes
+        return self._split_slope
 
     def save(self, spare: list[Tensor] | None = None) -> None:
         """Copy the parameters, into `spare` where it fits, so that every move starts from the same bits."""
@@ -117,44 +119,44 @@ class MovingGroup:
         """Subtract `step_size` times the direction from the parameters."""
         self._add(self.params, -step_size * self.factor, without_momentum)
 
-    def finish(self, step_size: float) -> None:
-        """Complete a searched step: weight decay and inertia, both from where the parameters started."""
+    def commit(self, step_size: float) -> None:
+        """Complete a searched step: weight decay and momentum buffer, both from where the parameters started."""
         group = self.group
         if group["heavy_ball"] > 0:
-            inertia = _inertia(self.params, self.states)
-            torch._foreach_mul_(inertia, group["heavy_ball"])
-            torch._foreach_add_(self.params, inertia)
-            torch._foreach_copy_(inertia, self.params)
-            torch._foreach_sub_(inertia, self.start)
+            buffers = _momentum_buffers(self.params, self.states)
+            torch._foreach_mul_(buffers, group["heavy_ball"])
+            torch._foreach_add_(self.params, buffers)
+            torch._foreach_copy_(buffers, self.params)
+            torch._foreach_sub_(buffers, self.start)
         apply_decay(self.params, self.states, group, step_size * self.factor, self.start)
 
-    def follow(self, step_size: float) -> None:
+    def step_without_search(self, step_size: float) -> None:
         """Make a whole step without a search; costs what a step of AdamW costs, in time and memory."""
         group = self.group
         if self._stepped_in_one_pass(step_size):
             return
-        self.aim()
+        self.compute_direction()
         apply_decay(self.params, self.states, group, step_size * self.factor)
         if group["heavy_ball"] > 0:
-            inertia = _inertia(self.params, self.states)
-            torch._foreach_mul_(inertia, group["heavy_ball"])
-            self._add(inertia, -step_size * self.factor, without_momentum=True)
-            torch._foreach_add_(self.params, inertia)
+            buffers = _momentum_buffers(self.params, self.states)
+            torch._foreach_mul_(buffers, group["heavy_ball"])
+            self._add(buffers, -step_size * self.factor, without_momentum=True)
+            torch._foreach_add_(self.params, buffers)
         else:
             self.descend(step_size)
 
-    def stay(self) -> None:
-        """Make no step: what does not move has no inertia."""
+    def reset_momentum(self) -> None:
+        """Set the heavy ball's momentum buffer to zero, after a step that moves nothing."""
         if self.group["heavy_ball"] > 0:
-            torch._foreach_zero_(_inertia(self.params, self.states))
+            torch._foreach_zero_(_momentum_buffers(self.params, self.states))
 
     def _stepped_in_one_pass(self, step_size: float) -> bool:
         make_step = STEPS.get(self._direction_function)
-        if make_step is None or self.group["heavy_ball"] > 0 or "direction" in self.__dict__:
+        if make_step is None or self.group["heavy_ball"] > 0 or self._direction is not None:
             return False
         direction = make_step(self.params, self.grads, self.states, self.group, step_size * self.factor)
         if direction is not None:
-            self.direction = direction
+            self._direction = direction
         return direction is not None
 
     def _along(self, without_momentum: bool) -> Direction:
@@ -220,8 +222,8 @@ class MovingGroup:
         return self._denominators
 
 
-def _inertia(params: list[Tensor], states: list[dict[str, Any]]) -> list[Tensor]:
-    """What the last step added to each parameter, but for its decay: the heavy ball's memory."""
+def _momentum_buffers(params: list[Tensor], states: list[dict[str, Any]]) -> list[Tensor]:
+    """The heavy ball's momentum buffer of each parameter: what the last step added to it, but for its decay."""
     for param, state in zip(params, states, strict=True):
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(param, memory_format=torch.preserve_format)

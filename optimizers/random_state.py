@@ -1,0 +1,61 @@
+"""Saving and restoring torch's random number generators, so that a loss can be computed again with the same draws."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+GeneratorStates = dict[torch.device, Tensor]
+
+
+def generator_states(devices: Iterable[torch.device] = ()) -> GeneratorStates:
+    """Return the state of the CPU's global generator and of those of other devices.
+
+    Args:
+        devices: Devices that draw random numbers (CUDA, XPU, MPS, XLA); others, and the CPU itself, add nothing.
+
+    Example:
+        >>> before = generator_states()
+        >>> first = torch.rand(2)
+        >>> set_generator_states(before)
+        >>> torch.equal(torch.rand(2), first)
+        True
+    """
+    states = {torch.device("cpu"): torch.get_rng_state()}
+    for device in devices:
+        module = _generator_module(device)
+        if module is not None:
+            states[device] = module.get_rng_state(*_argument(device))
+    return states
+
+
+def set_generator_states(states: GeneratorStates) -> None:
+    """Put back what `generator_states` returned.
+
+    Args:
+        states: States by device.
+    """
+    for device, state in states.items():
+        if device.type == "cpu":
+            torch.set_rng_state(state)
+        else:
+            _generator_module(device).set_rng_state(state, *_argument(device))
+
+
+def _generator_module(device: torch.device) -> Any:
+    """The module with `get_rng_state` for a device; None where the device has no generator of its own."""
+    if device.type == "cpu":
+        return None
+    if device.type == "xla":
+        return importlib.import_module("torch_xla.core.xla_model")
+    module = getattr(torch, device.type, None)
+    return module if hasattr(module, "get_rng_state") else None
+
+
+def _argument(device: torch.device) -> tuple[Any, ...]:
+    # MPS has one device and takes no argument for it; XLA wants its device as text.
+    return () if device.type == "mps" else (str(device),) if device.type == "xla" else (device,)

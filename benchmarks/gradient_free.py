@@ -151,8 +151,7 @@ def module_of(options: argparse.Namespace, setting: str, optimizer: Callable[...
         options.model,
         optimizer=optimizer,
         trainable=setting,  # type: ignore[arg-type]
-        cache_features=cached,
-        feature_cache_dir=options.feature_cache_dir,
+        cache_features=cached and (options.feature_cache_dir or True),
         dropout=0.0,
         # Groups by weight decay would be two units.
         param_groups=ParamGroups(units="model"),

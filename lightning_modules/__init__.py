@@ -1,17 +1,21 @@
-"""What is trained: the model, its closures and its metrics."""
+"""What is trained: modules whose optimizer may compute the loss of a batch again, and the Hugging Face classifier."""
 
 from lightning_modules.bottleneck_adapter import BottleneckConfig
+from lightning_modules.closure_module import ClosureModule, GradientClip
 from lightning_modules.closures import StepClosures
 from lightning_modules.errors import ModelError
-from lightning_modules.schedules import ConstantWithWarmup, CosineWithWarmup, LinearWithWarmup, Triangular
+from lightning_modules.schedules import ConstantWithWarmup, CosineWithWarmup, LinearWithWarmup, Schedule, Triangular
 from lightning_modules.sequence_classifier import SequenceClassifier
 
 __all__ = [
     "BottleneckConfig",
+    "ClosureModule",
     "ConstantWithWarmup",
     "CosineWithWarmup",
+    "GradientClip",
     "LinearWithWarmup",
     "ModelError",
+    "Schedule",
     "SequenceClassifier",
     "StepClosures",
     "Triangular",

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lightning_modules.errors import ModelError
 from optimizers import candidate_losses
 from optimizers.random_state import GeneratorStates, generator_states, set_generator_states
 
-Batch = dict[str, Tensor]
+# What a Hugging Face model takes; StepClosures itself takes any batch that `compute_loss` does.
+Batch = dict[str, Any]
 
 
 class StepClosures:
     r"""The loss of one optimizer step, with and without gradients, the same each time it is asked for.
 
-    A step is about micro-batches :math:`b_1 … b_m` with :math:`n_1 … n_m` examples on each of :math:`R` ranks. Its
-    loss is
+    A step is about micro-batches :math:`b_1 … b_m` with :math:`n_1 … n_m` examples (or whatever else the loss is a mean
+    over) on each of :math:`R` ranks. Its loss is
 
     .. math:: L(θ) = \frac{1}{R} \sum_r \sum_i \frac{n_{r,i}}{\sum_j n_{r,j}} \, \ell(θ; b_{r,i})
 
@@ -30,16 +33,18 @@ class StepClosures:
 
     Args:
         compute_loss: Mean loss of one micro-batch, a float32 scalar, attached to the graph when gradients are enabled.
-        batches: The micro-batches, each a dict of tensors whose first dimension is the example.
+        batches: The micro-batches, as ``compute_loss`` takes them.
         zero_grad: Clears the gradients.
         backward: Accumulates the gradient of its argument; a gradient scaler may scale in here.
         device: Where the model is; its generator is replayed beside the CPU's.
         mean_over_ranks: Averages a scalar over the ranks of a distributed run. Default: one rank.
         without_gradient_sync: Context in which a backward pass keeps its gradients to its rank; entered for all
             micro-batches but the last. Default: nothing to switch off.
-        module: What ``compute_loss`` computes with, for :meth:`evaluate_many`.
+        module: The module that ``compute_loss`` uses, for :meth:`evaluate_many`.
+        mean_over: How many terms a micro-batch's loss is a mean over, :math:`n`. Default: its examples.
 
     Attributes:
+        num_examples: Number of examples in all micro-batches.
         loss: 0-dim float32 tensor, filled in by :meth:`closure`. A gradient scaler runs the closure itself and calls
             ``optimizer.step`` without it; the tensor then tells the optimizer which loss the gradients belong to.
 
@@ -51,8 +56,8 @@ class StepClosures:
 
     def __init__(
         self,
-        compute_loss: Callable[[Batch], Tensor],
-        batches: Sequence[Batch],
+        compute_loss: Callable[[Any], Tensor],
+        batches: Sequence[Any],
         *,
         zero_grad: Callable[[], None],
         backward: Callable[[Tensor], None],
@@ -60,12 +65,13 @@ class StepClosures:
         mean_over_ranks: Callable[[Tensor], Tensor] = lambda loss: loss,
         without_gradient_sync: Callable[[], AbstractContextManager[None]] = nullcontext,
         module: nn.Module | None = None,
+        mean_over: Callable[[Any], float] | None = None,
     ) -> None:
         self._compute_loss = compute_loss
         self._batches = batches
-        sizes = [count_examples(batch) for batch in batches]
-        self.num_examples = sum(sizes)
-        self._weights = [size / self.num_examples for size in sizes]
+        self.num_examples = sum(count_examples(batch) for batch in batches)
+        terms = [(mean_over or count_examples)(batch) for batch in batches]
+        self._weights = [count / sum(terms) for count in terms]
         self._zero_grad = zero_grad
         self._backward = backward
         self._device = torch.device(device)
@@ -137,12 +143,31 @@ class StepClosures:
                     set_generator_states(self._after)
 
 
-def _fresh_loss(compute_loss: Callable[[Batch], Tensor], batch: Batch) -> Tensor:
+def _fresh_loss(compute_loss: Callable[[Any], Tensor], batch: Any) -> Tensor:
     # Inside one autocast context PyTorch keeps low-precision copies of the weights; between trials those are stale.
     torch.clear_autocast_cache()
     return compute_loss(batch)
 
 
-def count_examples(batch: Batch) -> int:
-    """Number of examples in a batch: the first dimension of any of its tensors."""
-    return next(iter(batch.values())).shape[0]
+def count_examples(batch: Any) -> int:
+    """Return the number of examples in a batch: the first dimension of its first tensor.
+
+    Args:
+        batch: A tensor, or a mapping or sequence of such.
+
+    Raises:
+        ModelError: if there is no tensor in it, or no example.
+    """
+    count = _first_dimension(batch)
+    if not count:
+        raise ModelError(f"a batch of no examples: {type(batch).__name__} without a tensor that has rows")
+    return count
+
+
+def _first_dimension(batch: Any) -> int | None:
+    if isinstance(batch, Tensor):
+        return batch.shape[0] if batch.ndim else None
+    if isinstance(batch, str):
+        return None
+    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, Sequence) else ()
+    return next((count for part in parts if (count := _first_dimension(part)) is not None), None)

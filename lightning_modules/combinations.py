@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch.optim import Optimizer
 
 from lightning_modules.errors import ModelError
-from optimizers import LineSearchMeZO, LineSearchOptimizer, ParamGroups
+from optimizers import ParamGroups, traits
 
 
 def check_combination(
@@ -28,31 +28,30 @@ def check_combination(
     Raises:
         ModelError: one sentence: what does not go together, and what to do.
     """
-    name = type(optimizer).__name__
-    needs_gradient = getattr(optimizer, "needs_gradient", True)
-    if scales_gradients and not needs_gradient:
+    name, can = type(optimizer).__name__, traits(optimizer)
+    if scales_gradients and not can.needs_gradient:
         raise ModelError(
             f"precision: {name} computes no gradient for the scaler of 16-mixed to scale; choose bf16-mixed or 32-true"
         )
-    if clips_gradients and not needs_gradient:
-        raise ModelError(f"gradient_clip_val: {name} computes no gradient to clip; leave gradient_clip_val out")
-    if clips_gradients and isinstance(optimizer, LineSearchOptimizer):
+    if clips_gradients and not can.needs_gradient:
+        raise ModelError(f"gradient_clip: {name} computes no gradient to clip; leave gradient_clip out")
+    if clips_gradients and can.measures_slope:
         raise ModelError(
-            f"gradient_clip_val: {name} takes the slope of the loss from the gradient, which clipping would falsify; "
-            "leave gradient_clip_val out: the search bounds the step"
+            f"gradient_clip: {name} takes the slope of the loss from the gradient, which clipping would falsify; "
+            "leave gradient_clip out: the search bounds the step"
         )
-    searches = isinstance(optimizer, (LineSearchOptimizer, LineSearchMeZO))
-    if searches and has_schedule:
+    if can.sets_step_size and has_schedule:
         raise ModelError(
-            f"lr_scheduler: {name} searches for its own step size, which a schedule would overwrite; leave "
-            "lr_scheduler out, or choose an optimizer with a learning rate"
+            f"lr_scheduler: {name} finds its own step size, which a schedule would overwrite; leave lr_scheduler out, "
+            "or choose an optimizer with a learning rate"
         )
-    if searches and groups.lrs:
+    if can.sets_step_size and groups.lrs:
         raise ModelError(
-            f"param_groups: {name} searches for its own step size, so parts cannot be given learning rates; give them "
+            f"param_groups: {name} finds its own step size, so parts cannot be given learning rates; give them "
             "factors, or choose an optimizer with a learning rate"
         )
-    if isinstance(optimizer, LineSearchMeZO) and any("lr_factor" in group for group in optimizer.param_groups):
+    takes_factors = "lr_factor" in optimizer.defaults or not can.sets_step_size
+    if not takes_factors and any("lr_factor" in group for group in optimizer.param_groups):
         raise ModelError(
             f"param_groups: {name} moves all parameters alike; parts cannot have learning rates of their own"
         )

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +14,12 @@ import torch
 import transformers
 from huggingface_hub import constants
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from lightning_modules.closures import Batch, count_examples
+from lightning_modules.closures import Batch
 from lightning_modules.errors import ModelError
-from lightning_modules.frozen_outputs import FrozenOutputs
-
-try:
-    import fcntl
-except ImportError:  # Windows: processes that start at the same time are not kept apart there
-    fcntl = None  # type: ignore[assignment]
+from lightning_modules.feature_layout import FeatureLayout, possible_layouts
+from lightning_modules.frozen_encoder import Features, FrozenEncoder
+from lightning_modules.vector_file import VectorFile
 
 # Rows on which it is tried out what the head reads.
 _PROBE_ROWS = 2
@@ -44,7 +38,7 @@ class FeatureCache:
     """Keeps one vector per example: all that a head reads from the encoder below it.
 
     What the head reads is found out by trying: one of the tensors that the constant modules (see
-    :class:`~lightning_modules.frozen_outputs.FrozenOutputs`) return, at the first token, at the last token that is
+    :class:`~lightning_modules.frozen_encoder.FrozenEncoder`) return, at the first token, at the last token that is
     attended to, or as it is where it has no token dimension, gives the same logits with everything else replaced by
     zeros. BERT's pooler reads the last layer at ``[CLS]``, a decoder's head the last token.
 
@@ -57,37 +51,37 @@ class FeatureCache:
     an example depends on the padding of such a batch in the last bits.
 
     Args:
-        outputs: Finds the constant modules of the model, and hands the features out.
+        encoder: Finds the constant modules of the model.
         model: The model.
         forward: Runs it on a batch and returns logits.
         folder: Where the files go. Default: :func:`default_feature_cache_dir`.
 
     Example::
 
-        cache = FeatureCache(outputs, model, logits_of)
-        cache.load("train", batch)  # runs the encoder where it has to
-        with outputs.reused(batch):
+        cache = FeatureCache(FrozenEncoder(model, logits_of), model, logits_of)
+        features = cache.features("train", batch)  # runs the encoder where it has to
+        with features.reused():
             logits_of(batch)  # runs the head alone
     """
 
     def __init__(
         self,
-        outputs: FrozenOutputs,
+        encoder: FrozenEncoder,
         model: nn.Module,
         forward: Callable[[Batch], Tensor],
         folder: str | Path | None = None,
     ) -> None:
-        self._outputs = outputs
+        self._encoder = encoder
         self._model = model
         self._forward = forward
         self._folder = Path(folder).expanduser() if folder is not None else default_feature_cache_dir()
         self._modules: list[nn.Module] | None = None
-        self._layout: _Layout | None = None
+        self._layout: FeatureLayout | None = None
         self._name = ""
-        self._files: dict[str, _VectorFile] = {}
+        self._files: dict[str, VectorFile] = {}
 
-    def load(self, split: str, batch: Batch, fingerprint: str = "") -> None:
-        """Has the constant modules' outputs for ``batch`` handed out, from disk if they are there.
+    def features(self, split: str, batch: Batch, fingerprint: str = "") -> Features:
+        """Return the features of a batch, from disk if they are there.
 
         Args:
             split: Name of the split that the batch is from; ``idx`` numbers its examples.
@@ -100,7 +94,7 @@ class FeatureCache:
         """
         if "idx" not in batch:
             raise ModelError("cache_features: the batches have no idx, the number of each example within its split")
-        modules = self._outputs.constant_modules(batch)
+        modules = self._encoder.constant_modules(batch)
         if modules != self._modules:
             if not modules:
                 raise ModelError(
@@ -113,13 +107,13 @@ class FeatureCache:
         assert self._layout is not None
         key = f"{split}-{hashlib.sha256(f'{self._name}{fingerprint}'.encode()).hexdigest()[:20]}"
         if key not in self._files:
-            self._files[key] = _VectorFile(self._folder / f"{key}.features", self._layout.size)
+            self._files[key] = VectorFile(self._folder / f"{key}.features", self._layout.size)
         rows, checksums = batch["idx"].cpu().numpy(), _checksums(batch)
         missing = self._files[key].missing(rows, checksums)
         if len(missing):
             self._files[key].write(rows[missing], checksums[missing], self._compute(modules, batch, missing))
         vectors = torch.from_numpy(self._files[key].read(rows)).to(batch["idx"].device)
-        self._outputs.keep(batch, self._layout.outputs(vectors, batch))
+        return Features(modules, self._layout.outputs(vectors, batch))
 
     def _compute(self, modules: list[nn.Module], batch: Batch, missing: np.ndarray) -> np.ndarray:
         """The vectors of some examples of a batch, few at a time, those of similar length together."""
@@ -159,20 +153,18 @@ class FeatureCache:
         return found
 
     @torch.no_grad()
-    def _find_layout(self, modules: list[nn.Module], batch: Batch) -> _Layout:
+    def _find_layout(self, modules: list[nn.Module], batch: Batch) -> FeatureLayout:
         rows = {name: tensor[:_PROBE_ROWS] for name, tensor in batch.items()}
         with _evaluation_mode(self._model):
             templates = self._run(modules, rows)
             expected = self._forward(rows)
-            for layout in _possible_layouts(templates):
+            for layout in possible_layouts(templates):
                 try:
-                    self._outputs.keep(rows, layout.outputs(layout.vectors(templates, rows), rows))
-                    with self._outputs.reused(rows):
+                    features = Features(modules, layout.outputs(layout.vectors(templates, rows), rows))
+                    with features.reused():
                         logits = self._forward(rows)
                 except (RuntimeError, IndexError):  # shapes that the head cannot take, or tokens first
                     continue
-                finally:
-                    self._outputs.forget()
                 if logits.shape == expected.shape and torch.allclose(logits, expected, rtol=1e-4, atol=1e-6):
                     return layout
         raise ModelError(
@@ -208,97 +200,6 @@ def _evaluation_mode(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-@dataclass(frozen=True)
-class _Template:
-    """What a module returns, without the numbers: the structure and each tensor's dtype and dimensions."""
-
-    structure: Any
-    leaves: tuple[tuple[torch.dtype, torch.Size] | None, ...]
-
-
-@dataclass
-class _Layout:
-    """Where in the outputs of constant modules the vector of an example is.
-
-    Args:
-        templates: What each module returns.
-        owner: Number of the module that returns the vector.
-        leaf: Number of the tensor among those that it returns.
-        token: Which token's vector it is: ``first``, ``last``, or ``none`` where the tensor has no token dimension.
-    """
-
-    templates: dict[nn.Module, _Template]
-    owner: int
-    leaf: int
-    token: str
-
-    @property
-    def size(self) -> int:
-        """Number of entries of a vector."""
-        _, shape = list(self.templates.values())[self.owner].leaves[self.leaf]  # type: ignore[misc]
-        return shape[-1]
-
-    def __str__(self) -> str:
-        return f"module {self.owner} tensor {self.leaf} token {self.token}"
-
-    def vectors(self, outputs: dict[nn.Module, Any], batch: Batch) -> Tensor:
-        """The examples' vectors, of shape ``(batch, size)``, out of what the modules return."""
-        tensor = tree_flatten(outputs[list(self.templates)[self.owner]])[0][self.leaf]
-        if self.token == "none":
-            return tensor
-        if self.token == "first":
-            return tensor[:, 0]
-        return tensor[torch.arange(len(tensor), device=tensor.device), _last_tokens(batch)]
-
-    def outputs(self, vectors: Tensor, batch: Batch) -> dict[nn.Module, Any]:
-        """What the modules would return as far as the head reads it; zeros, or nothing, elsewhere."""
-        found = {}
-        for number, (module, template) in enumerate(self.templates.items()):
-            leaves: list[Tensor | None] = []
-            for place, leaf in enumerate(template.leaves):
-                if leaf is None:
-                    leaves.append(None)
-                elif number == self.owner and place == self.leaf:
-                    leaves.append(self._placed(vectors.to(leaf[0]), batch))
-                else:
-                    shape = (count_examples(batch), *([batch["input_ids"].shape[1]] * (len(leaf[1]) - 2)), leaf[1][-1])
-                    leaves.append(torch.zeros((), dtype=leaf[0], device=vectors.device).expand(shape))
-            found[module] = tree_unflatten(leaves, template.structure)
-        return found
-
-    def _placed(self, vectors: Tensor, batch: Batch) -> Tensor:
-        if self.token == "none":
-            return vectors
-        if self.token == "first":
-            return vectors[:, None]
-        placed = vectors.new_zeros(len(vectors), batch["input_ids"].shape[1], vectors.shape[1])
-        placed[torch.arange(len(vectors), device=vectors.device), _last_tokens(batch)] = vectors
-        return placed
-
-
-def _possible_layouts(outputs: dict[nn.Module, Any]) -> Iterator[_Layout]:
-    """Every vector per example that the outputs hold, the latest module's and tensor's first."""
-    templates = {}
-    for module, output in outputs.items():
-        leaves, structure = tree_flatten(output)
-        shapes = tuple((leaf.dtype, leaf.shape) if _is_vectors(leaf) else None for leaf in leaves)
-        templates[module] = _Template(structure, shapes)
-    for owner, template in reversed(list(enumerate(templates.values()))):
-        for place, leaf in reversed(list(enumerate(template.leaves))):
-            if leaf is not None:
-                for token in ("none",) if len(leaf[1]) == 2 else ("first", "last"):
-                    yield _Layout(templates, owner, place, token)
-
-
-def _is_vectors(leaf: Any) -> bool:
-    return isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.ndim in (2, 3)
-
-
-def _last_tokens(batch: Batch) -> Tensor:
-    mask = batch["attention_mask"]
-    return (mask * torch.arange(mask.shape[1], device=mask.device)).argmax(dim=1)
-
-
 def _checksums(batch: Batch) -> np.ndarray:
     """A checksum of each example's tokens, whatever their padding: a sum of products with random 64-bit numbers."""
     mask = batch["attention_mask"].cpu()
@@ -313,47 +214,3 @@ def _checksums(batch: Batch) -> np.ndarray:
             total += ((batch[name].cpu() + 1) * factors[places] * mask).sum(dim=1)
     # Zero stands for an example that has not been met.
     return (total | 1).numpy()
-
-
-class _VectorFile:
-    """A file of vectors by row number, each with the checksum of what it belongs to; it grows as rows are written."""
-
-    def __init__(self, path: Path, size: int) -> None:
-        self._path = path
-        self._dtype = np.dtype([("checksum", "<i8"), ("vector", "<f4", (size,))])
-        self._rows = np.empty(0, self._dtype)
-
-    def missing(self, rows: np.ndarray, checksums: np.ndarray) -> np.ndarray:
-        """Places in ``rows`` of those that are not there, or belong to something else."""
-        self._map()
-        there = rows < len(self._rows)
-        there[there] = self._rows["checksum"][rows[there]] == checksums[there]
-        return np.flatnonzero(~there)
-
-    def read(self, rows: np.ndarray) -> np.ndarray:
-        """The rows' vectors."""
-        return self._rows["vector"][rows]
-
-    def write(self, rows: np.ndarray, checksums: np.ndarray, vectors: np.ndarray) -> None:
-        """Writes rows; processes may write at the same time."""
-        self._map(at_least=int(rows.max()) + 1)
-        # A row is valid once its checksum is there.
-        self._rows["vector"][rows] = vectors
-        self._rows["checksum"][rows] = checksums
-
-    def _map(self, at_least: int = 0) -> None:
-        try:
-            if at_least > len(self._rows):
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                with open(self._path, "ab") as file:
-                    if fcntl is not None:
-                        fcntl.flock(file, fcntl.LOCK_EX)
-                    # Twice as long each time; what is not written takes no space.
-                    size = max(at_least, 2 * len(self._rows), 1024) * self._dtype.itemsize
-                    if os.fstat(file.fileno()).st_size < size:
-                        os.truncate(file.fileno(), size)
-            present = self._path.stat().st_size // self._dtype.itemsize if self._path.exists() else 0
-            if present > len(self._rows):
-                self._rows = np.memmap(self._path, self._dtype, mode="r+", shape=(present,))
-        except OSError as error:
-            raise ModelError(f"cache_features: {self._path} cannot be written: {error.strerror or error}") from error

@@ -92,7 +92,8 @@ def load_sequence_classifier(
         set_dropout(config, dropout)
     if label_names:
         if pretrained:
-            check_label_order(name, config, label_names)
+            own_labels = [str(label) for _, label in sorted((config.id2label or {}).items())]
+            check_label_order(f"model: {name!r}", own_labels, label_names)
         set_label_names(config, label_names)
     config.problem_type = "regression" if num_labels == 1 else "single_label_classification"
     set_pad_token(config)
@@ -159,18 +160,22 @@ def set_label_names(config: PretrainedConfig, names: Sequence[str]) -> None:
     config.label2id = {label: index for index, label in enumerate(names)}
 
 
-def check_label_order(name: str, config: PretrainedConfig, expected: Sequence[str]) -> None:
-    """Refuses a head that is trained for the same labels in another order: its answers would be read as others.
+def check_label_order(source: str, stored: Sequence[str], expected: Sequence[str]) -> None:
+    """Refuse weights that are trained for the task's labels in another order: their answers would be read as others.
+
+    Args:
+        source: What holds the weights, as the error begins.
+        stored: Names of its labels, in order; compared whatever their case.
+        expected: Names of the task's labels, in order.
 
     Raises:
-        ModelError: if it is.
+        ModelError: if the names are the same and the order is not.
     """
-    stored = [str(label).lower() for _, label in sorted((config.id2label or {}).items())]
-    wanted = [label.lower() for label in expected]
-    if stored != wanted and sorted(stored) == sorted(wanted):
+    found, wanted = [label.lower() for label in stored], [label.lower() for label in expected]
+    if found != wanted and sorted(found) == sorted(wanted):
         raise ModelError(
-            f"model: the labels of {name!r} are in another order, {', '.join(stored)}, than the task's, "
-            f"{', '.join(wanted)}; choose weights with these labels in this order, or with others"
+            f"{source} has its labels in another order, {', '.join(found)}, than the task's, {', '.join(wanted)}; "
+            "choose weights with these labels in this order, or with others"
         )
 
 

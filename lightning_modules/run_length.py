@@ -1,14 +1,51 @@
-"""Optimizers and schedules that depend on how long a run is, told by the run itself."""
+"""The length of a run, and filling it in where an optimizer or a schedule asks for it."""
 
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
+
+from lightning.pytorch import Trainer
+
+
+class RunLength(NamedTuple):
+    """How long a run is.
+
+    Args:
+        steps_per_epoch: Optimizer steps of an epoch, 1 at least; None for a stream of unknown length.
+        total_steps: Optimizer steps of the run, 1 at least; None for a run without a foreseeable end.
+        epochs: Epochs of the run, the last one perhaps not whole; None where that is unknown.
+    """
+
+    steps_per_epoch: int | None
+    total_steps: int | None
+    epochs: int | None
+
+
+def run_length(trainer: Trainer, accumulate_grad_batches: int) -> RunLength:
+    """Return the length of the fit that a trainer is about to run.
+
+    Args:
+        trainer: A trainer that has its model and data.
+        accumulate_grad_batches: Batches per optimizer step.
+    """
+    trainer.fit_loop.setup_data()  # the Trainer has not counted its batches yet
+    batches = trainer.num_training_batches
+    steps_per_epoch = None if math.isinf(batches) else max(1, math.ceil(batches / accumulate_grad_batches))
+    limits = [trainer.max_steps] if trainer.max_steps != -1 else []
+    if steps_per_epoch is not None and trainer.max_epochs not in (None, -1):
+        limits.append(steps_per_epoch * trainer.max_epochs)
+    # A run of no steps (max_epochs: 0) is prepared like any other.
+    total_steps = max(1, min(limits)) if limits else None
+    if steps_per_epoch is not None and total_steps is not None:
+        return RunLength(steps_per_epoch, total_steps, math.ceil(total_steps / steps_per_epoch))
+    return RunLength(steps_per_epoch, total_steps, None if trainer.max_epochs == -1 else trainer.max_epochs)
 
 
 def unset_keywords(factory: Callable[..., Any], offered: dict[str, Any]) -> dict[str, Any]:
-    """Those of ``offered`` that ``factory`` takes and that nobody has set.
+    """Return those of ``offered`` that ``factory`` takes and that are not set.
 
     A keyword is unset when its value, or else its default, is ``None`` (``total_steps`` of torch's ``OneCycleLR``), or
     when it has no default at all. LightningCLI hands factories over as ``functools.partial`` objects in which every

@@ -1,17 +1,75 @@
-"""Learning-rate schedules that know the run's length: warm-up, then constant, linear or cosine; and triangles."""
+"""Learning-rate schedules over the length of a run: warm-up, then constant, linear or cosine; and triangles."""
+
+from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch.optim import SGD, Optimizer
-from torch.optim.lr_scheduler import CyclicLR, LambdaLR
+from torch.optim.lr_scheduler import CyclicLR, LambdaLR, LRScheduler, ReduceLROnPlateau
 from transformers import (
     get_constant_schedule_with_warmup,
     get_cosine_schedule_with_warmup,
     get_linear_schedule_with_warmup,
 )
+
+from lightning_modules.errors import ModelError
+from lightning_modules.run_length import RunLength, unset_keywords
+
+ScheduleCallable = Callable[[Optimizer], LRScheduler | ReduceLROnPlateau]
+# What schedules call the number of times that they advance.
+_LENGTHS = ("total_steps", "num_training_steps", "T_max", "total_iters")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A learning-rate schedule and when it advances, as Lightning's ``configure_optimizers`` has them.
+
+    Args:
+        scheduler: Makes the schedule from the optimizer. An argument ``total_steps``, ``num_training_steps``, ``T_max``
+            or ``total_iters`` that is null is filled in with the run's number of optimizer steps, or of epochs if the
+            schedule advances per epoch; where it has no default (CosineAnnealingLR's ``T_max``) only from Python, by
+            leaving it out.
+        interval: Whether the schedule advances per optimizer ``step`` or per ``epoch``. ReduceLROnPlateau always
+            advances per epoch; unless it watches a ``train/`` metric, in those epochs alone that validate.
+        monitor: What ReduceLROnPlateau watches: the name of a logged metric.
+
+    Example::
+
+        Schedule(partial(LinearWithWarmup, warmup_ratio=0.06))
+    """
+
+    scheduler: ScheduleCallable
+    interval: Literal["step", "epoch"] = "step"
+    monitor: str = "val/loss"
+
+    def build(self, optimizer: Optimizer, length: RunLength) -> LRScheduler | ReduceLROnPlateau:
+        """Make the schedule for a run.
+
+        Args:
+            optimizer: The optimizer to schedule.
+            length: The run's length.
+
+        Raises:
+            ModelError: if the schedule refuses its arguments, or needs a length that is unknown.
+        """
+        advances = length.epochs if self.interval == "epoch" else length.total_steps
+        offered = {"steps_per_epoch": length.steps_per_epoch, **dict.fromkeys(_LENGTHS, advances)}
+        unset = unset_keywords(self.scheduler, offered)
+        # Schedules with total_steps may do without, and refuse None themselves; the other names need a number.
+        unknown = [name for name in _LENGTHS[1:] if name in unset and unset[name] is None]
+        if unknown:
+            raise ModelError(
+                f"lr_scheduler: {unknown[0]} is the run's number of {self.interval}s, which is unknown here; give it, "
+                "or give the trainer max_epochs or max_steps"
+            )
+        try:
+            return self.scheduler(optimizer, **unset)
+        except (TypeError, ValueError) as error:
+            raise ModelError(f"lr_scheduler: {error}") from error
 
 
 class ConstantWithWarmup(LambdaLR):

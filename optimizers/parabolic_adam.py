@@ -147,6 +147,8 @@ class ParabolicAdam(LineSearchOptimizer):
         ...     optimizer.step(closure)
     """
 
+    takes_progress = True
+
     def __init__(
         self,
         params: ParamsT,

@@ -16,7 +16,7 @@ import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from lightning_modules import ModelError, SequenceClassifier
+from lightning_modules import ModelError, Schedule, SequenceClassifier
 from optimizers import GLD, AdamSLS, LineSearchOptimizer, ParabolicAdam, ParamGroups, SaLSA, named_parts
 from tests.architectures import ARCHITECTURES, save_pretrained_backbone
 from tests.tiny_models import TinyData
@@ -56,7 +56,8 @@ def build(scheme: str, optimizer: str, model: str) -> tuple[SequenceClassifier, 
         "optimizer": deferred(section["optimizer"]) if optimizer == "own" else OPTIMIZERS[optimizer]
     }
     if section.get("lr_scheduler"):
-        arguments["lr_scheduler"] = deferred(section["lr_scheduler"])
+        settings = dict(section["lr_scheduler"])
+        arguments["lr_scheduler"] = Schedule(deferred(settings.pop("scheduler")), **settings)
     if "adapter" in section:
         arguments["adapter"] = made(section["adapter"])
     if "param_groups" in section:

@@ -20,7 +20,7 @@ from lightning.pytorch import Trainer, seed_everything
 
 from callbacks import TrainingSeconds
 from datamodules import GLUEDataModule
-from lightning_modules import LinearWithWarmup, SequenceClassifier
+from lightning_modules import LinearWithWarmup, Schedule, SequenceClassifier
 from optimizers import SaLSA
 
 
@@ -44,9 +44,9 @@ def compare(
 
     # An optimizer is anything that makes one from parameters; a schedule anything that makes one from an optimizer.
     # The schedule's number of steps is filled in by the run.
-    candidates: dict[str, tuple[Callable, Callable | None]] = {
+    candidates: dict[str, tuple[Callable, Schedule | None]] = {
         "SaLSA": (SaLSA, None),
-        "AdamW": (partial(torch.optim.AdamW, lr=5e-5), partial(LinearWithWarmup, warmup_ratio=0.1)),
+        "AdamW": (partial(torch.optim.AdamW, lr=5e-5), Schedule(partial(LinearWithWarmup, warmup_ratio=0.1))),
     }
     results = {}
     for name, (optimizer, lr_scheduler) in candidates.items():

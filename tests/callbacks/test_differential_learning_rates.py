@@ -13,7 +13,7 @@ from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from callbacks import DifferentialLearningRates
-from lightning_modules import LinearWithWarmup, SequenceClassifier
+from lightning_modules import LinearWithWarmup, Schedule, SequenceClassifier
 from optimizers import AdamSLS, ParamGroups, named_parts
 from tests.architectures import save_pretrained_backbone
 from tests.tiny_models import TinyData
@@ -78,7 +78,7 @@ def test_each_part_has_its_rate(model: str, units: Any, options: dict[str, Any],
 
 def test_a_schedule_scales_all_rates_alike(model: str) -> None:
     rates, plain = Rates(), Rates()
-    schedule = partial(LinearWithWarmup, warmup_steps=1)
+    schedule = Schedule(partial(LinearWithWarmup, warmup_steps=1))
     fit(classifier(model, lr_scheduler=schedule), DifferentialLearningRates(), rates)
     fit(classifier(model, lr_scheduler=schedule), plain)
     for seen, reference in zip(rates.seen, plain.seen, strict=True):
@@ -103,7 +103,7 @@ def test_rates_decide_how_far_parts_move(model: str) -> None:
 
 
 def test_a_resumed_run_is_the_uninterrupted_one(model: str, tmp_path: Path) -> None:
-    schedule = partial(LinearWithWarmup, warmup_steps=1, total_steps=8)
+    schedule = Schedule(partial(LinearWithWarmup, warmup_steps=1, total_steps=8))
     straight = classifier(model, lr_scheduler=schedule)
     fit(straight, DifferentialLearningRates(), max_epochs=3)
     trainer = fit(classifier(model, lr_scheduler=schedule), DifferentialLearningRates(), max_epochs=1)

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.plugins import MixedPrecision
 
-from lightning_modules import LinearWithWarmup, ModelError, SequenceClassifier
+from lightning_modules import GradientClip, LinearWithWarmup, ModelError, Schedule, SequenceClassifier
 from optimizers import GLD, AdamSLS, LineSearchMeZO, MeZO, ParamGroups
 from tests.architectures import save_pretrained_backbone
 from tests.tiny_models import TinyData
@@ -25,21 +25,27 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     ("options", "message"),
     [
         (
-            {"optimizer": AdamSLS, "lr_scheduler": LinearWithWarmup},
-            "lr_scheduler: AdamSLS searches for its own step size",
+            {"optimizer": AdamSLS, "lr_scheduler": Schedule(LinearWithWarmup)},
+            "lr_scheduler: AdamSLS finds its own step size",
         ),
-        ({"optimizer": LineSearchMeZO, "lr_scheduler": LinearWithWarmup}, "lr_scheduler: LineSearchMeZO searches"),
+        (
+            {"optimizer": LineSearchMeZO, "lr_scheduler": Schedule(LinearWithWarmup)},
+            "lr_scheduler: LineSearchMeZO finds",
+        ),
         ({"optimizer": AdamSLS, "param_groups": ParamGroups(lrs={"head": 1e-3})}, "cannot be given learning rates"),
         ({"optimizer": LineSearchMeZO, "param_groups": ParamGroups(lr_decay=0.5)}, "moves all parameters alike"),
         (
             {"optimizer": partial(torch.optim.AdamW, lr=1e-3), "param_groups": ParamGroups(anchor_decay=0.1)},
             "AdamW has no anchor_decay; choose optimizers.AdamWL2SP",
         ),
-        ({"optimizer": AdamSLS, "gradient_clip_val": 1.0}, "gradient_clip_val: AdamSLS takes the slope of the loss"),
-        ({"optimizer": MeZO, "gradient_clip_val": 1.0}, "gradient_clip_val: MeZO computes no gradient to clip"),
+        (
+            {"optimizer": AdamSLS, "gradient_clip": GradientClip(1.0)},
+            "gradient_clip: AdamSLS takes the slope of the loss",
+        ),
+        ({"optimizer": MeZO, "gradient_clip": GradientClip(1.0)}, "gradient_clip: MeZO computes no gradient to clip"),
         ({"optimizer": AdamSLS, "param_groups": ParamGroups(lrs={"neck": 1e-3})}, "param_groups: no part 'neck'"),
         (
-            {"optimizer": GLD, "lr_scheduler": partial(LinearWithWarmup, warmup_ratio=3.0)},
+            {"optimizer": GLD, "lr_scheduler": Schedule(partial(LinearWithWarmup, warmup_ratio=3.0))},
             "lr_scheduler: warmup_ratio: 3.0 is not allowed",
         ),
     ],

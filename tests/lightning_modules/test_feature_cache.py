@@ -11,16 +11,16 @@ from torch import nn
 
 from lightning_modules import ModelError, SequenceClassifier
 from lightning_modules.feature_cache import FeatureCache, default_feature_cache_dir
-from lightning_modules.frozen_outputs import FrozenOutputs
+from lightning_modules.frozen_encoder import FrozenEncoder
 from optimizers import GLD
 from tests.architectures import ARCHITECTURES, tiny_model
-from tests.lightning_modules.test_frozen_outputs import batch_of, counted, head_only, logits
+from tests.lightning_modules.test_frozen_encoder import batch_of, counted, head_only, logits
 from tests.tiny_models import TinyData, save_tiny_bert
 
 
 def cache_of(model, folder):
-    outputs = FrozenOutputs(model, lambda batch: logits(model, {k: v for k, v in batch.items() if k != "idx"}))
-    return outputs, FeatureCache(outputs, model, outputs._forward, folder)
+    encoder = FrozenEncoder(model, lambda batch: logits(model, {k: v for k, v in batch.items() if k != "idx"}))
+    return encoder._forward, FeatureCache(encoder, model, encoder._forward, folder)
 
 
 def embeddings(model):
@@ -37,16 +37,15 @@ def test_logits_are_those_of_the_whole_model(architecture, mode, tmp_path):
     model, batch = head_only(architecture, mode).eval(), batch_of()
     expected = logits(model, batch)
     for attempt in range(2):
-        outputs, cache = cache_of(model, tmp_path)
+        forward, cache = cache_of(model, tmp_path)
         for chosen in ([0, 1, 2], [3, 4], [4, 0, 2]):
             part = numbered(batch, *chosen)
-            cache.load("train", part)
+            features = cache.features("train", part)
             calls = embeddings(model)
-            with outputs.reused(part):
-                result = outputs._forward(part)
+            with features.reused():
+                result = forward(part)
             assert calls[0] == 0
             torch.testing.assert_close(result, expected[chosen], rtol=1e-4, atol=1e-6)
-            outputs.forget()
         if attempt == 0:
             assert len(list(tmp_path.iterdir())) == 1
 
@@ -54,37 +53,37 @@ def test_logits_are_those_of_the_whole_model(architecture, mode, tmp_path):
 def test_the_encoder_runs_once_per_example_across_processes(tmp_path):
     model, batch = head_only("bert"), batch_of()
     _, cache = cache_of(model, tmp_path)
-    cache.load("train", numbered(batch, 0, 1))  # also finds out what the head reads
+    cache.features("train", numbered(batch, 0, 1))  # also finds out what the head reads
     calls = embeddings(model)
-    cache.load("train", numbered(batch, 0, 1))
-    cache.load("train", numbered(batch, 1, 0))
+    cache.features("train", numbered(batch, 0, 1))
+    cache.features("train", numbered(batch, 1, 0))
     assert calls[0] == 0
     rows = []
     model.bert.embeddings.register_forward_hook(lambda *call: rows.append(len(call[2])))
-    cache.load("train", numbered(batch, 1, 2))
+    cache.features("train", numbered(batch, 1, 2))
     assert calls[0] == 1
     assert rows == [1]  # the example that is new
-    cache.load("val0", numbered(batch, 1, 2))  # another split
+    cache.features("val0", numbered(batch, 1, 2))  # another split
     assert calls[0] == 2
     _, another = cache_of(model, tmp_path)
-    another.load("train", numbered(batch, 0, 1, 2))
-    another.load("train", numbered(batch, 2, 0))
+    another.features("train", numbered(batch, 0, 1, 2))
+    another.features("train", numbered(batch, 2, 0))
     before = calls[0]
-    another.load("train", numbered(batch, 0, 2, 1))
+    another.features("train", numbered(batch, 0, 2, 1))
     assert calls[0] == before
 
 
 def test_padding_is_no_part_of_an_example(tmp_path):
     model, batch = head_only("bert").eval(), batch_of()
-    outputs, cache = cache_of(model, tmp_path)
-    cache.load("train", numbered(batch, 0, 1))
+    forward, cache = cache_of(model, tmp_path)
+    cache.features("train", numbered(batch, 0, 1))
     expected = logits(model, batch)[1:2]
     trimmed = {k: v[:, :6] if v.ndim == 2 else v for k, v in numbered(batch, 1).items()}  # its six tokens
     calls = embeddings(model)
-    cache.load("train", trimmed)
+    features = cache.features("train", trimmed)
     assert calls[0] == 0
-    with outputs.reused(trimmed):
-        torch.testing.assert_close(outputs._forward(trimmed), expected)
+    with features.reused():
+        torch.testing.assert_close(forward(trimmed), expected)
 
 
 def test_large_batches_are_computed_in_pieces_of_similar_length(tmp_path):
@@ -96,22 +95,22 @@ def test_large_batches_are_computed_in_pieces_of_similar_length(tmp_path):
     expected = logits(model, batch)
     shapes = []
     model.bert.embeddings.register_forward_hook(lambda *call: shapes.append(call[2].shape[:2]))
-    outputs, cache = cache_of(model, tmp_path)
+    forward, cache = cache_of(model, tmp_path)
     batch["idx"] = torch.randperm(150, generator=generator)
-    cache.load("train", batch)
+    features = cache.features("train", batch)
     pieces = [tuple(shape) for shape in shapes if shape[0] > 2]
     assert [size for size, _ in pieces] == [64, 64, 22]
     assert [length for _, length in pieces] == sorted(length for _, length in pieces)
     assert pieces[0][1] < 12
-    with outputs.reused(batch):
-        torch.testing.assert_close(outputs._forward(batch), expected, rtol=1e-4, atol=1e-6)
+    with features.reused():
+        torch.testing.assert_close(forward(batch), expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("change", ["tokens", "weights", "fingerprint", "length"])
 def test_features_of_something_else_are_not_used(change, tmp_path):
     model, batch = head_only("bert").eval(), batch_of()
     _, cache = cache_of(model, tmp_path)
-    cache.load("train", numbered(batch, 0, 1), "one")
+    cache.features("train", numbered(batch, 0, 1), "one")
     if change == "tokens":
         batch["input_ids"][0, 3] += 1
     if change == "length":
@@ -119,11 +118,11 @@ def test_features_of_something_else_are_not_used(change, tmp_path):
     if change == "weights":
         with torch.no_grad():
             model.bert.encoder.layer[0].attention.self.query.bias[0] += 0.5
-    outputs, again = cache_of(model, tmp_path)
+    forward, again = cache_of(model, tmp_path)
     part, expected = numbered(batch, 0, 1), logits(model, batch)[:2]
-    again.load("train", part, "other" if change == "fingerprint" else "one")
-    with outputs.reused(part):
-        torch.testing.assert_close(outputs._forward(part), expected, rtol=1e-4, atol=1e-6)
+    features = again.features("train", part, "other" if change == "fingerprint" else "one")
+    with features.reused():
+        torch.testing.assert_close(forward(part), expected, rtol=1e-4, atol=1e-6)
     if change in ("weights", "fingerprint"):
         assert len(list(tmp_path.iterdir())) == 2
 
@@ -150,23 +149,23 @@ class TokensFirst(MeanPooled):
 @pytest.mark.parametrize("network", [MeanPooled, TokensFirst])
 def test_a_head_that_reads_every_token_is_one_clear_line(network, tmp_path):
     pooled = network()
-    outputs = FrozenOutputs(pooled, lambda batch: pooled(batch["input_ids"], batch["attention_mask"]))
+    encoder = FrozenEncoder(pooled, lambda batch: pooled(batch["input_ids"], batch["attention_mask"]))
     with pytest.raises(ModelError, match=r"what trains in a .* reads more than one token's vector"):
-        FeatureCache(outputs, pooled, outputs._forward, tmp_path).load("train", numbered(batch_of(), 0, 1))
+        FeatureCache(encoder, pooled, encoder._forward, tmp_path).features("train", numbered(batch_of(), 0, 1))
 
 
 def test_what_cannot_be_cached_is_one_clear_line(tmp_path):
     model, batch = head_only("bert"), numbered(batch_of(), 0, 1)
     _, cache = cache_of(model, tmp_path)
     with pytest.raises(ModelError, match="no idx"):
-        cache.load("train", {k: v for k, v in batch.items() if k != "idx"})
+        cache.features("train", {k: v for k, v in batch.items() if k != "idx"})
     _, cache = cache_of(tiny_model("bert"), tmp_path)
     with pytest.raises(ModelError, match="freeze the encoder"):
-        cache.load("train", batch)
+        cache.features("train", batch)
     (tmp_path / "file").write_text("")
     _, cache = cache_of(model, tmp_path / "file")
     with pytest.raises(ModelError, match="cannot be written"):
-        cache.load("train", batch)
+        cache.features("train", batch)
 
 
 def test_the_default_folder_is_beside_what_comes_from_the_hub():
@@ -178,8 +177,7 @@ def fit(tiny, folder, cache_features, epochs=3, **settings):
     module = SequenceClassifier(
         str(tiny),
         trainable="head",
-        cache_features=cache_features,
-        feature_cache_dir=str(folder / "features"),
+        cache_features=str(folder / "features") if cache_features else False,
         optimizer=lambda groups: GLD(groups, radius=0.3, num_radii=3),
         **settings,
     )

@@ -10,9 +10,9 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 
-from lightning_modules import ModelError, SequenceClassifier, StepClosures
+from lightning_modules import ModelError, Schedule, SequenceClassifier, StepClosures
 from optimizers import GLD, LineSearchMeZO, MeZO, ParamGroups
-from tests.lightning_modules.test_frozen_outputs import counted
+from tests.lightning_modules.test_frozen_encoder import counted
 from tests.tiny_models import TinyData, save_tiny_bert
 
 OPTIMIZERS = {
@@ -98,14 +98,12 @@ def test_candidates_at_once_have_the_losses_of_one_at_a_time(tiny, accumulate, t
     torch.manual_seed(0)
     module = SequenceClassifier(tiny, trainable=trainable).train()
     loader = iter(TinyData().train_dataloader())
-    batches = [next(loader) for _ in range(accumulate)]
+    batches = [part for _ in range(accumulate) for part in module.prepare_batch(next(loader), "train")]
     step = StepClosures(
         module.compute_loss, batches, zero_grad=module.zero_grad, backward=torch.Tensor.backward, module=module
     )
     parameters = [p for p in module.model.parameters() if p.requires_grad][-4:]
     values = [torch.stack([p.detach() + 0.1 * torch.randn_like(p) for _ in range(3)]) for p in parameters]
-    for batch in batches:
-        module.frozen_outputs.remember(batch)
     step.evaluate()
     encoder = counted([module.model.bert.encoder])
     state = torch.get_rng_state()
@@ -167,8 +165,8 @@ def test_resuming_is_exact(tiny, tmp_path):
             tiny,
             trainable="head",
             optimizer=lambda groups: GLD(groups, radius=0.3, lookahead_width=2, num_radii=2),
-            lr_scheduler=lambda optimizer, total_iters=None: torch.optim.lr_scheduler.LinearLR(
-                optimizer, 1.0, 0.1, total_iters
+            lr_scheduler=Schedule(
+                lambda optimizer, total_iters=None: torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, total_iters)
             ),
         )
 

@@ -143,7 +143,7 @@ def test_pickled_weights_are_refused(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         ({"accumulate_grad_batches": 0}, "accumulate_grad_batches: 0"),
-        ({"gradient_clip_val": -1.0}, "gradient_clip_val: -1.0"),
+        ({"lr_scheduler": torch.optim.lr_scheduler.LinearLR}, r"give lightning_modules\.Schedule\(LinearLR\)"),
         ({"metrics": ["bleu"]}, "metrics: 'bleu'"),
     ],
 )

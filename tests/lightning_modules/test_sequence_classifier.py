@@ -14,7 +14,7 @@ from torch.optim import SGD, AdamW
 from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, OneCycleLR, ReduceLROnPlateau
 from transformers import LlamaConfig
 
-from lightning_modules import LinearWithWarmup, ModelError, SequenceClassifier
+from lightning_modules import GradientClip, LinearWithWarmup, ModelError, Schedule, SequenceClassifier
 from optimizers import AdamSLS, AdamWL2SP
 from tests.tiny_models import TinyData, save_tiny_bert
 
@@ -73,7 +73,7 @@ def test_batches_of_an_interrupted_step_are_not_in_the_next_run(tiny: str, tmp_p
 
 
 def test_gradients_are_clipped_before_the_optimizer_sees_them(tiny: str, tmp_path: Path) -> None:
-    module = SequenceClassifier(tiny, optimizer=partial(SGD, lr=1.0), gradient_clip_val=0.01)
+    module = SequenceClassifier(tiny, optimizer=partial(SGD, lr=1.0), gradient_clip=GradientClip(0.01))
     before = weights(module)
     trainer(tmp_path, max_steps=1).fit(module, TinyData())
     assert (weights(module) - before).norm() == pytest.approx(0.01, rel=1e-3)
@@ -83,7 +83,7 @@ def test_a_schedule_is_told_the_length_of_the_run(tiny: str, tmp_path: Path) -> 
     module = SequenceClassifier(
         tiny,
         optimizer=partial(SGD, lr=0.1),
-        lr_scheduler=partial(OneCycleLR, max_lr=0.1),
+        lr_scheduler=Schedule(partial(OneCycleLR, max_lr=0.1)),
         accumulate_grad_batches=2,
     )
     run = trainer(tmp_path, max_epochs=3)
@@ -94,7 +94,8 @@ def test_a_schedule_is_told_the_length_of_the_run(tiny: str, tmp_path: Path) -> 
 
 
 def test_max_steps_bounds_the_length_of_the_run(tiny: str, tmp_path: Path) -> None:
-    module = SequenceClassifier(tiny, optimizer=partial(SGD, lr=0.1), lr_scheduler=partial(OneCycleLR, max_lr=0.1))
+    schedule = Schedule(partial(OneCycleLR, max_lr=0.1))
+    module = SequenceClassifier(tiny, optimizer=partial(SGD, lr=0.1), lr_scheduler=schedule)
     run = trainer(tmp_path, max_epochs=-1, max_steps=6)
     run.fit(module, TinyData(32, 8))
     assert run.lr_scheduler_configs[0].scheduler.total_steps == 6
@@ -115,8 +116,7 @@ def test_a_schedule_per_epoch_advances_once_an_epoch(tiny: str, tmp_path: Path) 
     module = SequenceClassifier(
         tiny,
         optimizer=partial(SGD, lr=0.1),
-        lr_scheduler=partial(ExponentialLR, gamma=0.5),
-        lr_scheduler_interval="epoch",
+        lr_scheduler=Schedule(partial(ExponentialLR, gamma=0.5), interval="epoch"),
     )
     run = trainer(tmp_path, max_epochs=3)
     run.fit(module, TinyData())
@@ -131,8 +131,7 @@ def test_a_schedule_per_epoch_is_told_the_number_of_epochs(length: Any, epochs: 
     module = SequenceClassifier(
         tiny,
         optimizer=partial(SGD, lr=0.1),
-        lr_scheduler=CosineAnnealingLR,
-        lr_scheduler_interval="epoch",
+        lr_scheduler=Schedule(CosineAnnealingLR, interval="epoch"),
     )
     run = trainer(tmp_path, **length)
     run.fit(module, TinyData(32, 8))
@@ -141,24 +140,21 @@ def test_a_schedule_per_epoch_is_told_the_number_of_epochs(length: Any, epochs: 
 
 @pytest.mark.parametrize("interval", ["step", "epoch"])
 def test_a_schedule_over_a_run_of_unknown_length_is_one_line(interval: Any, tiny: str, tmp_path: Path) -> None:
-    module = SequenceClassifier(tiny, lr_scheduler=CosineAnnealingLR, lr_scheduler_interval=interval, optimizer=SGD)
+    module = SequenceClassifier(tiny, lr_scheduler=Schedule(CosineAnnealingLR, interval), optimizer=SGD)
     endless = {"max_epochs": -1, "max_time": {"seconds": 20}}
-    with pytest.raises(ModelError, match=f"T_max is the run's number of {interval}s, which nobody knows here"):
+    with pytest.raises(ModelError, match=f"T_max is the run's number of {interval}s, which is unknown here"):
         trainer(tmp_path, **endless).fit(module, TinyData())
 
 
 def test_reduce_on_plateau_watches_the_validation_loss(tiny: str, tmp_path: Path) -> None:
-    settings = {
-        "optimizer": partial(SGD, lr=0.1),
-        "lr_scheduler": partial(ReduceLROnPlateau, patience=0, threshold=1e9, threshold_mode="abs"),
-    }
-    module = SequenceClassifier(tiny, **settings)
+    plateau = partial(ReduceLROnPlateau, patience=0, threshold=1e9, threshold_mode="abs")
+    module = SequenceClassifier(tiny, optimizer=partial(SGD, lr=0.1), lr_scheduler=Schedule(plateau))
     run = trainer(tmp_path, max_epochs=3)
     run.fit(module, TinyData())
     # No epoch improves by 1e9: every epoch after the first reduces.
     assert run.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.1 * 0.1**2)
 
-    module = SequenceClassifier(tiny, lr_scheduler_monitor="val/nothing", **settings)
+    module = SequenceClassifier(tiny, optimizer=SGD, lr_scheduler=Schedule(plateau, monitor="val/nothing"))
     with pytest.raises(ModelError, match=r"'val/nothing' is not logged; logged: .*val/loss"):
         trainer(tmp_path).fit(module, TinyData())
 
@@ -168,8 +164,9 @@ def test_reduce_on_plateau_waits_for_a_validation(monitor: str, reductions: int,
     module = SequenceClassifier(
         tiny,
         optimizer=partial(SGD, lr=0.1),
-        lr_scheduler=partial(ReduceLROnPlateau, patience=0, threshold=1e9, threshold_mode="abs"),
-        lr_scheduler_monitor=monitor,
+        lr_scheduler=Schedule(
+            partial(ReduceLROnPlateau, patience=0, threshold=1e9, threshold_mode="abs"), monitor=monitor
+        ),
     )
     run = trainer(tmp_path, max_epochs=6, check_val_every_n_epoch=2)
     run.fit(module, TinyData())
@@ -304,7 +301,7 @@ def test_rows_without_a_number_are_predicted_too(tiny: str, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("settings", [{"max_epochs": 0}, {"max_steps": 0}])
 def test_a_run_of_no_steps_does_nothing(settings: dict[str, int], tiny: str, tmp_path: Path) -> None:
-    for chosen in ({}, {"optimizer": partial(AdamW, lr=1e-3), "lr_scheduler": partial(LinearWithWarmup)}):
+    for chosen in ({}, {"optimizer": partial(AdamW, lr=1e-3), "lr_scheduler": Schedule(LinearWithWarmup)}):
         run = trainer(tmp_path, **settings)
         run.fit(SequenceClassifier(tiny, **chosen), TinyData())
         assert run.global_step == 0
@@ -333,7 +330,10 @@ def test_an_optimizer_that_refuses_its_arguments_is_one_line(tiny: str, tmp_path
 
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path: Path) -> None:
     folder = str(save_tiny_bert(tmp_path / "m", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0))
-    settings = {"optimizer": partial(AdamW, lr=1e-3), "lr_scheduler": partial(OneCycleLR, max_lr=1e-3, total_steps=16)}
+    settings = {
+        "optimizer": partial(AdamW, lr=1e-3),
+        "lr_scheduler": Schedule(partial(OneCycleLR, max_lr=1e-3, total_steps=16)),
+    }
     whole = SequenceClassifier(folder, **settings)
     trainer(tmp_path, max_epochs=4).fit(whole, TinyData())
 

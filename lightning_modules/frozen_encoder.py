@@ -1,11 +1,10 @@
-"""What no trainable parameter influences is computed once per batch."""
+"""Computing the output of a frozen encoder once per batch, however often the batch is evaluated."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from functools import partial
-from typing import Any, NamedTuple
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,14 +18,66 @@ from optimizers.perturbation import Perturbation
 _PROBE_ROWS = 2
 
 
-class FrozenOutputs:
-    """Keeps the outputs of a frozen encoder for as long as its inputs stay the same.
+class Features:
+    """The outputs of a model's constant modules for one batch.
+
+    The first forward pass inside :meth:`reused` computes them, every later one gets them as they are.
+
+    Args:
+        modules: The constant modules.
+        outputs: Their outputs, where they are known already.
+
+    Example::
+
+        features = encoder.features(batch)
+        with features.reused():
+            model(**batch)  # runs the encoder
+        with features.reused():
+            model(**batch)  # runs the head alone
+    """
+
+    def __init__(self, modules: list[nn.Module], outputs: dict[nn.Module, Any] | None = None) -> None:
+        self._modules = modules
+        # With the versions of the tensors in them: an operation in place further up would change what is kept.
+        self._outputs = {module: (output, _versions(output)) for module, output in (outputs or {}).items()}
+
+    @contextmanager
+    def reused(self) -> Iterator[None]:
+        """Context in which the constant modules compute nothing that is known."""
+        # torch has no hook that can stand in for a forward pass, so the instances' own `forward` does for a while.
+        own = [module.__dict__.get("forward") for module in self._modules]
+        for module in self._modules:
+            module.forward = self._stored_or_computed(module, module.forward)
+        try:
+            yield
+        finally:
+            for module, forward in zip(self._modules, own, strict=True):
+                if forward is None:
+                    del module.forward
+                else:
+                    module.forward = forward
+
+    def _stored_or_computed(self, module: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
+        def stored_or_computed(*args: Any, **kwargs: Any) -> Any:
+            if module in self._outputs:
+                output, versions = self._outputs[module]
+                if _versions(output) == versions:
+                    return output
+            output = forward(*args, **kwargs)
+            self._outputs[module] = (output, _versions(output))
+            return output
+
+        return stored_or_computed
+
+
+class FrozenEncoder:
+    """The part of a model below everything that trains.
 
     A constant module is one without trainable parameters, in eval mode throughout, that runs once per forward pass and
     whose output no trainable parameter influences: a frozen encoder under a head that trains. Its output is exactly the
-    same whenever a batch is evaluated again, in a closure or in a trial, so it is computed the first time and then
-    handed out. Which modules these are is found out by running a few rows twice, before and after a shift of all
-    trainable parameters, and found out anew whenever what trains or what is in eval mode has changed.
+    same whenever a batch is evaluated again, in a closure or in a trial. Which modules these are is found out by
+    running a few rows twice, before and after a shift of all trainable parameters, and found out anew whenever the
+    trainable parameters or the modules in eval mode have changed.
 
     Args:
         model: The model.
@@ -34,13 +85,10 @@ class FrozenOutputs:
 
     Example::
 
-        outputs = FrozenOutputs(model, lambda batch: model(**batch))
-        outputs.remember(batch)
-        with outputs.reused(batch):
-            loss_of(model(**batch))  # runs the encoder
-        with outputs.reused(batch):
-            loss_of(model(**batch))  # runs the head alone
-        outputs.forget()
+        encoder = FrozenEncoder(model, lambda batch: model(**batch))
+        features = encoder.features(batch)
+        with features.reused():
+            loss_of(model(**batch))
     """
 
     def __init__(self, model: nn.Module, forward: Callable[[Batch], Any]) -> None:
@@ -48,10 +96,9 @@ class FrozenOutputs:
         self._forward = forward
         # By what trains and what is in eval mode: validation changes the latter to and fro.
         self._constant: dict[tuple[bool, ...], list[nn.Module]] = {}
-        self._kept: dict[int, _Kept] = {}
 
     def constant_modules(self, batch: Batch) -> list[nn.Module]:
-        """The largest modules whose outputs no trainable parameter influences.
+        """Return the largest modules whose outputs no trainable parameter influences.
 
         Args:
             batch: Any batch; a few of its rows are run where the answer is not known yet.
@@ -64,76 +111,9 @@ class FrozenOutputs:
             self._constant[signature] = _find_constant_modules(self._model, self._forward, batch)
         return self._constant[signature]
 
-    def remember(self, batch: Batch) -> None:
-        """Has the constant modules' outputs for ``batch`` kept when they are computed next."""
-        if id(batch) not in self._kept:
-            self._kept[id(batch)] = _Kept(batch, self.constant_modules(batch), {})
-
-    @contextmanager
-    def reused(self, batch: Batch) -> Iterator[None]:
-        """Context in which the constant modules of a forward pass over a remembered ``batch`` run once at most."""
-        kept = self._kept.get(id(batch))
-        with nullcontext() if kept is None else _replaced_forwards(kept.modules, partial(_recall, kept.outputs)):
-            yield
-
-    def keep(self, batch: Batch, outputs: dict[nn.Module, Any]) -> None:
-        """Hands these outputs of constant modules out for ``batch``, without computing them.
-
-        Args:
-            batch: The batch, as :meth:`reused` will get it.
-            outputs: The output of every constant module.
-        """
-        known = {module: (output, _versions(output)) for module, output in outputs.items()}
-        self._kept[id(batch)] = _Kept(batch, list(outputs), known)
-
-    def forget(self) -> None:
-        """Frees what is kept."""
-        self._kept.clear()
-
-
-class _Kept(NamedTuple):
-    """A batch, the constant modules when it came, and their outputs with the versions of the tensors in them.
-
-    The batch is held so that no other one takes its identity; the modules, because parameters look different while
-    candidates stand in their place.
-    """
-
-    batch: Batch
-    modules: list[nn.Module]
-    outputs: dict[nn.Module, tuple[Any, list[int]]]
-
-
-@contextmanager
-def _replaced_forwards(
-    modules: list[nn.Module], stand_in: Callable[[nn.Module, Callable[..., Any]], Callable[..., Any]]
-) -> Iterator[None]:
-    own = [module.__dict__.get("forward") for module in modules]
-    for module in modules:
-        module.forward = stand_in(module, module.forward)
-    try:
-        yield
-    finally:
-        for module, forward in zip(modules, own, strict=True):
-            if forward is None:
-                del module.forward
-            else:
-                module.forward = forward
-
-
-def _recall(
-    kept: dict[nn.Module, tuple[Any, list[int]]], module: nn.Module, forward: Callable[..., Any]
-) -> Callable[..., Any]:
-    def recalled(*args: Any, **kwargs: Any) -> Any:
-        if module in kept:
-            output, versions = kept[module]
-            # An operation in place further up would have changed what is kept.
-            if _versions(output) == versions:
-                return output
-        output = forward(*args, **kwargs)
-        kept[module] = (output, _versions(output))
-        return output
-
-    return recalled
+    def features(self, batch: Batch) -> Features:
+        """Return the features of a batch, which the next forward pass computes."""
+        return Features(self.constant_modules(batch))
 
 
 def _versions(output: Any) -> list[int]:

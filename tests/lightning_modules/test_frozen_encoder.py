@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_modules.frozen_outputs import FrozenOutputs
+from lightning_modules.frozen_encoder import FrozenEncoder
 from lightning_modules.trainable_parts import freeze_all_but, frozen_modules
 from tests.architectures import ARCHITECTURES, tiny_model
 
@@ -54,18 +54,18 @@ def counted(modules):
 def test_losses_and_gradients_are_bit_identical_and_the_encoder_runs_once(architecture, mode):
     model = head_only(architecture, mode)
     plain, batch = copy.deepcopy(model), batch_of()
-    outputs = FrozenOutputs(model, lambda batch: logits(model, batch))
-    constant = outputs.constant_modules(batch)
+    encoder = FrozenEncoder(model, lambda batch: logits(model, batch))
+    constant = encoder.constant_modules(batch)
     assert constant
     trainable = {p for p in model.parameters() if p.requires_grad}
     frozen = sum(p.numel() for m in constant for p in m.parameters())
     assert frozen > sum(p.numel() for p in model.parameters()) / 2
     assert not trainable & {p for m in constant for p in m.parameters()}
-    outputs.remember(batch)
+    features = encoder.features(batch)
     calls = counted([m for module in constant for m in module.modules() if isinstance(m, nn.Embedding)][:1])
     for trial in range(3):
         torch.manual_seed(7)
-        with outputs.reused(batch):
+        with features.reused():
             result = logits(model, batch)
         torch.manual_seed(7)
         expected = logits(plain, batch)
@@ -86,30 +86,26 @@ def test_losses_and_gradients_are_bit_identical_and_the_encoder_runs_once(archit
     assert calls[0] == 1
 
 
-def test_another_batch_is_computed_anew_and_forgetting_frees():
+def test_another_batch_is_computed_anew_and_nothing_stays_behind():
     model, batches = head_only("bert"), [batch_of(seed=seed) for seed in range(2)]
-    outputs = FrozenOutputs(model, lambda batch: logits(model, batch))
+    encoder = FrozenEncoder(model, lambda batch: logits(model, batch))
     model.eval()
     expected = [logits(model, batch) for batch in batches]
-    for batch in batches:
-        outputs.remember(batch)
+    features = [encoder.features(batch) for batch in batches]
     for _ in range(2):
-        for batch, logit in zip(batches, expected, strict=True):
-            with outputs.reused(batch):
+        for batch, kept, logit in zip(batches, features, expected, strict=True):
+            with kept.reused():
                 assert torch.equal(logits(model, batch), logit)
-    encoder = counted([model.bert.encoder])
-    outputs.forget()
-    with outputs.reused(batches[0]):
+    calls = counted([model.bert.encoder])
+    for _ in range(2):
         logits(model, batches[0])
-    with outputs.reused(batches[0]):
-        logits(model, batches[0])
-    assert encoder[0] == 2  # no longer remembered
+    assert calls[0] == 2
     assert "forward" not in model.bert.embeddings.__dict__
 
 
 def test_dropout_in_a_frozen_encoder_forbids_reuse():
     model = head_only("bert").train()
-    outputs = FrozenOutputs(model, lambda batch: logits(model, batch))
+    outputs = FrozenEncoder(model, lambda batch: logits(model, batch))
     assert outputs.constant_modules(batch_of()) == []
     model.bert.encoder.eval()
     assert outputs.constant_modules(batch_of()) == [model.bert.encoder]
@@ -119,7 +115,7 @@ def test_what_follows_something_trainable_is_not_constant():
     model = tiny_model("bert").eval()
     model.requires_grad_(False)
     model.bert.embeddings.requires_grad_(True)
-    outputs = FrozenOutputs(model, lambda batch: logits(model, batch))
+    outputs = FrozenEncoder(model, lambda batch: logits(model, batch))
     assert outputs.constant_modules(batch_of()) == []
     model.bert.embeddings.requires_grad_(False)
     model.classifier.requires_grad_(True)
@@ -132,7 +128,7 @@ def test_looking_changes_neither_parameters_nor_random_numbers():
     model = head_only("bert")
     before = [p.detach().clone() for p in model.parameters()]
     state = torch.get_rng_state()
-    assert FrozenOutputs(model, lambda batch: logits(model, batch)).constant_modules(batch_of())
+    assert FrozenEncoder(model, lambda batch: logits(model, batch)).constant_modules(batch_of())
     assert torch.equal(state, torch.get_rng_state())
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
 
@@ -150,11 +146,11 @@ class ScalesInPlace(nn.Module):
 def test_an_output_that_is_changed_in_place_is_computed_again():
     model = ScalesInPlace()
     batch = {"x": torch.randn(4, 3)}
-    outputs = FrozenOutputs(model, lambda batch: model(**batch))
+    outputs = FrozenEncoder(model, lambda batch: model(**batch))
     expected = model(**batch)
-    outputs.remember(batch)
+    features = outputs.features(batch)
     for _ in range(2):
-        with outputs.reused(batch):
+        with features.reused():
             assert torch.equal(model(**batch), expected)
 
 

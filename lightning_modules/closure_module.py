@@ -1,0 +1,321 @@
+"""Manual optimization in which an optimizer may compute the loss of its batch again: for any model and any loss."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.strategies import ParallelStrategy
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from lightning_modules.checkpoint_check import check_architecture, check_optimizer_state
+from lightning_modules.closures import StepClosures, count_examples
+from lightning_modules.combinations import check_combination
+from lightning_modules.errors import ModelError
+from lightning_modules.run_length import run_length, unset_keywords
+from lightning_modules.schedules import Schedule
+from optimizers import ParabolicAdam, ParamGroups, scale_learning_rates, traits
+
+
+@dataclass(frozen=True)
+class GradientClip:
+    """A bound on the gradient, applied before the optimizer sees it.
+
+    Args:
+        value: The bound, above 0.
+        algorithm: Clip the gradients' joint ``norm`` or each ``value``.
+
+    Raises:
+        ModelError: if the bound is not above 0.
+    """
+
+    value: float
+    algorithm: Literal["norm", "value"] = "norm"
+
+    def __post_init__(self) -> None:
+        if not self.value > 0:
+            raise ModelError(
+                f"gradient_clip: value: {self.value} is not allowed; a positive number, or no gradient_clip"
+            )
+
+
+class ClosureModule(LightningModule):
+    """A LightningModule for optimizers that compute the loss of a batch more than once.
+
+    A subclass defines :meth:`compute_loss`; ``fit``, ``validate`` and ``test`` then work, with any torch optimizer.
+    Optimization is manual in Lightning's sense: an optimizer whose ``step`` takes ``evaluate`` gets
+    ``step(closure, evaluate=…, loss=…)``, any other one ``step(closure)``. All trials of a step see the same batch and
+    the same dropout masks. Logs ``train/loss``, ``train/step_size``, ``train/step_time`` (seconds of a step),
+    ``train/examples_per_second``, ``val/loss`` and ``test/loss``.
+
+    Args:
+        optimizer: Makes the optimizer from parameter groups. An argument ``steps_per_epoch`` or ``total_steps`` that is
+            null is filled in with the run's own.
+        lr_scheduler: Learning-rate schedule, for optimizers that do not find their own step size. Default: none.
+        param_groups: Divides the model into the optimizer's parameter groups. Default: the whole model as one unit, its
+            biases and norms without weight decay.
+        accumulate_grad_batches: Batches per optimizer step, 1 or more. A step, and every trial of a line search in it,
+            is about all of them.
+        gradient_clip: Bound on the gradient; not for line searches, which need the slope of the loss. Default: none.
+
+    Raises:
+        ModelError: if an argument is out of range.
+
+    Example::
+
+        class Classifier(ClosureModule):
+            def __init__(self, **training):
+                super().__init__(**training)
+                self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+            def compute_loss(self, batch):
+                images, labels = batch
+                return nn.functional.cross_entropy(self.layers(images), labels)
+
+        Trainer(max_epochs=1).fit(Classifier(optimizer=SaLSA), loader)
+    """
+
+    def __init__(
+        self,
+        optimizer: OptimizerCallable = ParabolicAdam,
+        lr_scheduler: Schedule | None = None,
+        param_groups: ParamGroups | None = None,
+        accumulate_grad_batches: int = 1,
+        gradient_clip: GradientClip | None = None,
+    ) -> None:
+        super().__init__()
+        if accumulate_grad_batches < 1:
+            raise ModelError(f"accumulate_grad_batches: {accumulate_grad_batches} is not allowed; 1 or more")
+        if lr_scheduler is not None and not isinstance(lr_scheduler, Schedule):
+            name = getattr(lr_scheduler, "__name__", type(lr_scheduler).__name__)
+            raise ModelError(f"lr_scheduler: {name} is not a Schedule; give lightning_modules.Schedule({name})")
+        self.automatic_optimization = False
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.param_groups = param_groups
+        self.accumulate_grad_batches = accumulate_grad_batches
+        self.gradient_clip = gradient_clip
+        self.new_parameter_names: Sequence[str] = ()
+        self._pending_batches: list[Any] = []
+        self._validated = False  # in this epoch
+        self._resumed: dict[str, Any] | None = None
+
+    # What a subclass may define
+
+    def compute_loss(self, batch: Any) -> Tensor:
+        """Return the mean loss of a batch, a scalar.
+
+        Args:
+            batch: A batch of the data loader, or what :meth:`prepare_batch` makes of it.
+        """
+        raise TypeError(f"{type(self).__name__} has to define compute_loss(batch), which returns the mean loss")
+
+    def prepare_batch(self, batch: Any, split: str) -> list[Any]:
+        """Return the micro-batches that :meth:`compute_loss` gets for a batch, once per step. Default: the batch.
+
+        Args:
+            batch: A batch of the data loader.
+            split: ``train``, or ``val0``, ``val1``, …, ``test0``, … for the evaluation sets.
+        """
+        return [batch]
+
+    def mean_over(self, batch: Any) -> float:
+        """Return how many terms :meth:`compute_loss` is a mean over, which weights accumulated batches.
+
+        Args:
+            batch: What :meth:`compute_loss` gets. Default: its number of examples.
+        """
+        return count_examples(batch)
+
+    @property
+    def trained_module(self) -> nn.Module:
+        """The module whose parameters the optimizer gets; default: this one."""
+        return self
+
+    # The step
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        self._pending_batches.append(batch)
+        if len(self._pending_batches) < self.accumulate_grad_batches and not self.trainer.is_last_batch:
+            return
+        started = time.perf_counter()
+        batches = [part for each in self._pending_batches for part in self.prepare_batch(each, "train")]
+        self._pending_batches = []
+        optimizer = self._single_optimizer()
+        step = self.step_closures(batches, optimizer)
+        offered = {"evaluate": step.evaluate, "loss": step.loss, "evaluate_many": step.evaluate_many}
+        loss = optimizer.step(closure=step.closure, **taken_by_step(optimizer.optimizer, offered))
+        if not traits(optimizer.optimizer).needs_gradient:
+            # The closure, which fills it in, has not run.
+            step.loss.copy_(torch.as_tensor(loss))
+        # Weights cached during the step must not meet the batch after it.
+        torch.clear_autocast_cache()
+        if not self._schedule_per_epoch():
+            self._advance_schedule()
+        self._log_step(step, time.perf_counter() - started)
+
+    def step_closures(self, batches: list[Any], optimizer: LightningOptimizer) -> StepClosures:
+        """Return the closures of a step over micro-batches, as the running strategy and precision need them.
+
+        Args:
+            batches: What :meth:`compute_loss` takes.
+            optimizer: The optimizer that is about to step.
+        """
+        strategy = self.trainer.strategy
+        without_gradient_sync: Callable[[], AbstractContextManager[None]] = (
+            strategy.block_backward_sync if isinstance(strategy, ParallelStrategy) else nullcontext
+        )
+        return StepClosures(
+            self.compute_loss,
+            batches,
+            zero_grad=optimizer.zero_grad,
+            backward=self.manual_backward,
+            device=self.device,
+            mean_over_ranks=lambda loss: strategy.reduce(loss, reduce_op="mean"),
+            without_gradient_sync=without_gradient_sync,
+            module=self,
+            mean_over=self.mean_over,
+        )
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        # Runs once per step, after the gradients are unscaled and reduced and before the optimizer reads them.
+        if self.gradient_clip is not None:
+            self.clip_gradients(optimizer, self.gradient_clip.value, self.gradient_clip.algorithm)
+
+    def _single_optimizer(self) -> LightningOptimizer:
+        optimizer = self.optimizers()
+        assert isinstance(optimizer, LightningOptimizer)
+        return optimizer
+
+    def _log_step(self, step: StepClosures, seconds: float) -> None:
+        self.log("train/loss", step.loss, prog_bar=True)
+        step_size = self._single_optimizer().param_groups[0].get("lr")
+        if step_size is not None:
+            self.log("train/step_size", float(step_size), prog_bar=True)
+        self.log("train/step_time", seconds)
+        self.log("train/examples_per_second", step.num_examples * self.trainer.world_size / seconds)
+
+    # Evaluation
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self._log_evaluation_loss("val", batch, dataloader_idx)
+
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self._log_evaluation_loss("test", batch, dataloader_idx)
+
+    def _log_evaluation_loss(self, stage: str, batch: Any, set_index: int) -> None:
+        name = f"{stage}/loss" if set_index == 0 else f"{stage}_{set_index}/loss"
+        loss, size = self.compute_loss(batch), round(self.mean_over(batch))
+        self.log(name, loss, on_step=False, on_epoch=True, add_dataloader_idx=False, batch_size=size, sync_dist=True)
+
+    # Optimizer and schedule
+
+    def configure_optimizers(self) -> Any:
+        length = run_length(self.trainer, self.accumulate_grad_batches)
+        division = self.param_groups or ParamGroups()
+        try:
+            groups = division(self.trained_module, self.new_parameter_names)
+        except ValueError as error:
+            raise ModelError(f"param_groups: {error}") from error
+        known = {"steps_per_epoch": length.steps_per_epoch, "total_steps": length.total_steps}
+        try:
+            optimizer = self.optimizer(groups, **unset_keywords(self.optimizer, known))
+        except (TypeError, ValueError) as error:
+            raise ModelError(f"optimizer: {error}") from error
+        check_combination(
+            optimizer,
+            division,
+            has_schedule=self.lr_scheduler is not None,
+            scales_gradients=getattr(self.trainer.precision_plugin, "scaler", None) is not None,
+            clips_gradients=self.gradient_clip is not None,
+        )
+        checkpoint, self._resumed = self._resumed, None
+        if checkpoint is not None:
+            check_optimizer_state(checkpoint, optimizer)
+        scale_learning_rates(optimizer)
+        if self.lr_scheduler is None:
+            return {"optimizer": optimizer}
+        schedule = self.lr_scheduler.build(optimizer, length)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": self.lr_scheduler.interval}}
+
+    # Manual optimization leaves schedules to the module.
+
+    def _schedule_per_epoch(self) -> bool:
+        by_epoch = self.lr_scheduler is not None and self.lr_scheduler.interval == "epoch"
+        return by_epoch or isinstance(self.lr_schedulers(), ReduceLROnPlateau)
+
+    def _advance_schedule(self) -> None:
+        schedule = self.lr_schedulers()
+        if isinstance(schedule, LRScheduler) and not isinstance(schedule, ReduceLROnPlateau):
+            schedule.step()
+        if not isinstance(schedule, ReduceLROnPlateau):
+            return
+        monitor = self.lr_scheduler.monitor if self.lr_scheduler is not None else "val/loss"
+        measured = self._validated or monitor.startswith("train/")
+        if self.trainer.enable_validation and not measured:
+            return  # an epoch without a validation has no value, or that of an earlier one
+        monitored = self.trainer.callback_metrics.get(monitor)
+        if monitored is None:
+            logged = ", ".join(sorted(self.trainer.callback_metrics))
+            raise ModelError(f"lr_scheduler.monitor: {monitor!r} is not logged; logged: {logged}")
+        schedule.step(monitored)
+
+    # Schedule-free optimizers keep two sets of weights and are told which one is wanted.
+
+    def on_train_start(self) -> None:
+        self._pending_batches, self._validated = [], False  # of a run that was interrupted
+        # A run that is resumed within an epoch has no start of one, and its checkpoint is of a validation's mode.
+        self._set_optimizer_mode("train")
+
+    def on_train_epoch_start(self) -> None:
+        self._set_optimizer_mode("train")
+
+    def on_train_epoch_end(self) -> None:
+        if self._schedule_per_epoch():
+            self._advance_schedule()
+        self._validated = False
+        self._set_optimizer_mode("eval")
+
+    def on_validation_start(self) -> None:
+        self._set_optimizer_mode("eval")
+
+    def on_validation_end(self) -> None:
+        if self.trainer.state.fn == "fit":
+            self._validated = not self.trainer.sanity_checking
+            self._set_optimizer_mode("train")
+
+    def _set_optimizer_mode(self, mode: Literal["train", "eval"]) -> None:
+        for optimizer in self.trainer.optimizers:
+            if callable(getattr(optimizer, mode, None)):
+                getattr(optimizer, mode)()
+
+    # Checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["optimizer_names"] = [type(optimizer).__name__ for optimizer in self.trainer.optimizers]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        check_architecture(checkpoint, self.state_dict(), type(self.trained_module).__name__)
+        # Lightning gives the optimizer its state after it has made it.
+        self._resumed = checkpoint if self._trainer is not None and self.trainer.state.fn == "fit" else None
+
+
+def taken_by_step(optimizer: Optimizer, offered: dict[str, Any]) -> dict[str, Any]:
+    """Return those of ``offered`` that an optimizer's ``step`` has arguments for.
+
+    Args:
+        optimizer: Any torch optimizer.
+        offered: Keyword arguments by name.
+    """
+    taken = inspect.signature(type(optimizer).step).parameters
+    return {name: value for name, value in offered.items() if name in taken}

@@ -64,15 +64,15 @@ class DifferentialLearningRates(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
             return
-        if not hasattr(pl_module, "param_groups") or not hasattr(pl_module, "model"):
+        if not hasattr(pl_module, "param_groups"):
             raise MisconfigurationException(
-                f"DifferentialLearningRates needs a module with model and param_groups, such as SequenceClassifier; "
+                f"DifferentialLearningRates needs a module with param_groups, such as any ClosureModule; "
                 f"{type(pl_module).__name__} has none"
             )
         groups: ParamGroups | None = pl_module.param_groups  # type: ignore[assignment]
         rates = self.rates or {}
         try:
-            parts = [part.name for part in named_parts(pl_module.model)][::-1]  # type: ignore[arg-type]
+            parts = [part.name for part in named_parts(getattr(pl_module, "trained_module", pl_module))][::-1]
             factors = {name: self.factor_at(depth) for depth, name in enumerate(parts) if name not in rates}
             scaled = replace(groups or ParamGroups(), lr_decay=1.0, lr_factors=factors, lrs=rates)
             unknown = sorted(set(rates) - set(parts))

@@ -100,7 +100,7 @@ class GradualUnfreezing(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # By now the optimizer holds all parameters that will ever train, and the progress of a resumed run is known.
-        model = getattr(pl_module, "model", pl_module)
+        model = getattr(pl_module, "trained_module", pl_module)
         try:
             self._parts = named_parts(model)[::-1]
         except ValueError as error:

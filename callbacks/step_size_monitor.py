@@ -1,4 +1,4 @@
-"""Logs what a line search does."""
+"""Logging of step sizes and searches."""
 
 from __future__ import annotations
 
@@ -9,22 +9,26 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.optim import Optimizer
 
-from optimizers import LineSearchOptimizer, SaLSA
+from optimizers import UnitReport
+
+# Counts of a report that are logged as rates per step.
+_COUNTERS = ("searches", "failures", "trials", "backtracks")
 
 
 class StepSizeMonitor(Callback):
     """Logs step sizes and searches, per unit, to every logger of the Trainer.
 
-    For each unit of a line search (``model`` where there is one step size for all), at ``<quantity>/<unit>``:
+    For each unit of an optimizer with ``unit_reports()`` (``model`` where one step size serves all), at
+    ``<quantity>/<unit>``:
 
     - ``step_size``: the step size in force; ``slope``: the slope at the unit's last search; ``smoothed_slope`` and
       ``smoothed_decrease``: their exponential averages over searches;
     - ``search_frequency``: searches per step; ``trials`` and ``backtracks``: evaluations, and rejected ones among them,
       per step; all three are means over the steps since the last entry;
-    - ``search_interval``: how many steps SaLSA waits between searches now;
+    - ``search_interval``: how many steps may pass between two searches now, where the optimizer decides that;
     - ``failures``: searches that found no step size, and ``skipped``: steps that were not finite, since the start.
 
-    Any other optimizer that leaves a record in ``last_step`` gets ``step_size/model``, ``trials/model`` and
+    An optimizer with a record in ``last_step`` alone gets ``step_size/model``, ``trials/model`` and
     ``backtracks/model`` of its last step. ``seconds_per_step`` is the mean time of a step, without loading its data.
 
     Args:
@@ -52,10 +56,9 @@ class StepSizeMonitor(Callback):
         self._logged_at = trainer.global_step
         self._seconds = 0.0
         self._counted = {
-            name: {counter: group[counter] for counter in _COUNTERS}
+            name: _counts(report)
             for optimizer in trainer.optimizers
-            if isinstance(optimizer, LineSearchOptimizer)
-            for name, group in _units(optimizer).items()
+            for name, report in _unit_reports(optimizer).items()
         }
         if not any(hasattr(optimizer, "last_step") for optimizer in trainer.optimizers):
             names = ", ".join(type(optimizer).__name__ for optimizer in trainer.optimizers) or "no optimizer"
@@ -90,39 +93,39 @@ class StepSizeMonitor(Callback):
         self._seconds = 0.0
 
     def _metrics(self, optimizer: Optimizer, steps: int) -> dict[str, float]:
-        if not isinstance(optimizer, LineSearchOptimizer):
-            record = getattr(optimizer, "last_step", None)
-            if record is None:
-                return {}
+        reports = _unit_reports(optimizer)
+        record = getattr(optimizer, "last_step", None)
+        if not reports and record is not None:
             return {
                 "step_size/model": record.step_size,
                 "trials/model": record.evaluations,
                 "backtracks/model": record.backtracks,
             }
         metrics: dict[str, float] = {}
-        for name, group in _units(optimizer).items():
-            before = self._counted.get(name, dict.fromkeys(_COUNTERS, 0))
-            per_step = {counter: (group[counter] - before[counter]) / steps for counter in _COUNTERS}
-            self._counted[name] = {counter: group[counter] for counter in _COUNTERS}
+        for name, report in reports.items():
+            counts, before = _counts(report), self._counted.get(name, dict.fromkeys(_COUNTERS, 0))
+            per_step = {counter: (counts[counter] - before[counter]) / steps for counter in _COUNTERS}
+            self._counted[name] = counts
             metrics |= {
-                f"step_size/{name}": group["lr"],
-                f"slope/{name}": group["slope"],
-                f"smoothed_slope/{name}": group["average_slope"],
-                f"smoothed_decrease/{name}": group["average_decrease"],
+                f"step_size/{name}": report.step_size,
+                f"slope/{name}": report.slope,
+                f"smoothed_slope/{name}": report.smoothed_slope,
+                f"smoothed_decrease/{name}": report.smoothed_decrease,
                 f"search_frequency/{name}": per_step["searches"] + per_step["failures"],
                 f"trials/{name}": per_step["trials"],
                 f"backtracks/{name}": per_step["backtracks"],
-                f"failures/{name}": group["failures"],
-                f"skipped/{name}": group["skipped"],
+                f"failures/{name}": report.failures,
+                f"skipped/{name}": report.skipped,
             }
-            if isinstance(optimizer, SaLSA):
-                metrics[f"search_interval/{name}"] = optimizer.interval(group)
+            if report.search_interval is not None:
+                metrics[f"search_interval/{name}"] = report.search_interval
         return metrics
 
 
-_COUNTERS = ("searches", "failures", "trials", "backtracks")
+def _unit_reports(optimizer: Optimizer) -> dict[str, UnitReport]:
+    """What an optimizer tells about its units, by their names; nothing where it has no `unit_reports`."""
+    return optimizer.unit_reports() if hasattr(optimizer, "unit_reports") else {}
 
 
-def _units(optimizer: LineSearchOptimizer) -> dict[str, dict[str, Any]]:
-    """What each unit remembers, by the unit's name."""
-    return {unit.name or "model": unit.groups[0] for unit in optimizer.units()}
+def _counts(report: UnitReport) -> dict[str, int]:
+    return {counter: getattr(report, counter) for counter in _COUNTERS}

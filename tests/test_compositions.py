@@ -99,7 +99,7 @@ def test_a_scheme_composes_with_an_optimizer_and_resumes(
 ) -> None:
     module, callbacks = build(scheme, optimizer, backbones[architecture])
     if scheme == "triangular" and optimizer in ("AdamSLS", "SaLSA", "ParabolicAdam"):
-        with pytest.raises(ModelError, match="searches for its own step size"):
+        with pytest.raises(ModelError, match="finds its own step size"):
             fit(module, callbacks, tmp_path)
         return
     before = {name: value.clone() for name, value in module.model.state_dict().items()}
@@ -116,7 +116,7 @@ def test_a_scheme_composes_with_an_optimizer_and_resumes(
         for part in named_parts(module.model)
         if any(not torch.equal(after[name], before[name]) for name, _ in part.parameters)
     }
-    if not isinstance(trainer.optimizers[0], LineSearchOptimizer | GLD):
+    if optimizer not in ("AdamSLS", "SaLSA", "ParabolicAdam", "GLD"):
         # In two epochs gradual unfreezing reaches the uppermost layer.
         assert moved == set(parts[-2:] if scheme == "gradual_unfreezing" else parts)
     else:

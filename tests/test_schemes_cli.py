@@ -64,7 +64,7 @@ def test_lora_from_the_command_line_is_readable_by_peft_and_transformers(common:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (scheme("schemes/triangular"), "ParabolicAdam searches for its own step size"),
+        (scheme("schemes/triangular"), "ParabolicAdam finds its own step size"),
         ([*scheme("schemes/adapter"), "--model.adapter.size", "0"], "error: size: 0 is not allowed; 1 or more"),
         ([*scheme("schemes/adapter"), "--model.adapter.width", "4"], "Option 'width' is not accepted"),
         (["--model.adapter", "no/such/folder"], "no adapter_config.json in 'no/such/folder'"),

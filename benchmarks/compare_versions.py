@@ -1,0 +1,211 @@
+"""This tree's optimizers beside another tree's: the same losses, bit by bit, and no slower.
+
+    git worktree add ../before v0.1.0
+    python -m benchmarks.compare_versions ../before
+    python -m benchmarks.compare_versions ../before --runs
+
+The first form imports `optimizers` from both trees into one process. Every optimizer trains its own copy of a small
+network with dropout; the losses of all steps are compared, and the two versions take turns at every step while their
+time is measured. The second form runs `cli.py fit` in both trees with every configuration in `configs/optimizers/` that
+both have, and compares the training losses that were logged.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import csv
+import importlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+ROOT = Path(__file__).parent.parent
+WIDTH, ROWS, CLASSES = 64, 32, 4
+
+# By name: how to make the optimizer from a version of the package and a network.
+Make = Callable[[ModuleType, nn.Module], torch.optim.Optimizer]
+
+
+def by_layer(package: ModuleType, model: nn.Module) -> list[dict[str, Any]]:
+    """Parameter groups in which every layer is a unit."""
+    layers = [layer for layer in model if isinstance(layer, nn.Linear)]  # type: ignore[attr-defined]
+    return [{"params": list(layer.parameters()), "name": f"layer.{i}"} for i, layer in enumerate(layers)]
+
+
+def methods(steps: int) -> dict[str, Make]:
+    """Every optimizer, with its defaults and in the settings that take other ways through the code."""
+
+    def whole(name: str, **options: Any) -> Make:
+        return lambda package, model: getattr(package, name)(model.parameters(), **options)
+
+    def layered(name: str, **options: Any) -> Make:
+        return lambda package, model: getattr(package, name)(by_layer(package, model), **options)
+
+    return {
+        "AdamSLS": whole("AdamSLS"),
+        "AdamSLS, heavy ball": whole("AdamSLS", momentum="heavy_ball"),
+        "AdamSLS, along the momentum": whole("AdamSLS", condition="momentum", weight_decay=0.1),
+        "AdamSLS per layer, in turn": layered("AdamSLS", update_rule="cycle", merge_threshold=1e-6),
+        "AdamSLS per layer, all": layered("AdamSLS", update_rule="all"),
+        "AdamSLS per layer, impact": layered("AdamSLS", update_rule="impact"),
+        "SGDSLS": whole("SGDSLS", momentum=0.9),
+        "SaLSA": whole("SaLSA"),
+        "SaLSA, the paper's cadence": whole("SaLSA", cadence="ratio"),
+        "SaLSA per layer": layered("SaLSA", update_rule="cycle"),
+        "SaLSA along Lion's direction": lambda package, model: package.SaLSA(
+            model.parameters(), direction=package.lion, cadence="always"
+        ),
+        "ParabolicAdam": whole("ParabolicAdam", total_steps=steps),
+        "ParabolicAdam, length unknown": whole("ParabolicAdam"),
+        "GLD": whole("GLD", radius=0.1),
+        "GLD, lookahead": whole("GLD", radius=0.1, lookahead_width=2, lookahead_levels=2),
+        "MeZO": whole("MeZO", lr=1e-2),
+        "LineSearchMeZO": whole("LineSearchMeZO"),
+        "AdamWL2SP": whole("AdamWL2SP", anchor_decay=0.1),
+    }
+
+
+def package_of(tree: Path, name: str = "optimizers") -> ModuleType:
+    """A tree's own copy of a package, whatever was imported under its name before."""
+
+    def ours(module: str) -> bool:
+        return module == name or module.startswith(f"{name}.")
+
+    before = {module: sys.modules.pop(module) for module in list(sys.modules) if ours(module)}
+    sys.path.insert(0, str(tree))
+    try:
+        package = importlib.import_module(name)
+    finally:
+        sys.path.remove(str(tree))
+        for module in [module for module in sys.modules if ours(module)]:
+            del sys.modules[module]
+        sys.modules.update(before)
+    assert Path(str(package.__file__)).is_relative_to(tree.resolve()), f"{name} came from {package.__file__}"
+    return package
+
+
+class Run:
+    """One version of an optimizer in training, step by step."""
+
+    def __init__(self, make: Make, package: ModuleType, model: nn.Module) -> None:
+        self.model = copy.deepcopy(model)
+        self.optimizer = make(package, self.model)
+        self.losses: list[float] = []
+        self.seconds: list[float] = []
+
+    def step(self, number: int) -> None:
+        """Make one step on the batch of this number."""
+        generator = torch.Generator().manual_seed(number)
+        inputs = torch.randn(ROWS, WIDTH, generator=generator)
+        labels = inputs[:, :CLASSES].argmax(dim=1)
+
+        def loss() -> torch.Tensor:
+            torch.manual_seed(number)  # the same dropout masks in every trial of a step
+            return nn.functional.cross_entropy(self.model(inputs), labels)
+
+        def closure() -> torch.Tensor:
+            self.optimizer.zero_grad()
+            value = loss()
+            value.backward()
+            return value
+
+        evaluate = torch.no_grad()(loss)
+        takes_evaluate = "evaluate" in type(self.optimizer).step.__code__.co_varnames
+        started = time.perf_counter()
+        result = self.optimizer.step(closure, **({"evaluate": evaluate} if takes_evaluate else {}))
+        self.seconds.append(time.perf_counter() - started)
+        self.losses.append(float(torch.as_tensor(result).detach()))
+
+
+def difference(one: Sequence[float], other: Sequence[float]) -> float:
+    """Largest relative difference of two series; 0 where they are equal to the last bit."""
+    return max(abs(a - b) / max(abs(a), 1e-12) for a, b in zip(one, other, strict=True))
+
+
+def compare_steps(other: Path, steps: int, names: Sequence[str]) -> float:
+    """Train with both versions in turn, and print a row for every optimizer; returns the largest difference."""
+    before, after = package_of(other), package_of(ROOT)
+    torch.manual_seed(0)
+    hidden = [layer for _ in range(3) for layer in (nn.Linear(WIDTH, WIDTH), nn.Tanh(), nn.Dropout(0.1))]
+    model = nn.Sequential(*hidden, nn.Linear(WIDTH, CLASSES))
+    print("| optimizer | losses | step before, ms | step after, ms | ratio |\n| --- | --- | --- | --- | --- |")
+    worst = 0.0
+    for name, make in methods(steps).items():
+        if names and name not in names:
+            continue
+        runs = Run(make, before, model), Run(make, after, model)
+        for number in range(steps):
+            # Whoever goes first finds the caches as the other one left them.
+            for run in runs if number % 2 else runs[::-1]:
+                run.step(number)
+        apart = difference(runs[0].losses, runs[1].losses)
+        worst = max(worst, apart)
+        old, new = (1000 * statistics.median(run.seconds[5:] or run.seconds) for run in runs)
+        # The median of the ratios pair by pair: a machine that slows down slows both.
+        ratio = statistics.median(b / a for a, b in zip(runs[0].seconds, runs[1].seconds, strict=True))
+        equal = "equal" if apart == 0 else f"{apart:.1e} apart"
+        print(f"| {name} | {equal} | {old:.3f} | {new:.3f} | {ratio:.3f} |", flush=True)
+    return worst
+
+
+def logged_losses(tree: Path, config: str, folder: Path) -> list[float]:
+    """The training losses of a short run of a tree's command line with one of its configurations."""
+    configs = ["quickstart", f"optimizers/{config}", "trainer/cpu"]
+    arguments = [part for each in configs for part in ("--config", f"configs/{each}.yaml")]
+    arguments += ["--data.max_train_samples", "192", "--data.max_eval_samples", "32", "--trainer.max_epochs", "1"]
+    arguments += ["--trainer.enable_progress_bar", "false"]
+    arguments += ["--trainer.logger", "lightning.pytorch.loggers.CSVLogger", "--trainer.logger.save_dir", str(folder)]
+    command = [sys.executable, "cli.py", "fit", *arguments]
+    subprocess.run(command, cwd=tree, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    (file,) = folder.rglob("metrics.csv")
+    with file.open() as rows:
+        return [float(row["train/loss"]) for row in csv.DictReader(rows) if row.get("train/loss")]
+
+
+def compare_runs(other: Path, names: Sequence[str]) -> float:
+    """Run the command lines of both trees, and print a row for every configuration; returns the largest difference."""
+    found = {file.stem for file in (ROOT / "configs/optimizers").glob("*.yaml")}
+    found &= {file.stem for file in (other / "configs/optimizers").glob("*.yaml")}
+    print("| configuration | steps | losses |\n| --- | --- | --- |")
+    worst = 0.0
+    for config in sorted(found):
+        if names and config not in names:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            run = partial(logged_losses, config=config)
+            before, after = run(other, folder=Path(folder) / "a"), run(ROOT, folder=Path(folder) / "b")
+        apart = difference(before, after)
+        worst = max(worst, apart)
+        print(f"| {config} | {len(after)} | {'equal' if apart == 0 else f'{apart:.1e} apart'} |", flush=True)
+    return worst
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Compare, and return 1 if any loss is more than the tolerance apart."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tree", type=Path, help="a checkout of the version to compare with")
+    parser.add_argument("--steps", type=int, default=300, help="steps of each optimizer (default: %(default)s)")
+    parser.add_argument("--runs", action="store_true", help="compare runs of the command line")
+    parser.add_argument("--only", nargs="*", default=[], help="names of the rows to make (default: all)")
+    parser.add_argument("--tolerance", type=float, default=0.0, help="allowed relative difference (default: none)")
+    options = parser.parse_args(arguments)
+    if not (options.tree / "optimizers" / "__init__.py").is_file():
+        parser.error(f"{options.tree} is no checkout: it has no optimizers/__init__.py")
+    tree = options.tree.resolve()
+    worst = compare_runs(tree, options.only) if options.runs else compare_steps(tree, options.steps, options.only)
+    return int(worst > options.tolerance)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

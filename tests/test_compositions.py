@@ -17,7 +17,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_modules import ModelError, Schedule, SequenceClassifier
-from optimizers import GLD, AdamSLS, LineSearchOptimizer, ParabolicAdam, ParamGroups, SaLSA, named_parts
+from optimizers import GLD, AdamSLS, ParabolicAdam, ParamGroups, SaLSA, named_parts
 from tests.architectures import ARCHITECTURES, save_pretrained_backbone
 from tests.tiny_models import TinyData
 

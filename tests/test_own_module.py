@@ -1,0 +1,98 @@
+"""A module of one's own, as the README shows it: trained from Python and from the command line, by any optimizer."""
+
+from __future__ import annotations
+
+import re
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningDataModule, Trainer
+from torch.utils.data import DataLoader, TensorDataset
+
+import cli
+from optimizers import GLD, ParabolicAdam, SaLSA
+
+ROOT = Path(__file__).parent.parent
+DATA = """
+from tests.test_own_module import Bars
+"""
+OPTIMIZERS: dict[str, Any] = {
+    "torch.optim.AdamW": partial(torch.optim.AdamW, lr=1e-2),
+    "optimizers.SaLSA": SaLSA,
+    "optimizers.ParabolicAdam": ParabolicAdam,
+    "optimizers.GLD": partial(GLD, radius=0.1),
+}
+
+
+class Bars(LightningDataModule):
+    """Noisy images of a bright row (label 0) or column (label 1)."""
+
+    def setup(self, stage: str) -> None:
+        generator = torch.Generator().manual_seed(0)
+        labels = torch.randint(2, (512,), generator=generator)
+        images = torch.eye(16)[torch.randint(16, (512,), generator=generator)].unsqueeze(-1).repeat(1, 1, 16)
+        images[labels == 1] = images[labels == 1].mT.clone()
+        noise = torch.randn(512, 1, 16, 16, generator=generator)
+        self.examples = TensorDataset(3 * images.unsqueeze(1) + noise, labels)
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader(self.examples, batch_size=32, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader:
+        return DataLoader(self.examples, batch_size=64)
+
+
+def readme_block() -> str:
+    """The README's module, without the line that trains it."""
+    (block,) = re.findall(
+        r"```python\n(from lightning.*?BarClassifier.*?)```", (ROOT / "README.md").read_text(), re.DOTALL
+    )
+    return block
+
+
+def test_the_module_is_at_most_twenty_lines() -> None:
+    assert len([line for line in readme_block().splitlines() if line.strip()]) <= 20
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_any_optimizer_trains_it_from_python(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    names: dict[str, Any] = {}
+    exec(readme_block().partition("Trainer(max_epochs")[0], names)
+    module = names["BarClassifier"](optimizer=OPTIMIZERS[name])
+    trainer = Trainer(
+        max_epochs=6,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+    )
+    trainer.fit(module, Bars())
+    # The two labels are equally frequent: without learning the loss is log 2.
+    assert float(trainer.callback_metrics["val/loss"]) < 0.35
+    assert {"train/loss", "train/step_size", "train/step_time"} <= set(trainer.callback_metrics)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_any_optimizer_trains_it_from_the_command_line(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bars.py").write_text(readme_block().partition("Trainer(max_epochs")[0] + DATA)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "bars", raising=False)
+    monkeypatch.setattr(sys, "argv", ["cli.py"])
+    arguments = ["fit", "--config", str(ROOT / "configs/quickstart.yaml"), "--model", "bars.BarClassifier"]
+    arguments += ["--data", "bars.Bars", "--model.optimizer", name, "--trainer.accelerator", "cpu"]
+    arguments += ["--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false"]
+    arguments += ["--trainer.logger.save_dir", str(tmp_path)]
+    if name == "torch.optim.AdamW":
+        arguments += ["--model.optimizer.lr", "0.01"]
+    cli.main(arguments)
+    assert "val/loss" in capsys.readouterr().out
+    assert (tmp_path / "quickstart" / "version_0" / "checkpoints" / "best.ckpt").is_file()

@@ -1,4 +1,4 @@
-"""Keep a trained adapter beside the run's logs, small, and perhaps the merged model."""
+"""Saving a trained adapter in the run's folder, and perhaps the merged model."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from callbacks.run_folder import run_folder
 
 
 class AdapterSaver(Callback):
-    """Writes the adapter of a :class:`~lightning_modules.SequenceClassifier` at the end of training, from rank 0.
+    """Saves the adapter of a :class:`~lightning_modules.SequenceClassifier` at the end of training, from rank 0.
 
     ``<folder>/adapter`` holds it in peft's own format (``PeftModel.from_pretrained`` reads it, and so does the module's
     argument ``adapter``); ``<folder>/merged`` the model with the adapter merged into its weights, as any Hugging Face

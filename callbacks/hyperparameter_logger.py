@@ -1,4 +1,4 @@
-"""What a run was, beside what it reached, in TensorBoard's HPARAMS tab."""
+"""A row of hyperparameters and final metrics for each run in TensorBoard's HPARAMS tab."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a run's own files go."""
+"""The folder of a run's own files."""
 
 import os
 
@@ -7,7 +7,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 
 def run_folder(trainer: Trainer) -> str:
-    """The folder of a run: the one that ``ModelCheckpoint`` puts ``checkpoints`` into, whatever the logger.
+    """Return the folder of a run: the one that ``ModelCheckpoint`` puts ``checkpoints`` into, whatever the logger.
 
     ``Trainer.log_dir`` is that folder for TensorBoard and CSV files alone; for other loggers it is a folder that all
     runs share. All ranks have to ask, and get rank 0's answer.

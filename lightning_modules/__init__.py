@@ -1,4 +1,4 @@
-"""What is trained: modules whose optimizer may compute the loss of a batch again, and the Hugging Face classifier."""
+"""Lightning modules: for optimizers that compute the loss of a batch more than once, and for Hugging Face models."""
 
 from lightning_modules.bottleneck_adapter import BottleneckConfig
 from lightning_modules.closure_module import ClosureModule, GradientClip

@@ -1,4 +1,4 @@
-"""A frozen model with a few new parameters in it: adapters of peft, and bottleneck adapters."""
+"""Adapters: a frozen model with a few new parameters in it, by peft or as bottleneck adapters."""
 
 import json
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ else:
     except ImportError:  # peft is an extra; without it there are the bottleneck adapters
 
         class PeftConfig:
-            """Stands in for peft's own class where peft is not installed; nothing is an instance of it."""
+            """Empty class where peft is not installed; nothing is an instance of it."""
 
 
 AdapterConfig = PeftConfig | BottleneckConfig
@@ -48,11 +48,11 @@ class AdaptedModel:
         self.model = model
         self.new_parameter_names = tuple(new_parameter_names)
         self.config = config
-        # What belongs to the adapter, whatever may be frozen for a while later on.
+        # Taken now: gradual unfreezing may freeze some of these parameters for a while.
         self._names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
 
     def save(self, folder: str | Path) -> None:
-        """Writes the adapter and the head: in peft's own format, or the same layout for bottleneck adapters.
+        """Write the adapter and the head: in peft's own format, or the same layout for bottleneck adapters.
 
         Args:
             folder: Where to write; made if it does not exist.
@@ -63,7 +63,7 @@ class AdaptedModel:
             self.model.save_pretrained(str(folder))  # type: ignore[operator]
 
     def merge(self) -> nn.Module:
-        """The model of the original architecture with the adapter worked into its weights; ``model`` is used up.
+        """Return the model of the original architecture with the adapter merged into its weights; uses ``model`` up.
 
         Raises:
             ModelError: if this kind of adapter cannot be merged into weights.
@@ -80,7 +80,7 @@ class AdaptedModel:
 def add_adapter(
     model: nn.Module, adapter: AdapterConfig | str, new_parameter_names: Sequence[str] = ()
 ) -> AdaptedModel:
-    """Freezes a model, puts an adapter into it, and leaves the adapter and the head to train.
+    """Freeze a model and add an adapter to it, which trains together with the head.
 
     Of the head those modules train that hold new parameters; all of it, if none of it is new.
 
@@ -160,7 +160,7 @@ def _load_adapter(model: nn.Module, folder: str, new: set[str]) -> AdaptedModel:
 
 
 def _head_modules(model: nn.Module, new: set[str]) -> list[str]:
-    """Paths of the largest modules all of whose parameters train as the head."""
+    """Return the paths of the largest modules of which all parameters belong to the trainable head."""
     head = _head(model)
     chosen = head & new or head
     paths: list[str] = []
@@ -176,5 +176,5 @@ def _head(model: nn.Module) -> set[str]:
 
 
 def _original_name(name: str) -> str:
-    """A parameter's name before peft wrapped the model."""
+    """Return a parameter's name before peft wrapped the model."""
     return name.removeprefix("base_model.model.").replace(".modules_to_save.default.", ".")

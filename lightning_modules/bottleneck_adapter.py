@@ -77,7 +77,7 @@ class BottleneckAdapter(nn.Module):
 
 
 def add_bottleneck_adapters(model: nn.Module, config: BottleneckConfig) -> list[str]:
-    """Puts adapters behind the sub-layers of every layer, and freezes all else but the layers' norms if asked for.
+    """Add adapters behind the sub-layers of every layer, and freeze the rest, except the norms if these are to train.
 
     The projections are found in the module tree: of a layer's linear modules that are not query, key or value, those
     that return to the hidden size; the last one in the attention's module and the last one outside it. An adapter
@@ -119,7 +119,7 @@ def add_bottleneck_adapters(model: nn.Module, config: BottleneckConfig) -> list[
 def save_bottleneck_adapters(
     model: nn.Module, names: Collection[str], config: BottleneckConfig, folder: str | Path
 ) -> None:
-    """Writes the configuration and the parameters of these names in the file layout of peft.
+    """Write the configuration and some parameters in the file layout of peft.
 
     Args:
         model: A model with adapters.
@@ -136,12 +136,12 @@ def save_bottleneck_adapters(
 
 
 def read_bottleneck_config(saved: dict[str, Any]) -> BottleneckConfig:
-    """The configuration in a folder that :func:`save_bottleneck_adapters` wrote, from its parsed JSON."""
+    """Return the configuration in a folder that :func:`save_bottleneck_adapters` wrote, from its parsed JSON."""
     return BottleneckConfig(**{key: value for key, value in saved.items() if key != "peft_type"})
 
 
 def load_bottleneck_weights(model: nn.Module, folder: str | Path, new_in_head: Collection[str] = ()) -> None:
-    """Loads what :func:`save_bottleneck_adapters` wrote into a model with the same adapters, fresh and trainable.
+    """Load the files of :func:`save_bottleneck_adapters` into a model with the same adapters, which then train.
 
     Args:
         model: What :func:`add_bottleneck_adapters` has changed.
@@ -175,7 +175,7 @@ def _apply_adapter(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
 
 
 def _sub_layer_outputs(model: nn.Module, layer: list[str], placement: str) -> list[str]:
-    """Paths of the projections behind which a layer has adapters."""
+    """Return the paths of the projections behind which a layer has adapters."""
     owners = {name.rpartition(".")[0]: attention_projection(name) for name in layer}
     linear = {path: kind for path, kind in owners.items() if isinstance(model.get_submodule(path), (nn.Linear, Conv1D))}
     attention = [path for path, kind in linear.items() if kind != "rest"]
@@ -201,6 +201,6 @@ def _sub_layer_outputs(model: nn.Module, layer: list[str], placement: str) -> li
 
 
 def _sizes(module: nn.Module) -> tuple[int, int]:
-    """Input and output size of a linear module."""
+    """Return the input and output size of a linear module."""
     rows, columns = module.weight.shape  # type: ignore[misc]
     return (rows, columns) if isinstance(module, Conv1D) else (columns, rows)

@@ -1,4 +1,4 @@
-"""Manual optimization in which an optimizer may compute the loss of its batch again: for any model and any loss."""
+"""A LightningModule whose optimizer may compute the loss of a batch again, for any model and any loss."""
 
 from __future__ import annotations
 
@@ -270,7 +270,7 @@ class ClosureModule(LightningModule):
             raise ModelError(f"lr_scheduler.monitor: {monitor!r} is not logged; logged: {logged}")
         schedule.step(monitored)
 
-    # Schedule-free optimizers keep two sets of weights and are told which one is wanted.
+    # Schedule-free optimizers keep two sets of weights: train() and eval() choose between them.
 
     def on_train_start(self) -> None:
         self._pending_batches, self._validated = [], False  # of a run that was interrupted

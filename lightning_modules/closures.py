@@ -1,4 +1,4 @@
-"""The two callables that a step hands to an optimizer: ``closure`` and ``evaluate``."""
+"""The loss of an optimizer step as callables: ``closure`` with gradients, ``evaluate`` without."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class StepClosures:
     Attributes:
         num_examples: Number of examples in all micro-batches.
         loss: 0-dim float32 tensor, filled in by :meth:`closure`. A gradient scaler runs the closure itself and calls
-            ``optimizer.step`` without it; the tensor then tells the optimizer which loss the gradients belong to.
+            ``optimizer.step`` without it; the optimizer then reads the loss that the gradients belong to from here.
 
     Example::
 
@@ -84,7 +84,7 @@ class StepClosures:
         self.loss = torch.zeros((), dtype=torch.float32, device=self._device)
 
     def closure(self) -> Tensor:
-        """Clears the gradients, computes the loss, runs backward and returns the loss."""
+        """Clear the gradients, compute the loss, run backward and return the loss."""
         with self._same_random_numbers(), torch.enable_grad():
             self._zero_grad()
             total = torch.zeros((), dtype=torch.float32, device=self._device)
@@ -98,7 +98,7 @@ class StepClosures:
         return self.loss.clone()
 
     def evaluate(self) -> Tensor:
-        """Computes the loss at the present parameters, under ``no_grad``."""
+        """Return the loss at the present parameters, under ``no_grad``."""
         with self._same_random_numbers(), torch.no_grad():
             total = torch.zeros((), dtype=torch.float32, device=self._device)
             for batch, weight in zip(self._batches, self._weights, strict=True):
@@ -106,7 +106,7 @@ class StepClosures:
             return self._mean_over_ranks(total)
 
     def evaluate_many(self, parameters: Sequence[Tensor], values: Sequence[Tensor]) -> Tensor:
-        """Computes the losses of several candidates, under ``no_grad``.
+        """Return the losses of several candidates, under ``no_grad``.
 
         Args:
             parameters: Parameters of the module.

@@ -1,4 +1,4 @@
-"""Which optimizers, schedules and parameter groups make sense together."""
+"""Check which optimizers, schedules and parameter groups work together."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def check_combination(
     scales_gradients: bool = False,
     clips_gradients: bool = False,
 ) -> None:
-    """Refuses what an optimizer would silently ignore or undo.
+    """Refuse settings that an optimizer would silently ignore or undo.
 
     Args:
         optimizer: A freshly made optimizer.

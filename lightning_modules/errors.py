@@ -1,5 +1,5 @@
-"""The error for input that a model cannot be built from."""
+"""The error for arguments, weights and checkpoints that a model cannot be built from."""
 
 
 class ModelError(ValueError):
-    """Says in one line what is wrong with a model's arguments, weights or checkpoint, and what is allowed."""
+    """Error in a model's arguments, weights or checkpoint: one line that names what is wrong and what is allowed."""

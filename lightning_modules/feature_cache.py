@@ -1,4 +1,4 @@
-"""The features that a frozen encoder hands to a head, computed once per example and kept on disk."""
+"""A cache on disk for the output of a frozen encoder, computed once per example."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lightning_modules.feature_layout import FeatureLayout, possible_layouts
 from lightning_modules.frozen_encoder import Features, FrozenEncoder
 from lightning_modules.vector_file import VectorFile
 
-# Rows on which it is tried out what the head reads.
+# Number of rows on which the layout of the features is found out.
 _PROBE_ROWS = 2
 _TOKEN_INPUTS = ("input_ids", "token_type_ids")
 _PER_TOKEN = (*_TOKEN_INPUTS, "attention_mask")
@@ -30,12 +30,12 @@ _ROWS_AT_A_TIME = 64
 
 
 def default_feature_cache_dir() -> Path:
-    """Where features go unless told otherwise: beside what comes from the hub."""
+    """Return the default folder for features: in Hugging Face's cache, beside downloaded models."""
     return Path(constants.HF_HOME) / "linetune" / "features"
 
 
 class FeatureCache:
-    """Keeps one vector per example: all that a head reads from the encoder below it.
+    """Keeps one vector per example on disk: everything that the head reads from the frozen encoder below it.
 
     What the head reads is found out by trying: one of the tensors that the constant modules (see
     :class:`~lightning_modules.frozen_encoder.FrozenEncoder`) return, at the first token, at the last token that is
@@ -89,7 +89,7 @@ class FeatureCache:
             fingerprint: Identifies the data, beyond the tokens themselves.
 
         Raises:
-            ModelError: if nothing is frozen, what trains reads more than one vector per example, the batch has no
+            ModelError: if nothing is frozen, the head reads more than one vector per example, the batch has no
                 ``idx``, or the folder cannot be written.
         """
         if "idx" not in batch:
@@ -116,7 +116,7 @@ class FeatureCache:
         return Features(modules, self._layout.outputs(vectors, batch))
 
     def _compute(self, modules: list[nn.Module], batch: Batch, missing: np.ndarray) -> np.ndarray:
-        """The vectors of some examples of a batch, few at a time, those of similar length together."""
+        """Compute the vectors of some examples of a batch, few at a time, those of similar length together."""
         assert self._layout is not None
         mask = batch["attention_mask"]
         places = torch.arange(1, mask.shape[1] + 1, device=mask.device)
@@ -137,7 +137,7 @@ class FeatureCache:
 
     @torch.no_grad()
     def _run(self, modules: list[nn.Module], batch: Batch) -> dict[nn.Module, Any]:
-        """What the constant modules return in a forward pass."""
+        """Return the outputs of the constant modules in a forward pass."""
         found: dict[nn.Module, Any] = {}
         hooks = [
             module.register_forward_hook(lambda module, _, output: found.__setitem__(module, output))
@@ -168,7 +168,7 @@ class FeatureCache:
                 if logits.shape == expected.shape and torch.allclose(logits, expected, rtol=1e-4, atol=1e-6):
                     return layout
         raise ModelError(
-            f"cache_features: what trains in a {type(self._model).__name__} reads more than one token's vector per "
+            f"cache_features: the trainable part of a {type(self._model).__name__} reads more than one vector per "
             "example; leave cache_features off"
         )
 
@@ -201,7 +201,7 @@ def _evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 def _checksums(batch: Batch) -> np.ndarray:
-    """A checksum of each example's tokens, whatever their padding: a sum of products with random 64-bit numbers."""
+    """Return a checksum of each example's tokens, independent of padding: a sum of products with random numbers."""
     mask = batch["attention_mask"].cpu()
     places = (mask.cumsum(dim=1) - 1).clamp(min=0)
     total = torch.zeros(len(mask), dtype=torch.int64)

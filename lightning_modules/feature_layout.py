@@ -1,4 +1,4 @@
-"""Where in the outputs of a frozen encoder the vector is that a head reads."""
+"""The place of the vector that a head reads in the outputs of a frozen encoder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lightning_modules.closures import Batch, count_examples
 
 @dataclass(frozen=True)
 class Template:
-    """What a module returns, without the numbers: the structure and each tensor's dtype and dimensions."""
+    """The form of a module's output: its structure and each tensor's dtype and dimensions, without the numbers."""
 
     structure: Any
     leaves: tuple[tuple[torch.dtype, torch.Size] | None, ...]
@@ -23,10 +23,10 @@ class Template:
 
 @dataclass
 class FeatureLayout:
-    """Where in the outputs of constant modules the vector of an example is.
+    """The place of an example's vector in the outputs of the constant modules.
 
     Args:
-        templates: What each module returns.
+        templates: The form of each module's output.
         owner: Number of the module that returns the vector.
         leaf: Number of the tensor among those that it returns.
         token: Which token's vector it is: ``first``, ``last``, or ``none`` where the tensor has no token dimension.
@@ -47,7 +47,7 @@ class FeatureLayout:
         return f"module {self.owner} tensor {self.leaf} token {self.token}"
 
     def vectors(self, outputs: dict[nn.Module, Any], batch: Batch) -> Tensor:
-        """The examples' vectors, of shape ``(batch, size)``, out of what the modules return."""
+        """Return the examples' vectors, of shape ``(batch, size)``, from the modules' outputs."""
         tensor = tree_flatten(outputs[list(self.templates)[self.owner]])[0][self.leaf]
         if self.token == "none":
             return tensor
@@ -56,7 +56,7 @@ class FeatureLayout:
         return tensor[torch.arange(len(tensor), device=tensor.device), _last_tokens(batch)]
 
     def outputs(self, vectors: Tensor, batch: Batch) -> dict[nn.Module, Any]:
-        """What the modules would return as far as the head reads it; zeros, or nothing, elsewhere."""
+        """Return the modules' outputs as far as the head reads them; zeros, or nothing, elsewhere."""
         found = {}
         for number, (module, template) in enumerate(self.templates.items()):
             leaves: list[Tensor | None] = []
@@ -82,7 +82,7 @@ class FeatureLayout:
 
 
 def possible_layouts(outputs: dict[nn.Module, Any]) -> Iterator[FeatureLayout]:
-    """Every vector per example that the outputs hold, the latest module's and tensor's first."""
+    """Yield the place of every vector per example in the outputs, the latest module's and tensor's first."""
     templates = {}
     for module, output in outputs.items():
         leaves, structure = tree_flatten(output)

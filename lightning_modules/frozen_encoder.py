@@ -1,4 +1,4 @@
-"""Computing the output of a frozen encoder once per batch, however often the batch is evaluated."""
+"""The output of a frozen encoder, computed once per batch however often the batch is evaluated."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Features:
 
     @contextmanager
     def reused(self) -> Iterator[None]:
-        """Context in which the constant modules compute nothing that is known."""
+        """Context in which the constant modules return their known outputs in place of computing them."""
         # torch has no hook that can stand in for a forward pass, so the instances' own `forward` does for a while.
         own = [module.__dict__.get("forward") for module in self._modules]
         for module in self._modules:
@@ -71,7 +71,7 @@ class Features:
 
 
 class FrozenEncoder:
-    """The part of a model below everything that trains.
+    """The frozen part of a model, below all trainable parameters.
 
     A constant module is one without trainable parameters, in eval mode throughout, that runs once per forward pass and
     whose output no trainable parameter influences: a frozen encoder under a head that trains. Its output is exactly the
@@ -94,7 +94,7 @@ class FrozenEncoder:
     def __init__(self, model: nn.Module, forward: Callable[[Batch], Any]) -> None:
         self._model = model
         self._forward = forward
-        # By what trains and what is in eval mode: validation changes the latter to and fro.
+        # By which parameters train and which modules are in eval mode: validation changes the latter to and fro.
         self._constant: dict[tuple[bool, ...], list[nn.Module]] = {}
 
     def constant_modules(self, batch: Batch) -> list[nn.Module]:
@@ -143,7 +143,7 @@ def _find_constant_modules(model: nn.Module, forward: Callable[[Batch], Any], ba
 
 
 def _called(module: nn.Module) -> list[nn.Module]:
-    """The module, or its children where it is a container that is never called itself."""
+    """Return the module, or its children where it is a container that is never called itself."""
     if isinstance(module, nn.ModuleList | nn.ModuleDict):
         return [called for child in module.children() for called in _called(child)]
     return [module]
@@ -152,7 +152,7 @@ def _called(module: nn.Module) -> list[nn.Module]:
 def _outputs_of(
     modules: list[nn.Module], forward: Callable[[Batch], Any], batch: Batch
 ) -> dict[nn.Module, list[list[Tensor]]]:
-    """The tensors that each module returns in a forward pass, one list per call."""
+    """Return the tensors in each module's output in a forward pass, one list per call."""
     outputs: dict[nn.Module, list[list[Tensor]]] = {module: [] for module in modules}
 
     def record(module: nn.Module, _: Any, output: Any) -> None:

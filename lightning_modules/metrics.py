@@ -1,4 +1,4 @@
-"""The metrics that GLUE scores its tasks by."""
+"""Loss and metrics of an evaluation, as GLUE defines them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ REGRESSION = ("pearson", "spearman")
 
 
 def build_metric(name: str, num_labels: int) -> Metric:
-    """The torchmetrics metric of that name.
+    """Return the torchmetrics metric of a name.
 
     Args:
         name: ``accuracy``, ``f1`` (of label 1 with two labels, as GLUE scores MRPC and QQP; macro-averaged with more)
@@ -65,17 +65,17 @@ class EvaluationMetrics(torch.nn.Module):
         self.scores = MetricCollection({name: build_metric(name, num_labels) for name in names})
 
     def reset(self) -> None:
-        """Forgets all batches."""
+        """Forget all batches."""
         self.loss.reset()
         self.scores.reset()
 
     def update(self, loss: Tensor, outputs: Tensor, labels: Tensor) -> None:
-        """Adds one batch: its mean loss, its ``(batch, labels)`` logits or ``(batch,)`` scores, its labels."""
+        """Add one batch: its mean loss, its ``(batch, labels)`` logits or ``(batch,)`` scores, its labels."""
         # bf16-true and 16-true convert metrics with the model, and a sum in half precision soon stops growing.
         self.to(torch.float32)
         self.loss.update(loss, weight=labels.shape[0])
         self.scores.update(outputs if outputs.dim() == 1 else outputs.argmax(dim=-1), labels)
 
     def named_metrics(self) -> dict[str, Metric]:
-        """``{"loss": …, "accuracy": …}``, as metric objects that Lightning computes, synchronises and resets."""
+        """Return ``{"loss": …, "accuracy": …}``, as metric objects that Lightning computes, synchronises and resets."""
         return {"loss": self.loss, **{str(name): metric for name, metric in self.scores.items()}}

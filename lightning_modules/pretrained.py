@@ -1,4 +1,4 @@
-"""Where a sequence-classification model comes from: the hub, a folder, a package, or a config alone."""
+"""Loading a sequence-classification model: from the hub, a folder, a package, or a configuration alone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OFFLINE_PREFIX = "offline:"
 
 
 class PackagedModel(NamedTuple):
-    """Pretrained weights that a Python package carries.
+    """Pretrained weights in a Python package.
 
     Args:
         module: The package's import name; its ``get_model_path()`` is the folder.
@@ -54,7 +54,7 @@ def load_sequence_classifier(
     dropout: float | None = None,
     label_names: Sequence[str] = (),
 ) -> LoadedModel:
-    """Loads any Hugging Face sequence-classification model, in float32, from safetensors alone.
+    """Load any Hugging Face sequence-classification model, in float32, from safetensors alone.
 
     What the checkpoint does not hold is new, and so is the end of a head for another number of labels: a model
     fine-tuned on MNLI (3 labels) starts RTE (2 labels).
@@ -133,7 +133,7 @@ def load_sequence_classifier(
 
 
 def set_dropout(config: PretrainedConfig, probability: float) -> None:
-    """Sets every dropout probability of a configuration, whatever its architecture calls them.
+    """Set every dropout probability of a configuration, whatever its architecture calls them.
 
     The probabilities of skipping a layer or a sub-layer as a whole (``encoder_layerdrop``, ``drop_path_rate``) stay.
 
@@ -149,7 +149,7 @@ def set_dropout(config: PretrainedConfig, probability: float) -> None:
 
 
 def set_label_names(config: PretrainedConfig, names: Sequence[str]) -> None:
-    """Writes the labels' names into a configuration, for all who use the saved model.
+    """Write the labels' names into a configuration, with which the model is saved.
 
     Raises:
         ModelError: if there are more or fewer of them than labels.
@@ -180,7 +180,7 @@ def check_label_order(source: str, stored: Sequence[str], expected: Sequence[str
 
 
 def packaged_folder(name: str) -> Path:
-    """Folder of a packaged model, its checksum compared.
+    """Return the folder of a packaged model, after comparing its checksum.
 
     Raises:
         ModelError: if the name is unknown, the package is not installed, or its weights are not the expected ones.
@@ -200,12 +200,12 @@ def packaged_folder(name: str) -> Path:
 
 
 def allowed_offline_names() -> str:
-    """The packaged models, as a user writes them."""
+    """Return the names of the packaged models, as a user writes them."""
     return ", ".join(OFFLINE_PREFIX + name for name in PACKAGED_MODELS)
 
 
 def set_pad_token(config: PretrainedConfig) -> None:
-    """Names a padding token where a decoder has none: its last real token is found by it. Its end token serves."""
+    """Set the padding token of a decoder that has none to its end token: the last real token is found by it."""
     pad = getattr(config, "pad_token_id", None)
     if pad is None or pad < 0:  # -1 means none in older configurations
         end = getattr(config, "eos_token_id", None)
@@ -214,7 +214,7 @@ def set_pad_token(config: PretrainedConfig) -> None:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Silences the loading bar and the loading report; what is new is said in one line of our own."""
+    """Silence transformers' loading bar and loading report; new parameters are reported in one line instead."""
     verbosity = transformers_logging.get_verbosity()
     progress_bar = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
@@ -228,5 +228,5 @@ def quiet_transformers() -> Iterator[None]:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error's text."""
+    """Return the first line of an error's text."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,4 +1,4 @@
-"""The length of a run, and filling it in where an optimizer or a schedule asks for it."""
+"""The length of a run, for optimizers and schedules that need it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def unset_keywords(factory: Callable[..., Any], offered: dict[str, Any]) -> dict
     """Return those of ``offered`` that ``factory`` takes and that are not set.
 
     A keyword is unset when its value, or else its default, is ``None`` (``total_steps`` of torch's ``OneCycleLR``), or
-    when it has no default at all. LightningCLI hands factories over as ``functools.partial`` objects in which every
+    when it has no default at all. LightningCLI makes ``functools.partial`` objects in which every
     argument from the configuration is a keyword.
 
     Args:

@@ -1,4 +1,4 @@
-"""Learning-rate schedules over the length of a run: warm-up, then constant, linear or cosine; and triangles."""
+"""Learning-rate schedules over a run: warm-up, then constant, linear or cosine; triangular cycles."""
 
 from __future__ import annotations
 
@@ -240,5 +240,5 @@ def _warmup_steps(schedule: str, ratio: float, steps: int | None, total_steps: i
 
 
 def _factor_of(schedule: Callable[[Optimizer], LambdaLR]) -> Callable[[int], float]:
-    """The factor by step of a transformers schedule, which come as functions that schedule an optimizer."""
+    """Return the factor by step of a transformers schedule, which is a function that schedules an optimizer."""
     return schedule(SGD([torch.zeros(1)], lr=1.0)).lr_lambdas[0]

@@ -1,4 +1,4 @@
-"""Freezing everything but a model's head, or but its new parameters."""
+"""Freezing all of a model except its head or its new parameters."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Trainable = Literal["all", "head", "new"]
 
 
 def freeze_all_but(model: nn.Module, trainable: Trainable, new_parameter_names: Collection[str] = ()) -> None:
-    """Sets ``requires_grad`` so that only a part of a model trains.
+    """Set ``requires_grad`` so that only a part of a model trains.
 
     Args:
         model: A model that :func:`~optimizers.named_parts` can divide.
@@ -41,7 +41,7 @@ def freeze_all_but(model: nn.Module, trainable: Trainable, new_parameter_names: 
 
 
 def frozen_modules(model: nn.Module) -> list[nn.Module]:
-    """The largest modules with parameters of which none trains, from the bottom to the top."""
+    """Return the largest modules with parameters of which none trains, from the bottom to the top."""
     parameters = list(model.parameters())
     if not any(parameter.requires_grad for parameter in parameters):
         return [model] if parameters else []

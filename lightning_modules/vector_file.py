@@ -1,4 +1,4 @@
-"""A memory-mapped file of vectors by row number, each with a checksum of what it belongs to."""
+"""A memory-mapped file of vectors by row number, each with the checksum of its example."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ except ImportError:  # Windows: processes that start at the same time are not ke
 
 
 class VectorFile:
-    """A file of vectors by row number, each with the checksum of what it belongs to; it grows as rows are written."""
+    """A file of vectors by row number, each with the checksum of its example; it grows as rows are written."""
 
     def __init__(self, path: Path, size: int) -> None:
         self._path = path
@@ -24,18 +24,18 @@ class VectorFile:
         self._rows = np.empty(0, self._dtype)
 
     def missing(self, rows: np.ndarray, checksums: np.ndarray) -> np.ndarray:
-        """Places in ``rows`` of those that are not there, or belong to something else."""
+        """Return the places in ``rows`` of rows that are missing, or belong to another example."""
         self._map()
         there = rows < len(self._rows)
         there[there] = self._rows["checksum"][rows[there]] == checksums[there]
         return np.flatnonzero(~there)
 
     def read(self, rows: np.ndarray) -> np.ndarray:
-        """The rows' vectors."""
+        """Return the rows' vectors."""
         return self._rows["vector"][rows]
 
     def write(self, rows: np.ndarray, checksums: np.ndarray, vectors: np.ndarray) -> None:
-        """Writes rows; processes may write at the same time."""
+        """Write rows; processes may write at the same time."""
         self._map(at_least=int(rows.max()) + 1)
         # A row is valid once its checksum is there.
         self._rows["vector"][rows] = vectors

@@ -150,7 +150,7 @@ class TokensFirst(MeanPooled):
 def test_a_head_that_reads_every_token_is_one_clear_line(network, tmp_path):
     pooled = network()
     encoder = FrozenEncoder(pooled, lambda batch: pooled(batch["input_ids"], batch["attention_mask"]))
-    with pytest.raises(ModelError, match=r"what trains in a .* reads more than one token's vector"):
+    with pytest.raises(ModelError, match=r"the trainable part of a .* reads more than one vector"):
         FeatureCache(encoder, pooled, encoder._forward, tmp_path).features("train", numbered(batch_of(), 0, 1))
 
 

@@ -16,6 +16,7 @@ import argparse
 import copy
 import csv
 import importlib
+import inspect
 import statistics
 import subprocess
 import sys
@@ -120,10 +121,11 @@ class Run:
             value.backward()
             return value
 
-        evaluate = torch.no_grad()(loss)
-        takes_evaluate = "evaluate" in type(self.optimizer).step.__code__.co_varnames
+        offered: dict[str, Any] = {"closure": closure, "evaluate": torch.no_grad()(loss)}
+        taken = inspect.signature(type(self.optimizer).step).parameters
+        arguments = {name: value for name, value in offered.items() if name in taken}
         started = time.perf_counter()
-        result = self.optimizer.step(closure, **({"evaluate": evaluate} if takes_evaluate else {}))
+        result = self.optimizer.step(**arguments)
         self.seconds.append(time.perf_counter() - started)
         self.losses.append(float(torch.as_tensor(result).detach()))
 

@@ -242,7 +242,10 @@ class ClosureModule(LightningModule):
         checkpoint, self._resumed = self._resumed, None
         if checkpoint is not None:
             check_optimizer_state(checkpoint, optimizer)
-        scale_learning_rates(optimizer)
+        try:
+            scale_learning_rates(optimizer)
+        except ValueError as error:
+            raise ModelError(f"param_groups: {error}") from error
         if self.lr_scheduler is None:
             return {"optimizer": optimizer}
         schedule = self.lr_scheduler.build(optimizer, length)

@@ -168,7 +168,11 @@ def scale_learning_rates(optimizer: Optimizer) -> None:
     if "lr_factor" in optimizer.defaults:
         return
     for group in optimizer.param_groups:
-        group["lr"] = group["lr"] * group.get("lr_factor", 1.0)
+        factor = group.get("lr_factor", 1.0)
+        if "lr" in group:
+            group["lr"] = group["lr"] * factor
+        elif factor != 1:
+            raise ValueError(f"{type(optimizer).__name__} has no learning rate to scale by part: its groups keep no lr")
 
 
 def _norm_and_bias_names(model: nn.Module) -> set[str]:

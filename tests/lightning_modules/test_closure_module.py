@@ -1,0 +1,190 @@
+"""ClosureModule on models and losses that are not Hugging Face's."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_modules import ClosureModule, GradientClip, ModelError, SequenceClassifier
+from lightning_modules.closures import count_examples
+from optimizers import AdamSLS, SaLSA
+from tests.tiny_models import TinyData, save_tiny_bert
+
+
+class Regression(ClosureModule):
+    """Least squares on tuples of tensors."""
+
+    def __init__(self, **training: Any) -> None:
+        super().__init__(**training)
+        torch.manual_seed(0)
+        self.layer = nn.Linear(3, 1)
+
+    def compute_loss(self, batch: Any) -> Tensor:
+        inputs, targets = batch
+        return nn.functional.mse_loss(self.layer(inputs).squeeze(-1), targets)
+
+
+class Weighted(Regression):
+    """The mean is over weights, as with class weights or tokens."""
+
+    def compute_loss(self, batch: Any) -> Tensor:
+        inputs, targets, weights = batch
+        errors = (self.layer(inputs).squeeze(-1) - targets).square()
+        return (weights * errors).sum() / weights.sum()
+
+    def mean_over(self, batch: Any) -> float:
+        return float(batch[2].sum())
+
+
+def data(batch_size: int, weighted: bool = False, count: int = 24) -> DataLoader:
+    generator = torch.Generator().manual_seed(1)
+    inputs = torch.randn(count, 3, generator=generator)
+    tensors = [inputs, inputs.sum(1)] + ([torch.rand(count, generator=generator)] if weighted else [])
+    return DataLoader(TensorDataset(*tensors), batch_size=batch_size)
+
+
+def fit(module: ClosureModule, loader: Any, folder: Path, **options: Any) -> Trainer:
+    settings = {"max_epochs": 2, "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = Trainer(accelerator="cpu", enable_model_summary=False, default_root_dir=folder, **(settings | options))
+    trainer.fit(module, loader, data(7))
+    return trainer
+
+
+@pytest.mark.parametrize("optimizer", [partial(torch.optim.SGD, lr=0.1), SaLSA])
+def test_accumulated_batches_are_weighted_by_what_the_loss_is_a_mean_over(optimizer: Any, tmp_path: Path) -> None:
+    def validate(module: Weighted) -> None:
+        module.validation_step = lambda *_: None  # type: ignore[assignment,method-assign]
+
+    whole, parts = (Weighted(optimizer=optimizer, accumulate_grad_batches=n).double() for n in (1, 4))
+    for module, size in ((whole, 12), (parts, 3)):
+        validate(module)
+        loader = DataLoader(TensorDataset(*(t.double() for t in data(size, weighted=True).dataset.tensors)), size)
+        trainer = fit(module, loader, tmp_path)
+        assert trainer.global_step == 4
+    # The losses that a search compares are float32.
+    torch.testing.assert_close(whole.layer.weight, parts.layer.weight, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(whole.layer.bias, parts.layer.bias, rtol=1e-6, atol=1e-9)
+
+
+def test_evaluation_is_the_mean_over_all_examples(tmp_path: Path) -> None:
+    module = Regression()
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path)
+    (result,) = trainer.validate(module, data(7), verbose=False)
+    inputs, targets = data(24).dataset.tensors
+    with torch.no_grad():
+        assert result["val/loss"] == pytest.approx(float(module.compute_loss((inputs, targets))), rel=1e-6)
+    (result,) = trainer.test(module, data(5), verbose=False)
+    assert set(result) == {"test/loss"}
+
+
+def test_a_module_without_a_loss_is_one_line(tmp_path: Path) -> None:
+    class Nothing(ClosureModule):
+        def __init__(self) -> None:
+            super().__init__(optimizer=partial(torch.optim.SGD, lr=0.1))
+            self.layer = nn.Linear(3, 1)
+
+    with pytest.raises(TypeError, match="Nothing has to define compute_loss"):
+        fit(Nothing(), data(8), tmp_path, num_sanity_val_steps=0)
+
+
+class WithoutRate(torch.optim.Optimizer):
+    """Keeps no `lr` in its groups, as some optimizers with a step size of their own."""
+
+    def __init__(self, params: Any) -> None:
+        super().__init__(params, {})
+
+    def step(self, closure: Any = None) -> Any:
+        loss = closure()
+        with torch.no_grad():
+            for group in self.param_groups:
+                for parameter in group["params"]:
+                    parameter.sub_(0.05 * parameter.grad)
+        return loss
+
+
+def test_an_optimizer_without_a_learning_rate_trains(tmp_path: Path) -> None:
+    trainer = fit(Regression(optimizer=WithoutRate), data(8), tmp_path)
+    assert "train/loss" in trainer.callback_metrics
+    assert "train/step_size" not in trainer.callback_metrics
+
+
+class Stranger(torch.optim.SGD):
+    """Somebody's optimizer that says by attributes what it can do."""
+
+    sets_step_size = True
+    measures_slope = True
+    seen: tuple[str, ...] = ()
+
+    def step(self, closure: Any = None, *, evaluate: Any = None, loss: Any = None) -> Any:
+        result = super().step(closure)
+        with torch.no_grad():
+            type(self).seen += ("evaluated",) if torch.isfinite(evaluate()) else ()
+        return result
+
+
+def test_a_strangers_optimizer_is_first_class(tmp_path: Path) -> None:
+    fit(Regression(optimizer=partial(Stranger, lr=0.1)), data(8), tmp_path)
+    assert Stranger.seen == ("evaluated",) * 6
+    with pytest.raises(ModelError, match="gradient_clip: Stranger takes the slope"):
+        fit(Regression(optimizer=partial(Stranger, lr=0.1), gradient_clip=GradientClip(1.0)), data(8), tmp_path)
+
+
+def test_a_bound_on_the_gradient_is_above_zero() -> None:
+    with pytest.raises(ModelError, match=r"gradient_clip: value: 0 is not allowed"):
+        GradientClip(0)
+
+
+@pytest.mark.parametrize(
+    ("batch", "count"),
+    [(torch.zeros(3, 2), 3), ({"text": "abc", "x": torch.zeros(4)}, 4), ([torch.zeros(()), torch.zeros(5)], 5)],
+)
+def test_examples_are_counted_in_any_batch(batch: Any, count: int) -> None:
+    assert count_examples(batch) == count
+
+
+@pytest.mark.parametrize("batch", [{}, torch.zeros(0, 2), ["a", "b"]])
+def test_a_batch_of_no_examples_is_one_line(batch: Any) -> None:
+    with pytest.raises(ModelError, match="a batch of no examples"):
+        count_examples(batch)
+
+
+def checkpoint(folder: Path, **options: Any) -> tuple[str, str]:
+    tiny = str(save_tiny_bert(folder / "m"))
+    trainer = Trainer(
+        accelerator="cpu",
+        max_steps=1,
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+    )
+    trainer.fit(SequenceClassifier(tiny, optimizer=AdamSLS, **options), TinyData())
+    trainer.save_checkpoint(folder / "a.ckpt")
+    return tiny, str(folder / "a.ckpt")
+
+
+def test_a_checkpoint_with_labels_in_another_order_is_refused(tmp_path: Path) -> None:
+    tiny, path = checkpoint(tmp_path, label_names=("entailment", "not_entailment"))
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path)
+    other = SequenceClassifier(tiny, label_names=("not_entailment", "entailment"))
+    with pytest.raises(ModelError, match=r"labels in another order, entailment, not_entailment, than the task's"):
+        trainer.validate(other, TinyData(), ckpt_path=path, verbose=False)
+
+
+def test_a_checkpoint_with_another_adapter_is_named(tmp_path: Path) -> None:
+    from peft import LoraConfig
+
+    _, path = checkpoint(tmp_path, adapter=LoraConfig(r=2, target_modules=["query"]))
+    with pytest.raises(ModelError, match=r"the checkpoint's adapter is LoraConfig, the model's none"):
+        SequenceClassifier.load_from_checkpoint(path)
+    rebuilt = SequenceClassifier.load_from_checkpoint(path, adapter=LoraConfig(r=2, target_modules=["query"]))
+    assert any("lora" in name for name, _ in rebuilt.named_parameters())

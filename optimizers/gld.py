@@ -30,30 +30,25 @@ _SELECTION = -1
 class GLD(Optimizer):
     r"""Gradientless descent: random candidates at falling radii, the best of which is kept if it lowers the loss.
 
-    Golovin et al. (arXiv 1911.06317), in the form in which Coslu ("Gradientless Optimization for Language Model
-    Finetuning") fine-tunes transformers. For one unit :math:`θ` (a tensor or several) after the other, on a batch,
+    Golovin et al. (arXiv 1911.06317), as Coslu's thesis ("Gradientless Optimization for Language Model Finetuning")
+    fine-tunes transformers: for one unit :math:`θ` (a tensor or several) after the other, on a mini-batch,
 
     .. math::
-        v_k \sim s^k R \, \mathcal{N}(0, I),\ k = 0 … K - 1, \qquad
-        θ ← \arg\min \{ J(θ), J(θ + v_0), …, J(θ + v_{K-1}) \}, \qquad
+        v_k \sim s^k R \, \mathcal{N}(0, I),\ k = 0 … K - 1, \quad θ ← \arg\min \{ J(θ), J(θ + v_0), … \}, \quad
         J(θ) = L(θ) + λ \sum_{p \in θ} \lVert p \rVert_2
 
-    The radius in force is the group's `lr`: a learning-rate schedule is a radius schedule. No candidate is stored, and
-    all draws follow from `seed`. docs/gradient_free.md explains the adaptation of radii and the lookahead.
-
     Args:
-        params: Parameters or groups. A group may have its own `radius` (or `lr`, the same), `subset_size`,
-            `norm_weight`, `unit` and `name`.
-        radius: :math:`R`, the standard deviation of the largest candidate's noise. 7.5e-3 in the thesis.
+        params: Parameters or groups; a group may have its own `radius`, `subset_size`, `norm_weight`, `unit`, `name`.
+        radius: :math:`R`, the standard deviation of the largest candidate's noise, kept as `lr`. 7.5e-3 in the thesis.
         num_radii: :math:`K`, the number of candidates. 5 in the thesis.
-        shrink: :math:`s`, the ratio of each candidate's radius to that of the one before. 0.5 in the thesis.
+        shrink: :math:`s`, the ratio of each candidate's radius to that of the one before, in (0, 1]. 0.5 in the thesis.
         units: `tensor` moves one tensor at a time; `group` those of a group, and of groups with the same `unit`.
         units_per_round: How many units a round moves, in turn; the next round goes on where it ended. None: all.
         rounds: How many rounds a step makes on its batch.
-        success_rate: The share of a unit's steps that should succeed; radii follow it. None: they are not adapted.
-        adaptation_rate: How fast radii adapt.
-        selection: Which entries of a tensor move: `all`, a `random` subset, the `largest` magnitudes, or those with the
-            largest squared gradient of one batch, `fisher`, for which alone the closure is called, once per selection.
+        success_rate: The share of a unit's steps that should succeed; its radius follows. None: radii do not adapt.
+        adaptation_rate: How fast radii adapt (docs/gradient_free.md, as for the lookahead).
+        selection: Which entries of a tensor move: `all`, a `random` subset, the `largest` magnitudes, or `fisher`, the
+            largest squared gradients of one batch: for those alone the closure is called, once per selection.
         subset_size: Size of the subset: a number of entries, at most the tensor's, or a share in (0, 1].
         reselect_every: The number of steps after which the subset is chosen anew.
         lookahead_levels: By how many steps decisions are delayed. No effect at a width of 1.
@@ -66,6 +61,11 @@ class GLD(Optimizer):
 
     Raises:
         ValueError: An argument is out of range.
+
+    Example::
+
+        optimizer = GLD(model.classifier.parameters(), radius=0.01)
+        loss = optimizer.step(evaluate=lambda: loss_function(model(inputs), targets))
     """
 
     needs_gradient = False

@@ -18,10 +18,23 @@ from optimizers.lookahead import Option, OptionTree, Path
 from optimizers.perturbation import NoiseDevice, Perturbation, derive_seed
 from optimizers.step_contract import Closure, Evaluate, Loss, StepRecord
 
-# Settings that are not options of a group, and are kept when the optimizer is pickled.
+# Attributes that are kept when the optimizer is pickled.
 _SETTINGS = (
-    *("num_radii", "shrink", "units", "units_per_round", "rounds", "success_rate", "adaptation_rate", "selection"),
-    *("reselect_every", "lookahead_levels", "lookahead_width", "candidates", "copy_limit", "noise_device", "last_step"),
+    "num_radii",
+    "shrink",
+    "units",
+    "units_per_round",
+    "rounds",
+    "success_rate",
+    "adaptation_rate",
+    "selection",
+    "reselect_every",
+    "lookahead_levels",
+    "lookahead_width",
+    "candidates",
+    "copy_limit",
+    "noise_device",
+    "last_step",
 )
 # In the place of a candidate's number, from 0 on, it separates the draws of positions from the draws of noise.
 _SELECTION = -1

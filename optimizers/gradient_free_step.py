@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from optimizers.scalars import read_together
-from optimizers.step_contract import Closure, Evaluate, Loss, ReplayedClosure, as_loss
+from optimizers.scalars import read_together, require_single
+from optimizers.step_contract import Closure, Evaluate, Loss, ReplayedClosure
 
 
 class GradientFreeStep:
@@ -54,7 +54,9 @@ class GradientFreeStep:
         loss = self._evaluate()
         if loss is None:
             raise ValueError("the closure, or evaluate, has returned no loss")
-        return as_loss(loss)
+        if isinstance(loss, Tensor):
+            require_single(loss)
+        return loss
 
     def finish(self, skipped: bool) -> None:
         """Free the gradients that the closure left behind; count a step that was skipped for losses not finite."""

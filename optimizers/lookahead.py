@@ -10,7 +10,7 @@ from typing import Any
 Path = tuple[int, ...]
 
 
-@dataclass
+@dataclass(slots=True)
 class Option:
     """A possible update of some tensors, with the options that may follow it.
 

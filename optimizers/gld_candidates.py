@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -22,6 +23,8 @@ EvaluateMany = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
 class CandidateUnit:
     """Tensors that move together to a candidate.
 
+    A unit lives for one step, within which the groups' radii do not change.
+
     Args:
         name: The name of the group, or of the tensor's place in it.
         number: The unit's number among all units, which its random draws follow from.
@@ -32,17 +35,17 @@ class CandidateUnit:
     number: int
     members: list[tuple[Tensor, dict[str, Any]]]
 
-    @property
+    @cached_property
     def tensors(self) -> list[Tensor]:
         """The tensors without their groups."""
         return [tensor for tensor, _ in self.members]
 
-    @property
+    @cached_property
     def lr(self) -> float:
         """The largest radius among the groups."""
         return max(group["lr"] for _, group in self.members)
 
-    @property
+    @cached_property
     def noise_factors(self) -> list[float]:
         """The radius of each tensor as a share of the largest."""
         largest = self.lr

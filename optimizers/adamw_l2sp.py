@@ -20,7 +20,7 @@ from optimizers.anchored_decay import (
 
 
 class AdamWL2SP(Optimizer):
-    r"""AdamW with decoupled decay towards the starting point (L2-SP) against unstable fine-tuning.
+    r"""AdamW with decoupled decay of pretrained parameters towards their pretrained values (L2-SP).
 
     .. math::
         θ_{t-1} &← θ_{t-1} - η λ_a (θ_{t-1} - θ^0)  &&\text{pretrained parameters} \\
@@ -28,34 +28,29 @@ class AdamWL2SP(Optimizer):
         m_t &= β_1 m_{t-1} + (1 - β_1) g_t, \qquad v_t = β_2 v_{t-1} + (1 - β_2) g_t^2 \\
         θ_t &= θ_{t-1} - η \frac{m_t / (1 - β_1^t)}{\sqrt{v_t / (1 - β_2^t)} + ε}
 
-    The penalty is that of Li et al., "Explicit Inductive Bias for Transfer Learning with Convolutional Networks"
-    (arXiv 1802.01483), decoupled from the gradient as in AdamW (arXiv 1711.05101). The update after the decay is
-    torch's own: parameters without an anchor move exactly as under :class:`torch.optim.AdamW`.
+    The penalty of Li et al. (arXiv 1802.01483), decoupled from the gradient as in AdamW (arXiv 1711.05101). The update
+    after the decay is torch's own: parameters without an anchor move exactly as under :class:`torch.optim.AdamW`.
 
-    A group says with ``new`` which of its parameters did not come from the checkpoint (one flag, or one per parameter;
-    :class:`~optimizers.ParamGroups` fills it in). Biases and norms decay as well unless they are in a group of their
-    own, as :class:`~optimizers.ParamGroups` makes them by default. The pretrained values are taken when the optimizer
-    is made and saved in its state: a resumed run continues towards the same values.
-
-    Memory: two copies of the parameters as in AdamW (three with ``amsgrad``) and one of those that have an anchor, on
-    the device or the CPU, in the checkpoint as well.
+    The pretrained values are taken when the optimizer is made, and saved in its state: a resumed run continues towards
+    the same values. Biases and norms decay as well, unless they are in a group of their own, as
+    :class:`~optimizers.ParamGroups` makes them by default. Memory: AdamW's, and one copy of the parameters that have an
+    anchor, in the checkpoint as well.
 
     Args:
-        params: Parameters or groups.
-        lr: Learning rate :math:`η`.
-        betas: :math:`β_1, β_2`, the decay rates of the gradient's averages.
+        params: Parameters or groups. A group says with `new` which of its parameters did not come from the checkpoint:
+            one flag, or one per parameter (:class:`~optimizers.ParamGroups` fills it in). Default: none is new.
+        lr: :math:`η`, the learning rate.
+        betas: :math:`β_1, β_2`, the decay rates of the averages of gradients and of their squares.
         eps: :math:`ε`, for numerical stability.
-        anchor_decay: Strength :math:`λ_a` of the decay of pretrained parameters towards their pretrained values; 0
-            keeps no anchors.
-        weight_decay: Strength :math:`λ_w` of the decay of new parameters towards zero.
+        anchor_decay: :math:`λ_a`, the decay of pretrained parameters towards :math:`θ^0`; 0 keeps no anchors.
+        weight_decay: :math:`λ_w`, the decay of new parameters towards zero.
         amsgrad: Whether to divide by the largest average of squared gradients so far.
         maximize: Whether to maximize instead of to minimize.
-        foreach: Whether to work on all tensors at once. Default: torch decides.
-        anchor_device: Where anchors are kept: with the ``parameter``, or on the ``cpu``, from where they are copied
-            over in each step.
+        foreach: Whether to work on all tensors at once. None: torch decides.
+        anchor_device: Where anchors are kept: with the `parameter`, or on the `cpu`, copied over in each step.
 
     Raises:
-        ValueError: for a setting out of range, or a loaded state without anchors.
+        ValueError: A setting is out of range, or a loaded state has no anchors.
 
     Example::
 
@@ -91,7 +86,7 @@ class AdamWL2SP(Optimizer):
         super().__init__(params, defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Adds a group; the present values of its pretrained parameters become their anchors."""
+        """Add a group; the present values of its pretrained parameters become their anchors."""
         _check({**self.defaults, **param_group})
         super().add_param_group(param_group)
         group = self.param_groups[-1]
@@ -101,21 +96,21 @@ class AdamWL2SP(Optimizer):
         keep_anchors(self, group)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Loads a state; its anchors replace those taken when the optimizer was made."""
+        """Load a state; its anchors replace those taken when the optimizer was made."""
         require_anchors(state_dict)
         super().load_state_dict(state_dict)
         place_anchors(self)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
-        """Performs one step.
+        """Make one step.
 
         Args:
-            closure: Clears the gradients, computes the loss, runs backward and returns the loss. Default: the gradients
-                are there.
+            closure: Clears the gradients, computes the loss, runs backward and returns the loss. None: the gradients
+                are in `.grad` already.
 
         Returns:
-            The closure's loss.
+            The closure's loss; None without a closure.
         """
         loss = None
         if closure is not None:
@@ -135,7 +130,7 @@ class AdamWL2SP(Optimizer):
     def _adamw(self, group: dict[str, Any], params: list[Tensor], weight_decay: float) -> None:
         if not params:
             return
-        states = [self._ready_state(param, group["amsgrad"]) for param in params]
+        states = [self._state_of(param, group["amsgrad"]) for param in params]
         adamw(
             params,
             [param.grad for param in params if param.grad is not None],
@@ -154,7 +149,7 @@ class AdamWL2SP(Optimizer):
             maximize=group["maximize"],
         )
 
-    def _ready_state(self, param: Tensor, amsgrad: bool) -> dict[str, Any]:
+    def _state_of(self, param: Tensor, amsgrad: bool) -> dict[str, Any]:
         if param.grad is not None and param.grad.is_sparse:
             raise RuntimeError("AdamWL2SP does not support sparse gradients")
         state = self.state[param]

@@ -1,4 +1,4 @@
-"""Decoupled decay: of pretrained parameters towards their pretrained value, of new ones towards zero."""
+"""Decoupled weight decay: of pretrained parameters towards their pretrained values, of new ones towards zero."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from torch.optim import Optimizer
 def decay_towards(
     params: list[Tensor], anchors: list[Tensor] | None, strength: float, start: list[Tensor] | None = None
 ) -> None:
-    r"""Moves parameters towards their anchors, in place: :math:`θ ← θ - s (θ' - θ^0)`.
+    r"""Move parameters towards their anchors, in place: :math:`θ ← θ - s (θ' - θ^0)`.
 
     Args:
-        params: Parameters :math:`θ`.
-        anchors: Where each is decayed to, :math:`θ^0`, on any device. ``None`` is zero.
+        params: :math:`θ`, the parameters.
+        anchors: :math:`θ^0`, what each is decayed towards, on any device. None: zero.
         strength: :math:`s`, the learning rate times the decay; 0 does nothing.
-        start: Where the parameters were when the step began, :math:`θ'`. ``None``: they are there still, θ' is θ, and a
-            strength of 1 arrives at the anchors.
+        start: :math:`θ'`, the parameters at the start of the step. None: they have not moved since, :math:`θ' = θ`, and
+            a strength of 1 arrives at the anchors.
 
     Example::
 
@@ -44,18 +44,17 @@ def decay_towards(
 
 
 def keep_anchors(optimizer: Optimizer, group: dict[str, Any]) -> None:
-    """Keeps the present values of a group's pretrained parameters in ``optimizer.state[p]["anchor"]``.
+    """Keep the present values of a group's pretrained parameters in `optimizer.state[p]["anchor"]`.
 
-    To be called when the group is added, while the parameters are at their pretrained values. From then on the anchors
-    are part of the optimizer's state: they are saved with it, and a resumed run loads them instead of taking the values
-    at the restart.
+    Call it when the group is added, while the parameters are at their pretrained values. The anchors are saved with the
+    optimizer's state, and a resumed run loads them.
 
     Args:
-        optimizer: Whose state to keep them in.
-        group: One of its groups. ``anchor_decay`` says how strongly the pretrained parameters decay; at 0 there are no
-            anchors. ``new`` says which parameters did not come from the checkpoint and have none: one flag, or one per
-            parameter; default: none is new. ``anchor_device``: ``parameter`` (default), or ``cpu``, which keeps them in
-            the host's memory and copies them over for each step.
+        optimizer: The optimizer.
+        group: One of its groups, with the keys `anchor_decay` (at 0, the default, there are no anchors), `new` (which
+            parameters did not come from the checkpoint and have no anchor: one flag, or one per parameter; default:
+            none is new) and `anchor_device` (`parameter`, the default, or `cpu`, from where they are copied over in
+            each step).
     """
     if not group.get("anchor_decay", 0):
         return
@@ -65,13 +64,13 @@ def keep_anchors(optimizer: Optimizer, group: dict[str, Any]) -> None:
 
 
 def require_anchors(state_dict: dict[str, Any]) -> None:
-    """Checks a state before it is loaded.
+    """Raise an error for a state that lacks an anchor, before it is loaded.
 
     Args:
-        state_dict: What the ``state_dict()`` of an optimizer that keeps anchors returned.
+        state_dict: A state of an optimizer that keeps anchors, as `state_dict()` returns it.
 
     Raises:
-        ValueError: if it holds no anchor for a parameter that has one.
+        ValueError: It holds no anchor for a parameter that decays towards one.
     """
     for group in state_dict["param_groups"]:
         for index, is_new in zip(group["params"], new_flags(group), strict=True):
@@ -82,7 +81,7 @@ def require_anchors(state_dict: dict[str, Any]) -> None:
 
 
 def place_anchors(optimizer: Optimizer) -> None:
-    """Puts anchors that ``load_state_dict`` has loaded where they belong: on the CPU if so chosen."""
+    """Move anchors that `load_state_dict` has loaded to the device that `anchor_device` names."""
     for group in optimizer.param_groups:
         for param in group["params"]:
             if "anchor" in optimizer.state.get(param, {}):
@@ -90,9 +89,9 @@ def place_anchors(optimizer: Optimizer) -> None:
 
 
 def anchors_of(params: list[Tensor], states: list[dict[str, Any]], group: dict[str, Any]) -> list[Tensor]:
-    """The anchors of some parameters that have one, where ``anchor_device`` wants them.
+    """Return the anchors of some parameters that have one, on the device that `anchor_device` names.
 
-    A Trainer moves the whole state of an optimizer to the device before it trains.
+    Lightning's Trainer moves the whole state of an optimizer to the training device; this moves anchors back.
 
     Args:
         params: Parameters of the group.
@@ -112,18 +111,18 @@ def apply_decay(
     step_size: float,
     start: list[Tensor] | None = None,
 ) -> None:
-    r"""Decays the parameters of a step, in place: towards their anchor where they have one, else towards zero.
+    r"""Decay the parameters of a step, in place: towards their anchors where they have one, else towards zero.
 
     .. math:: θ ← θ - η λ_a (θ - θ^0) \quad\text{or}\quad θ ← θ - η λ_w θ
 
-    with :math:`λ_a` the group's ``anchor_decay`` and :math:`λ_w` its ``weight_decay``.
+    with :math:`λ_a` the group's `anchor_decay` and :math:`λ_w` its `weight_decay`.
 
     Args:
-        params: The parameters that take part in the step.
-        states: Their optimizer states, which keep the anchors (:func:`keep_anchors`).
+        params: :math:`θ`, the parameters of one group that take part in the step.
+        states: Their optimizer states, which hold the anchors (:func:`keep_anchors`).
         group: Their group.
         step_size: :math:`η`.
-        start: Where they were when the step began, if they have moved since.
+        start: The parameters at the start of the step, if they have moved since.
     """
     for anchored, decay in ((True, "anchor_decay"), (False, "weight_decay")):
         chosen = [i for i, state in enumerate(states) if ("anchor" in state) == anchored]
@@ -136,7 +135,7 @@ def apply_decay(
 
 
 def new_flags(group: dict[str, Any]) -> Sequence[bool]:
-    """One flag per parameter of a group: whether it did not come from the checkpoint."""
+    """Return one flag per parameter of a group: whether it did not come from the checkpoint."""
     new = group.get("new", False)
     return [new] * len(group["params"]) if isinstance(new, bool) else new
 

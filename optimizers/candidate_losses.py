@@ -1,4 +1,4 @@
-"""The losses of several candidates at once, by vectorising a loss over values of a module's parameters."""
+"""Losses of several candidates at once, by vectorising a loss over values of a module's parameters."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _NO_LABEL = -100
 
 
 class _StackedLinear(torch.autograd.Function):
-    """``F.linear``, vectorised over weights by one product with all of them side by side.
+    """`F.linear`, vectorised over weights by one product with all of them side by side.
 
-    The rule that vmap has for it repeats the input once per weight, at many times the cost of the product.
+    vmap's own rule repeats the input once per weight, at many times the cost of the product.
     """
 
     @staticmethod
@@ -55,10 +55,10 @@ class _StackedLinear(torch.autograd.Function):
 
 
 class _StackedCrossEntropy(torch.autograd.Function):
-    """Mean cross-entropy of logits of shape ``(rows, classes)``, vectorised with the candidates in the last dimension.
+    """Mean cross-entropy of logits of shape `(rows, classes)`, vectorised with the candidates in the last dimension.
 
-    The rule that vmap has for it leaves the classes there, and where they are few, a softmax over the last dimension
-    takes many times as long.
+    vmap's own rule leaves the classes there, and where they are few, a softmax over the last dimension takes many times
+    as long.
     """
 
     @staticmethod
@@ -82,7 +82,7 @@ class _StackedCrossEntropy(torch.autograd.Function):
 
 
 class _Stacked(TorchFunctionMode):
-    """Has linear maps and cross-entropies computed by the functions above."""
+    """A mode in which linear maps and cross-entropies are computed by the functions above."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -108,7 +108,7 @@ def _is_plain_cross_entropy(
 
 
 class _Loss(nn.Module):
-    """A loss that uses a module, as a module whose parameters are that module's."""
+    """A module whose forward pass computes a loss that uses another module; the parameters are that module's."""
 
     def __init__(self, module: nn.Module, loss: Callable[[], Tensor]) -> None:
         super().__init__()
@@ -122,22 +122,23 @@ class _Loss(nn.Module):
 def candidate_losses(
     module: nn.Module, loss: Callable[[], Tensor], chunk_size: int | None = None
 ) -> Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]:
-    """Makes the ``evaluate_many`` of :meth:`optimizers.GLD.step` from a loss.
+    """Return the `evaluate_many` of :meth:`optimizers.GLD.step`, made from a loss.
 
-    The loss is computed once, with ``torch.func.vmap`` over the candidates: what does not depend on a parameter in
-    question is computed once for all of them. Random numbers (dropout masks) are the same for all candidates.
+    The loss is computed once, with `torch.func.vmap` over the candidates: what does not depend on the
+    parameters that change is computed once for all of them. Random numbers (dropout masks) are the same for all
+    candidates.
 
     Args:
         module: The module that the loss uses. Its training mode stays as it is.
-        loss: Computes a scalar loss with ``module``, without reading any tensor's value in Python.
-        chunk_size: How many candidates to compute at a time. Default: all.
+        loss: Computes a scalar loss with `module`, without reading any tensor's value in Python.
+        chunk_size: How many candidates to compute at a time. None: all.
 
     Returns:
-        A function of a sequence of the module's parameters and a sequence of tensors that stand in their place, each
-        with a dimension of candidates in front; it returns the candidates' losses, a vector.
+        A function of some of the module's parameters and of as many tensors that take their place, each with a
+        dimension of candidates in front; it returns the candidates' losses, a vector.
 
     Raises:
-        ValueError: from the returned function, for a tensor that is no parameter of the module.
+        ValueError: From the returned function: a tensor is no parameter of the module.
 
     Example::
 

@@ -1,28 +1,30 @@
-"""Which entries of a tensor move: a subset, by chance or by importance."""
+"""Which entries of a tensor move: all of them, or a subset chosen by chance or by importance."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from optimizers.perturbation import chosen_at_random, flat_view
+from optimizers.step_contract import Closure
 
 Selection = Literal["all", "random", "largest", "fisher"]
 
 
 def subset_count(numel: int, size: int | float | None) -> int:
-    """How many of ``numel`` entries a subset has.
+    """Return how many of `numel` entries a subset has.
 
     Args:
-        numel: Number of entries of the tensor.
+        numel: The number of entries of the tensor.
         size: An integer is a number of entries (all of them where the tensor has fewer), a float in (0, 1] a share,
-            rounded up; ``None`` is all.
+            rounded up; None is all.
 
     Raises:
-        ValueError: for a size that leaves no entry or a share above 1.
+        ValueError: The size leaves no entry, or is a share above 1.
     """
     if size is None:
         return numel
@@ -32,15 +34,15 @@ def subset_count(numel: int, size: int | float | None) -> int:
 
 
 def select_entries(tensor: Tensor, selection: Selection, count: int, seed: int) -> Tensor | None:
-    r"""Positions of the entries that move, in memory order, on the tensor's device; ``None`` where all do.
+    r"""Return the positions of the entries that move, in memory order, on the tensor's device; None where all do.
 
     Args:
-        tensor: A dense tensor. For ``fisher``, its ``grad`` says which entries are important: the diagonal of the
-            Fisher information is estimated by the squared gradient of the batch, :math:`F_{ii} ≈ (∂L/∂p_i)^2`.
-        selection: ``random`` draws positions uniformly; ``largest`` takes the largest magnitudes; ``fisher`` the
-            largest estimates of Fisher information.
-        count: Number of positions.
-        seed: Seed of a random draw, which is made on the CPU and so the same for every device.
+        tensor: A dense tensor. For `fisher`, its `grad` says which entries are important: the diagonal of the Fisher
+            information is estimated by the squared gradient of a batch, :math:`F_{ii} ≈ (∂L/∂p_i)^2`.
+        selection: `random` draws positions uniformly; `largest` takes the largest magnitudes; `fisher` the largest
+            estimates of Fisher information.
+        count: The number of positions.
+        seed: The seed of a random draw, which is made on the CPU and so the same for every device.
     """
     if selection == "all" or count >= tensor.numel():
         return None
@@ -54,3 +56,21 @@ def select_entries(tensor: Tensor, selection: Selection, count: int, seed: int) 
         # In the same order as the entries, whatever the gradient's own memory order is.
         scores = flat_view(torch.empty_like(tensor, memory_format=torch.preserve_format).copy_(tensor.grad)).square()
     return scores.topk(count, sorted=False).indices.sort().values
+
+
+def compute_gradients(tensors: Sequence[Tensor], closure: Closure) -> None:
+    """Run a closure so that it writes the gradients of some tensors, even where they have `requires_grad=False`.
+
+    Args:
+        tensors: Leaf tensors.
+        closure: Computes a loss and runs backward.
+    """
+    required = [tensor.requires_grad for tensor in tensors]
+    try:
+        for tensor in tensors:
+            tensor.requires_grad_(True)
+        with torch.enable_grad():
+            closure()
+    finally:
+        for tensor, before in zip(tensors, required, strict=True):
+            tensor.requires_grad_(before)

@@ -1,4 +1,4 @@
-"""The parts of a transformer, found in its module tree: embeddings, a stack of layers, a head."""
+"""Dividing a transformer into embeddings, layers and head by its module tree."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a model with the parameters in it that train.
+    """A part of a model and its trainable parameters.
 
     Args:
-        name: ``embeddings``, ``layer.0`` (the one next to the embeddings), ``layer.1``, …, or ``head``.
-        kind: ``embeddings``, ``layer`` or ``head``.
+        name: `embeddings`, `layer.0` (the layer next to the embeddings), `layer.1`, …, or `head`.
+        kind: `embeddings`, `layer` or `head`.
         parameters: Pairs of a parameter's name in the model and the parameter, in the model's order.
     """
 
@@ -25,22 +25,22 @@ class Part:
 
 
 def named_parts(model: nn.Module) -> list[Part]:
-    """Divides a transformer into embeddings, layers and head, from the bottom to the top.
+    """Return the parts of a transformer from the bottom to the top: embeddings, layers, head.
 
     The division follows the module tree, not the name of the architecture:
 
-    - The layers are the entries of an ``nn.ModuleList``, the outermost one where lists are nested. Lists of one length
+    - The layers are the entries of an `nn.ModuleList`, the outermost one where lists are nested. Lists of one length
       side by side are one stack (entry 0 of each is layer 0), lists of lists are flattened, and several stacks on the
       same backbone (encoder and decoder) follow one another.
-    - The backbone is the smallest module that holds the stack and every ``nn.Embedding`` (the model itself where there
-      is none). What lies outside is the head.
-    - In the backbone, what is registered before the stack belongs to the embeddings, what comes after it (a final norm,
-      a pooler) to the head, except an ``nn.Embedding`` there (relative positions) and what follows it in the same
-      module: they belong to the embeddings.
+    - The backbone is the smallest module that holds the stack and every `nn.Embedding` (the model itself where there
+      is none). Modules outside it are the head.
+    - In the backbone, modules registered before the stack belong to the embeddings, those after it (a final norm, a
+      pooler) to the head, except an `nn.Embedding` there (relative positions) and what follows it in the same module:
+      they belong to the embeddings.
 
-    Layers that share their weights are one part. A tied parameter counts where the model names it first. Parameters
-    with ``requires_grad=False`` are left out, and so are parts without any parameter left: the layers of a model with
-    adapters hold the adapters alone.
+    Layers that share their weights are one part. A tied parameter belongs where the model names it first. Parameters
+    with `requires_grad=False` are left out, and so are parts that have no other: in a model with adapters, the part
+    of a layer holds its adapters alone.
 
     Args:
         model: A Hugging Face encoder or decoder with its head, perhaps wrapped by peft, or any module of that shape.
@@ -49,7 +49,7 @@ def named_parts(model: nn.Module) -> list[Part]:
         The parts that hold trainable parameters; every trainable parameter is in exactly one of them.
 
     Raises:
-        ValueError: if the model has no stack of layers or no trainable parameter.
+        ValueError: The model has no stack of layers or no trainable parameter.
 
     Example::
 
@@ -82,7 +82,7 @@ def named_parts(model: nn.Module) -> list[Part]:
 
 
 def _find_stack(model: nn.Module) -> tuple[dict[str, int], str]:
-    """The number of the layer that a module is (a piece of), by path, and the path of the backbone."""
+    """Return the layer number of every entry of the stack, by the entry's path, and the path of the backbone."""
     stacks: list[tuple[str, list[list[str]]]] = []
     for path, module in model.named_modules():
         if not isinstance(module, nn.ModuleList) or any(path.startswith(f"{other}.") for other, _ in stacks):
@@ -105,7 +105,7 @@ def _find_stack(model: nn.Module) -> tuple[dict[str, int], str]:
             parameter.numel() for row in rows for entry in row for parameter in model.get_submodule(entry).parameters()
         )
 
-    # A list elsewhere (several heads, say) is no stack: only those on the backbone of the largest one are.
+    # Only lists on the backbone of the largest one are layers: a list elsewhere may hold several heads.
     largest = max((rows for _, rows in stacks), key=size)
     candidates = {entry for _, rows in stacks for row in rows for entry in row}
     embeddings = [
@@ -127,14 +127,14 @@ def _flat_entries(path: str, modules: nn.ModuleList) -> Iterator[tuple[str, nn.M
 
 
 def _kinds_by_owner(model: nn.Module, layers: Collection[str], backbone: str) -> dict[str, str]:
-    """``embeddings`` or ``head`` for every module outside the layers that may own parameters, by path."""
+    """Return `embeddings` or `head` for every module outside the layers, by path."""
     kinds: dict[str, str] = {}
 
     def holds_layers(path: str) -> bool:
         return any(_is_inside(layer, path) for layer in layers)
 
     def visit(module: nn.Module, path: str, kind: str) -> str:
-        """Assigns ``module`` and what is below it; returns the kind that holds for what follows it."""
+        """Assign a kind to a module and those below it; return the kind of the modules that follow it."""
         if path in layers:
             return "head"
         if isinstance(module, nn.Embedding) and _is_inside(path, backbone):
@@ -147,7 +147,7 @@ def _kinds_by_owner(model: nn.Module, layers: Collection[str], backbone: str) ->
                 visit(child, child_path, "head")
             else:
                 current = visit(child, child_path, current)
-        # What follows a relative embedding in its module belongs with it; what follows that module does not.
+        # Modules after a relative embedding belong to the embeddings in its own module, not beyond that.
         return "head" if holds_layers(path) else kind
 
     visit(model, "", "embeddings")
@@ -159,7 +159,7 @@ def _is_inside(path: str, ancestor: str) -> bool:
 
 
 def _enclosing(path: str, layers: Collection[str]) -> str | None:
-    """The one of ``layers`` that holds ``path``, or none."""
+    """Return the one of `layers` that holds `path`; None if there is none."""
     while path:
         if path in layers:
             return path
@@ -168,7 +168,7 @@ def _enclosing(path: str, layers: Collection[str]) -> str | None:
 
 
 def _common_path(paths: list[str]) -> str:
-    """Path of the smallest module that holds all of ``paths`` below it."""
+    """Return the path of the smallest module that holds all of `paths` below it."""
     parents = [path.split(".")[:-1] for path in paths]
     common = parents[0]
     for other in parents[1:]:

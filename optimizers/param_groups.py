@@ -1,4 +1,4 @@
-"""An optimizer's parameter groups, made from a model's named parts."""
+"""Parameter groups of a model: units of a line search, weight decay, learning rates by layer."""
 
 import re
 from collections.abc import Collection
@@ -20,34 +20,35 @@ _FUSED = re.compile(r"qkv|query_key_value|c_attn|in_proj_(weight|bias)|(^|_)(kv|
 
 @dataclass(frozen=True)
 class ParamGroups:
-    """Divides a model into parameter groups for any torch optimizer.
+    """A division of a model's trainable parameters into parameter groups, for any torch optimizer.
 
-    A group is a dict with ``params``, ``name``, ``unit`` and ``new`` (one flag per parameter: it did not come from the
-    checkpoint; :class:`~optimizers.AdamWL2SP` decays those towards zero and the others towards their pretrained value).
-    ``weight_decay`` and ``lr`` are there where they differ from the optimizer's own; ``lr_factor`` where rates differ
-    between parts, for :func:`scale_learning_rates`. A unit is what a line search per unit gives a step size of its own;
-    its biases and norms are a second group ``<unit>.no_decay`` of the same unit.
+    Called with a model, it returns the groups: dicts with `params`, `name`, `unit` (what a line search per unit gives a
+    step size of its own) and `new` (one flag per parameter: it did not come from the checkpoint;
+    :class:`~optimizers.AdamWL2SP` decays those towards zero and the others towards their pretrained values).
+    `weight_decay`, `anchor_decay` and `lr` are there where they differ from the optimizer's own, `lr_factor` where
+    learning rates differ between parts (:func:`scale_learning_rates`). Biases and norms that do not decay are a second
+    group of the same unit, `<name>.no_decay`.
 
     Args:
-        units: What gets a step size of its own. ``model``: everything together. ``layer``: the embeddings, each layer,
-            the head. A number n: the same parts from the bottom to the top, in n bundles of neighbours whose numbers of
-            parts differ by one at most. ``qkv``: each layer's ``query``, ``key``, ``value`` and ``rest``, the
-            embeddings, the head; a projection that holds several at once (ModernBERT, GPT-2) cannot be divided between
-            groups and is one unit, ``qkv``. ``tensor``: each parameter tensor.
-        weight_decay: Weight decay of all that decays. Default: the optimizer's own.
-        anchor_decay: Decay of pretrained parameters towards their pretrained values in place of zero, for optimizers
-            that have it: :class:`~optimizers.AdamWL2SP` and the line searches. Default: the optimizer's own.
+        units: What gets a step size of its own. `model`: everything together. `layer`: the embeddings, each layer, the
+            head. A number n: the same parts from the bottom to the top, in n bundles of neighbours whose numbers of
+            parts differ by one at most. `qkv`: each layer's `query`, `key`, `value` and `rest`, the embeddings, the
+            head; a projection that holds several at once (ModernBERT, GPT-2) cannot be divided between groups and is
+            one unit, `qkv`. `tensor`: each parameter tensor.
+        weight_decay: Weight decay of all parameters that decay, 0 or more. None: the optimizer's own.
+        anchor_decay: Decay of pretrained parameters towards their pretrained values in place of zero, 0 or more, for
+            optimizers that have it: :class:`~optimizers.AdamWL2SP` and the line searches. None: the optimizer's own.
         decay_norm_and_bias: Whether biases, norms and other vectors decay as well.
-        lr_decay: Layer-wise learning-rate decay, above 0: the rate of a part is ``lr_decay`` times that of the part
-            above it, the head's is the optimizer's (ELECTRA, arXiv 2003.10555, uses 0.8 to 0.9; ULMFiT, arXiv
+        lr_decay: Layer-wise learning-rate decay, above 0: the learning rate of a part is `lr_decay` times that of the
+            part above it, the head's is the optimizer's (ELECTRA, arXiv 2003.10555, uses 0.8 to 0.9; ULMFiT, arXiv
             1801.06146, 1 / 2.6).
-        lr_factors: Factors on the optimizer's learning rate by part (``embeddings``, ``layer.0``, …, ``head``) in place
-            of what ``lr_decay`` says, each 0 or more.
-        lrs: Learning rates by part, in place of the optimizer's rate and of factors on it.
+        lr_factors: Factors on the optimizer's learning rate by part (`embeddings`, `layer.0`, …, `head`), 0 or more,
+            in place of the powers of `lr_decay`.
+        lrs: Learning rates by part, in place of the optimizer's.
 
     Raises:
-        ValueError: for a setting out of range, a part that the model does not have, more bundles than parts, or a model
-            without named parts or without query, key and value where these are needed.
+        ValueError: A setting is out of range; the model lacks a part that is named, or has fewer parts than bundles, or
+            cannot be divided into named parts or into query, key and value where that is needed.
 
     Example::
 
@@ -79,14 +80,14 @@ class ParamGroups:
                     raise ValueError(f"{argument}: {value} for {part!r} is not allowed; 0 or more")
         both = sorted(set(self.lr_factors or {}) & set(self.lrs or {}))
         if both:
-            raise ValueError(f"lr_factors and lrs both speak of {', '.join(both)}; a part takes one of them")
+            raise ValueError(f"lr_factors and lrs both have an entry for {', '.join(both)}; a part takes one of them")
 
     def __call__(self, model: nn.Module, new_parameter_names: Collection[str] = ()) -> list[dict[str, Any]]:
-        """The groups of ``model``'s trainable parameters, from the bottom to the top.
+        """Return the groups of a model's trainable parameters, from the bottom to the top.
 
         Args:
             model: The model to train.
-            new_parameter_names: Those of its parameters that did not come from a checkpoint.
+            new_parameter_names: Names of its parameters that did not come from a checkpoint.
         """
         units = self._units(model)
         rates = self._rates(model)
@@ -119,7 +120,7 @@ class ParamGroups:
         return [groups[key] for key in sorted(groups, key=lambda key: (order[key[0]], parts.get(key[1], 0), key[2]))]
 
     def _units(self, model: nn.Module) -> dict[str, str]:
-        """The unit of every trainable parameter, by the parameter's name, from the bottom to the top."""
+        """Return the unit of every trainable parameter by the parameter's name, from the bottom to the top."""
         trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
         if self.units == "model":
             return dict.fromkeys(trainable, "model")
@@ -132,7 +133,7 @@ class ParamGroups:
         return {name: _bundle_name(bundle) for bundle in bundles for part in bundle for name, _ in part.parameters}
 
     def _rates(self, model: nn.Module) -> dict[str, tuple[str, dict[str, float]]]:
-        """Part and rate (a group's ``lr`` or ``lr_factor``) of every trainable parameter where parts' rates differ."""
+        """Return part and rate (a group's `lr` or `lr_factor`) of every trainable parameter, where rates differ."""
         if self.lr_decay == 1 and not self.lr_factors and not self.lrs:
             return {}
         parts = named_parts(model)
@@ -158,9 +159,11 @@ class ParamGroups:
 
 
 def scale_learning_rates(optimizer: Optimizer) -> None:
-    """Multiplies the ``lr`` of every group by the group's ``lr_factor``; once, on a fresh optimizer without a schedule.
+    """Multiply the `lr` of every group by the group's `lr_factor`.
 
-    An optimizer that has ``lr_factor`` among its defaults applies the factor itself and is left as it is.
+    Call it once, on a fresh optimizer, before a learning-rate schedule is made.
+
+    An optimizer that has `lr_factor` among its defaults applies the factor itself and is left as it is.
 
     Args:
         optimizer: An optimizer over the groups of :class:`ParamGroups`.
@@ -176,7 +179,7 @@ def scale_learning_rates(optimizer: Optimizer) -> None:
 
 
 def _norm_and_bias_names(model: nn.Module) -> set[str]:
-    """Names of the biases, the parameters of norms, and all else with fewer than two dimensions."""
+    """Return the names of biases, of the parameters of norms, and of all else with fewer than two dimensions."""
     return {
         f"{path}.{name}" if path else name
         for path, module in model.named_modules()
@@ -209,10 +212,13 @@ def _attention_units(parts: list[Part]) -> dict[str, str]:
 
 
 def attention_projection(name: str) -> str:
-    """``query``, ``key``, ``value``, ``qkv`` (several in one) or ``rest``, from the modules that a parameter lies in.
+    """Return the attention projection that a parameter belongs to, by its name.
 
     Args:
-        name: The parameter's name.
+        name: The parameter's name in the model.
+
+    Returns:
+        `query`, `key`, `value`, `qkv` (several in one) or `rest`.
     """
     found = set()
     for component in name.split("."):

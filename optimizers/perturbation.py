@@ -1,4 +1,4 @@
-"""Random perturbations that are regenerated from a seed, and tensors that move along them and back, bit for bit."""
+"""Random perturbations that are drawn again from a seed, and tensors that move along them and back, bit for bit."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _MASK = 2**64 - 1
 
 
 def derive_seed(*integers: int) -> int:
-    """Mixes integers into one seed: every draw has a seed of its own, known from where in the run it happens.
+    """Return a seed made of integers that identify a draw.
 
     SplitMix64's finaliser, applied after each integer is added, in Python integers and so the same on every machine.
 
     Args:
-        integers: What identifies the draw, say the run's seed, the step, the unit and the candidate.
+        integers: For example the run's seed, the step, the unit and the candidate.
 
     Returns:
         A non-negative integer below 2^63.
@@ -40,7 +40,11 @@ def derive_seed(*integers: int) -> int:
 
 
 def flat_view(tensor: Tensor) -> Tensor:
-    """One-dimensional view of all entries of a dense tensor, in the order in which they lie in memory."""
+    """Return a one-dimensional view of all entries of a dense tensor, in memory order.
+
+    Raises:
+        ValueError: The tensor has gaps or overlaps in memory.
+    """
     if tensor.is_contiguous():
         return tensor.detach().view(-1)
     strides = sorted((stride, size) for stride, size in zip(tensor.stride(), tensor.shape, strict=True) if size > 1)
@@ -53,12 +57,12 @@ def flat_view(tensor: Tensor) -> Tensor:
 
 
 def chosen_at_random(numel: int, count: int, seed: int) -> Tensor:
-    """``count`` distinct positions below ``numel``, sorted, drawn uniformly from a seed, on the CPU.
+    """Return `count` distinct positions below `numel`, sorted, drawn uniformly on the CPU.
 
     Args:
-        numel: Number of positions to choose from.
-        count: How many to choose, at most ``numel``.
-        seed: Seed of the draw.
+        numel: The number of positions to choose from.
+        count: How many to choose, at most `numel`.
+        seed: The seed of the draw.
     """
     generator = torch.Generator().manual_seed(seed)
     if 2 * count > numel:
@@ -73,29 +77,30 @@ def chosen_at_random(numel: int, count: int, seed: int) -> Tensor:
 
 
 class Perturbation:
-    r"""Puts tensors at :math:`p + r z` for normal :math:`z` drawn from a seed, and back at :math:`p`.
+    r"""Tensors that move to :math:`p + r z`, for normal :math:`z` drawn from a seed, and back to :math:`p` exactly.
 
     The noise is drawn again whenever it is needed and never stored: a seed and the scale :math:`r` stand for it, and
-    equal seeds give equal noise on any number of ranks. The way back is exact, in one of two ways:
+    equal seeds give equal noise on every rank. The way back restores every bit, in one of two ways:
 
-    - Up to ``copy_limit`` bytes, a copy of what is in motion is kept, and put back.
-    - Beyond that, float32 and float64 tensors are moved in arithmetic that has no rounding, and nothing is kept. An
-      entry is first rounded to a multiple of :math:`q`, with :math:`2^{24} q` (float64: :math:`2^{53} q`) the power of
-      two above everything that the tensor will reach; :math:`r z` is rounded to multiples of :math:`q` too. Sums of
-      such numbers are exact, so subtracting what was added restores every bit. The initial rounding is at most
-      :math:`q / 2`, at most :math:`2^{-24}` times the power of two above the tensor's largest entry, and happens once:
-      a tensor that was rounded before and did not outgrow its power of two is left as it is.
+    - Up to `copy_limit` bytes, a copy of the entries that move is kept, and put back.
+    - Beyond that, float32 and float64 tensors move in arithmetic without rounding, and no copy is kept: both the
+      parameters and :math:`r z` are rounded to multiples of one power of two (docs/gradient_free.md says which). This
+      changes a float32 parameter by at most :math:`2^{-24}` times the power of two above the tensor's largest entry,
+      and only the first time.
 
-    Tensors of half precision have too few bits for that; a copy of them is kept whatever their size.
+    A copy of tensors of half precision, which have too few bits for that, is kept whatever their size.
 
     Args:
-        tensors: What to move, in place; dense tensors.
-        indices: For each tensor the positions that move, in memory order, or ``None`` for all. The rest is not touched.
-        copy_limit: Largest number of bytes of which a copy is kept.
-        largest_scale: Bound on :math:`|r|` in all moves to come. Needed without copies only.
-        noise_device: Where noise is drawn: ``cpu``, the same numbers for any device, or the device of the
-            ``parameter``, which is faster on accelerators.
-        factors: For each tensor what its noise is multiplied by, besides the scale of a move. Default: 1.
+        tensors: Dense tensors, moved in place.
+        indices: For each tensor the positions that move, in memory order, or None for all. The rest is not touched.
+        copy_limit: The largest number of bytes of which a copy is kept.
+        largest_scale: A bound on :math:`|r|` in all moves to come. Needed without copies only.
+        noise_device: Where noise is drawn: `cpu`, the same numbers for any device, or the device of the `parameter`,
+            which is faster on accelerators.
+        factors: For each tensor what its noise is multiplied by, besides the scale of a move. None: 1.
+
+    Raises:
+        ValueError: A tensor is not dense, or is to move without a copy and holds values that are not finite.
 
     Example::
 
@@ -138,7 +143,7 @@ class Perturbation:
         _round_to_multiples(exact, _LARGEST_NORMAL * self._largest_scale)
 
     def move(self, seed: int, scale: float) -> None:
-        """Puts the tensors at base plus ``scale`` times the noise of ``seed``, from wherever they are."""
+        """Move the tensors to :math:`p + r z`, `scale` times the noise of `seed`, from wherever they are."""
         self._check_scale(scale)
         if self._is_exact and self._position is not None and self._position[0] != seed:
             self.back()
@@ -155,7 +160,7 @@ class Perturbation:
                 view.index_copy_(0, mover.index[at], torch.add(mover.base[at], noise, alpha=scale))
 
     def back(self) -> None:
-        """Puts the tensors back at their base, bit for bit."""
+        """Move the tensors back to :math:`p`, bit for bit."""
         if self._position is None:
             return
         (seed, scale), self._position = self._position, None
@@ -170,13 +175,13 @@ class Perturbation:
                     mover.view[at].sub_(_rounded(noise * scale, mover.quantum))
 
     def candidates(self, moves: Sequence[tuple[int, float]]) -> list[Tensor]:
-        """What the tensors would be after each of several moves; the tensors themselves go back to their base.
+        """Return what the tensors would be after each of several moves; the tensors themselves go back to :math:`p`.
 
         Args:
             moves: Pairs of seed and scale.
 
         Returns:
-            For each tensor a new tensor of shape ``(moves, entries)``, its entries in memory order.
+            For each tensor a new one of shape `(moves, entries)`, its entries in memory order.
         """
         self.back()
         stacks = {}
@@ -198,10 +203,10 @@ class Perturbation:
         return list(stacks.values())
 
     def descend(self, seed: int, scales: Sequence[float], decays: Sequence[float]) -> None:
-        r"""Moves the base itself, :math:`p ← (1 - λ) p + r z`, in ordinary arithmetic: there is no way back from it.
+        r"""Move for good, :math:`p ← (1 - λ) p + r z`, in ordinary arithmetic.
 
         Args:
-            seed: Seed of the noise.
+            seed: The seed of the noise.
             scales: For each tensor :math:`r`.
             decays: For each tensor :math:`λ`.
         """
@@ -227,7 +232,7 @@ class Perturbation:
             entries.add_(noise, alpha=scale)
 
     def _noise(self, seed: int) -> Iterator[tuple[_Mover, slice, Tensor]]:
-        """A tensor, a range of its (chosen) entries and their noise, for all entries of all tensors."""
+        """Yield, over all entries of all tensors, a tensor, a range of the entries that move, and their noise."""
         generators: dict[torch.device, torch.Generator] = {}
         for mover in self._movers:
             view = mover.view
@@ -254,9 +259,9 @@ class _Mover:
     Args:
         view: All its entries, flat.
         factor: What its noise is multiplied by.
-        base: Copy of the entries that move, where one is kept.
-        index: Positions of the entries that move, where not all do.
-        quantum: What all entries are multiples of, where no copy is kept.
+        base: A copy of the entries that move; None where no copy is kept.
+        index: The positions of the entries that move; None where all do.
+        quantum: The power of two that all entries are multiples of, where no copy is kept.
     """
 
     view: Tensor
@@ -272,7 +277,7 @@ def _rounded(values: Tensor, quantum: float) -> Tensor:
 
 
 def _round_to_multiples(movers: Sequence[_Mover], reach: float) -> None:
-    """Rounds each tensor to multiples of the smallest power of two that makes sums with up to ``reach`` exact."""
+    """Round each tensor to multiples of the smallest power of two that makes sums with numbers up to `reach` exact."""
     if not movers:
         return
     norms = [torch.linalg.vector_norm(mover.view, math.inf).double().cpu() for mover in movers]

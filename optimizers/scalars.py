@@ -1,4 +1,4 @@
-"""Bringing single numbers together, so that they can be read at once."""
+"""Reading several numbers from a device with one synchronisation."""
 
 from __future__ import annotations
 
@@ -9,19 +9,22 @@ from torch import Tensor
 
 
 def gather(tensors: Sequence[Tensor]) -> Tensor:
-    """All entries of the tensors in one vector, on the device of the first; float64 if one of them is, else float32."""
+    """Return all entries of some tensors in one vector, on the device of the first.
+
+    The vector is float64 if one of the tensors is, else float32.
+    """
     wide = torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
     return torch.cat([t.detach().reshape(-1).to(tensors[0].device, wide, non_blocking=True) for t in tensors])
 
 
 def require_single(loss: Tensor) -> None:
-    """Raises a ValueError for a loss of several entries, or of none."""
+    """Raise a ValueError for a loss of several entries, or of none."""
     if loss.numel() != 1:
         raise ValueError(f"the loss has to be a single number, got a tensor of shape {tuple(loss.shape)}")
 
 
 def read_together(*values: Tensor | float) -> list[float]:
-    """All entries of the values as Python numbers, with one transfer from the device that holds the tensors."""
+    """Return all entries of some values as Python numbers, with one transfer from the device that holds the tensors."""
     tensors = [value for value in values if isinstance(value, Tensor)]
     numbers = iter(gather(tensors).tolist() if tensors else ())
     flat: list[float] = []

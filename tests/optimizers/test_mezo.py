@@ -12,7 +12,8 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LinearLR
 
-from optimizers import LineSearchMeZO, MeZO
+from optimizers import GLD, LineSearchMeZO, MeZO, Traits, scale_learning_rates, traits
+from optimizers.gradient_free_step import read_losses
 from optimizers.perturbation import derive_seed
 from tests.optimizers.gradient_free_reference import line_search_mezo, loss_of, mezo
 from tests.optimizers.problem import TorchProblem
@@ -309,3 +310,27 @@ def test_pickling_keeps_the_settings(method):
     assert optimizer.epsilon == 0.5
     optimizer.step(evaluate=lambda: optimizer.param_groups[0]["params"][0].square().sum())
     assert optimizer.last_step.accepted
+
+
+def test_what_the_optimizers_say_about_themselves():
+    assert traits(MeZO) == traits(GLD) == Traits(needs_gradient=False)
+    assert traits(LineSearchMeZO) == Traits(needs_gradient=False, sets_step_size=True)
+
+
+def test_factors_scale_what_a_schedule_may_set_and_nothing_that_a_search_sets():
+    def groups():
+        return [{"params": [nn.Parameter(torch.ones(2))], "lr_factor": factor} for factor in (1.0, 0.5)]
+
+    for optimizer in (GLD(groups(), radius=0.4), MeZO(groups(), lr=0.4)):
+        scale_learning_rates(optimizer)
+        assert [group["lr"] for group in optimizer.param_groups] == [0.4, 0.2]
+    # A group with a factor is refused where the step size is found by a search that knows no factors.
+    assert "lr_factor" not in LineSearchMeZO(groups()).defaults
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_losses_that_measure_the_slope_are_read_at_once(method, monkeypatch):
+    task, reads = Task(), []
+    monkeypatch.setattr("optimizers.mezo.read_losses", lambda values: reads.append(len(values)) or read_losses(values))
+    method(task.model.parameters()).step(evaluate=task.loss)
+    assert reads == [2 if method is MeZO else 3]

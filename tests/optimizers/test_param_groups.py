@@ -158,7 +158,7 @@ def test_an_optimizer_that_knows_factors_keeps_its_rates() -> None:
         ({"lr_decay": 0.0}, "lr_decay: 0.0 is not allowed; above 0"),
         ({"lr_factors": {"head": -1.0}}, "lr_factors: -1.0 for 'head' is not allowed"),
         ({"lrs": {"head": float("nan")}}, "lrs: nan for 'head' is not allowed"),
-        ({"lrs": {"head": 1.0}, "lr_factors": {"head": 1.0}}, "both speak of head"),
+        ({"lrs": {"head": 1.0}, "lr_factors": {"head": 1.0}}, "both have an entry for head"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings_: dict[str, Any], message: str) -> None:

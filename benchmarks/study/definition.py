@@ -1,4 +1,4 @@
-"""A study as a person writes it: a YAML file, read and checked before anything runs."""
+"""Definition of a study: its YAML file, read and checked before any run starts."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ VALUES_KEYS = ("keys", "values")
 BUDGET_KEYS = ("epochs", "seconds", "steps")
 REPORT_KEYS = ("primary", "stability", "tables_by", "tune_over")
 PUBLISHED_KEYS = ("measure", "note", "ours", "rows", "source")
-# What of ours can stand beside a published number: the score, or one of these.
+# Columns of our results that a published number can be compared with.
 COMPARABLE = (
     "score",
     "final",
@@ -43,7 +43,7 @@ COMPARABLE = (
     "train_seconds",
 )
 
-# What the study itself decides for every run; a study file that set these would be silently overruled.
+# Arguments that the study sets for every run, so that a file must not set them, each with the key to use instead.
 RESERVED_SETTINGS = {
     "seed_everything": "use seeds",
     "trainer.max_epochs": "use budget: {epochs: …}",
@@ -55,7 +55,10 @@ RESERVED_SETTINGS = {
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML that refuses a key written twice (a level lost without a word) and reads 1e-4 as a number."""
+    """YAML loader that rejects duplicate keys and reads 1e-4 as a number.
+
+    PyYAML keeps the last of two equal keys without a warning: a level of an axis would be lost.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -71,7 +74,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-# YAML 1.1 takes "1e-4" for a string; YAML 1.2 and everyone who writes learning rates take it for a number.
+# YAML 1.1 reads "1e-4" as a string, YAML 1.2 as a number.
 _UniqueKeyLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(?:[0-9][0-9_]*)(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"),
@@ -81,7 +84,7 @@ _UniqueKeyLoader.add_implicit_resolver(
 
 @dataclass(frozen=True)
 class Budget:
-    """How long a run trains: exactly one of optimizer steps, epochs, or seconds of training."""
+    """Length of a run: exactly one of optimizer steps, epochs, or seconds of training."""
 
     steps: int | None = None
     epochs: int | None = None
@@ -96,7 +99,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Level:
-    """One choice on an axis: a label, and the configs and settings that it adds to a run."""
+    """One value of an axis: a label, and the configs and settings that it adds to a run."""
 
     label: str
     configs: tuple[str, ...] = ()
@@ -108,7 +111,7 @@ class Level:
 
 @dataclass(frozen=True)
 class Axis:
-    """A direction of the grid: a name and its levels, in the order of the file."""
+    """Axis of the grid: a name and its levels, in the order of the file."""
 
     name: str
     levels: tuple[Level, ...]
@@ -116,7 +119,14 @@ class Axis:
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """What the report shows: the axis that splits tables, which value of a run counts, and the extra figures."""
+    """Options of the report.
+
+    Args:
+        tables_by: The axis with one table per level.
+        primary: Which validation of a run is compared: ``final`` or ``best``.
+        stability: Whether to show the distribution over seeds and the number of runs not above the baseline.
+        tune_over: The axis of a hyperparameter whose tries are counted in the cost of a score.
+    """
 
     tables_by: str | None = None
     primary: str = "final"
@@ -126,7 +136,7 @@ class ReportOptions:
 
 @dataclass(frozen=True)
 class Published:
-    """Numbers that others reported, shown beside ours: where they stand, what was measured, and one row per value."""
+    """Published numbers that the report shows beside ours: the source, what was measured, and one row per value."""
 
     source: str
     measure: str
@@ -137,7 +147,7 @@ class Published:
 
 @dataclass(frozen=True)
 class Study:
-    """A study, checked: what to run, for how long, over which seeds, and what the report shows."""
+    """Checked study: the grid of runs, their length and seeds, and the options of the report."""
 
     name: str
     path: Path
@@ -155,7 +165,7 @@ class Study:
     expected_seconds: float | None
 
     def axis_names(self) -> list[str]:
-        """Names of all axes, nested ones after the axis they hang on."""
+        """Return the names of all axes, nested ones after the axis that holds them."""
         return list(dict.fromkeys(_walk_axis_names(self.axes)))
 
 
@@ -164,8 +174,8 @@ def load_study(path: str | Path, variant: str | None = None) -> Study:
 
     Args:
         path: The YAML file.
-        variant: Name of an entry under ``variants:`` whose keys are laid over the rest of the file; mappings are
-            merged, other values replaced, ``null`` removes a key.
+        variant: Name of an entry under ``variants:`` whose keys change the rest of the file: mappings are merged,
+            other values replaced, and ``null`` removes a key.
 
     Raises:
         ValueError: One line that names the file, the key, what is wrong and what is allowed.
@@ -187,7 +197,11 @@ def load_study(path: str | Path, variant: str | None = None) -> Study:
 
 
 def read_yaml(path: Path) -> Any:
-    """Content of a YAML file; a missing or broken one is one line of error."""
+    """Return the content of a YAML file.
+
+    Raises:
+        ValueError: The file is missing, cannot be read, or is not YAML.
+    """
     try:
         return yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
     except FileNotFoundError:
@@ -199,7 +213,7 @@ def read_yaml(path: Path) -> Any:
 
 
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` with ``changes`` laid over it: mappings merged, other values replaced, ``None`` removes a key."""
+    """Return ``base`` changed by ``changes``: mappings merged, other values replaced, ``None`` removes a key."""
     merged = dict(base)
     for key, value in changes.items():
         if value is None:
@@ -212,7 +226,7 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
 
 
 def label_of(value: Any) -> str:
-    """How a value is written in tables: numbers short, everything else as it stands."""
+    """Return a value as tables show it: numbers in their shortest form, everything else unchanged."""
     if isinstance(value, bool) or value is None:
         return "null" if value is None else str(value).lower()
     if isinstance(value, float):
@@ -230,7 +244,7 @@ def _walk_axis_names(axes: Sequence[Axis]) -> Iterator[str]:
 
 
 class _Reader:
-    """Turns the mapping of a file into a `Study`; every complaint says the file and the key."""
+    """Converts the mapping of a file into a `Study`; errors name the file and the key."""
 
     def __init__(self, file: str) -> None:
         self.file = file

@@ -53,8 +53,8 @@ def write_report(study: Study, runs: Sequence[Run], results: Mapping[str, Result
         study: The study.
         runs: All runs of its grid.
         results: Results by run id; runs without one are reported as missing.
-        output: The study's folder, where the runs keep their histories.
-        folder: Where the report goes: ``report.md`` with its figures, ``runs.csv`` with every run of the grid, from
+        output: The study's folder, which holds the runs' histories.
+        folder: Folder of the report: ``report.md`` with its figures, ``runs.csv`` with every run of the grid, from
             which the tables can be computed again, ``cells.csv`` and ``curves.csv``. Existing files are replaced.
 
     Returns:
@@ -79,6 +79,8 @@ def write_report(study: Study, runs: Sequence[Run], results: Mapping[str, Result
 
 
 class _Writer:
+    """Writes the sections of one report and the figures that they link."""
+
     def __init__(
         self,
         study: Study,
@@ -129,8 +131,8 @@ class _Writer:
             return ""
         parts = [
             "## What a score costs, tuning counted",
-            f"A method with a {_short(tune_over)} to choose is tried with several values. Its score is that of the best "
-            "of the values tried, on average over all ways to choose that many; *seconds* is the training time of all "
+            f"A method with a {_short(tune_over)} to choose is tried with several values. Its score is that of the "
+            "best of these values, on average over all ways to choose that many; *seconds* is the training time of all "
             "tries together.",
         ]
         by = self.study.report.tables_by
@@ -294,7 +296,7 @@ class _Writer:
                 return f"code: **uncommitted changes**, all runs at commit {commit}"
             return f"code: all runs at commit {commit}, one version of the code"
         counts = (f"{number_of(range(n), 'run')} at {commit or 'an unknown commit'}" for commit, n in commits.items())
-        return f"code: **not one version**, {', '.join(counts)}; `--again '*'` makes all runs anew"
+        return f"code: **not one version**, {', '.join(counts)}; `--again '*'` repeats all runs"
 
     def _finished(self) -> pd.DataFrame:
         return self.runs[self.runs["status"] == FINISHED]

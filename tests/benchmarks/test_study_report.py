@@ -216,7 +216,7 @@ def test_figures_of_the_same_numbers_are_the_same_files(study: Study, written: P
         ([None], "- code: **unknown version**, no run recorded its commit"),
         (
             ["abc", "def"],
-            "- code: **not one version**, 8 runs at abc, 7 runs at def; `--again '*'` makes all runs anew",
+            "- code: **not one version**, 8 runs at abc, 7 runs at def; `--again '*'` repeats all runs",
         ),
         (["abc", None], "8 runs at abc, 7 runs at an unknown commit"),
     ],

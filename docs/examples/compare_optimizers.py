@@ -1,9 +1,9 @@
-"""Fine-tune the same model with two optimizers from Python and compare what they reach.
+"""Fine-tune the same model with two optimizers from Python and compare their results.
 
     python docs/examples/compare_optimizers.py
 
-Reads from top to bottom: data, then per optimizer a model, a Trainer, a fit and a validation. Everything is an argument
-of `compare`, so that other models, tasks and optimizers can be tried from a notebook.
+For each optimizer the script makes a model and a Trainer, fits and validates. Model, task and sizes are arguments of
+`compare`, so that others can be tried from a notebook.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def compare(
     pretrained: bool = True,
     tokenizer: str | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Fine-tunes with SaLSA and with AdamW; returns validation metrics and seconds of training by name."""
+    """Fine-tune with SaLSA and with AdamW; return validation metrics and seconds of training by name."""
     data = GLUEDataModule(
         task_name,
         source="synthetic",
@@ -42,8 +42,8 @@ def compare(
         max_eval_samples=400,
     )
 
-    # An optimizer is anything that makes one from parameters; a schedule anything that makes one from an optimizer.
-    # The schedule's number of steps is filled in by the run.
+    # Functions that make the optimizer from parameters, and the schedule from the optimizer. The schedule's number of
+    # steps is filled in.
     candidates: dict[str, tuple[Callable, Callable | None]] = {
         "SaLSA": (SaLSA, None),
         "AdamW": (partial(torch.optim.AdamW, lr=5e-5), partial(LinearWithWarmup, warmup_ratio=0.1)),

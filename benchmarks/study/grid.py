@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.study.definition import Axis, Budget, Level, Study, read_yaml
+from benchmarks.study.definition import Axis, Budget, Level, Study
+from benchmarks.study.yaml_file import read_yaml
 
 ID_LENGTH = 12
 

@@ -32,7 +32,7 @@ class Result:
         peak_memory_mib: Highest memory, as `callbacks.PeakMemoryMonitor` measures it.
         wall_seconds: Start to end of the process.
         attempts: How often the run has been started.
-        machine: Where it ran, from `execution.describe_machine`.
+        machine: Where it ran, from `machine.describe_machine`.
     """
 
     id: str

@@ -18,8 +18,6 @@ from benchmarks.study.execution import (
     BUSY_EXIT_STATUS,
     LOG_FILE,
     RESULT_FILE,
-    RUNS_AT_A_TIME,
-    available_cores,
     is_locked,
     last_error_line,
     read_result,
@@ -27,6 +25,7 @@ from benchmarks.study.execution import (
     summarize_run,
 )
 from benchmarks.study.grid import Run
+from benchmarks.study.machine import RUNS_AT_A_TIME, available_cores
 from benchmarks.study.results import FAILED, FINISHED, Result, ResultsFile
 
 POLL_SECONDS = 0.2

@@ -124,5 +124,5 @@ def test_links_and_figures_of_a_page_exist(page: Path) -> None:
             assert (page.parent / target).exists(), target
     for config in re.findall(r"`((?:schemes|optimizers)/\w+\.yaml)`", text):
         assert (ROOT / "configs" / config).exists(), config
-    for path in re.findall(r"\b(?:benchmarks/results|configs)/[\w/]+\.\w+", text):
+    for path in re.findall(r"\b(?:benchmarks/results/[\w/]+(?:\.\w+)?|configs/[\w/]+\.\w+)", text):
         assert (ROOT / path).exists(), path

@@ -98,7 +98,7 @@ class GradualUnfreezing(Callback):
             )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Here the optimizer already holds all parameters, and the progress of a resumed run is known.
+        # By now the optimizer holds all parameters that will ever train, and the progress of a resumed run is known.
         model = getattr(pl_module, "model", pl_module)
         try:
             self._parts = named_parts(model)[::-1]

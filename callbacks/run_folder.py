@@ -1,4 +1,4 @@
-"""Folder of a run's files."""
+"""The folder of a run's own files."""
 
 import os
 
@@ -7,7 +7,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 
 def run_folder(trainer: Trainer) -> str:
-    """Return the folder of a run: the one where ``ModelCheckpoint`` makes ``checkpoints``, with any logger.
+    """Return the folder of a run: the one that ``ModelCheckpoint`` puts ``checkpoints`` into, whatever the logger.
 
     ``Trainer.log_dir`` is that folder only for the TensorBoard and CSV loggers; with others it is a folder that all
     runs share. In a distributed run every rank must call this; all get the folder of rank 0.

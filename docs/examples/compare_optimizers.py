@@ -42,8 +42,8 @@ def compare(
         max_eval_samples=400,
     )
 
-    # Functions that make the optimizer from parameters, and the schedule from the optimizer. The schedule's number of
-    # steps is filled in.
+    # An optimizer is anything that makes one from parameters; a schedule anything that makes one from an optimizer.
+    # The schedule's number of steps is filled in by the run.
     candidates: dict[str, tuple[Callable, Callable | None]] = {
         "SaLSA": (SaLSA, None),
         "AdamW": (partial(torch.optim.AdamW, lr=5e-5), partial(LinearWithWarmup, warmup_ratio=0.1)),

@@ -394,7 +394,7 @@ def parser() -> argparse.ArgumentParser:
     arguments = argparse.ArgumentParser(prog="python -m benchmarks.gradient_free", description=__doc__.split("\n\n")[0])
     arguments.add_argument("--data-dir", type=Path, required=True, help="folder with GLUE's official files (SST-2/)")
     arguments.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="parts to measure (default: all)")
-    arguments.add_argument("--settings", nargs="+", choices=SETTINGS, default=SETTINGS, help="what trains")
+    arguments.add_argument("--settings", nargs="+", choices=SETTINGS, default=SETTINGS, help="trained parameters")
     arguments.add_argument("--methods", nargs="+", metavar="NAME", default=list(METHODS), help="methods to measure")
     arguments.add_argument("--seconds", type=float, default=60.0, help="seconds of training per accuracy (default: 60)")
     arguments.add_argument("--steps", type=int, default=4, help="steps in the other parts (default: 4)")

@@ -1,1 +1,1 @@
-"""Programs that measure: side by side, on the same data, with the machine described."""
+"""Programs that compare optimizers: studies over many runs, and the cost of single steps."""

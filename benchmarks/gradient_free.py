@@ -1,17 +1,17 @@
-"""What methods without gradients cost and reach, beside SaLSA and AdamW: memory, speed, accuracy at equal time.
+"""Memory, speed and accuracy of gradient-free methods, beside SaLSA and AdamW.
 
     python -m benchmarks.gradient_free --data-dir /path/to/glue
 
 Everything is measured on the packaged MiniLM and the real SST-2, for the head alone and for all parameters. Each
-measurement is a process of its own that trains through `SequenceClassifier`, and prints a row; what is compared with a
-target is collected in the last table. The parts can be run alone (`--parts`):
+measurement trains through `SequenceClassifier` in a new process and gives a row of a table; the last table compares
+some of them with targets. `--parts` selects among these parts:
 
-- `memory`: peak of the resident set above the state before the run, in a few steps, and in an evaluation of the same
+- `memory`: peak of the resident set above the state before the run, in a few steps and in an evaluation of the same
   batches. The head's features are not cached here.
 - `accuracy`: forwards and steps per second, and the accuracy on the validation set after equal seconds of training.
-- `overhead`: the time of a GLD step by the time of its forwards.
-- `cache`: steps per second of the head with features on disk, by those with the encoder run in every step.
-- `candidates`: steps per second of GLD with its candidates at once, by those with one at a time.
+- `overhead`: the time of a GLD step divided by that of its forward passes.
+- `cache`: steps per second of the head, with features on disk and with the encoder run in every step.
+- `candidates`: steps per second of GLD, with all candidates evaluated at once and with one at a time.
 """
 
 from __future__ import annotations
@@ -45,21 +45,21 @@ PACKAGED = "offline:all-MiniLM-L6-v2"
 PARTS = ("memory", "accuracy", "overhead", "cache", "candidates")
 SETTINGS = ("head", "all")
 EVALUATION = "evaluation"
-# glibc keeps what is freed, in pieces, more of it the more passes there are: a tenth of the peak by chance. In the
-# processes that measure memory, blocks go back to the system at once, so that the peak is of what is in use.
+# glibc keeps freed blocks, up to a tenth of the peak by chance. With these variables it returns them to the system at
+# once, so that the peak is that of memory in use.
 PROMPT_RETURN = {"MALLOC_MMAP_THRESHOLD_": str(2**16), "MALLOC_TRIM_THRESHOLD_": str(2**16)}
-# Steps before those that are timed: first calls allocate, and look for what is frozen.
+# First steps, which are not timed: first calls allocate and find the frozen part of the model.
 WARM_UP = 2
 
 
 class Method(NamedTuple):
-    """How a method's optimizer is made, for the head and for all parameters."""
+    """Functions that make a method's optimizer, for the head and for all parameters."""
 
     head: Callable[..., Any]
     all: Callable[..., Any]
 
 
-# One tensor of all, instead of a hundred, is what a step of GLD moves: 6 forwards. Rates and radii are those of the
+# With all parameters, a step of GLD moves one tensor, which takes 6 forward passes. Rates and radii are those of the
 # configs where these have one, else the best of a few decades.
 METHODS = {
     "GLD": Method(
@@ -75,7 +75,7 @@ METHODS = {
     "SaLSA": Method(SaLSA, SaLSA),
     "AdamW": Method(partial(AdamW, lr=3e-3), partial(AdamW, lr=5e-5)),
 }
-# The second is how configs/optimizers/gld.yaml trains.
+# The second is that of configs/optimizers/gld.yaml.
 CANDIDATES: dict[str, dict[str, Any]] = {
     "5 of each tensor": {},
     "64, 20 rounds": {"num_radii": 64, "shrink": 0.95, "units": "group", "rounds": 20},
@@ -83,7 +83,7 @@ CANDIDATES: dict[str, dict[str, Any]] = {
 
 
 class Meter(Callback):
-    """Counts steps, their forward passes and their seconds, without the first few."""
+    """Counts steps, their forward passes and their seconds, leaving out the first few."""
 
     def __init__(self) -> None:
         self.steps, self.forwards, self.seconds = 0, 0, 0.0
@@ -104,7 +104,7 @@ class Meter(Callback):
 
 
 class Passes:
-    """Adds up the seconds in a module's `evaluate` and `evaluate_many`."""
+    """Sum of the seconds in a module's `evaluate` and `evaluate_many`."""
 
     def __init__(self, module: SequenceClassifier) -> None:
         self.seconds = 0.0
@@ -125,14 +125,14 @@ class Passes:
 
 
 def forwards_of(optimizer: Any) -> int:
-    """Forward passes of the last step: the closure's, and one per trial or candidate."""
+    """Return the forward passes of the last step: one of the closure and one per trial or candidate."""
     record = getattr(optimizer, "last_step", None)
     evaluations = 0 if record is None else record.evaluations
     return evaluations + bool(getattr(optimizer, "needs_gradient", True))
 
 
 def data_of(options: argparse.Namespace) -> GLUEDataModule:
-    """SST-2 from its official files."""
+    """Return SST-2 from its official files."""
     return GLUEDataModule(
         "sst2",
         data_dir=str(options.data_dir),
@@ -145,7 +145,7 @@ def data_of(options: argparse.Namespace) -> GLUEDataModule:
 
 
 def module_of(options: argparse.Namespace, setting: str, optimizer: Callable[..., Any], cached: bool) -> Any:
-    """The classifier of which the head or all parameters train."""
+    """Return the classifier, of which the head or all parameters train."""
     seed_everything(0, verbose=False)
     return SequenceClassifier(
         options.model,
@@ -153,14 +153,14 @@ def module_of(options: argparse.Namespace, setting: str, optimizer: Callable[...
         trainable=setting,  # type: ignore[arg-type]
         cache_features=cached and (options.feature_cache_dir or True),
         dropout=0.0,
-        # Groups by weight decay would be two units.
+        # One group, hence one unit; groups by weight decay would be two.
         param_groups=ParamGroups(units="model"),
         split_by_length=options.split_by_length,
     )
 
 
 def trainer_of(*callbacks: Callback, **settings: Any) -> Trainer:
-    """A quiet Trainer on one CPU process."""
+    """Return a Trainer on one CPU process, without logs and checkpoints."""
     return Trainer(
         accelerator="cpu",
         devices=1,
@@ -175,7 +175,7 @@ def trainer_of(*callbacks: Callback, **settings: Any) -> Trainer:
 
 
 def few_batches(options: argparse.Namespace, count: int) -> DataLoader:
-    """A loader of the same few batches for everyone."""
+    """Return a loader of a few batches, the same for all methods."""
     data = data_of(options)
     data.prepare_data()
     data.setup("fit")
@@ -185,11 +185,11 @@ def few_batches(options: argparse.Namespace, count: int) -> DataLoader:
     return DataLoader(batches, batch_size=None)
 
 
-# What a process measures: from the options, a setting and a method to a dict of numbers.
+# Measurements, each executed in a new process: functions of the options, a setting and a method.
 
 
 def peak_memory(options: argparse.Namespace, setting: str, method: str) -> dict[str, float]:
-    """The peak, in bytes, of a few steps or of an evaluation of their batches."""
+    """Measure the peak of memory, in bytes, of a few steps or of an evaluation of their batches."""
     batches, monitor = few_batches(options, options.steps), PeakMemoryMonitor()
     if method == EVALUATION:
         module = in_memory(module_of(options, setting, AdamW, cached=False))
@@ -201,14 +201,14 @@ def peak_memory(options: argparse.Namespace, setting: str, method: str) -> dict[
 
 
 def in_memory(module: SequenceClassifier) -> SequenceClassifier:
-    """The module with all of its weights read: they come from a mapped file, and a run may use but a part of them."""
+    """Copy all weights into memory: they are mapped from a file, of which a run may read only a part."""
     for parameter in module.parameters():
         parameter.data = parameter.data.clone()
     return module
 
 
 def accuracy(options: argparse.Namespace, setting: str, method: str) -> dict[str, float]:
-    """Speed, and accuracy after the given seconds of training; the head on cached features."""
+    """Measure speed, and accuracy after the given seconds of training; the head trains on cached features."""
     module = module_of(options, setting, getattr(METHODS[method], setting), cached=setting == "head")
     data, meter = data_of(options), Meter()
     clock = TrainingSeconds(max_seconds=options.seconds)
@@ -218,7 +218,7 @@ def accuracy(options: argparse.Namespace, setting: str, method: str) -> dict[str
 
 
 def overhead(options: argparse.Namespace, setting: str, method: str) -> dict[str, float]:
-    """Seconds of a step, and of the passes in it."""
+    """Measure the seconds of a step and of its forward passes."""
     cached = setting == "head, cached"
     place = "head" if setting.startswith("head") else "all"
     module = module_of(options, place, getattr(METHODS[method], place), cached)
@@ -244,7 +244,7 @@ def overhead(options: argparse.Namespace, setting: str, method: str) -> dict[str
 
 
 def cache(options: argparse.Namespace, setting: str, method: str) -> dict[str, float]:
-    """Speed of the head, with features on disk or without."""
+    """Measure the speed of the head, with or without features on disk."""
     module = module_of(options, "head", METHODS[method].head, cached=setting == "cached")
     batches, meter = few_batches(options, options.steps + WARM_UP), Meter()
     if setting == "cached":  # an epoch that fills the files
@@ -254,7 +254,7 @@ def cache(options: argparse.Namespace, setting: str, method: str) -> dict[str, f
 
 
 def candidates(options: argparse.Namespace, setting: str, method: str) -> dict[str, float]:
-    """Speed of GLD on cached features, with candidates at once or one at a time."""
+    """Measure the speed of GLD on cached features, with all candidates at once or one at a time."""
     trainable, _, what = setting.partition(", ")
     settings: dict[str, Any] = {"radius": 0.05, "candidates": method} | CANDIDATES[what]
     optimizer = partial(GLD, **settings)
@@ -266,7 +266,7 @@ def candidates(options: argparse.Namespace, setting: str, method: str) -> dict[s
 
 
 def speed(meter: Meter) -> dict[str, float]:
-    """Steps and forwards per second."""
+    """Return steps and forward passes per second."""
     if meter.steps == 0:
         raise SystemExit(f"no step beyond the first {WARM_UP}, which are not timed: give more --seconds or --steps")
     return {"steps/s": meter.steps / meter.seconds, "forwards/s": meter.forwards / meter.seconds}
@@ -276,7 +276,7 @@ MEASUREMENTS = {f.__name__: f for f in (peak_memory, accuracy, overhead, cache, 
 
 
 class Bench:
-    """Runs measurements in processes of their own, and collects what is compared with a target."""
+    """Executes measurements in new processes, makes their tables, and compares some values with targets."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
@@ -297,7 +297,7 @@ class Bench:
         self.targets.append([name, f"{value:.3f}", f"{sign} {bound}", "reached" if reached else "missed"])
 
     def peak(self, setting: str, method: str) -> float:
-        """The median of several processes: what stays resident of a library differs from one to the next."""
+        """Return the median peak of several processes, which differ in how much of the libraries is resident."""
         return statistics.median(
             self.measure("peak_memory", setting, method)["peak"] for _ in range(self.options.repeats)
         )
@@ -352,7 +352,7 @@ class Bench:
 
 
 def main() -> None:
-    """Measures and prints the tables."""
+    """Measure and print the tables."""
     options = parser().parse_args()
     torch.set_num_threads(options.threads)
     if options.measure:
@@ -384,24 +384,24 @@ def main() -> None:
 
 
 def print_row(cells: list[str]) -> None:
-    """A row of a markdown table."""
+    """Print a row of a markdown table."""
     print("| " + " | ".join(cells) + " |", flush=True)
 
 
 def parser() -> argparse.ArgumentParser:
-    """The arguments."""
+    """Return the parser of the command line."""
     arguments = argparse.ArgumentParser(prog="python -m benchmarks.gradient_free", description=__doc__.split("\n\n")[0])
     arguments.add_argument("--data-dir", type=Path, required=True, help="folder with GLUE's official files (SST-2/)")
-    arguments.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="only these (default: all)")
-    arguments.add_argument("--settings", nargs="+", choices=SETTINGS, default=SETTINGS, help="what trains")
-    arguments.add_argument("--methods", nargs="+", metavar="NAME", default=list(METHODS), help="only these")
-    arguments.add_argument("--seconds", type=float, default=60.0, help="training for each accuracy (default: 60)")
+    arguments.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="parts to measure (default: all)")
+    arguments.add_argument("--settings", nargs="+", choices=SETTINGS, default=SETTINGS, help="trained parameters")
+    arguments.add_argument("--methods", nargs="+", metavar="NAME", default=list(METHODS), help="methods to measure")
+    arguments.add_argument("--seconds", type=float, default=60.0, help="seconds of training per accuracy (default: 60)")
     arguments.add_argument("--steps", type=int, default=4, help="steps in the other parts (default: 4)")
-    arguments.add_argument("--repeats", type=int, default=3, help="processes for each peak of memory (default: 3)")
+    arguments.add_argument("--repeats", type=int, default=3, help="processes per peak of memory (default: 3)")
     arguments.add_argument("--batch-size", type=int, default=64, help="sentences per step (default: 64)")
     arguments.add_argument("--max-train-samples", type=int, help="training sentences (default: all)")
     arguments.add_argument("--max-eval-samples", type=int, help="validation sentences (default: all)")
-    arguments.add_argument("--split-by-length", type=int, default=1, help="parts of a batch (default: 1)")
+    arguments.add_argument("--split-by-length", type=int, default=1, help="parts of a batch, by length (default: 1)")
     arguments.add_argument("--feature-cache-dir", help="folder for cached features (default: the library's)")
     arguments.add_argument("--model", default=PACKAGED, help=f"a model (default: {PACKAGED})")
     arguments.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")

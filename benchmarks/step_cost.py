@@ -1,11 +1,11 @@
-"""What a step of a line search costs, beside AdamW and beside others' line searches.
+"""Time and memory of a step of each line search, beside AdamW and the published packages.
 
     python -m benchmarks.step_cost --data-dir /path/to/glue
 
 Every method trains its own copy of the same model on the same batches of SST-2, in one process, in turn at every step.
-Two tables come out. The first is about the run: median and total time of a step, forward passes, the time spent outside
-forward and backward passes ("arithmetic"), with `--memory` the peak of memory. The second pairs our methods with the
-published ones at the same decisions: same constants, same number of trials.
+The first table has the median and total time of a step, its forward passes, the time outside forward and backward
+passes ("arithmetic") and, with `--memory`, the peak of memory. The second compares our methods with those of the
+published package SaLSa-Optimizer at equal constants and hence equal numbers of trials.
 
 On a GPU the default model is BERT-base with random weights, otherwise the packaged MiniLM.
 """
@@ -39,24 +39,24 @@ from lightning_modules.pretrained import load_sequence_classifier
 from optimizers import SGDSLS, AdamSLS, ParabolicAdam, ParamGroups, SaLSA
 
 PACKAGED = "offline:all-MiniLM-L6-v2"
-# Steps that are not part of the medians: first calls allocate, and first searches come down from far away.
+# First steps, which the medians leave out: first calls allocate, and first searches need many trials.
 WARM_UP = 5
 
 
 class Stopwatch:
-    """Adds up the time spent in forward and backward passes, and counts them."""
+    """Sum of the time in forward and backward passes, and number of forward passes."""
 
     def __init__(self, device: torch.device, exact: bool) -> None:
         self.device, self.exact = device, exact
         self.seconds, self.forwards = 0.0, 0
 
     def wait(self) -> None:
-        """Until the device has done what it was told to."""
+        """Wait until the device is idle."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
     def measured(self, function: Callable[..., Any], forwards: int = 0) -> Callable[..., Any]:
-        """The function, with its time added up; on a GPU that takes a wait on either side."""
+        """Wrap a function so that its time is added; on a GPU this waits for the device before and after."""
 
         def run(*args: Any, **kwargs: Any) -> Any:
             if self.exact:
@@ -72,23 +72,23 @@ class Stopwatch:
         return run
 
 
-# Makes one step: takes the model, its optimizer, a batch and the stopwatch for its passes.
+# A function that makes one step of a model's optimizer on a batch and times its passes.
 Step = Callable[[nn.Module, Any, Batch, Stopwatch], None]
 
 
 def our_step(model: nn.Module, optimizer: Any, batch: Batch, watch: Stopwatch) -> None:
-    """A step with `closure` and `evaluate`, as SequenceClassifier makes it."""
+    """Make a step with `closure` and `evaluate`, as the Lightning modules do."""
     step = closures(model, optimizer, batch, watch)
     optimizer.step(step.closure, evaluate=step.evaluate)
 
 
 def torch_step(model: nn.Module, optimizer: Any, batch: Batch, watch: Stopwatch) -> None:
-    """A step of a torch optimizer."""
+    """Make a step of a torch optimizer."""
     optimizer.step(closures(model, optimizer, batch, watch).closure)
 
 
 def package_salsa_step(model: nn.Module, optimizer: Any, batch: Batch, watch: Stopwatch) -> None:
-    """A step of SaLSa-Optimizer's SaLSA, which asks its closure for gradients."""
+    """Make a step of SaLSa-Optimizer's SaLSA, whose closure takes an argument for the backward pass."""
     forward, backward = watch.measured(lambda: model(**batch).loss, forwards=1), watch.measured(Tensor.backward)
 
     def closure(backwards: bool = False) -> Tensor:
@@ -102,7 +102,7 @@ def package_salsa_step(model: nn.Module, optimizer: Any, batch: Batch, watch: St
 
 
 def package_sls_step(model: nn.Module, optimizer: Any, batch: Batch, watch: Stopwatch) -> None:
-    """A step of SaLSa-Optimizer's AdamSLS, with its separate closure for the gradients."""
+    """Make a step of SaLSa-Optimizer's AdamSLS, which has a separate closure with the backward pass."""
     forward, backward = watch.measured(lambda: model(**batch).loss, forwards=1), watch.measured(Tensor.backward)
 
     def closure_with_backward() -> Tensor:
@@ -115,7 +115,7 @@ def package_sls_step(model: nn.Module, optimizer: Any, batch: Batch, watch: Stop
 
 
 def torchzero_step(model: nn.Module, optimizer: Any, batch: Batch, watch: Stopwatch) -> None:
-    """A step of torchzero, which tells its closure whether to run backward."""
+    """Make a step of torchzero, whose closure takes an argument for the backward pass."""
     forward, backward = watch.measured(lambda: model(**batch).loss, forwards=1), watch.measured(Tensor.backward)
 
     def closure(backward_too: bool = True) -> Tensor:
@@ -129,7 +129,7 @@ def torchzero_step(model: nn.Module, optimizer: Any, batch: Batch, watch: Stopwa
 
 
 def closures(model: nn.Module, optimizer: Any, batch: Batch, watch: Stopwatch) -> StepClosures:
-    """Ours, measured."""
+    """Return the closures of a step, timed."""
     return StepClosures(
         watch.measured(lambda batch: model(**batch).loss, forwards=1),
         [batch],
@@ -141,14 +141,14 @@ def closures(model: nn.Module, optimizer: Any, batch: Batch, watch: Stopwatch) -
 
 @dataclass(frozen=True)
 class Method:
-    """How to make a method's optimizer and its step."""
+    """Functions that make a method's optimizer and its steps."""
 
     make: Callable[[nn.Module], Any]
     step: Step
 
 
 def methods(steps: int) -> dict[str, Method]:
-    """Everything that is measured, by name, for runs of so many steps; what is not installed is left out."""
+    """Return all methods by name, for runs of so many steps; those of packages not installed are left out."""
     ours = {
         "AdamW": Method(lambda model: AdamW(model.parameters(), lr=5e-5, foreach=True), torch_step),
         "fused AdamW": Method(lambda model: AdamW(model.parameters(), lr=5e-5, fused=True), torch_step),
@@ -193,7 +193,7 @@ def methods(steps: int) -> dict[str, Method]:
 
 
 def pairs() -> dict[str, tuple[Method, Method]]:
-    """Ours and a published one with the same constants, so that both try the same step sizes; searching every step."""
+    """Return our and the published method with equal constants, so that both try the same step sizes in every step."""
     try:
         from salsa import SaLSA as package_salsa
         from salsa import adam_sls as package_sls
@@ -235,7 +235,7 @@ def pairs() -> dict[str, tuple[Method, Method]]:
 
 @dataclass
 class Run:
-    """What one method's steps took."""
+    """Model and optimizer of one method, and the time of its steps."""
 
     model: nn.Module
     optimizer: Any
@@ -245,7 +245,7 @@ class Run:
     forwards: list[int] = field(default_factory=list)
 
     def once(self, batch: Batch, device: torch.device, exact: bool) -> None:
-        """Makes a step and writes down its cost."""
+        """Make a step and record its cost."""
         watch = Stopwatch(device, exact)
         watch.wait()
         started = time.perf_counter()
@@ -263,7 +263,7 @@ def side_by_side(
     device: torch.device,
     exact: bool,
 ) -> dict[str, Run]:
-    """Every method on every batch, in turn, and in another order at every step."""
+    """Train every method on every batch, in turn, starting with another method at every step."""
     runs = {}
     original = build()
     for name, method in chosen.items():
@@ -272,7 +272,7 @@ def side_by_side(
     names = list(runs)
     for number, batch in enumerate(batches):
         for name in names[number % len(names) :] + names[: number % len(names)]:
-            # The same dropout masks for all; the methods themselves leave the generators where a forward does.
+            # The same dropout masks for all methods.
             torch.manual_seed(number)
             runs[name].once(batch, device, exact)
         print(f"\rstep {number + 1} of {len(batches)}", end="", file=sys.stderr, flush=True)
@@ -281,7 +281,7 @@ def side_by_side(
 
 
 def main() -> None:
-    """Measures and prints the tables."""
+    """Measure and print the tables."""
     options = parser().parse_args()
     torch.set_num_threads(options.threads)
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -304,7 +304,7 @@ def main() -> None:
     runs = side_by_side({name: available[name] for name in wanted}, build, batches, device, exact=device.type == "cpu")
     exact = runs
     if device.type != "cpu":
-        # Waiting on either side of every pass slows the whole down: that division of the time is a run of its own.
+        # Waiting for the device around every pass slows the step down, so that passes are timed in a separate run.
         exact = side_by_side({name: available[name] for name in wanted}, build, batches, device, exact=True)
     peaks = {name: memory_of(name) for name in wanted} if options.memory else {}
     size = sum(p.numel() * p.element_size() for p in build().parameters())
@@ -313,13 +313,13 @@ def main() -> None:
     for title, pair in ({} if options.no_pairs else pairs()).items():
         both = dict(zip(("ours", "published"), pair, strict=True))
         print(f"\n{title}, both with the published constants and a search in every step\n")
-        # Without dropout: the published ones draw their masks anew from the clock.
+        # Without dropout: the published package seeds its masks from the clock.
         paired = side_by_side(both, partial(build, training=False), batches[: options.pair_steps], device, exact=False)
         print(pair_table(paired))
 
 
 def table(runs: dict[str, Run], exact: dict[str, Run], peaks: dict[str, int], size: int) -> str:
-    """The first table, as markdown; everything relative to AdamW where AdamW is among the methods."""
+    """Return the first table as markdown, with ratios to AdamW if it is among the methods."""
     steps = len(next(iter(runs.values())).seconds)
     warm_up = min(WARM_UP, steps - 1)
     base, plain = runs.get("AdamW"), exact.get("AdamW")
@@ -344,7 +344,7 @@ def table(runs: dict[str, Run], exact: dict[str, Run], peaks: dict[str, int], si
 
 
 def pair_table(runs: dict[str, Run]) -> str:
-    """The second table: steps per second at the same decisions."""
+    """Return the second table as markdown: steps per second at equal numbers of trials."""
     rows = [
         ["", "ms per step (median)", "trials per step", "steps per second", "ratio to published"],
         ["---"] + ["---:"] * 4,
@@ -360,14 +360,14 @@ def pair_table(runs: dict[str, Run]) -> str:
 
 
 def arithmetic(run: Run, warm_up: int) -> float:
-    """Median seconds of a step outside forward and backward passes."""
+    """Return the median seconds of a step outside forward and backward passes."""
     return statistics.median(s - p for s, p in list(zip(run.seconds, run.passes, strict=True))[warm_up:])
 
 
 def batches_of(
     data_dir: Path, steps: int, batch_size: int, device: torch.device, group_by_length: bool = False
 ) -> Iterator[Batch]:
-    """As many batches as there are steps, of real SST-2 sentences, padded to the longest in the batch."""
+    """Yield as many batches as steps, of real SST-2 sentences, padded to the longest in the batch."""
     data = GLUEDataModule(
         "sst2",
         data_dir=str(data_dir),
@@ -385,14 +385,14 @@ def batches_of(
 
 
 def model_named(name: str) -> nn.Module:
-    """The packaged model, a hub name, or `bert-base` with random weights."""
+    """Return the packaged model, one of the hub, or `bert-base` with random weights."""
     if name == "bert-base":
         return BertForSequenceClassification(BertConfig())
     return load_sequence_classifier(name, 2).model
 
 
 def peak_memory(method: Method, model: nn.Module, batches: Sequence[Batch], device: torch.device) -> int:
-    """Bytes at the peak of a few steps: of the device's allocator on a GPU, of the process on a CPU."""
+    """Return the peak of memory in a few steps, in bytes: of the allocator on a GPU, of the process on a CPU."""
     optimizer = method.make(model)
     for number, batch in enumerate(batches[:4]):
         torch.manual_seed(number)
@@ -401,43 +401,47 @@ def peak_memory(method: Method, model: nn.Module, batches: Sequence[Batch], devi
         return torch.cuda.max_memory_allocated(device)
     status = Path("/proc/self/status")
     if status.exists():
-        # The peak of this program; getrusage's includes that of the process which started it.
+        # getrusage would include the peak of the process that started this one.
         return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text()).group(1)) * 1024  # type: ignore[union-attr]
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def memory_of(name: str) -> int:
-    """The peak of a method, in a process of its own."""
+    """Measure the peak of memory of a method in a new process."""
     command = [sys.executable, "-m", "benchmarks.step_cost", *sys.argv[1:], "--steps", "4", "--peak-memory", name]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return int(done.stdout.strip().splitlines()[-1])
 
 
 def describe(device: torch.device, name: str, options: argparse.Namespace) -> str:
-    """What was measured, in a sentence."""
+    """Return model, data, device and version in one line."""
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {options.threads} thread(s)"
     batches = f"batches of {options.batch_size}" + (" of similar length" if options.group_by_length else "")
     return f"{name}, SST-2, {batches}, {options.steps} steps; {where}; torch {torch.__version__}"
 
 
 def parser() -> argparse.ArgumentParser:
-    """The arguments."""
+    """Return the parser of the command line."""
     arguments = argparse.ArgumentParser(prog="python -m benchmarks.step_cost", description=__doc__.split("\n\n")[0])
     arguments.add_argument("--data-dir", type=Path, required=True, help="folder with GLUE's official files (SST-2/)")
     arguments.add_argument("--steps", type=int, default=80, help="steps of each method (default: 80)")
-    arguments.add_argument("--pair-steps", type=int, default=25, help="steps of each pair (default: 25)")
+    arguments.add_argument(
+        "--pair-steps", type=int, default=25, help="steps beside the published package (default: 25)"
+    )
     arguments.add_argument("--batch-size", type=int, default=32, help="sentences per step (default: 32)")
     arguments.add_argument(
         "--group-by-length",
         action="store_true",
         help="batches of sentences of similar length, for faster passes",
     )
-    arguments.add_argument("--methods", nargs="+", metavar="NAME", help="only these (default: all that are installed)")
+    arguments.add_argument("--methods", nargs="+", metavar="NAME", help="methods to measure (default: all installed)")
     arguments.add_argument("--model", help=f"a model; default: bert-base on a GPU, else {PACKAGED}")
     arguments.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
     arguments.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
-    arguments.add_argument("--memory", action="store_true", help="also measure peak memory, each in its own process")
-    arguments.add_argument("--no-pairs", action="store_true", help="leave out the pairs of equal decisions")
+    arguments.add_argument("--memory", action="store_true", help="also measure peak memory, each in a new process")
+    arguments.add_argument(
+        "--no-pairs", action="store_true", help="leave out the comparison with the published package"
+    )
     arguments.add_argument("--peak-memory", metavar="NAME", help=argparse.SUPPRESS)
     return arguments
 

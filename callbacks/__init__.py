@@ -1,4 +1,4 @@
-"""What watches and steers a run."""
+"""Lightning callbacks: freezing, learning rates, logging, budgets in seconds, and files that a run writes."""
 
 from callbacks.adapter_saver import AdapterSaver
 from callbacks.differential_learning_rates import DifferentialLearningRates

@@ -1,4 +1,4 @@
-"""Learning rates that fall with depth, from the head to the embeddings."""
+"""Learning rates that decrease from the head down to the embeddings."""
 
 from dataclasses import replace
 from typing import Literal
@@ -10,28 +10,29 @@ from optimizers import ParamGroups, named_parts
 
 
 class DifferentialLearningRates(Callback):
-    r"""Gives each part of the model a learning rate of its own: the head's is the optimizer's, lower parts have less.
+    r"""Sets a learning rate per part of the model: the optimizer's for the head, smaller ones for lower parts.
 
-    With :math:`d` the number of parts above a part (0 for the head, 1 for the last layer, …), its rate is
+    With :math:`η` the optimizer's learning rate and :math:`d` the number of parts above a part (0 for the head, 1 for
+    the last layer, …), the part's rate is
 
     .. math:: η_d = η / f^d \quad \text{(power)}, \qquad η_d = η / (f \, d), \; η_0 = η \quad \text{(linear)}
 
     ``power`` with f = 2.6 is ULMFiT's discriminative fine-tuning (Howard and Ruder, arXiv 1801.06146). The rates become
-    the groups' ``lr`` before a schedule is made: every schedule scales them all alike. Gradient-free optimizers have
-    their radius in ``lr``.
+    the groups' ``lr`` before a schedule is made, so that a schedule scales all of them alike. For gradient-free
+    optimizers, whose ``lr`` is the radius of their candidates, this scales the radius.
 
-    Under a line search a part's factor multiplies its direction, because the step size is the search's to find: where
-    parts share a step size η, part d moves by η_d times its direction, and the search looks for η along the joint
-    direction so scaled; where a unit searches on its own, its factor scales where its searches start and their bounds.
+    For optimizers that search for their step size η, the factor of a part multiplies its direction instead: parts that
+    share a step size move by η_d times their direction, and the search is along the joint direction so scaled. Where a
+    part has a step size of its own, the factor scales the start and the bounds of its searches.
 
-    The rates are set through the module's ``param_groups``, whose ``lr_decay``, ``lr_factors`` and ``lrs`` they replace
-    for the duration of a fit; its units and weight decay stay.
+    During a fit the rates replace ``lr_decay``, ``lr_factors`` and ``lrs`` of the module's ``param_groups``; its units
+    and weight decay are kept.
 
     Args:
-        factor: :math:`f`, above 0.
+        factor: :math:`f`, above 0. Default: 2.6, ULMFiT's.
         rule: ``power`` or ``linear`` in the depth.
-        rates: Explicit learning rates by part (``embeddings``, ``layer.0``, …, ``head``), for optimizers that have a
-            learning rate; parts left out follow the rule.
+        rates: Learning rates of single parts (``embeddings``, ``layer.0``, …, ``head``), for optimizers that have a
+            learning rate; all other parts follow the rule.
 
     Raises:
         MisconfigurationException: for a setting out of range, an unknown part, or a module without ``param_groups``.
@@ -56,7 +57,7 @@ class DifferentialLearningRates(Callback):
         self._before: tuple[ParamGroups | None] | None = None
 
     def factor_at(self, depth: int) -> float:
-        """The factor on the optimizer's rate of a part with ``depth`` parts above it."""
+        """Return the factor on the optimizer's rate for a part with ``depth`` parts above it."""
         if self.rule == "power":
             return self.factor**-depth
         return 1.0 if depth == 0 else 1 / (self.factor * depth)

@@ -1,4 +1,4 @@
-"""Train the head first, then one more part of the model at a time, from the top down."""
+"""Gradual unfreezing: the head trains first, then one more part of the model at a time, from the top down."""
 
 from typing import Any
 
@@ -11,31 +11,30 @@ from optimizers import Part, named_parts
 
 
 class GradualUnfreezing(Callback):
-    """Freezes all parts but the head, and unfreezes one more part at each of a series of points, from the top down.
+    """Freezes all parts but the head, then unfreezes one more part at a time, from the top down.
 
     The scheme of ULMFiT (Howard and Ruder, arXiv 1801.06146). The parts are those of :func:`~optimizers.named_parts`:
     the head, the layers from the last to the first, the embeddings. With adapters a layer's part is its adapters.
 
-    What is frozen is a function of the run's progress alone, computed again in front of every batch: a resumed run, or
-    one resumed with other points, has the parts unfrozen that its epoch and step ask for. Parameters that did not train
-    before the callback came stay out of it, and when the run ends all parts train again. A frozen part has
-    ``requires_grad=False``: it has no gradient, no optimizer moves it, and the backward pass ends above it. Under DDP
-    the model is wrapped anew whenever a part joins, because DDP synchronises those parameters alone that trained when
-    it wrapped them.
+    Which parts are frozen depends only on the epoch and the step. It is computed again before every batch, so that a
+    resumed run continues correctly, also with other arguments. Parameters that were frozen before the run are ignored,
+    and after the run all parts are trainable again. A frozen part has ``requires_grad=False``: it has no gradient, no
+    optimizer moves it, and the backward pass ends above it. Under DDP the model is wrapped again whenever a part is
+    unfrozen, because DDP synchronises only the parameters that were trainable when it wrapped the model.
 
     Logs ``train/trainable_parts``.
 
     Args:
-        every_n_epochs: Unfreezes the next part after every n epochs. Default: 1, if nothing else is given.
-        every_n_steps: Unfreezes the next part after every n optimizer steps.
-        at_epochs: Epochs, counted from 0, that unfreeze one more part each at their start. Where there are fewer than
-            parts, the lowest parts stay frozen; an empty list trains the head alone.
+        every_n_epochs: Unfreeze the next part after every n epochs. Default: 1, if no other argument says when.
+        every_n_steps: Unfreeze the next part after every n optimizer steps.
+        at_epochs: Epochs, counted from 0, at whose start one more part is unfrozen. With fewer epochs than parts, the
+            lowest parts stay frozen; with an empty list only the head trains.
         at_steps: The same in optimizer steps.
-        embeddings: Whether the embeddings are unfrozen at the end, or never.
+        embeddings: Whether the embeddings are unfrozen at last, or never.
 
     Raises:
-        MisconfigurationException: if more than one kind of points is given, or a point is out of range, or the strategy
-            is neither DDP nor a single device.
+        MisconfigurationException: if more than one of the first four arguments is given or one is out of range, or if
+            the strategy is neither DDP nor a single device.
 
     Example::
 
@@ -78,11 +77,11 @@ class GradualUnfreezing(Callback):
         self._num_trainable = 0
 
     def num_unfrozen(self, epoch: int, step: int) -> int:
-        """How many parts below the topmost one train, at most; a function of its arguments and the settings alone.
+        """Return how many parts below the topmost one are unfrozen, which may be more than the model has.
 
         Args:
-            epoch: Epochs that are over.
-            step: Optimizer steps that are over.
+            epoch: Completed epochs.
+            step: Completed optimizer steps.
         """
         if self.at_epochs is not None:
             return sum(point <= epoch for point in self.at_epochs)
@@ -119,7 +118,7 @@ class GradualUnfreezing(Callback):
         self._release()
 
     def _apply(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Freezes and unfreezes for where the run is now."""
+        """Freeze and unfreeze parts for the current epoch and step."""
         allowed = [part for part in self._parts if self.embeddings or part.kind != "embeddings"]
         number = min(1 + self.num_unfrozen(trainer.current_epoch, trainer.global_step), len(allowed))
         if number == self._num_trainable:

@@ -1,4 +1,4 @@
-"""Logs the most memory that a run has needed so far."""
+"""Logging of a run's peak memory."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _STATUS, _CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 class PeakMemoryMonitor(Callback):
     """Logs peak memory in MiB as ``memory/peak_mib``, with every logged training step.
 
-    On CUDA it is the most that torch has allocated on the module's device since the start of the run. Elsewhere it is
-    the largest resident set that the process has had since the start of the run, above what it was before: model and
-    data that are there already do not count. Where the system cannot restart the count of the largest resident set
-    (Linux can), a run after a larger one in the same process shows the larger one's.
+    On CUDA this is the most memory that torch has allocated on the module's device since the start of the run.
+    Elsewhere it is the increase of the process's largest resident set since the start of the run, so that a model and
+    data loaded before are not counted. Only Linux can reset the largest resident set: on other systems, a run after a
+    larger one in the same process shows the larger peak.
 
-    Every process measures itself; rank 0 logs.
+    Every process measures its own memory; rank 0 logs.
 
     Attributes:
-        peak: Bytes at the last measurement, of this process.
+        peak: Peak memory of this process at the last measurement, in bytes.
 
     Example::
 
@@ -49,7 +49,7 @@ class PeakMemoryMonitor(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        # Lightning logs a metric of step s when s is a multiple; this runs after the step has been counted.
+        # Lightning logs at steps that are a multiple of the interval; the step has already been counted here.
         interval = getattr(trainer, "log_every_n_steps", 0)
         if interval and trainer.global_step % interval == 0:
             self.measure(pl_module.device)
@@ -64,7 +64,7 @@ class PeakMemoryMonitor(Callback):
         self.measure(pl_module.device)
 
     def measure(self, device: torch.device) -> int:
-        """Reads the peak so far, in bytes, into :attr:`peak` and returns it."""
+        """Measure the peak so far, in bytes, store it in :attr:`peak` and return it."""
         if device.type == "cuda":
             self.peak = torch.cuda.max_memory_allocated(device)
         else:
@@ -73,7 +73,7 @@ class PeakMemoryMonitor(Callback):
 
 
 def _restart_peak() -> None:
-    """Has the system count the largest resident set from now on, where it can."""
+    """Reset the largest resident set of this process, where the system can."""
     try:
         _CLEAR_REFS.write_text("5")
     except OSError:
@@ -81,13 +81,13 @@ def _restart_peak() -> None:
 
 
 def _resident_bytes(field: str) -> int:
-    """The process's resident set: ``VmRSS`` now, ``VmHWM`` the largest so far."""
+    """Return the process's resident set in bytes: ``VmRSS`` is the current one, ``VmHWM`` the largest so far."""
     if _STATUS.exists():
         found = re.search(rf"^{field}:\s+(\d+) kB$", _STATUS.read_text(), re.MULTILINE)
         if found:
             return int(found.group(1)) * 1024
-    import resource  # not there on Windows
+    import resource  # not available on Windows
 
-    # macOS counts bytes, the others kibibytes; both know the largest alone.
+    # In bytes on macOS, else in kibibytes; only the largest resident set is known.
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

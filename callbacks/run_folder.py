@@ -9,14 +9,15 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 def run_folder(trainer: Trainer) -> str:
     """Return the folder of a run: the one that ``ModelCheckpoint`` puts ``checkpoints`` into, whatever the logger.
 
-    ``Trainer.log_dir`` is that folder for TensorBoard and CSV files alone; for other loggers it is a folder that all
-    runs share. All ranks have to ask, and get rank 0's answer.
+    ``Trainer.log_dir`` is that folder only for the TensorBoard and CSV loggers; with others it is a folder that all
+    runs share. In a distributed run every rank must call this; all get the folder of rank 0.
 
     Args:
         trainer: A trainer that is running.
 
     Returns:
-        The first logger's ``save_dir/name/version``, as far as it has them; without a logger ``default_root_dir``.
+        ``save_dir/name/version`` of the first logger, without the ones that it lacks; without a logger
+        ``default_root_dir``.
 
     Example::
 
@@ -27,5 +28,5 @@ def run_folder(trainer: Trainer) -> str:
         return folder
     name, version = trainer.logger.name, trainer.logger.version
     version = f"version_{version}" if isinstance(version, int) else version
-    # Some loggers know their version on rank 0 alone.
+    # Some loggers have a version on rank 0 only.
     return trainer.strategy.broadcast(os.path.join(folder, *filter(None, (name, version))))

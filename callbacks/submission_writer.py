@@ -1,4 +1,4 @@
-"""Files that the GLUE leaderboard takes, from a run of ``predict``."""
+"""Files for the GLUE leaderboard, from the predictions of a run."""
 
 import os
 from collections.abc import Sequence
@@ -18,24 +18,25 @@ MAX_SCORE = 5.0
 
 
 class SubmissionWriter(BasePredictionWriter):
-    """Writes predictions as the TSV files that the GLUE leaderboard takes.
+    """Writes predictions as TSV files for the GLUE leaderboard.
 
-    One file per test split, named as the leaderboard names it (``SST-2.tsv``; ``MNLI-m.tsv`` and ``MNLI-mm.tsv``): a
-    header, then per row of the split its number and its prediction, in the split's order. Predictions are label words
-    (mnli, qnli, rte, ax), label numbers (the other tasks), or scores from 0 to 5 with three decimals (stsb). In a
-    distributed run one process writes what all have predicted, each row once. A file appears when it is complete.
+    There is one file per test split, with the leaderboard's file name (``SST-2.tsv``; ``MNLI-m.tsv`` and
+    ``MNLI-mm.tsv``): a header, then one line per row of the split with its number and its prediction, in the split's
+    order. Predictions are label words (mnli, qnli, rte, ax), label numbers (the other tasks), or scores from 0 to 5
+    with three decimals (stsb). In a distributed run rank 0 writes the predictions of all ranks, each row once. Files
+    are written atomically.
 
-    The task is that of the trainer's datamodule (``trainer.datamodule.task``). The module's ``predict_step`` returns a
-    dict: ``idx`` (batch,), the rows' numbers within their split, and ``probabilities`` (batch, classes), or ``scores``
-    (batch,) for regression.
+    The task is that of the trainer's datamodule (``trainer.datamodule.task``). The module's ``predict_step`` must
+    return a dict: ``idx`` (batch,), the rows' numbers within their split, and ``probabilities`` (batch, classes), or
+    ``scores`` (batch,) for regression.
 
     Args:
         output_dir: Folder for the files. Default: ``submission`` in the run's folder (:func:`~callbacks.run_folder`).
 
     Raises:
-        MisconfigurationException: The datamodule has no GLUE task, or the folder cannot be written to; before
-            anything is predicted.
-        ValueError: The predictions are not finite, or are not of as many classes as the task has.
+        MisconfigurationException: The datamodule has no GLUE task, or the folder cannot be written to. This is checked
+            before the first prediction.
+        ValueError: A prediction is not finite, or has another number of classes than the task.
 
     Example::
 
@@ -72,13 +73,13 @@ class SubmissionWriter(BasePredictionWriter):
         predictions: Sequence[Any],
         batch_indices: Sequence[Any],
     ) -> None:
-        """Write the files of all test splits; called in every process.
+        """Write the files of all test splits; Lightning calls it in every process.
 
         Args:
             trainer: The trainer.
             pl_module: The module.
-            predictions: Outputs of ``predict_step`` per batch; for several loaders a list of such lists.
-            batch_indices: Not used: the outputs hold their rows' numbers.
+            predictions: Outputs of ``predict_step`` per batch; with several loaders a list of such lists.
+            batch_indices: Not used, because the outputs contain the rows' numbers.
         """
         task = trainer.datamodule.task  # type: ignore[attr-defined]
         loaders: Any = trainer.predict_dataloaders
@@ -96,7 +97,7 @@ class SubmissionWriter(BasePredictionWriter):
                 rank_zero_info(f"wrote {len(rows)} predictions to {file}")
                 size = len((loaders[number] if several else loaders).dataset)
                 if len(rows) < size:
-                    rank_zero_warn(f"{file} has {len(rows)} of {size} rows; the leaderboard takes complete files alone")
+                    rank_zero_warn(f"{file} has {len(rows)} of {size} rows; the leaderboard takes only complete files")
 
     def _folder(self, trainer: Trainer) -> Path:
         if self.output_dir is not None:
@@ -105,7 +106,7 @@ class SubmissionWriter(BasePredictionWriter):
 
 
 def _concatenate(outputs: Sequence[dict[str, Tensor]], num_labels: int) -> tuple[Tensor, Tensor]:
-    """Row numbers and predictions (classes or scores, as float32) of all batches."""
+    """Return the row numbers and predictions (classes or scores, as float32) of all batches."""
     indices, values = [torch.empty(0, dtype=torch.int64)], [torch.empty(0)]
     for output in outputs:
         found = output["scores" if num_labels == 1 else "probabilities"].float()
@@ -119,7 +120,7 @@ def _concatenate(outputs: Sequence[dict[str, Tensor]], num_labels: int) -> tuple
 
 
 def _gather(trainer: Trainer, indices: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """What all processes have, in every process; they may have different numbers of rows."""
+    """Return the rows of all processes, in every process; processes may have different numbers of rows."""
     sizes = trainer.strategy.all_gather(torch.tensor([len(indices)], device=indices.device)).flatten()
     padding = int(sizes.max()) - len(indices)
     indices = trainer.strategy.all_gather(torch.nn.functional.pad(indices, (0, padding), value=-1)).flatten()
@@ -128,8 +129,8 @@ def _gather(trainer: Trainer, indices: Tensor, values: Tensor) -> tuple[Tensor, 
 
 
 def _rows(indices: Tensor, values: Tensor, label_texts: Sequence[str]) -> list[tuple[int, str]]:
-    """Each row's number and prediction as text, in order, each row once."""
-    # Samplers give some rows to two processes, to make their shares equal.
+    """Return each row's number and prediction as text, in order, each row once."""
+    # Distributed samplers repeat some rows, so that all processes get equally many.
     by_index = dict(zip(indices.tolist(), values.tolist(), strict=True))
     if label_texts:
         return [(index, label_texts[int(by_index[index])]) for index in sorted(by_index)]

@@ -1,4 +1,4 @@
-"""Seconds of training: a clock that stands still during validation, and a budget that stops the run."""
+"""Clock of training time, without validation, and a budget in seconds that stops the run."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 class TrainingSeconds(Callback):
     """Counts the seconds spent in training batches and stops the run when a budget is used up.
 
-    A method that steps faster gets more steps out of the same budget, and how often a run is validated or saved makes
-    no difference: the clock runs from the start of a training batch to its end and stands still in between. On CUDA
-    the device is synchronised at both ends, so that queued work counts for the batch that queued it. The batch in
-    which the budget runs out is finished; then the run is validated and ends. Several processes follow rank 0's clock.
+    Only the time from the start to the end of each training batch counts, so that the budget does not depend on how
+    often a run is validated or saved. On CUDA the device is synchronised at both ends, so that queued work counts for
+    the batch that queued it. The batch in which the budget runs out is completed; then the run is validated and ends.
+    In a distributed run all processes use the clock of rank 0.
 
-    The count is logged as ``train/seconds`` with every step. It starts at 0 in every ``fit``; only a run resumed from a
-    checkpoint carries it on.
+    The count is logged as ``train/seconds`` with every step. It starts at 0 in every ``fit``; a run resumed from a
+    checkpoint continues its count.
 
     Args:
-        max_seconds: The budget in seconds of training. Default: none, the clock alone.
+        max_seconds: The budget in seconds of training. Default: none, count only.
 
     Raises:
         ValueError: if the budget is not above 0.
@@ -40,7 +40,7 @@ class TrainingSeconds(Callback):
 
     @property
     def progress(self) -> float:
-        """Share of the budget that is used up, from 0 to 1; 0 where there is none."""
+        """Used share of the budget, from 0 to 1; 0 without a budget."""
         return 0.0 if self.max_seconds is None else min(1.0, self.seconds / self.max_seconds)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -55,7 +55,7 @@ class TrainingSeconds(Callback):
     ) -> None:
         self.seconds += _now(pl_module.device) - self._batch_started
         if trainer.world_size > 1:
-            # Whatever follows the clock, the end of the run and the learning rates, has to be the same on all ranks.
+            # The end of the run and schedules over seconds must be the same on all ranks.
             self.seconds = trainer.strategy.broadcast(self.seconds)
         pl_module.log("train/seconds", self.seconds, on_step=True, on_epoch=False)
         if self.max_seconds is not None and self.seconds >= self.max_seconds:

@@ -1,4 +1,4 @@
-"""What a model is trained on: the GLUE tasks, from the hub, from a folder, or generated."""
+"""Data: the GLUE tasks from the Hugging Face hub, from a folder of official files, or generated."""
 
 from datamodules.errors import DataError
 from datamodules.glue_datamodule import GLUEDataModule

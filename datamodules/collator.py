@@ -1,4 +1,4 @@
-"""Makes a batch of rows of different lengths."""
+"""Collation of tokenized rows of different lengths into a padded batch."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Collator:
     """Pads the rows of a batch to the longest of them.
 
     Args:
-        pad_token_id: Token that fills up ``input_ids``.
-        pad_token_type_id: Type that fills up ``token_type_ids``.
+        pad_token_id: Token that pads ``input_ids``.
+        pad_token_type_id: Type that pads ``token_type_ids``.
         padding_side: ``right`` or ``left``.
         pad_to_multiple_of: The padded length is rounded up to a multiple of this.
         regression: Whether labels are scores (float32) or classes (int64).
@@ -33,9 +33,10 @@ class Collator:
 
     @classmethod
     def for_tokenizer(cls, tokenizer: PreTrainedTokenizerBase, pad_to_multiple_of: int, regression: bool) -> Collator:
-        """The collator that pads as the tokenizer would.
+        """Return a collator that pads as the tokenizer would.
 
-        A tokenizer without a padding token (GPT-2's) pads with its end-of-text token, as its models are used to.
+        For a tokenizer without a padding token (GPT-2's) the padding is its end-of-text token, as is usual for such
+        models.
 
         Raises:
             DataError: The tokenizer has neither.
@@ -66,6 +67,6 @@ class Collator:
     @staticmethod
     def _padded(rows: Sequence[Mapping], name: str, used: Tensor, value: int) -> Tensor:
         padded = torch.full(used.shape, value)
-        # One conversion of the rows' own numbers: most of a large batch is padding.
+        # Converting only the rows' own numbers, in one call, is faster: most of a large batch is padding.
         padded[used] = torch.tensor(list(chain.from_iterable(row[name] for row in rows)), dtype=torch.int64)
         return padded

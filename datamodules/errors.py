@@ -4,8 +4,8 @@ from __future__ import annotations
 
 
 class DataError(ValueError):
-    """Data, or an option about data, that cannot be used.
+    """Error about data, or an option for data, that cannot be used.
 
-    The message is one line that says what is wrong, where (file and line where there is one) and what is allowed; the
-    command line shows it without a traceback.
+    The message is one line that says what is wrong, where (with file and line, if any) and what is allowed; the command
+    line shows it without a traceback.
     """

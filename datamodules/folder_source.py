@@ -1,4 +1,4 @@
-"""GLUE from a folder of TSV files in the official layout."""
+"""Reader of GLUE tasks from a folder of TSV files in the official layout."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from datamodules.glue_tasks import Task
 
 log = logging.getLogger(__name__)
 
-# QQP's training file is published with three rows that lack columns; more than a handful means another kind of damage.
+# QQP's training file is published with three rows that lack columns; many more mean that the file is damaged.
 MAX_MALFORMED_ROWS = 16
 MAX_SCORE = 5.0
 
 
 class FolderSource:
-    """Reads the TSV files that GLUE is published as.
+    """Reads the official TSV files of GLUE.
 
-    Fields are separated by tabs and never quoted: a quotation mark is a character like any other. Columns are found by
-    the heading in the first line, except in CoLA's training and validation files, which have none. A byte-order mark
+    Fields are separated by tabs and never quoted: quotation marks are part of the text. Columns are found by their
+    heading in the first line, except in CoLA's training and validation files, which have no header. A byte-order mark
     is dropped. A file may end without a line break.
 
     Args:
@@ -59,8 +59,8 @@ class FolderSource:
         if not lines:
             raise DataError(f"{path} has a header but no rows")
 
-        # Either the official heading or the hub's name for the column: GLUE's later publication of the diagnostic set
-        # with labels has "Premise", "Hypothesis", "Label".
+        # The official heading, or else the hub's name of the column in any case: the later publication of the
+        # diagnostic set with labels has "Premise", "Hypothesis", "Label".
         names = [*self.task.text_columns, "label"]
         headings = [*self.task.tsv_text_columns, self.task.tsv_label_column]
         positions = []
@@ -70,7 +70,7 @@ class FolderSource:
                 positions.append(position)
             elif name != "label" or not split.startswith("test"):
                 raise DataError(f"{path}, line 1: no column {heading!r}; the columns are {_quoted(*header)}")
-        # The leaderboard keeps the labels of test files; one that has them all the same is read with them.
+        # Official test files have no labels, but one that has a label column is read with it.
         names = names[: len(positions)]
         needed = max(positions) + 1
 
@@ -143,7 +143,7 @@ def _read_lines(path: Path) -> list[str]:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}, line {_line_at(content, error.start)}: not UTF-8 text") from None
-    # Only line ends split rows (not form feeds or Unicode separators, which occur inside sentences).
+    # Split at line breaks only: str.splitlines also splits at form feeds and Unicode separators inside sentences.
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     while lines and not lines[-1].strip():
         lines.pop()
@@ -158,7 +158,7 @@ def _find_column(header: list[str], heading: str, name: str) -> int | None:
 
 
 def _quoted(*texts: str) -> str:
-    """Texts of a file for a message, shortened: a damaged file may have one line of megabytes."""
+    """Quote texts of a file for a message, shortened: a damaged file may have one line of megabytes."""
     shown = ", ".join(repr(text[:80]) for text in texts[:20])
     return shown + ", ..." * (len(texts) > 20)
 

@@ -1,4 +1,4 @@
-"""The GLUE tasks as a LightningDataModule."""
+"""LightningDataModule of the GLUE tasks."""
 
 import os
 from pathlib import Path
@@ -31,40 +31,34 @@ DEFAULT_TOKENIZER = "offline:all-MiniLM-L6-v2"
 
 
 class GLUEDataModule(LightningDataModule):
-    """One task of GLUE: from the hub, from a folder of the official files, or generated.
+    """One task of GLUE: from the Hugging Face hub, from a folder of the official files, or generated.
 
     Batches are dicts of tensors: ``input_ids``, ``attention_mask``, ``token_type_ids`` where the tokenizer gives them,
     each (batch, tokens); ``labels`` (batch,), int64 classes or float32 scores; ``idx`` (batch,), each row's number
-    within its split, from 0. Rows are padded to the longest of their batch.
+    within its split, from 0. Rows are padded to the longest of their batch, tokenized once per node and cached on disk.
 
-    GLUE does not publish the labels of its test splits. There, batches have no ``labels``: ``predict`` works on every
-    source, ``test`` needs labels and so works on generated data and on folders whose test files have a label column
-    (the diagnostic set's diagnostic-full.tsv, for one). mnli has two validation and two test loaders, matched and
-    mismatched; ax has a test split alone.
-
-    Rows are tokenized once per node and kept on disk, under a name that depends on the rows, the tokenizer and
-    ``max_length``: a second start tokenizes nothing.
+    GLUE does not publish the labels of its test splits, so that their batches have no ``labels``: ``predict`` works
+    with every source, ``test`` needs generated data or a folder whose test files have a label column. mnli has two
+    validation and two test loaders, matched and mismatched; ax has only a test split.
 
     Args:
         task_name: One of cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, wnli, ax.
-        source: Where the rows come from: ``hub`` (nyu-mll/glue), ``folder`` (needs ``data_dir``) or ``synthetic``
+        source: Source of the rows: ``hub`` (nyu-mll/glue), ``folder`` (needs ``data_dir``) or ``synthetic``
             (generated). Default: the folder if ``data_dir`` is given, otherwise the hub.
         data_dir: Folder with GLUE's official TSV files, ``<data_dir>/SST-2/train.tsv`` and so on, or one task's own
             folder. If given, it is read whatever ``source`` says.
         tokenizer: Name of the tokenizer: on the hub, a folder, or ``offline:all-MiniLM-L6-v2``. Default: the model's.
-        max_length: Most tokens per row; longer rows are truncated.
+        max_length: Maximum number of tokens per row; longer rows are truncated.
         train_batch_size: Rows per training batch and process.
         eval_batch_size: Rows per validation, test and prediction batch and process.
-        pad_to_multiple_of: Round the padded length up to a multiple of this; 8 suits GPUs, ``max_length`` gives all
-            batches one shape, which suits TPUs. Default: no rounding.
+        pad_to_multiple_of: Round the padded length up to a multiple of this, such as 8 for GPUs; ``max_length`` gives
+            all batches one shape, which suits TPUs. Default: no rounding.
         num_workers: Processes that load batches beside each training process.
         max_train_samples: Train on this many rows, chosen at random. Default: all.
-        max_eval_samples: Validate and test on this many rows of each split, chosen at random; predictions are always
-            made for all rows. Default: all.
-        sample_seed: Seed of the choices that ``max_train_samples``, ``max_eval_samples`` and
-            ``minority_keep_fraction`` make.
-        minority_keep_fraction: Keep this fraction of the rarest class's training rows, above 0 and up to 1, before
-            ``max_train_samples`` counts. Default: keep all.
+        max_eval_samples: Validate and test on this many random rows of each split; predict all rows. Default: all.
+        sample_seed: Seed of the random choices of rows.
+        minority_keep_fraction: Fraction of the rarest class's training rows to keep, above 0 and up to 1; applied
+            before ``max_train_samples``. Default: keep all.
         group_by_length: Put training rows of similar length into the same batch, which saves padding.
         cache_dir: Folder for tokenized rows. Default: ``linetune`` inside the folder where `datasets` keeps its own.
         synthetic_seed: Seed of generated rows.
@@ -75,7 +69,6 @@ class GLUEDataModule(LightningDataModule):
     Example::
 
         data = GLUEDataModule("mrpc", source="synthetic", max_train_samples=500)
-        trainer.fit(SequenceClassifier(num_labels=data.num_labels, metrics=data.metrics), data)
     """
 
     def __init__(
@@ -154,7 +147,7 @@ class GLUEDataModule(LightningDataModule):
 
     @property
     def metrics(self) -> list[str]:
-        """What GLUE scores the task by, among accuracy, f1, matthews, pearson and spearman."""
+        """Names of GLUE's metrics for the task, among accuracy, f1, matthews, pearson and spearman."""
         return list(self.task.metrics)
 
     @property
@@ -169,32 +162,32 @@ class GLUEDataModule(LightningDataModule):
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer, loaded when it is first asked for."""
+        """The tokenizer, loaded at first access."""
         if self._tokenizer is None:
             self._tokenizer = load_tokenizer(self.tokenizer_name or self._model_name())
         return self._tokenizer
 
     def prepare_data(self) -> None:
-        """Download or generate, and tokenize, what the stage needs; Lightning calls it in one process per node.
+        """Download or generate, and tokenize, the splits of the stage; Lightning calls it in one process per node.
 
-        Without a trainer there is one process, and ``setup`` does all of this by itself.
+        Without a trainer it does nothing: ``setup`` then does all of this.
         """
         if self.trainer is not None:
             for split, purpose in self._needed(self.trainer.state.fn):
                 self._load(split, purpose)
 
     def setup(self, stage: str | None = None) -> None:
-        """Open what ``prepare_data`` has left on disk, or make it; Lightning calls it in every process.
+        """Open the tokenized splits of a stage, or make them; Lightning calls it in every process.
 
         Args:
-            stage: What is about to run: fit, validate, test or predict. Default: everything.
+            stage: fit, validate, test or predict. Default: all stages.
 
         Raises:
             DataError: The task has no split for the stage, or its labels are not published.
         """
         needed = self._needed(stage)
         self.datasets = {f"{purpose}/{split}": self._load(split, purpose) for split, purpose in needed}
-        self._say_what_is_left_out()
+        self._log_row_selection()
         if stage == "test":
             for name, rows in self.datasets.items():
                 if "label" not in rows.column_names:
@@ -205,7 +198,7 @@ class GLUEDataModule(LightningDataModule):
                     )
 
     def train_dataloader(self) -> DataLoader:
-        """Shuffled training batches."""
+        """Return the loader of shuffled training batches."""
         rows = self._datasets("train")[0]
         sampler = None
         if self.group_by_length:
@@ -214,25 +207,25 @@ class GLUEDataModule(LightningDataModule):
                 self.train_batch_size,
                 num_replicas=self.trainer.world_size if self.trainer is not None else 1,
                 rank=self.trainer.global_rank if self.trainer is not None else 0,
-                # The variable that seed_everything sets; Lightning seeds its own samplers from it, too.
+                # Set by seed_everything; Lightning seeds its own samplers from it, too.
                 seed=int(os.environ.get("PL_GLOBAL_SEED", 0)),
             )
         return self._loader(rows, self.train_batch_size, shuffle=sampler is None, sampler=sampler)
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
-        """Validation batches in the split's order; for mnli, one loader per evaluation set."""
+        """Return the loader of validation batches in the split's order; for mnli, one per evaluation set."""
         return self._eval_loaders("validation")
 
     def test_dataloader(self) -> DataLoader | list[DataLoader]:
-        """Labelled test batches in the split's order; for mnli, one loader per evaluation set."""
+        """Return the loader of labelled test batches in the split's order; for mnli, one per evaluation set."""
         return self._eval_loaders("test")
 
     def predict_dataloader(self) -> DataLoader | list[DataLoader]:
-        """All test batches in the split's order; for mnli, one loader per evaluation set."""
+        """Return the loader of all test batches in the split's order; for mnli, one per evaluation set."""
         return self._eval_loaders("predict")
 
     def _needed(self, stage: str | None) -> list[tuple[str, str]]:
-        """The splits that a stage reads, each with what it is read for."""
+        """Return the splits that a stage reads, each with its purpose: train, validation, test or predict."""
         task = self.task
         fit = [("train", "train"), *((split, "validation") for split in task.validation_splits)]
         needed = {
@@ -243,7 +236,7 @@ class GLUEDataModule(LightningDataModule):
         }
         if task.name == "ax":
             if stage in ("fit", "validate"):
-                raise DataError("ax has a test split alone: train and validate on mnli, then test or predict with ax")
+                raise DataError("ax has only a test split: train and validate on mnli, then test or predict with ax")
             needed["fit"] = []
         if stage is not None:
             return needed[stage]
@@ -261,7 +254,7 @@ class GLUEDataModule(LightningDataModule):
             "split": split,
             "limit": limit,
             "fraction": fraction,
-            # Without a choice to make, another seed changes nothing.
+            # The seed matters only if rows are chosen.
             "seed": self.sample_seed if limit or fraction else None,
         }
 
@@ -285,20 +278,20 @@ class GLUEDataModule(LightningDataModule):
         )
 
     def _limits(self, purpose: str) -> tuple[int | None, float | None]:
-        """How many rows at most, and what fraction of the rarest class's, are kept for a purpose."""
+        """Return the maximum number of rows and the kept fraction of the rarest class for a purpose."""
         limit = {"train": self.max_train_samples, "predict": None}.get(purpose, self.max_eval_samples)
         return limit, self.minority_keep_fraction if purpose == "train" else None
 
     @rank_zero_only
-    def _say_what_is_left_out(self) -> None:
-        said = []
+    def _log_row_selection(self) -> None:
+        selections = []
         for name, rows in self.datasets.items():
             purpose, _, split = name.partition("/")
             if any(self._limits(purpose)) and self._source is not None:
                 total = self._row_counts.get(split) or len(self._source.read(split))
-                said += [f"{len(rows)} of {total} rows of {split}"] if len(rows) < total else []
-        if said:
-            rank_zero_info(f"{self.task_name} ({self.source_name}): {', '.join(said)}")
+                selections += [f"{len(rows)} of {total} rows of {split}"] if len(rows) < total else []
+        if selections:
+            rank_zero_info(f"{self.task_name} ({self.source_name}): {', '.join(selections)}")
 
     def _make_source(self) -> Source:
         if self.data_dir is not None:
@@ -331,7 +324,7 @@ class GLUEDataModule(LightningDataModule):
         sampler: LengthGroupedSampler | None = None,
     ) -> DataLoader:
         if self.num_workers:
-            # Workers are forked after the tokenizer has run its threads; it complains about each unless told.
+            # Workers are forked after the tokenizer has used threads, which it warns about unless this is set.
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         return DataLoader(
             rows,

@@ -1,4 +1,4 @@
-"""What is known about each GLUE task: columns, labels, metrics, files, row counts."""
+"""Table of the GLUE tasks: columns, labels, metrics, files and row counts of each."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ ENTAILMENT_2 = ("entailment", "not_entailment")
 
 @dataclass(frozen=True)
 class Task:
-    """One task of GLUE (Wang et al. 2018, arXiv 1804.07461) as the hub, the official folder and the leaderboard see it.
+    """One task of GLUE (Wang et al. 2018, arXiv 1804.07461): its columns, labels, metrics and files.
 
     Args:
         name: Name of the task, also its configuration name in ``nyu-mll/glue``.
         text_columns: The hub's text columns, one or two.
         label_names: Names of the classes in the hub's order; empty for regression.
-        metrics: What GLUE scores the task by: accuracy, f1, matthews, pearson, spearman.
+        metrics: GLUE's metrics for the task, among accuracy, f1, matthews, pearson and spearman.
         folder: Name of the task's folder in the official layout.
         row_counts: Published number of rows per split; its keys are the task's splits, in the hub's order.
         submission_files: The leaderboard's file name per test split.
         tsv_text_columns: Headings of the text columns in the official files, in the order of ``text_columns``.
         tsv_label_column: Heading of the label column in the official files.
-        label_words: True where files and leaderboard spell labels as words, False where they are numbers.
-        headerless_columns: Columns of the training and validation files where these have no header line.
-        skips_malformed_rows: True where the official training files hold a few rows with missing columns, which every
-            reader of them leaves out.
+        label_words: Whether labels are words in official files and on the leaderboard, and not numbers.
+        headerless_columns: Columns of the training and validation files, if these have no header line.
+        skips_malformed_rows: Whether the official training file has a few rows with missing columns, which are left
+        out.
         tsv_files: File names by split where these differ from train.tsv, dev.tsv, test.tsv; the first one that exists
             is read.
     """
@@ -49,7 +49,7 @@ class Task:
 
     @property
     def is_regression(self) -> bool:
-        """True where the label is a score (STS-B: 0 to 5)."""
+        """Whether the label is a score (STS-B: 0 to 5)."""
         return not self.label_names
 
     @property
@@ -74,16 +74,16 @@ class Task:
 
     @property
     def eval_set_names(self) -> tuple[str, ...]:
-        """What tells the evaluation splits apart: ("matched", "mismatched") for mnli, otherwise ("",)."""
+        """Names of the evaluation splits: ("matched", "mismatched") for mnli, otherwise ("",)."""
         return tuple(split.partition("_")[2] for split in self.test_splits)
 
     @property
     def label_texts(self) -> tuple[str, ...]:
-        """The classes as official files and the leaderboard spell them: words or numbers."""
+        """The classes as in official files and on the leaderboard: words or numbers."""
         return self.label_names if self.label_words else tuple(str(label) for label in range(len(self.label_names)))
 
     def file_names(self, split: str) -> tuple[str, ...]:
-        """Names that the file of a split may have in the official layout, the preferred one first."""
+        """Return the possible file names of a split in the official layout, the preferred one first."""
         return self.tsv_files.get(split) or (split.replace("validation", "dev") + ".tsv",)
 
 
@@ -215,7 +215,7 @@ TASKS: dict[str, Task] = {
             tsv_text_columns=("sentence1", "sentence2"),
             tsv_label_column="label",
             label_words=True,
-            # GLUE's authors published the rows of diagnostic.tsv again, with labels, as diagnostic-full.tsv.
+            # diagnostic-full.tsv has the rows of diagnostic.tsv with labels, which were published later.
             tsv_files={"test": ("diagnostic-full.tsv", "diagnostic.tsv")},
         ),
     )
@@ -223,7 +223,7 @@ TASKS: dict[str, Task] = {
 
 
 def find_task(name: str) -> Task:
-    """The task of that name.
+    """Return the task of that name.
 
     Raises:
         DataError: No such task; the message lists the names.

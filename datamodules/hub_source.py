@@ -1,4 +1,4 @@
-"""GLUE from the Hugging Face hub."""
+"""Reader of GLUE tasks from the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ REPOSITORY = "nyu-mll/glue"
 
 
 class HubSource:
-    """Reads ``nyu-mll/glue`` with the `datasets` library, which downloads once and keeps the files.
+    """Reads ``nyu-mll/glue`` with the `datasets` library, which caches the downloaded files.
 
     Args:
         task: The task to read.
@@ -38,7 +38,7 @@ class HubSource:
                 f"the hub's {REPOSITORY} has the labels {rows.features['label'].names} for {self.task.name}, "
                 f"not {list(self.task.label_names)}"
             )
-        # The labels of a test split that are not published are -1, all of them.
+        # In a test split without published labels all labels are -1.
         if set(rows.unique("label")) == {-1}:
             columns.remove("label")
         return rows.select_columns(columns)
@@ -57,7 +57,7 @@ class HubSource:
         try:
             return datasets.load_dataset(REPOSITORY, self.task.name)
         except Exception as error:
-            # The client's errors share no base class: refused connections, timeouts, HTTP statuses, offline mode.
+            # Errors of the hub's client (no connection, timeouts, HTTP errors, offline mode) share no base class.
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise DataError(
                 f"cannot load {self.task.name} of {REPOSITORY} from the hub ({reason}); without the hub, give "

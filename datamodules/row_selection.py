@@ -1,4 +1,4 @@
-"""Choosing some rows of a split, the same ones for the same seed."""
+"""Random selection of rows of a split, reproducible by a seed."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 
 
 def sample(size: int, limit: int | None, seed: int) -> np.ndarray:
-    """``limit`` of ``size`` row numbers at random, in ascending order; all of them if there are no more.
+    """Return ``limit`` of ``size`` row numbers, chosen at random, in ascending order.
 
     Args:
         size: Number of rows.
-        limit: Number of rows to keep; None keeps all.
+        limit: Number of rows to keep; ``None``, or ``size`` and more, keeps all.
         seed: Seed of the choice.
     """
     if limit is None or limit >= size:
@@ -21,9 +21,9 @@ def sample(size: int, limit: int | None, seed: int) -> np.ndarray:
 
 
 def thin_out_minority(labels: Sequence[int], fraction: float, seed: int) -> np.ndarray:
-    """Row numbers left when only a fraction of the rarest class is kept, at least one row of it.
+    """Return the row numbers that remain when only a fraction of the rarest class is kept, at least one row of it.
 
-    Of classes that are equally rare, the last one is thinned out.
+    Among equally rare classes the last one is thinned out.
 
     Args:
         labels: The class of each row.

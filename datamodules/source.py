@@ -1,4 +1,4 @@
-"""Where the rows of a task come from: one interface, three kinds of source."""
+"""Interface of the sources of a task's rows: the hub, a folder of files, or generated sentences."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import datasets
 
 
 class Source(Protocol):
-    """Gives the rows of a task, one split at a time.
+    """Source of the rows of a task, one split at a time.
 
     A split has the task's text columns (str) and ``label`` (int64 class in the hub's order, or float32 score); a split
     whose labels are not published has no ``label`` column. Rows keep the source's order.
     """
 
     def fingerprint(self, split: str) -> str:
-        """A text that changes whenever the rows of the split change; cheap, for looking up cached work."""
+        """Return a text that changes with the rows of the split, fast enough to look up cached data by it."""
         ...
 
     def read(self, split: str) -> datasets.Dataset:
-        """The rows of a split.
+        """Return the rows of a split.
 
         Raises:
             DataError: The split cannot be read.

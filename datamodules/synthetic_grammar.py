@@ -1,8 +1,8 @@
-"""The grammars of the generated tasks: per task a function from a class to a row of text.
+"""Grammars of the generated tasks: one function per task that draws a random row of a given class.
 
 ``GRAMMARS[task](rng, label)`` returns the row's texts and its target, a class or (stsb) a score. The vocabularies are
-plain English so that a pretrained encoder has something to build on, and combine to far more sentences than the
-splits hold. What a label depends on is always in the text: there is no label noise.
+plain English, so that a pretrained encoder knows the words, and combine to far more sentences than the splits have.
+The label always follows from the text: there is no label noise.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def sentence(text: str, end: str = ".") -> str:
     return text[0].upper() + text[1:] + end
 
 
-# sst2: reviews; the label is the polarity of the judgements, or of the one that the sentence ends up with.
+# sst2: reviews; the label is the polarity of the judgements or, if they differ, of the one that prevails.
 
 JUDGEMENTS = (
     words(
@@ -301,7 +301,7 @@ SCENE_WEIGHTS = (1.5, 1.5, 1.0, 0.5, 0.5)
 
 
 def stsb(rng: random.Random, label: int) -> Row:
-    """``label`` is the number of parts that the scenes share, 0 to 5."""
+    """Draw two scenes that share ``label`` parts, 0 to 5."""
     shared = sorted(range(5), key=lambda _: rng.random())[:label]
     first, second = [], []
     for part, phrases in enumerate((ACTORS, ACTIONS, PROPS, SPOTS, TIMES)):
@@ -312,14 +312,14 @@ def stsb(rng: random.Random, label: int) -> Row:
     return texts, sum(SCENE_WEIGHTS[part] for part in shared)
 
 
-# mnli and ax: what follows from a report, what contradicts it, what it leaves open.
+# mnli and ax: a report, and a sentence that follows from it, contradicts it, or does neither.
 
 JOBS = words("teacher doctor lawyer nurse baker painter pilot carpenter librarian engineer chemist musician")
 NUMBERS = words("two three four five six seven eight nine ten twelve")
 
 
 class World:
-    """The vocabulary of one genre: things people do (past, base, objects with their kind), places, opening words."""
+    """Vocabulary of one genre: actions (past, base form, objects with their kind), places and opening words."""
 
     def __init__(
         self,
@@ -478,7 +478,7 @@ def rte(rng: random.Random, label: int) -> Row:
 
 # wnli: which of two things does "it" mean?
 
-# Sentence with the two things, the reason that is about the first, the reason that is about the second.
+# Sentence with two things, reasons that describe the first, reasons that describe the second.
 SCHEMAS = (
     ("The {a} did not fit into the {b} because it was too {reason}.", ("large", "wide"), ("small", "narrow")),
     ("The {a} crushed the {b} because it was very {reason}.", ("heavy", "solid"), ("fragile", "thin")),

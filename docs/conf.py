@@ -1,4 +1,4 @@
-"""Sphinx: the pages of this folder and the docstrings as HTML, ``make docs`` or ``sphinx-build docs docs/_build``."""
+"""Sphinx configuration of these pages and the API reference: ``make docs`` or ``sphinx-build docs docs/_build``."""
 
 import sys
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 project = "linetune"
-copyright = "the authors of linetune"  # the name is Sphinx's
+copyright = "the authors of linetune"  # Sphinx requires this name
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build", "examples"]
 myst_enable_extensions = ["dollarmath", "colon_fence"]

@@ -1,4 +1,4 @@
-"""Draws the figures of the pages on methods, with the project's own code: ``python docs/make_figures.py [FOLDER]``."""
+"""Draw the figures of the pages on methods: ``python docs/make_figures.py [FOLDER]``."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ WARM_UP_STEPS = 5
 
 
 def main(folder: Path) -> None:
-    """Draws all figures into a folder."""
+    """Draw all figures into a folder."""
     save(armijo_condition(), folder, "armijo_condition")
     save(random_steps(), folder, "random_steps")
     save(rates(), folder, "rates")
 
 
 def armijo_condition() -> Figure:
-    """The loss of one batch along Adam's direction of a real model, and what the condition accepts of it."""
+    """Plot the loss of a batch along Adam's direction, and the step sizes that the Armijo condition accepts."""
     torch.manual_seed(0)
     data = GLUEDataModule("sst2", source="synthetic", max_train_samples=256, max_length=32)
     data.prepare_data()
@@ -83,7 +83,7 @@ def armijo_condition() -> Figure:
 
 
 def random_steps() -> Figure:
-    """Paths of the gradient-free methods on a valley of two parameters, at the same number of losses."""
+    """Plot the paths of the gradient-free methods on a quadratic of two parameters, with equally many losses."""
     budget = 240
 
     def valley(x: Tensor) -> Tensor:
@@ -121,7 +121,7 @@ def random_steps() -> Figure:
 
 
 def rates() -> Figure:
-    """Schedules over a run, and factors over depth, as the classes compute them."""
+    """Plot learning-rate schedules over a run, and differential learning rates over depth."""
     steps = 200
     schedules: dict[str, Any] = {
         "ConstantWithWarmup": lambda o: ConstantWithWarmup(o, total_steps=steps),

@@ -1,1 +1,1 @@
-"""Studies: a grid of runs from one YAML file, executed side by side, and a report that compares them."""
+"""Studies: a grid of training runs from one YAML file, and a report that compares them."""

@@ -1,4 +1,4 @@
-"""The command line of studies: ``python -m benchmarks.study configs/studies/NAME.yaml``."""
+"""Command line of studies: ``python -m benchmarks.study configs/studies/NAME.yaml``."""
 
 from __future__ import annotations
 
@@ -20,36 +20,40 @@ from benchmarks.study.runner import Slot, StudyRunner, collect, find_slots, forg
 RESULTS_FILE = "results.sqlite"
 INTERRUPTED_EXIT_STATUS = 130
 OUTPUT_HELP = (
-    "folder of runs and results (default: runs/studies/NAME); studies that share one make the runs that they have in "
-    "common once, and need a --report each"
+    "folder of runs and results (default: runs/studies/NAME); studies that share one execute the runs that they have "
+    "in common once, and need a --report folder each"
 )
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The arguments, each with its sentence."""
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.study",
-        description="Run a study and write its report. Started again, it does what is missing and what has failed.",
+        description="Execute a study and write its report. Started again, it executes missing and failed runs only.",
     )
     parser.add_argument("study", type=Path, help="the study's YAML file, such as configs/studies/tuning_cost.yaml")
-    parser.add_argument("--variant", help="an entry of the file's variants: keys to lay over the rest, such as full")
+    parser.add_argument(
+        "--variant", help="name of an entry of the file's variants, whose keys replace others of the file"
+    )
     parser.add_argument("--output", type=Path, help=OUTPUT_HELP)
     parser.add_argument("--jobs", type=_positive, help="runs at a time (default: one per GPU, else one per core)")
     parser.add_argument("--threads", type=_positive, help="CPU threads per run (default: 1, or cores shared by GPUs)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where runs execute")
-    parser.add_argument("--no-retry", action="store_true", help="leave failed runs as they are")
+    parser.add_argument("--no-retry", action="store_true", help="do not repeat failed runs")
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--dry-run", action="store_true", help="print the grid and an estimate of time, run nothing")
-    what.add_argument("--check", action="store_true", help="let cli.py read the arguments of every cell, run nothing")
+    what.add_argument("--dry-run", action="store_true", help="print the grid and an estimate of time; execute nothing")
+    what.add_argument(
+        "--check", action="store_true", help="let cli.py check the arguments of every cell; execute nothing"
+    )
     what.add_argument("--emit-commands", action="store_true", help="print one command per missing run, for a launcher")
     what.add_argument("--print-cli", action="store_true", help="print the python cli.py command behind each run")
-    what.add_argument("--report-only", action="store_true", help="write the report from the runs that there are")
+    what.add_argument("--report-only", action="store_true", help="write the report from the runs finished so far")
     what.add_argument(
         "--again",
         metavar="PATTERN",
-        help="forget the results of finished runs whose name matches ('*SaLSA*', '* seed 0'), then go on as usual",
+        help="delete the results of finished runs whose name matches ('*SaLSA*', '* seed 0') and execute these again",
     )
-    what.add_argument("--run", metavar="ID", help="execute this one run here and now")
+    what.add_argument("--run", metavar="ID", help="execute this one run in this process")
     parser.add_argument(
         "--report", type=Path, help="folder of report.md, its figures and CSV files (default: OUTPUT/report)"
     )
@@ -58,7 +62,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status (0 done, 1 with failed runs, 2 bad input, 130 interrupted)."""
+    """Run the command line.
+
+    Returns:
+        The exit status: 0 when all is done, 1 with failed runs, 2 for bad input, 130 when interrupted.
+    """
     options = build_parser().parse_args(arguments)
     try:
         return _main(options)
@@ -98,7 +106,7 @@ def _main(options: argparse.Namespace) -> int:
         finished = True
         if missing and not options.report_only:
             for run in missing:
-                cli_arguments(run, output)  # what cannot be run is told before anything is
+                cli_arguments(run, output)  # raises for settings that cannot be resolved, before any run starts
             finished = _execute_all(study, options.variant, runs, missing, output, store, slots)
         return _report(study, runs, store, output, options.report) if finished else INTERRUPTED_EXIT_STATUS
 

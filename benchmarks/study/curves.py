@@ -1,4 +1,4 @@
-"""Learning curves of a cell: the mean over its runs with one standard error, against steps or seconds of training."""
+"""Learning curves: means over the runs of a cell with one standard error, against steps or seconds of training."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ History = dict[str, list[tuple[int, float, float]]]
 
 
 def load_histories(runs: Sequence[Run], results: Mapping[str, Result], output: Path) -> dict[str, History]:
-    """Histories of the finished runs, by run id."""
+    """Return the histories of the finished runs, by run id."""
     finished = [run for run in runs if run.id in results and results[run.id].status == FINISHED]
     return {run.id: dict(read_history(run_folder(output, run) / HISTORY_FILE)) for run in finished}
 
@@ -29,7 +29,7 @@ def load_histories(runs: Sequence[Run], results: Mapping[str, Result], output: P
 def mean_curve(
     histories: Sequence[History], name: str, against: Literal["step", "seconds"], smooth: int = 1
 ) -> pd.DataFrame:
-    """The mean of a logged value over runs: columns ``x``, ``mean``, ``se`` and ``n``.
+    """Average a logged value over runs.
 
     Runs that were recorded at the same steps are averaged there, at the mean of their seconds. Others are interpolated
     onto a common grid that ends where the shortest run ends, so that a mean is always over the same runs.
@@ -39,6 +39,9 @@ def mean_curve(
         name: What to average, such as ``train/loss``.
         against: The horizontal axis.
         smooth: Width of a rolling mean over recorded values, taken per run before averaging.
+
+    Returns:
+        A table with the columns ``x``, ``mean``, ``se`` and ``n``.
     """
     curves = []
     for history in histories:
@@ -65,12 +68,12 @@ def mean_curve(
 
 
 def step_size_units(histories: Sequence[History]) -> list[str]:
-    """Names of the units whose step size was recorded, in the optimizer's order."""
+    """Return the names of the units whose step size was recorded, in the optimizer's order."""
     names = dict.fromkeys(name for history in histories for name in history if name.startswith(STEP_SIZE))
     return [name.removeprefix(STEP_SIZE) for name in names]
 
 
 def evaluations_per_step(histories: Sequence[History]) -> float:
-    """Mean number of trials per step; not a number for an optimizer that does not search."""
+    """Return the mean number of trials per step, NaN for an optimizer that does not search."""
     values = [value for history in histories for _, _, value in history.get("train/evaluations", [])]
     return float(np.mean(values)) if values else math.nan

@@ -1,15 +1,14 @@
-"""A study as a person writes it: a YAML file, read and checked before anything runs."""
+"""Definition of a study: its YAML file, read and checked before any run starts."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
+from benchmarks.study.yaml_file import merge, read_yaml
 
 STUDY_KEYS = (
     "axes",
@@ -31,7 +30,7 @@ VALUES_KEYS = ("keys", "values")
 BUDGET_KEYS = ("epochs", "seconds", "steps")
 REPORT_KEYS = ("primary", "stability", "tables_by", "tune_over")
 PUBLISHED_KEYS = ("measure", "note", "ours", "rows", "source")
-# What of ours can stand beside a published number: the score, or one of these.
+# Columns of our results that a published number can be compared with.
 COMPARABLE = (
     "score",
     "final",
@@ -43,7 +42,7 @@ COMPARABLE = (
     "train_seconds",
 )
 
-# What the study itself decides for every run; a study file that set these would be silently overruled.
+# Arguments that the study sets for every run, so that a file must not set them, each with the key to use instead.
 RESERVED_SETTINGS = {
     "seed_everything": "use seeds",
     "trainer.max_epochs": "use budget: {epochs: …}",
@@ -54,34 +53,9 @@ RESERVED_SETTINGS = {
 }
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML that refuses a key written twice (a level lost without a word) and reads 1e-4 as a number."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                continue
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} appears twice", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep=deep)
-
-
-# YAML 1.1 takes "1e-4" for a string; YAML 1.2 and everyone who writes learning rates take it for a number.
-_UniqueKeyLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:[0-9][0-9_]*)(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
-)
-
-
 @dataclass(frozen=True)
 class Budget:
-    """How long a run trains: exactly one of optimizer steps, epochs, or seconds of training."""
+    """Length of a run: exactly one of optimizer steps, epochs, or seconds of training."""
 
     steps: int | None = None
     epochs: int | None = None
@@ -96,7 +70,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Level:
-    """One choice on an axis: a label, and the configs and settings that it adds to a run."""
+    """One value of an axis: a label, and the configs and settings that it adds to a run."""
 
     label: str
     configs: tuple[str, ...] = ()
@@ -108,7 +82,7 @@ class Level:
 
 @dataclass(frozen=True)
 class Axis:
-    """A direction of the grid: a name and its levels, in the order of the file."""
+    """Axis of the grid: a name and its levels, in the order of the file."""
 
     name: str
     levels: tuple[Level, ...]
@@ -116,7 +90,14 @@ class Axis:
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """What the report shows: the axis that splits tables, which value of a run counts, and the extra figures."""
+    """Options of the report.
+
+    Args:
+        tables_by: The axis with one table per level.
+        primary: Which validation of a run is compared: ``final`` or ``best``.
+        stability: Whether to show the distribution over seeds and the number of runs not above the baseline.
+        tune_over: The axis of a hyperparameter whose tries are counted in the cost of a score.
+    """
 
     tables_by: str | None = None
     primary: str = "final"
@@ -126,7 +107,7 @@ class ReportOptions:
 
 @dataclass(frozen=True)
 class Published:
-    """Numbers that others reported, shown beside ours: where they stand, what was measured, and one row per value."""
+    """Published numbers that the report shows beside ours: the source, what was measured, and one row per value."""
 
     source: str
     measure: str
@@ -137,7 +118,7 @@ class Published:
 
 @dataclass(frozen=True)
 class Study:
-    """A study, checked: what to run, for how long, over which seeds, and what the report shows."""
+    """Checked study: the grid of runs, their length and seeds, and the options of the report."""
 
     name: str
     path: Path
@@ -155,7 +136,7 @@ class Study:
     expected_seconds: float | None
 
     def axis_names(self) -> list[str]:
-        """Names of all axes, nested ones after the axis they hang on."""
+        """Return the names of all axes, nested ones after the axis that holds them."""
         return list(dict.fromkeys(_walk_axis_names(self.axes)))
 
 
@@ -164,8 +145,8 @@ def load_study(path: str | Path, variant: str | None = None) -> Study:
 
     Args:
         path: The YAML file.
-        variant: Name of an entry under ``variants:`` whose keys are laid over the rest of the file; mappings are
-            merged, other values replaced, ``null`` removes a key.
+        variant: Name of an entry under ``variants:`` whose keys change the rest of the file: mappings are merged,
+            other values replaced, and ``null`` removes a key.
 
     Raises:
         ValueError: One line that names the file, the key, what is wrong and what is allowed.
@@ -186,33 +167,8 @@ def load_study(path: str | Path, variant: str | None = None) -> Study:
     return reader.study({key: value for key, value in content.items() if key != "variants"}, path, variant)
 
 
-def read_yaml(path: Path) -> Any:
-    """Content of a YAML file; a missing or broken one is one line of error."""
-    try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: cannot be read ({error})") from None
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-
-
-def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` with ``changes`` laid over it: mappings merged, other values replaced, ``None`` removes a key."""
-    merged = dict(base)
-    for key, value in changes.items():
-        if value is None:
-            merged.pop(key, None)
-        elif isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
-            merged[key] = merge(merged[key], value)
-        else:
-            merged[key] = value
-    return merged
-
-
 def label_of(value: Any) -> str:
-    """How a value is written in tables: numbers short, everything else as it stands."""
+    """Return a value as tables show it: numbers in their shortest form, everything else unchanged."""
     if isinstance(value, bool) or value is None:
         return "null" if value is None else str(value).lower()
     if isinstance(value, float):
@@ -230,7 +186,7 @@ def _walk_axis_names(axes: Sequence[Axis]) -> Iterator[str]:
 
 
 class _Reader:
-    """Turns the mapping of a file into a `Study`; every complaint says the file and the key."""
+    """Converts the mapping of a file into a `Study`; errors name the file and the key."""
 
     def __init__(self, file: str) -> None:
         self.file = file

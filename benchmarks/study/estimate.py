@@ -1,4 +1,4 @@
-"""How long a study will take, from what its finished runs took."""
+"""Estimates of the time that a study will take, from the times of its finished runs."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ START_SECONDS = 20.0
 
 
 def estimate_run_seconds(study: Study, run: Run, finished: Mapping[str, Result]) -> float | None:
-    """Wall-clock seconds that a run will take.
+    """Estimate the wall-clock seconds that a run will take.
 
-    The mean of the finished runs of the same cell; else of those that share most labels with it; else what the study
-    file expects; else the budget where it is in seconds; else unknown.
+    This is the mean over the finished runs of the same cell or, without any, over those that share most labels with it;
+    before the first run has finished, the study's ``expected_seconds``, or a budget in seconds.
+
+    Returns:
+        The seconds, or ``None`` if nothing is known.
     """
     done = [result for result in finished.values() if result.status == FINISHED and result.wall_seconds is not None]
     if done:
@@ -32,7 +35,7 @@ def estimate_run_seconds(study: Study, run: Run, finished: Mapping[str, Result])
 def estimate_study_seconds(
     study: Study, runs: Sequence[Run], finished: Mapping[str, Result], slots: int
 ) -> float | None:
-    """Wall-clock seconds that ``runs`` will take on ``slots`` places; unknown if a run's time is."""
+    """Estimate the wall-clock seconds of ``runs``, ``slots`` at a time; ``None`` if that of a run is unknown."""
     each = [estimate_run_seconds(study, run, finished) for run in runs]
     known = [seconds for seconds in each if seconds is not None]
     if len(known) < len(each):
@@ -41,7 +44,7 @@ def estimate_study_seconds(
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them: ``45 s``, ``12 min``, ``3 h 20 min``."""
+    """Return seconds as text: ``45 s``, ``12 min``, ``3 h 20 min``."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -49,5 +52,5 @@ def duration(seconds: float) -> str:
 
 
 def number_of(things: Sized, name: str) -> str:
-    """How many there are: ``1 seed``, ``3 seeds``."""
+    """Return a count with its noun: ``1 seed``, ``3 seeds``."""
     return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"

@@ -1,4 +1,4 @@
-"""One run of a study, in a process of its own: the command line it stands for, and the result it leaves behind."""
+"""Execution of one run of a study in its own process: its command line, and the result that it writes."""
 
 from __future__ import annotations
 
@@ -10,53 +10,48 @@ import itertools
 import json
 import math
 import os
-import platform
 import re
 import shutil
-import socket
 import statistics
-import subprocess
 import sys
 import time
 import traceback
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any, TextIO
 
 import yaml
 
-from benchmarks.study.definition import read_yaml
 from benchmarks.study.grid import Cell, Run
+from benchmarks.study.machine import describe_machine
 from benchmarks.study.results import FAILED, FINISHED, Result
+from benchmarks.study.yaml_file import read_yaml
 
-ROOT = Path(__file__).resolve().parents[2]
-RUNS_AT_A_TIME = "LINETUNE_RUNS_AT_A_TIME"  # environment variable by which a runner tells its runs
-BUSY_EXIT_STATUS = 75  # EX_TEMPFAIL: another process is executing this very run
+BUSY_EXIT_STATUS = 75  # EX_TEMPFAIL: another process is executing the same run
 WARM_UP_STEPS = 5
 
 VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?::-(?P<instead>[^}]*))?\}")
 
 RESULT_FILE = "result.json"
 HISTORY_FILE = "history.csv"
-COMPLETE = "train/complete"  # the history's last value, written when training ended by itself
+COMPLETE = "train/complete"  # the history's last value, written unless training was interrupted
 LOG_FILE = "run.log"
 
 
 def run_folder(output: Path, run: Run) -> Path:
-    """Where a run keeps its files."""
+    """Return the folder of a run's files."""
     return output / "runs" / run.id
 
 
 def cli_arguments(run: Run, output: Path) -> list[str]:
-    """The arguments of ``python cli.py`` that a run stands for."""
+    """Return the arguments of ``python cli.py`` that execute a run."""
     folder = run_folder(output, run)
     history = "benchmarks.study.history.RunHistory"
     arguments = ["fit"]
     for file in run.cell.configs:
         arguments.append(f"--config={file}")
-    # Before the study's settings, so that a study may decide otherwise.
+    # Before the study's settings, so that these can override them.
     arguments += [
         "--trainer.devices=1",
         "--trainer.enable_checkpointing=false",
@@ -90,27 +85,27 @@ def cli_arguments(run: Run, output: Path) -> list[str]:
 
 
 def command_line_value(value: Any) -> str:
-    """A setting's value as the command line reads it: text as it stands, everything else as JSON.
+    """Return a setting's value as an argument of the command line: text unchanged, everything else as JSON.
 
-    ``${NAME}`` in a text stands for the environment variable of that name; ``${NAME:-instead}`` says what to take where
-    it is not set.
+    ``${NAME}`` in a text is replaced by the environment variable of that name, ``${NAME:-default}`` by the default
+    where the variable is not set.
 
     Raises:
-        ValueError: The variable is not set.
+        ValueError: The variable is not set and has no default.
     """
     return VARIABLE.sub(_variable, value) if isinstance(value, str) else json.dumps(value)
 
 
 def execute_run(run: Run, output: Path, attempt: int = 1) -> Result:
-    """Train one run in this process and leave its result in its folder.
+    """Train one run in this process and write its result into its folder.
 
-    The folder is locked while the run goes on; the lock vanishes with the process, however that ends.
+    The folder is locked during the run; the system releases the lock when the process ends, however it ends.
 
     Returns:
         The result, finished or failed; a failure is never raised.
 
     Raises:
-        BlockingIOError: another process is executing this run.
+        BlockingIOError: Another process is executing this run.
     """
     folder = run_folder(output, run)
     folder.mkdir(parents=True, exist_ok=True)
@@ -130,16 +125,16 @@ def execute_run(run: Run, output: Path, attempt: int = 1) -> Result:
 
 
 def tensorboard_folder(arguments: Sequence[str]) -> Path:
-    """Where TensorBoard's files of a run go."""
+    """Return the folder of a run's TensorBoard files."""
     parts = dict(argument[2:].split("=", 1) for argument in arguments if argument.startswith("--trainer.logger."))
     return Path(parts["trainer.logger.save_dir"], parts["trainer.logger.name"], parts["trainer.logger.version"])
 
 
 def summarize_run(run: Run, folder: Path, reason: str, wall_seconds: float, attempt: int = 1) -> Result:
-    """A run's result from the history that it wrote.
+    """Compute a run's result from its history.
 
-    A run counts as failed without the history's last line, without a validation, and when it diverged: a model of NaNs
-    still has an accuracy, that of one and the same answer.
+    A run has failed if it was interrupted, if its metric was never validated, or if its last validation loss is not
+    finite: a model of NaNs still has an accuracy, that of a constant prediction.
     """
     columns = read_history(folder / HISTORY_FILE)
     validation = {name: values for name, values in columns.items() if name.startswith("val") and values}
@@ -175,7 +170,7 @@ def summarize_run(run: Run, folder: Path, reason: str, wall_seconds: float, atte
 
 
 def read_history(path: Path) -> dict[str, list[tuple[int, float, float]]]:
-    """A run's history: per name the values as ``(step, seconds, value)``; a line cut off by a kill is left out."""
+    """Return a run's history: values as ``(step, seconds, value)`` by name; incomplete lines are skipped."""
     values: dict[str, list[tuple[int, float, float]]] = defaultdict(list)
     if not path.is_file():
         return values
@@ -190,14 +185,14 @@ def read_history(path: Path) -> dict[str, list[tuple[int, float, float]]]:
 
 
 def write_result(folder: Path, result: Result) -> None:
-    """Leave a result in a run's folder, whole or not at all."""
+    """Write a result into a run's folder, atomically."""
     temporary = folder / f"{RESULT_FILE}.{os.getpid()}"
     temporary.write_text(result.to_json(), encoding="utf-8")
     temporary.replace(folder / RESULT_FILE)
 
 
 def read_result(folder: Path) -> Result | None:
-    """The result that a run left in its folder, if it did."""
+    """Return the result in a run's folder, or ``None``."""
     try:
         return Result.from_json((folder / RESULT_FILE).read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError, TypeError):
@@ -205,7 +200,7 @@ def read_result(folder: Path) -> Result | None:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether some process is executing the run of this folder."""
+    """Return whether a process is executing the run of this folder."""
     path = folder / "lock"
     if not path.exists():
         return False
@@ -217,45 +212,20 @@ def is_locked(folder: Path) -> bool:
 
 
 def last_error_line(text: str) -> str:
-    """What to tell of a failure: its last line that speaks of an error, else its last line."""
+    """Return the last line of a log that contains "error", or else its last line."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     told = [line for line in lines if "error" in line.lower()]
     return (told or lines or ["no output"])[-1][:500]
 
 
-def describe_machine() -> dict[str, Any]:
-    """Where numbers come from: host, processor, memory, GPU, how it is shared out, and the versions of what matters."""
-    machine: dict[str, Any] = {
-        "host": socket.gethostname(),
-        "cpu": _processor(),
-        "cores": available_cores(),
-        "ram_gib": _memory_gib(),
-        "gpu": None,
-        "threads": int(os.environ.get("OMP_NUM_THREADS", 0)) or None,
-        "runs_at_a_time": int(os.environ.get(RUNS_AT_A_TIME, 0)) or None,
-        "python": platform.python_version(),
-        "commit": _commit(),
-    }
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        machine["gpu"] = torch.cuda.get_device_name(0)
-    for package in ("torch", "lightning", "transformers"):
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            machine[package] = metadata.version(package)
-    return machine
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def call_command_line(arguments: list[str], errors: ErrorTail) -> str:
-    """Call ``cli.py`` in this process; returns why it failed, or nothing.
+    """Call ``cli.py`` in this process.
 
-    Nothing is also what is left of a SIGTERM: Lightning ends the process with status 0.
+    Returns:
+        The reason of a failure in one line, else an empty text. That is also the case after SIGTERM, on which Lightning
+        exits with status 0.
     """
-    # LightningCLI warns when it is given arguments while the process has some of its own.
+    # LightningCLI warns if it is given arguments while the process has arguments of its own.
     argv, sys.argv = sys.argv, ["cli.py"]
     try:
         import cli
@@ -277,7 +247,7 @@ def call_command_line(arguments: list[str], errors: ErrorTail) -> str:
 
 
 def check_cell(cell: Cell, output: Path) -> str:
-    """Let ``cli.py`` read the arguments of a cell without running anything; returns its complaint, or nothing."""
+    """Let ``cli.py`` check the arguments of a cell without training; return its error message, or an empty text."""
     arguments = [*cli_arguments(Run("check", cell, 0), output), "--print_config"]
     errors = ErrorTail(io.StringIO())
     with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
@@ -285,13 +255,13 @@ def check_cell(cell: Cell, output: Path) -> str:
 
 
 def other_data(runs: Sequence[Run], output: Path) -> Counter[tuple[str | None, str | None]]:
-    """Which folders of data runs were made with, where that is not the folder which they would read now.
+    """Count finished runs whose data folder differs from the one that the study names now.
 
-    An id has ``${GLUE_DIR}`` in it, not what that stands for.
+    Ids of runs depend on the text ``${GLUE_DIR}``, not on the variable's value.
 
     Returns:
-        How many runs there are for each ``(folder then, folder now)``; ``None`` stands for no folder. Runs whose
-        resolved configuration is not in the folder of TensorBoard's files any more do not count.
+        The number of runs for each ``(folder then, folder now)``; ``None`` means no folder. Runs without a resolved
+        configuration beside their TensorBoard files are not counted.
     """
     configs = {path.parent.name: path for path in (output / "tensorboard").rglob("config.yaml")}
     counts: Counter[tuple[str | None, str | None]] = Counter()
@@ -301,7 +271,7 @@ def other_data(runs: Sequence[Run], output: Path) -> Counter[tuple[str | None, s
             continue
         data = read_yaml(config)["data"]
         then = data.get("init_args", data).get("data_dir")
-        # A variable that is not set has its own error message when a run needs it.
+        # A variable that is not set is an error when a run starts, not here.
         with contextlib.suppress(ValueError):
             now = yaml.safe_load(command_line_value(setting))
             if _real_path(then) != _real_path(now):
@@ -336,31 +306,6 @@ def _slug(label: str) -> str:
     return "".join(c if c.isalnum() or c in "-._" else "-" for c in label).strip("-") or "none"
 
 
-def _processor() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
-
-
-def _memory_gib() -> float | None:
-    try:
-        return round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1)
-    except (AttributeError, OSError, ValueError):  # not there on Windows, not known on some others
-        return None
-
-
-def _commit() -> str | None:
-    try:
-        git = subprocess.run(
-            ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, timeout=10
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return git.stdout.strip() or None
-
-
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     with path.open("a") as file:
@@ -369,7 +314,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 class ErrorTail(io.TextIOBase):
-    """Passes text on and remembers its end."""
+    """Text stream that writes to another one and keeps the last 8000 characters."""
 
     def __init__(self, through: TextIO) -> None:
         self._through = through

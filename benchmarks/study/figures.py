@@ -1,4 +1,4 @@
-"""Figures of a report, as PNG and SVG: colours that colour-blind people tell apart, axes with units."""
+"""Figures of a report, as PNG, in colours that colour-blind readers can tell apart."""
 
 from __future__ import annotations
 
@@ -41,14 +41,12 @@ STYLE: Any = {
     "lines.linewidth": 1.4,
     "legend.frameon": False,
     "savefig.dpi": 200,
-    # Without these, two reports on the same numbers would differ in their SVG files.
-    "svg.hashsalt": "study",
 }
 
 
 @dataclass(frozen=True)
 class Series:
-    """A method in the figures of one table: its label and what its runs recorded."""
+    """One method in the figures of a table: its label and the histories of its runs."""
 
     label: str
     metric: str
@@ -59,23 +57,22 @@ AGAINST: tuple[Literal["step", "seconds"], ...] = ("step", "seconds")
 
 
 def save(figure: Figure, folder: Path, name: str) -> str:
-    """Write a figure as ``name.png`` and ``name.svg``; returns the PNG's file name."""
+    """Write a figure as ``name.png`` into a folder and return the file's name."""
     folder.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(STYLE):
         figure.savefig(folder / f"{name}.png")
-        figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
     return f"{name}.png"
 
 
 def learning_curves(series: Sequence[Series]) -> Figure:
-    """Training loss, validation loss and the metric against steps (left) and seconds of training (right)."""
+    """Plot training loss, validation loss and the metric against steps (left) and seconds of training (right)."""
     metric = series[0].metric
     rows = ["train/loss", "val/loss"] + ([metric] if metric != "val/loss" else [])
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 2.1 * len(rows) + 0.3 + _legend_height(len(series))), layout="constrained")
         grid = figure.subplots(len(rows), 2, sharey="row", sharex="col", squeeze=False)
         for row, name in enumerate(rows):
-            # A batch's loss says little; a window of a twentieth of the run shows where it goes.
+            # Batch losses are noisy: a rolling mean over a twentieth of the run shows the trend.
             smooth = _window(series) if name == "train/loss" else 1
             for column, against in enumerate(AGAINST):
                 _curves(grid[row][column], series, name, against, smooth)
@@ -92,7 +89,11 @@ def learning_curves(series: Sequence[Series]) -> Figure:
 
 
 def step_sizes(series: Sequence[Series]) -> Figure | None:
-    """Step size against steps, a panel per method whose step size changes, a line per unit; ``None`` without any."""
+    """Plot step sizes against steps: a panel per method whose step size changes, a line per unit.
+
+    Returns:
+        The figure, or ``None`` where no method's step size changes.
+    """
     shown = [one for one in series if _positive_units(one) and _changes(one)]
     if not shown:
         return None
@@ -113,7 +114,7 @@ def step_sizes(series: Sequence[Series]) -> Figure | None:
         for axes in grid[-1]:
             axes.set_xlabel("optimizer step")
             axes.set_xlim(left=0)
-        # Panels above an empty place are the lowest of their column.
+        # The last panel of a column carries the tick labels, also where the last row is not full.
         for index in range(len(shown) - columns, len(shown)):
             if index >= 0:
                 grid.flat[index].tick_params(labelbottom=True)
@@ -122,7 +123,7 @@ def step_sizes(series: Sequence[Series]) -> Figure | None:
 
 
 def costs(cells: pd.DataFrame, labels: Sequence[str]) -> Figure:
-    """Time per step and peak memory of every method, with one standard error over seeds."""
+    """Plot time per step and peak memory of every method as bars, with one standard error over seeds."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 0.9 + 0.26 * len(cells)), layout="constrained")
         time_axes, memory_axes = figure.subplots(1, 2, sharey=True)
@@ -146,7 +147,7 @@ def costs(cells: pd.DataFrame, labels: Sequence[str]) -> Figure:
 
 
 def distribution(runs: pd.DataFrame, labels: Mapping[int, str], metric: str) -> Figure:
-    """Every run of every method as a point on its distribution, with the number that learned nothing."""
+    """Plot the score of every run, per method, with the number of runs not above the majority-class baseline."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH * 0.85, 0.9 + 0.5 * len(labels)), layout="constrained")
         axes = figure.subplots()
@@ -165,13 +166,13 @@ def distribution(runs: pd.DataFrame, labels: Mapping[int, str], metric: str) -> 
             axes.scatter(scores, place + spread, s=14, color=COLOURS[0], alpha=0.8, linewidths=0)
             judged = of_cell["learned"].dropna().astype(bool)
             if len(judged):
-                text = f" {(~judged).sum()} of {len(judged)} learned nothing"
+                text = f" {(~judged).sum()} of {len(judged)} not above baseline"
                 axes.text(1.0, place, text, transform=axes.get_yaxis_transform(), va="center", fontsize=7)
         chance = runs["chance"].mean()
         if math.isfinite(chance):
             axes.axvline(chance, color="black", linestyle=":", linewidth=1)
             top = axes.get_xaxis_transform()
-            axes.text(chance, 1.0, "always the same answer", transform=top, ha="center", va="bottom", fontsize=7)
+            axes.text(chance, 1.0, "majority-class baseline", transform=top, ha="center", va="bottom", fontsize=7)
         axes.set_yticks(list(places), list(labels.values()))
         axes.set_xlabel(_value_label(metric).replace("\n", " "))
         axes.grid(axis="y", visible=False)
@@ -179,7 +180,7 @@ def distribution(runs: pd.DataFrame, labels: Mapping[int, str], metric: str) -> 
 
 
 def tuning(tuned: Mapping[str, pd.DataFrame], metric: str) -> Figure:
-    """What a score costs in seconds of training, tries of a hyperparameter counted: one line or point per method."""
+    """Plot scores against seconds of training, all tries of a hyperparameter counted: a line or point per method."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
         axes = figure.subplots()
@@ -194,7 +195,7 @@ def tuning(tuned: Mapping[str, pd.DataFrame], metric: str) -> Figure:
                 linestyle=dash,
                 marker=marker,
                 markersize=6,
-                # Methods that spend the same time stand on top of each other.
+                # Markers of methods with equal time overlap: a white edge separates them.
                 markeredgecolor="white",
                 markeredgewidth=0.6,
                 capsize=2,
@@ -221,7 +222,7 @@ def _curves(axes: Axes, series: Sequence[Series], name: str, against: Literal["s
 
 
 def _clip(axes: Axes, series: Sequence[Series], name: str) -> None:
-    """Let a diverging loss leave the panel at its top, so that the others can be seen."""
+    """Limit the axis of losses where one diverges, so that the others stay readable."""
     starts = [h[name][0][2] for one in series for h in one.histories if h.get(name) and math.isfinite(h[name][0][2])]
     if not starts or axes.get_ylim()[1] <= CLIP_AT * float(np.median(starts)):
         return

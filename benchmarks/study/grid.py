@@ -1,4 +1,4 @@
-"""From a study to its runs: every combination of levels, each under an id that follows from its settings."""
+"""Expansion of a study into its runs: all combinations of levels, each with an id computed from its settings."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.study.definition import Axis, Budget, Level, Study, read_yaml
+from benchmarks.study.definition import Axis, Budget, Level, Study
+from benchmarks.study.yaml_file import read_yaml
 
 ID_LENGTH = 12
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One combination of levels; its runs differ by seed alone.
+    """One combination of levels; its runs differ only in the seed.
 
     Args:
         labels: The level's label on each axis, in the order of the axes.
-        configs: Config files, in the order in which the command line takes them.
-        settings: Dotted keys and values laid over the configs.
-        metric: What this cell is judged by, as it is logged.
-        budget: How long its runs train.
+        configs: Config files, in the order of the command line.
+        settings: Dotted keys and values that override the configs.
+        metric: Name of the logged metric that this cell is judged by.
+        budget: Length of its runs.
     """
 
     labels: Mapping[str, str]
@@ -34,13 +35,13 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """The labels in one line, for people."""
+        """All labels in one line."""
         return " · ".join(self.labels.values())
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training run: a cell and a seed, with an id that depends on nothing but the resolved settings."""
+    """One training run: a cell and a seed, with an id computed from the resolved settings alone."""
 
     id: str
     cell: Cell
@@ -48,12 +49,12 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The cell and the seed in one line, for people."""
+        """The cell's labels and the seed in one line."""
         return f"{self.cell.name} · seed {self.seed}"
 
 
 def expand_cells(study: Study) -> list[Cell]:
-    """All cells of the grid, the first axis varying slowest.
+    """Return all cells of the grid, the first axis varying slowest.
 
     Raises:
         ValueError: Two levels of a cell append to the same list, or one table of the report would mix metrics.
@@ -81,10 +82,10 @@ def expand_cells(study: Study) -> list[Cell]:
 
 
 def expand_runs(study: Study) -> list[Run]:
-    """All runs, seed by seed, so that a study stopped early has every cell with the same number of seeds.
+    """Return all runs, seed by seed, so that a study stopped early has equally many seeds of every cell.
 
     Raises:
-        ValueError: Two cells come out with the same settings: they would be the same run under two names.
+        ValueError: Two cells have the same settings: they would be the same run under two names.
     """
     cells = expand_cells(study)
     runs: dict[str, Run] = {}
@@ -99,10 +100,10 @@ def expand_runs(study: Study) -> list[Run]:
 
 
 def run_id(cell: Cell, seed: int) -> str:
-    """A short hash of what decides a run: the configs' content, the settings, the budget and the seed.
+    """Return a short hash of the configs' content, the settings, the budget and the seed.
 
-    File names, comments, labels and the order of keys do not enter: renaming a level does not repeat its runs, while a
-    changed value in a config does.
+    File names, comments, labels and the order of keys are not part of it: a renamed level keeps its runs, while a
+    changed value in a config makes new ones.
     """
     resolved = {
         "configs": [read_yaml(Path(file)) for file in cell.configs],

@@ -1,4 +1,4 @@
-"""What happened in a run, step by step, in one append-only file that the report reads."""
+"""Callback that writes a run's values step by step into the CSV file that the report reads."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ Needed = TypeVar("Needed", bound=Callback)
 
 
 class RunHistory(Callback):
-    """Writes loss, step sizes, forward passes and validation metrics, each with its step and its second of training.
+    """Writes loss, step sizes, trials and validation metrics to a file, each with its step and second of training.
 
-    One value is one line (``step,seconds,name,value``), so that nothing has to be known beforehand and a run that is
-    killed leaves everything up to its last lines. Every step is recorded up to the 1000th, from there on ever fewer, so
-    that a file stays small however long the run is. Names: ``train/loss``, ``train/step_size/<unit>``,
+    Each line is one value: ``step,seconds,name,value``. Names are ``train/loss``, ``train/step_size/<unit>``,
     ``train/evaluations`` (trials of a search), ``train/memory_mib``, and every ``val`` metric as it is logged;
-    ``val/majority`` is the share of the most frequent class among the validation labels. The last value of all,
-    ``train/complete``, says that training ended by itself: by its budget or by early stopping, not by a signal.
+    ``val/majority`` is the share of the most frequent class among the validation labels. The last value,
+    ``train/complete``, is written when training ends by its budget or by early stopping, but not when it is
+    interrupted. All of the first 1000 steps are recorded and ever fewer of the later ones, so that files of long runs
+    stay small.
 
-    The run's place in the study joins the module's hyperparameters, as ``axis/<name>``, and so TensorBoard's HPARAMS.
+    The labels are added to the module's hyperparameters as ``axis/<name>``, and so to TensorBoard's HPARAMS.
 
     Args:
         path: The file to write.
@@ -40,7 +40,7 @@ class RunHistory(Callback):
 
     Raises:
         MisconfigurationException: if `callbacks.TrainingSeconds` or `callbacks.PeakMemoryMonitor`, whose measurements
-            this writes down, is not before it.
+            are recorded, is not before this callback.
     """
 
     def __init__(self, path: str, labels: dict[str, Any]) -> None:
@@ -58,7 +58,7 @@ class RunHistory(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._clock = self._before_this(trainer, TrainingSeconds)
         self._memory = self._before_this(trainer, PeakMemoryMonitor)
-        # callbacks.HyperparameterLogger, which every run of the command line has, writes these to TensorBoard.
+        # callbacks.HyperparameterLogger, which the command line adds to every run, logs these to TensorBoard.
         pl_module.hparams.update({f"axis/{axis}": level for axis, level in self.labels.items()})
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -129,7 +129,7 @@ class RunHistory(Callback):
         self._close()
 
     def _before_this(self, trainer: Trainer, kind: type[Needed]) -> Needed:
-        # A measurement has to include a batch by the time that the batch is recorded.
+        # A callback before this one has measured a batch by the time that the batch is recorded.
         callbacks = list(getattr(trainer, "callbacks", []))
         for callback in callbacks[: callbacks.index(self)]:
             if isinstance(callback, kind):

@@ -1,4 +1,4 @@
-"""What a person sees while a study runs: a bar in a terminal, a line per run everywhere else."""
+"""Progress display of a study: a bar in a terminal, otherwise one line per run."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ REFRESH_SECONDS = 1.0
 
 
 class Progress:
-    """Counts finished and failed runs; one line stays behind for each. The bar is drawn below what is there already.
+    """Counts finished and failed runs and prints one line for each, above the bar if there is one.
 
     Args:
         total: Runs of the study.
-        done: Runs that were finished before.
-        stream: Where to write.
+        done: Runs that had finished before.
+        stream: Stream to write to.
     """
 
     def __init__(self, total: int, done: int, stream: TextIO = sys.stderr) -> None:
@@ -36,25 +36,25 @@ class Progress:
             file=stream,
             disable=not stream.isatty(),
             dynamic_ncols=True,
-            smoothing=0.0,  # runs that go on side by side end in bursts
-            # A bar of a fixed width: it would jump with the length of the names behind it.
+            smoothing=0.0,  # parallel runs end in bursts
+            # A fixed width: otherwise the bar's length changes with that of the names behind it.
             bar_format="{percentage:3.0f}% |{bar:20}| {n_fmt}/{total_fmt} runs [{elapsed}<{remaining}]{postfix}",
         )
         self._count = done
         self._total = total
 
     def start(self, run: Run) -> None:
-        """A run's process has started."""
+        """Show a run whose process has started."""
         self._working.append(run.name)
         self._draw()
 
     def wait(self) -> None:
-        """Nothing has happened; the clock goes on."""
+        """Update the elapsed time."""
         if time.monotonic() - self._drawn > REFRESH_SECONDS:
             self._draw()
 
     def end(self, run: Run, result: Result) -> None:
-        """A run's row is written."""
+        """Count a run that has ended and print its line."""
         self._working.remove(run.name)
         self._count += 1
         took = f" in {duration(result.wall_seconds)}" if result.wall_seconds is not None else ""
@@ -72,7 +72,7 @@ class Progress:
         self._draw()
 
     def close(self) -> None:
-        """Leave the bar as it is at the end, without the runs that were going on."""
+        """Draw the bar a last time, without names of runs in progress."""
         self._working.clear()
         self._draw()
         self._bar.close()

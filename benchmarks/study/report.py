@@ -1,8 +1,9 @@
-"""A study's report: ``report.md`` with its tables, figures and CSV files."""
+"""Report of a study: ``report.md`` with its tables, figures and CSV files."""
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +16,7 @@ from benchmarks.study.curves import History, evaluations_per_step, load_historie
 from benchmarks.study.definition import Published, Study, label_of
 from benchmarks.study.estimate import duration, number_of
 from benchmarks.study.grid import Run
-from benchmarks.study.results import FAILED, Result
+from benchmarks.study.results import FAILED, FINISHED, Result
 from benchmarks.study.statistics import (
     FEWEST_SEEDS,
     MISSING,
@@ -43,15 +44,18 @@ HOW_TO_READ = (
 
 
 def write_report(study: Study, runs: Sequence[Run], results: Mapping[str, Result], output: Path, folder: Path) -> Path:
-    """Write the report of a study from the runs that there are.
+    """Write the report of a study from the runs that have a result.
+
+    The report names the commit of its runs, and says so where they are of several, of one with uncommitted changes, or
+    of an unknown one.
 
     Args:
         study: The study.
         runs: All runs of its grid.
         results: Results by run id; runs without one are reported as missing.
-        output: The study's folder, where the runs keep their histories.
-        folder: Where the report goes: ``report.md`` with its figures, ``runs.csv`` with every run of the grid, from
-            which the tables can be computed again, ``cells.csv`` and ``curves.csv``.
+        output: The study's folder, which holds the runs' histories.
+        folder: Folder of the report: ``report.md`` with its figures, ``runs.csv`` with every run of the grid, from
+            which the tables can be computed again, ``cells.csv`` and ``curves.csv``. Existing files are replaced.
 
     Returns:
         The path of ``report.md``.
@@ -65,7 +69,7 @@ def write_report(study: Study, runs: Sequence[Run], results: Mapping[str, Result
     cells["evaluations"] = [evaluations_per_step(of_cell[cell]) for cell in cells["cell"]]
 
     writer = _Writer(study, frame, cells, of_cell, folder)
-    sections = [writer.head(results), *writer.tables(), writer.tuning(), writer.published(), writer.failures()]
+    sections = [writer.head(), *writer.tables(), writer.tuning(), writer.published(), writer.failures()]
     cells.to_csv(folder / "cells.csv", index=False, float_format="%.6g")
     frame.drop(columns="cell").to_csv(folder / "runs.csv", index=False, float_format="%.6g")
     writer.curves().to_csv(folder / "curves.csv", index=False, float_format="%.6g")
@@ -75,6 +79,8 @@ def write_report(study: Study, runs: Sequence[Run], results: Mapping[str, Result
 
 
 class _Writer:
+    """Writes the sections of one report and the figures that they link."""
+
     def __init__(
         self,
         study: Study,
@@ -94,7 +100,7 @@ class _Writer:
 
     # Sections
 
-    def head(self, results: Mapping[str, Result]) -> str:
+    def head(self) -> str:
         study = self.study
         lines = [f"# {study.title}"]
         if study.description:
@@ -106,7 +112,8 @@ class _Writer:
             f"{status.get(MISSING, 0)} missing",
             f"seconds of training, all runs together: {duration(self.runs['train_seconds'].sum())}",
             f"written {datetime.now(UTC):%Y-%m-%d} by `{self._command()}`",
-            *self._machines(results),
+            *self._machines(),
+            self._code(),
         ]
         lines.append("\n".join(f"- {fact}" for fact in facts))
         lines.append(HOW_TO_READ.format(counted="last" if study.report.primary == "final" else "best"))
@@ -124,8 +131,9 @@ class _Writer:
             return ""
         parts = [
             "## What a score costs, tuning counted",
-            f"A method with {_short(tune_over)} to choose is tried with several values. Its score is what the best of "
-            "that many values reaches, on average over all ways to pick them; *seconds* is what these tries cost.",
+            f"A method with a {_short(tune_over)} to choose is tried with several values. Its score is that of the "
+            "best of these values, on average over all ways to choose that many; *seconds* is the training time of all "
+            "tries together.",
         ]
         by = self.study.report.tables_by
         groups = [(None, self.runs)] if by is None else list(self.runs.groupby(by, sort=False))
@@ -216,10 +224,10 @@ class _Writer:
                 "seconds": _number(cell["train_seconds"], 3),
             }
             if self.study.report.stability and cell["judged"]:
-                row["learned nothing"] = f"{cell['not_learned']} of {cell['judged']}"
+                row["not above baseline"] = f"{cell['not_learned']} of {cell['judged']}"
             rows.append(row)
         budgets = ", ".join(dict.fromkeys(cells["budget"]))
-        judged = f"Judged by {metric}{self._chance(cells)}. Every run: {budgets}."
+        judged = f"Judged by {metric}{self._baseline(cells)}. Every run: {budgets}."
         parts = [f"## {label or 'Results'}", judged, _markdown(rows)]
         return "\n\n".join([*parts, *self._figures(cells, runs, label)])
 
@@ -267,16 +275,31 @@ class _Writer:
             }
         )
 
-    def _chance(self, cells: pd.DataFrame) -> str:
-        chance = cells["chance"].mean()
-        return f"; always the same answer scores {chance:.3f}" if math.isfinite(chance) else ""
+    def _baseline(self, cells: pd.DataFrame) -> str:
+        score = cells["chance"].mean()
+        if not math.isfinite(score):
+            return ""
+        by_accuracy = cells["metric"].iloc[0].endswith("/accuracy")
+        return f"; {'the majority-class baseline' if by_accuracy else 'a constant prediction'} scores {score:.3f}"
 
-    def _machines(self, results: Mapping[str, Result]) -> list[str]:
-        machines = {result.machine_text() for result in results.values() if result.status != FAILED}
-        commits = sorted({str(r.machine.get("commit")) for r in results.values() if r.machine.get("commit")})
-        return [f"machine: {machine}" for machine in sorted(machines)] + (
-            [f"code: commit {', '.join(commits)}"] if commits else []
-        )
+    def _machines(self) -> list[str]:
+        return [f"machine: {machine}" for machine in sorted(set(self._finished()["machine"]))]
+
+    def _code(self) -> str:
+        """Say which version of the code the runs are of, and whether it is one version that can be checked out."""
+        commits = Counter(self._finished()["commit"])
+        if len(commits) == 1:
+            (commit,) = commits
+            if not commit:
+                return "code: **unknown version**, no run recorded its commit"
+            if commit.endswith("-dirty"):
+                return f"code: **uncommitted changes**, all runs at commit {commit}"
+            return f"code: all runs at commit {commit}, one version of the code"
+        counts = (f"{number_of(range(n), 'run')} at {commit or 'an unknown commit'}" for commit, n in commits.items())
+        return f"code: **not one version**, {', '.join(counts)}; `--again '*'` repeats all runs"
+
+    def _finished(self) -> pd.DataFrame:
+        return self.runs[self.runs["status"] == FINISHED]
 
     def _command(self) -> str:
         study = self.study

@@ -1,4 +1,4 @@
-"""The results file of a study: one SQLite row per run, finished or failed."""
+"""Results file of a study: one SQLite row per run, finished or failed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FAILED = "failed"
 
 @dataclass(frozen=True)
 class Result:
-    """What is known of a run.
+    """Result of one run: its status, scores, times and machine.
 
     Args:
         id: The run's id.
@@ -32,7 +32,7 @@ class Result:
         peak_memory_mib: Highest memory, as `callbacks.PeakMemoryMonitor` measures it.
         wall_seconds: Start to end of the process.
         attempts: How often the run has been started.
-        machine: Where it ran, as `execution.describe_machine` says it.
+        machine: Where it ran, from `machine.describe_machine`.
     """
 
     id: str
@@ -53,11 +53,11 @@ class Result:
 
     @classmethod
     def from_json(cls, text: str) -> Result:
-        """The result that `to_json` wrote."""
+        """Return the result that `to_json` wrote."""
         return cls(**json.loads(text))
 
     def machine_text(self) -> str:
-        """The machine in one line, for people; without its host's name, which says nothing elsewhere."""
+        """Return the machine as one line of text, without the host's name and the commit."""
         units = {
             "cpu": "{}",
             "cores": "{} cores",
@@ -70,7 +70,7 @@ class Result:
         return ", ".join(units.get(key, key + " {}").format(value) for key, value in shown.items() if value is not None)
 
     def to_json(self) -> str:
-        """This result as one JSON object."""
+        """Return this result as one JSON object."""
         return json.dumps(asdict(self), indent=1)
 
 
@@ -79,13 +79,14 @@ _COLUMNS = tuple(f.name for f in fields(Result))
 
 
 class ResultsFile:
-    """Results on disk, one transaction per row: a process killed at any moment leaves a readable file.
+    """SQLite file of results, one transaction per row, so that a killed process leaves a readable file.
 
-    Write-ahead logging lets a report read while a study writes. Only the process that steers a study writes; runs hand
-    their result over as a file of their own, because SQLite's locks cannot be trusted on a cluster's file systems.
+    Write-ahead logging lets a report read while a study writes. Only the main process of a study writes. Each run
+    leaves its result in a file of its own instead, because SQLite's locks are not reliable on the file systems of
+    clusters.
 
     Args:
-        path: The file; it is created, with its folders, when it does not exist.
+        path: The file; it is created, with its folders, if it does not exist.
 
     Raises:
         ValueError: The file is not a results file.
@@ -109,18 +110,18 @@ class ResultsFile:
             raise ValueError(f"{self.path}: its columns are those of another version of this program; move it away")
 
     def record(self, result: Result) -> None:
-        """Write a result; one under the same id is replaced."""
+        """Write a result, in place of an earlier one with the same id."""
         row = asdict(result)
         values = [json.dumps(row[name]) if name in _JSON_COLUMNS else row[name] for name in _COLUMNS]
         marks = ", ".join("?" * len(_COLUMNS))
         self._connection.execute(f"INSERT OR REPLACE INTO runs VALUES ({marks})", values)
 
     def forget(self, id: str) -> None:
-        """Delete the row of a run, if there is one."""
+        """Delete the row of a run, if it exists."""
         self._connection.execute("DELETE FROM runs WHERE id = ?", (id,))
 
     def results(self, ids: Iterable[str] | None = None) -> dict[str, Result]:
-        """Results by id: all of them, or those of ``ids`` that there are."""
+        """Return results by id: all of them, or those of ``ids`` that exist."""
         wanted = None if ids is None else set(ids)
         found = {}
         for row in self._connection.execute("SELECT * FROM runs"):
@@ -132,7 +133,7 @@ class ResultsFile:
         return found
 
     def close(self) -> None:
-        """Close the file; its write-ahead log is folded in."""
+        """Close the file and merge its write-ahead log into it."""
         self._connection.close()
 
     def __enter__(self) -> ResultsFile:

@@ -1,4 +1,4 @@
-"""Executes the runs of a study as processes side by side, and survives being killed."""
+"""Execution of a study's runs as parallel processes; a study that was killed can be started again."""
 
 from __future__ import annotations
 
@@ -18,8 +18,6 @@ from benchmarks.study.execution import (
     BUSY_EXIT_STATUS,
     LOG_FILE,
     RESULT_FILE,
-    RUNS_AT_A_TIME,
-    available_cores,
     is_locked,
     last_error_line,
     read_result,
@@ -27,6 +25,7 @@ from benchmarks.study.execution import (
     summarize_run,
 )
 from benchmarks.study.grid import Run
+from benchmarks.study.machine import RUNS_AT_A_TIME, available_cores
 from benchmarks.study.results import FAILED, FINISHED, Result, ResultsFile
 
 POLL_SECONDS = 0.2
@@ -35,22 +34,22 @@ STOP_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Slot:
-    """A place where one run at a time executes: a GPU, or a number of CPU threads."""
+    """Resources for one run at a time: a GPU, or a number of CPU threads."""
 
     name: str
     environment: dict[str, str]
 
 
 def find_slots(jobs: int | None = None, threads: int | None = None, device: str = "auto") -> list[Slot]:
-    """The places to run on: one per GPU, or as many as the cores allow.
+    """Return the slots of this machine: one per GPU, or as many as the cores allow.
 
     Args:
-        jobs: How many runs at a time. Default: the number of GPUs, or cores divided by ``threads``.
+        jobs: Number of runs at a time. Default: the number of GPUs, or cores divided by ``threads``.
         threads: CPU threads per run. Default: 1 without a GPU, else the cores shared out evenly.
         device: ``cpu``, ``cuda``, or ``auto`` for CUDA where there is one.
 
     Raises:
-        ValueError: CUDA was asked for and there is none.
+        ValueError: ``device`` is ``cuda`` and there is no CUDA device.
     """
     gpus = [] if device == "cpu" else _visible_gpus()
     if device == "cuda" and not gpus:
@@ -66,13 +65,13 @@ def find_slots(jobs: int | None = None, threads: int | None = None, device: str 
         ]
     threads = threads or 1
     jobs = jobs or max(1, cores // threads)
-    # An empty CUDA_VISIBLE_DEVICES keeps a run that says "accelerator: auto" on the CPU.
+    # An empty CUDA_VISIBLE_DEVICES keeps runs with "accelerator: auto" on the CPU.
     common = {**_threads(threads), RUNS_AT_A_TIME: str(jobs), "CUDA_VISIBLE_DEVICES": ""}
     return [Slot(f"cpu {i}", common) for i in range(jobs)]
 
 
 def collect(runs: Sequence[Run], output: Path, store: ResultsFile) -> None:
-    """Take over results that runs left in their folders while nobody was steering: on a cluster, or after a kill."""
+    """Copy results from the runs' folders into the results file, after runs on a cluster or a killed study."""
     known = store.results()
     for run in runs:
         result = read_result(run_folder(output, run))
@@ -84,38 +83,39 @@ def collect(runs: Sequence[Run], output: Path, store: ResultsFile) -> None:
 
 
 def forget(runs: Sequence[Run], output: Path, store: ResultsFile) -> None:
-    """Delete the results of runs, in their folders too, from where `collect` would bring them back."""
+    """Delete the results of runs from the results file and from their folders, where `collect` would find them."""
     for run in runs:
         (run_folder(output, run) / RESULT_FILE).unlink(missing_ok=True)
         store.forget(run.id)
 
 
 def missing_runs(runs: Sequence[Run], store: ResultsFile, retry: bool = True) -> list[Run]:
-    """Runs still to do: those without a row, and unless told otherwise those that failed."""
+    """Return the runs without a result and, with ``retry``, those that failed."""
     known = store.results()
     return [run for run in runs if run.id not in known or (retry and known[run.id].status == FAILED)]
 
 
 def run_command(study: Study, run: Run, output: Path, variant: str | None, attempt: int = 1) -> list[str]:
-    """The command that executes one run anywhere: on this machine, under SLURM, by any launcher."""
+    """Return the command that executes one run, on this machine or from any launcher such as SLURM."""
     command = [sys.executable, "-m", "benchmarks.study", str(study.path), "--run", run.id, "--output", str(output)]
     command += ["--variant", variant] if variant else []
     return command + (["--attempt", str(attempt)] if attempt > 1 else [])
 
 
 class StudyRunner:
-    """Executes runs on slots until all are done; every end of a run becomes a row.
+    """Executes runs on slots until all are done and records a result for each.
 
-    SIGINT and SIGTERM end the runs in progress and the study; they leave no row, so that the next start repeats them.
+    SIGINT and SIGTERM stop the study and the runs in progress. These get no result, so that the next start repeats
+    them.
 
     Args:
-        study: What is run.
-        variant: The variant's name, handed on to the processes.
+        study: The study.
+        variant: The variant's name, passed on to the processes.
         output: The study's folder.
         store: The results file.
-        slots: Where to run.
+        slots: Slots to execute runs on.
         on_start: Called with a run when its process starts.
-        on_end: Called with a run and its result when its row is written.
+        on_end: Called with a run and its result when the result is recorded.
         on_wait: Called while runs go on, several times a second.
     """
 
@@ -142,7 +142,7 @@ class StudyRunner:
         self._stopping = False
 
     def execute(self, runs: Sequence[Run]) -> bool:
-        """Execute ``runs``; returns whether it came to an end by itself."""
+        """Execute ``runs``; return False if a signal stopped it."""
         pending = list(runs)
         free = list(self.slots)
         working: list[_Process] = []
@@ -174,7 +174,7 @@ class StudyRunner:
         finally:
             for process in working:
                 process.stop()
-                # What it says of being stopped is no result.
+                # A stopped run may write a result of a failure; the run is repeated at the next start instead.
                 (process.folder / RESULT_FILE).unlink(missing_ok=True)
             for number, handler in handlers.items():
                 signal.signal(number, handler)
@@ -190,7 +190,7 @@ class StudyRunner:
         attempt = known.attempts + 1 if known else 1
         command = run_command(self.study, run, self.output, self.variant, attempt)
         with (folder / LOG_FILE).open("wb") as log:
-            # A session of its own: Ctrl-C reaches the study alone, which then ends its runs in order.
+            # In a new session, so that Ctrl-C reaches only the study, which then stops its runs.
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -244,7 +244,7 @@ class _Process:
     timed_out: bool = False
 
     def stop(self) -> None:
-        """End the process and whatever it started: asked first, then without asking."""
+        """End the process and its children, by SIGTERM and, after a wait, by SIGKILL."""
         for number in (signal.SIGTERM, signal.SIGKILL):
             if self.popen.poll() is None:
                 os.killpg(self.popen.pid, number)
@@ -256,14 +256,14 @@ class _Process:
 
 def _threads(count: int) -> dict[str, str]:
     variables = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-    # The tokenizer's own threads would compete with the runs beside.
+    # Threads of the tokenizer would compete with parallel runs.
     return {**dict.fromkeys(variables, str(count)), "TOKENIZERS_PARALLELISM": "false"}
 
 
 def _visible_gpus() -> list[str]:
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
-        # As CUDA reads it: what stands before the first that is no device, such as -1.
+        # As CUDA reads the variable: the devices before the first invalid one, such as -1.
         names = (name.strip() for name in named.split(","))
         return list(itertools.takewhile(lambda name: name and not name.startswith("-"), names))
     try:

@@ -1,4 +1,4 @@
-"""The numbers of a report: means and standard errors per cell, and which differences are more than chance."""
+"""Statistics of a report: means and standard errors per cell, and corrected p-values of their differences."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from benchmarks.study.grid import Run
 from benchmarks.study.results import FAILED, Result
 
 SIGNIFICANCE = 0.05
-FEWEST_SEEDS = 3  # for a test: the spread of two differences says next to nothing
-SCORE_RESOLUTION = 1e-6  # relative: scores are logged in float32, equal differences of them are not equal to the bit
+FEWEST_SEEDS = 3  # for a test: two differences are too few to estimate their spread
+SCORE_RESOLUTION = 1e-6  # relative: scores are logged in float32, so that equal differences may differ by rounding
 MISSING = "missing"
 CORRELATIONS = ("/matthews", "/pearson", "/spearman")
 COST_COLUMNS = ("steps", "train_seconds", "seconds_per_step", "peak_memory_mib", "wall_seconds")
 
 
 def is_loss(metric: str) -> bool:
-    """Whether lower is better."""
+    """Return whether lower values of a metric are better."""
     return metric.endswith("loss")
 
 
 def runs_frame(study: Study, runs: Sequence[Run], results: Mapping[str, Result]) -> pd.DataFrame:
-    """One row per run of the grid, those without a result included.
+    """Return a table with one row per run of the grid, including those without a result.
 
     Columns: the axes, ``cell`` (number of the cell in the grid), ``seed``, ``status``, ``reason``, ``metric``,
-    ``final`` and ``best`` (of the metric), ``score`` (the one that the study counts), ``final_loss`` and ``best_loss``
-    (validation), ``chance`` (what a model that always answers the same would score, where that is known), ``learned``
-    (whether the accuracy is above the share of the most frequent class, or the correlation above 0), the costs,
+    ``final`` and ``best`` (of the metric), ``score`` (the one of these that the study compares), ``final_loss`` and
+    ``best_loss`` (validation), ``chance`` (the score of a constant prediction: the majority-class baseline for
+    accuracy, 0 for correlations), ``learned`` (whether the accuracy or correlation is above that), the costs,
     ``machine``, and the ``commit`` of the code.
     """
     order = {name: i for i, name in enumerate(dict.fromkeys(run.cell.name for run in runs))}
@@ -70,10 +70,10 @@ def runs_frame(study: Study, runs: Sequence[Run], results: Mapping[str, Result])
 
 
 def cells_frame(runs: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
-    """One row per cell: mean and standard error of every number, ``n``, ``failed``, ``not_learned``, and ``p_best``.
+    """Return a table with one row per cell, in the order of the grid: mean and standard error of every number.
 
-    ``n`` counts the runs that enter the mean, ``failed`` those that crashed, diverged or ended without a finite
-    score, ``not_learned`` those at or below the most frequent class. Cells stand in the order of the grid.
+    ``n`` counts the runs that enter the mean, ``failed`` those that crashed, diverged or ended without a finite score,
+    ``not_learned`` those at or below the score of a constant prediction, out of ``judged``.
     """
     numbers = ("score", "final", "best", "final_loss", "best_loss", *COST_COLUMNS)
     rows = []
@@ -100,18 +100,18 @@ def cells_frame(runs: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
 
 
 def standard_error(values: pd.Series) -> float:
-    """Standard error of the mean; not a number below two values."""
+    """Return the standard error of the mean, NaN for fewer than two values."""
     values = values.dropna()
     return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
 
 
 def compare_with_best(runs: pd.DataFrame) -> pd.Series:
-    """For every cell of one table, the corrected p-value of its difference to the best cell.
+    """Return the corrected p-value of the difference between each cell of a table and the best one.
 
     The best cell is that with the best mean score. All pairs of cells are compared by a paired t-test over the seeds
-    that both have, and Holm's procedure corrects for all of these comparisons: the best one was picked after looking,
-    so correcting only for the comparisons with it would promise too much. The best cell itself and cells that
-    `paired_p_value` cannot judge get no p-value.
+    that both have, and Holm's procedure corrects for all of these comparisons: the best cell was chosen by the same
+    scores, so that correcting only for the comparisons with it would be too optimistic. The p-value is NaN for the best
+    cell itself and where `paired_p_value` is.
 
     Args:
         runs: Rows of `runs_frame` that stand in one table.
@@ -135,7 +135,7 @@ def compare_with_best(runs: pd.DataFrame) -> pd.Series:
 
 
 def best_cell(runs: pd.DataFrame) -> int | None:
-    """Number of the cell with the best mean score; none where no score is finite."""
+    """Return the number of the cell with the best mean score, ``None`` if no score is finite."""
     means = runs[np.isfinite(runs["score"])].groupby("cell")["score"].mean()
     if means.empty:
         return None
@@ -143,17 +143,17 @@ def best_cell(runs: pd.DataFrame) -> int | None:
 
 
 def is_significantly_best(p_best: pd.Series) -> bool:
-    """Whether the best cell differs from every other cell of its table by more than chance."""
+    """Return whether the best cell differs significantly from every other cell of its table."""
     others = p_best.dropna()
     return len(others) == len(p_best) - 1 > 0 and bool((others < SIGNIFICANCE).all())
 
 
 def paired_p_value(a: pd.Series, b: pd.Series) -> float:
-    """Two-sided p-value of a paired t-test over the rows that both have.
+    """Return the two-sided p-value of a paired t-test over the rows that both have.
 
-    Not a number, no verdict, below `FEWEST_SEEDS` such rows and where all differences are equal: scores on a few
-    hundred examples are so coarse that this happens by chance, and without spread the t statistic is infinite. 1 where
-    all differences are 0.
+    It is NaN for fewer than `FEWEST_SEEDS` such rows, and where all differences are equal but not 0: scores on a few
+    hundred examples are so coarse that this happens by chance, and without spread the t statistic is infinite. It is 1
+    where all differences are 0.
     """
     both = pd.concat([a, b], axis=1).dropna()
     if len(both) < FEWEST_SEEDS:
@@ -166,7 +166,7 @@ def paired_p_value(a: pd.Series, b: pd.Series) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction; a p-value that is not a number stays one and is not counted as a comparison."""
+    """Apply Holm's step-down correction; NaN stays NaN and is not counted as a comparison."""
     tested = sorted((p, i) for i, p in enumerate(p_values) if not math.isnan(p))
     corrected = [math.nan] * len(p_values)
     running = 0.0
@@ -177,9 +177,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def expected_best(scores: Sequence[float], tries: int, lower_is_better: bool = False) -> float:
-    """Mean over all choices of ``tries`` of ``scores`` (without repetition) of the best one chosen.
+    """Return the mean of the best score over all choices of ``tries`` of ``scores``, without repetition.
 
-    What a person gets who tries that many values of a hyperparameter, in any order, and keeps the best.
+    This is the expected score of the best of that many values of a hyperparameter, chosen at random.
     """
     ordered = sorted(scores, reverse=lower_is_better)
     ways = math.comb(len(ordered), tries)
@@ -187,17 +187,18 @@ def expected_best(scores: Sequence[float], tries: int, lower_is_better: bool = F
 
 
 def group_by_labels(frame: pd.DataFrame, axes: Sequence[str]) -> list[tuple[dict[str, str], pd.DataFrame]]:
-    """The rows of each combination of labels on ``axes``, with these labels; without axes all rows are one group."""
+    """Group rows by their labels on ``axes``; without axes all rows are one group."""
     if not axes:
         return [({}, frame)]
     return [(dict(zip(axes, labels, strict=True)), group) for labels, group in frame.groupby(list(axes), sort=False)]
 
 
 def tuning_frame(runs: pd.DataFrame, axes: Sequence[str], tune_over: str) -> pd.DataFrame:
-    """What a score costs when the values of one axis have to be tried out.
+    """Compute the score and the training time of each method when values of one axis have to be tried.
 
-    Cells that differ in ``tune_over`` alone are one method. Per seed, its score after ``tries`` values is
-    `expected_best` and its cost that many times the mean training time of a try. A method without that axis is one try.
+    Cells that differ only in ``tune_over`` are one method. Per seed, its score after ``tries`` values is
+    `expected_best` and its cost is ``tries`` times the mean training time of a run. A method without that axis has one
+    try.
 
     Returns:
         One row per method and number of tries: the other axes, ``tries``, ``seconds``, ``score``, each with its
@@ -240,6 +241,6 @@ def _learned(primary: str, result: Result | None) -> bool | None:
     for metric in ("val/accuracy", *(name for name in scores if name.endswith(CORRELATIONS))):
         chance = _chance(metric, result)
         if metric in scores and not math.isnan(chance):
-            # Anything but above chance is a failure, a score that is not a number too.
+            # NaN compares as not above.
             return scores[metric] > chance
     return None

@@ -1,9 +1,9 @@
-"""Fine-tune the same model with two optimizers from Python and compare what they reach.
+"""Fine-tune the same model with two optimizers from Python and compare their results.
 
     python docs/examples/compare_optimizers.py
 
-Reads from top to bottom: data, then per optimizer a model, a Trainer, a fit and a validation. Everything is an argument
-of `compare`, so that other models, tasks and optimizers can be tried from a notebook.
+For each optimizer the script makes a model and a Trainer, fits and validates. Model, task and sizes are arguments of
+`compare`, so that others can be tried from a notebook.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def compare(
     pretrained: bool = True,
     tokenizer: str | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Fine-tunes with SaLSA and with AdamW; returns validation metrics and seconds of training by name."""
+    """Fine-tune with SaLSA and with AdamW; return validation metrics and seconds of training by name."""
     data = GLUEDataModule(
         task_name,
         source="synthetic",

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.study.definition import load_study, read_yaml
+from benchmarks.study.definition import load_study
 from benchmarks.study.execution import check_cell
 from benchmarks.study.grid import Cell, expand_cells, expand_runs
+from benchmarks.study.yaml_file import read_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDIES = sorted((ROOT / "configs" / "studies").glob("*.yaml"))

@@ -137,7 +137,7 @@ def test_a_second_run_replaces_the_file(tmp_path):
 
 
 def test_an_incomplete_file_is_said(tmp_path):
-    with pytest.warns(UserWarning, match=r"SST-2\.tsv has 4 of 7 rows; the leaderboard takes complete files alone"):
+    with pytest.warns(UserWarning, match=r"SST-2\.tsv has 4 of 7 rows; the leaderboard takes only complete files"):
         predict(Predictor(2), Rows("sst2", [7]), tmp_path, limit_predict_batches=2)
     assert written(tmp_path) == {"SST-2.tsv": expected("sst2", 4)}
 

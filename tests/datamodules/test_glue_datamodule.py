@@ -261,7 +261,7 @@ def test_unlabelled_test_rows_can_be_predicted_but_not_tested(make, glue, tmp_pa
 def test_ax_is_a_test_set(make, glue, tmp_path):
     run = trainer(tmp_path)
     for stage in (run.fit, run.validate):
-        with pytest.raises(DataError, match=r"^ax has a test split alone: train and validate on mnli"):
+        with pytest.raises(DataError, match=r"^ax has only a test split: train and validate on mnli"):
             stage(Recorder(), datamodule=make("ax"))
     module = Recorder()
     run.test(module, make("ax"), verbose=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import math
 import re
@@ -97,12 +98,31 @@ def test_the_example_script_compares_two_optimizers(tmp_path: Path) -> None:
         assert all(math.isfinite(value) for value in result.values())
 
 
-@pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda path: path.stem)
+REPORTS = ROOT / "benchmarks" / "results"
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md")), *sorted(REPORTS.rglob("*.md"))]
+
+
+def test_reports_that_are_kept_are_of_one_version_of_the_code_and_small() -> None:
+    for report in REPORTS.rglob("*.md"):
+        lines = [line for line in report.read_text().splitlines() if line.startswith("- code: ")]
+        assert len(lines) == 1, report
+        commit = re.fullmatch(r"- code: all (?:runs|tables) at commit (\w+), one version of the code", lines[0])
+        assert commit, f"{report}: {lines[0]}"
+        assert commit[1] in (DOCS / "results.md").read_text()
+        for runs in report.parent.glob("runs.csv"):
+            with runs.open(newline="") as file:
+                assert {row.get("commit", commit[1]) for row in csv.DictReader(file)} == {commit[1]}
+    assert sum(path.stat().st_size for path in REPORTS.rglob("*") if path.is_file()) < 5 * 2**20
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_links_and_figures_of_a_page_exist(page: Path) -> None:
     text = page.read_text()
     targets = re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", text) + re.findall(r"```\{figure\} (\S+)", text)
     for target in targets:
         if not target.startswith("https://"):
             assert (page.parent / target).exists(), target
-    for config in re.findall(r"`(schemes/\w+\.yaml)`", text):
+    for config in re.findall(r"`((?:schemes|optimizers)/\w+\.yaml)`", text):
         assert (ROOT / "configs" / config).exists(), config
+    for path in re.findall(r"\b(?:benchmarks/results/[\w/]+(?:\.\w+)?|configs/[\w/]+\.\w+)", text):
+        assert (ROOT / path).exists(), path

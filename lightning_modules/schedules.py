@@ -1,17 +1,13 @@
 """Learning-rate schedules that know the run's length: warm-up, then constant, linear or cosine; and triangles."""
 
 import math
-from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
-import torch
-from torch.optim import SGD, Optimizer
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, LambdaLR
-from transformers import (
-    get_constant_schedule_with_warmup,
-    get_cosine_schedule_with_warmup,
-    get_linear_schedule_with_warmup,
-)
+
+from optimizers.warmup_and_decay import warmup_and_decay
 
 
 class ConstantWithWarmup(LambdaLR):
@@ -39,7 +35,7 @@ class ConstantWithWarmup(LambdaLR):
         total_steps: int | None = None,
     ) -> None:
         warmup = _warmup_steps(type(self).__name__, warmup_ratio, warmup_steps, total_steps)
-        super().__init__(optimizer, _factor_of(lambda none: get_constant_schedule_with_warmup(none, warmup)))
+        super().__init__(optimizer, partial(warmup_and_decay, warmup=warmup, shape="constant"))
 
 
 class LinearWithWarmup(LambdaLR):
@@ -70,7 +66,7 @@ class LinearWithWarmup(LambdaLR):
     ) -> None:
         warmup = _warmup_steps(type(self).__name__, warmup_ratio, warmup_steps, total_steps)
         total = _checked_total(type(self).__name__, total_steps)
-        super().__init__(optimizer, _factor_of(lambda none: get_linear_schedule_with_warmup(none, warmup, total)))
+        super().__init__(optimizer, partial(warmup_and_decay, total=total, warmup=warmup))
 
 
 class CosineWithWarmup(LambdaLR):
@@ -103,9 +99,8 @@ class CosineWithWarmup(LambdaLR):
         total = _checked_total(type(self).__name__, total_steps)
         if not num_cycles > 0:
             raise ValueError(f"num_cycles: {num_cycles} is not allowed; above 0")
-        super().__init__(
-            optimizer, _factor_of(lambda none: get_cosine_schedule_with_warmup(none, warmup, total, num_cycles))
-        )
+        factor = partial(warmup_and_decay, total=total, warmup=warmup, shape="cosine", num_cycles=num_cycles)
+        super().__init__(optimizer, factor)
 
 
 class Triangular(CyclicLR):
@@ -179,8 +174,3 @@ def _warmup_steps(schedule: str, ratio: float, steps: int | None, total_steps: i
     if not 0 <= ratio <= 1:
         raise ValueError(f"warmup_ratio: {ratio} is not allowed; 0 to 1")
     return math.ceil(ratio * _checked_total(schedule, total_steps))
-
-
-def _factor_of(schedule: Callable[[Optimizer], LambdaLR]) -> Callable[[int], float]:
-    """The factor by step of a transformers schedule, which come as functions that schedule an optimizer."""
-    return schedule(SGD([torch.zeros(1)], lr=1.0)).lr_lambdas[0]

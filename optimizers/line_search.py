@@ -60,6 +60,9 @@ class LineSearchOptimizer(torch.optim.Optimizer):
     a `unit` (or, without one, a `name`). The step size in force is the `lr` of a unit's groups.
     """
 
+    sets_step_size = True
+    measures_slope = True
+
     def __init__(
         self,
         params: ParamsT,

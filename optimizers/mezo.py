@@ -191,6 +191,7 @@ class LineSearchMeZO(Optimizer):
     """
 
     needs_gradient = False
+    sets_step_size = True
 
     def __init__(
         self,

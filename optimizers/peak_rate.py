@@ -72,12 +72,10 @@ class PeakRate:
     `splits_slope` says so, and `update` where `is_due` says so.
 
     Args:
-        peak_fraction: :math:`q`. A step all the way to the minimiser of the expected loss gains most now, but leaves a
+        peak_fraction: :math:`q`. Steps all the way to the minimiser of the expected loss gain most now, but leave a
             noise in the parameters that later steps have to take out.
-        shortest_run: A run of so few steps goes all the way in each of them, and one of T steps a share of
-            `shortest_run` / T at least: short runs have no time for small steps.
-        prior_agreement: The agreement that is expected before anything is measured, of the size found in fine-tuning
-            (0.15).
+        shortest_run: A run of T steps goes a share of `shortest_run` / T at least: it has no time for small steps.
+        prior_agreement: The agreement that is expected before anything is measured.
         prior_batches: As how many batches that counts: as many as Adam's momentum remembers. A single batch says little
             about the agreement, and in small batches it is smaller than the noise of its measurement.
         least_agreement: The agreement where earlier directions do not descend on new batches, so that the run goes on.

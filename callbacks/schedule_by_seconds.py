@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any, Literal
+from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from callbacks.training_seconds import TrainingSeconds
-from optimizers import LineSearchMeZO, LineSearchOptimizer, ParabolicAdam
+from optimizers import traits
+from optimizers.warmup_and_decay import Shape, warmup_and_decay
 
 
 class ScheduleBySeconds(Callback):
@@ -25,8 +25,8 @@ class ScheduleBySeconds(Callback):
         \qquad q = \frac{p - w}{1 - w}
 
     for the shapes ``linear``, ``cosine`` and ``constant``. Schedules over the share of a budget are those of
-    arXiv 1905.04753 (Li et al., "Budgeted Training"). `optimizers.ParabolicAdam`, which anneals by itself, is told the
-    share of the budget that is used up instead.
+    arXiv 1905.04753 (Li et al., "Budgeted Training"). The formula is `optimizers.warmup_and_decay`'s. An optimizer with
+    a schedule of its own (`takes_progress`, as `optimizers.ParabolicAdam`) is told :math:`p` instead, in `progress`.
 
     Args:
         shape: How the learning rate falls after the warm-up: ``linear``, ``cosine``, or not at all (``constant``).
@@ -42,7 +42,7 @@ class ScheduleBySeconds(Callback):
         Trainer(max_epochs=-1, callbacks=[TrainingSeconds(max_seconds=60.0), ScheduleBySeconds()])
     """
 
-    def __init__(self, shape: Literal["linear", "cosine", "constant"] = "linear", warmup: float = 0.1) -> None:
+    def __init__(self, shape: Shape = "linear", warmup: float = 0.1) -> None:
         if not 0 <= warmup < 1:
             raise ValueError(f"warmup: {warmup} is not allowed; a share of the budget, from 0 to below 1")
         self.shape = shape
@@ -52,12 +52,7 @@ class ScheduleBySeconds(Callback):
 
     def scale(self, progress: float) -> float:
         """Factor of the learning rate when this share of the budget is used up."""
-        if progress < self.warmup:
-            return progress / self.warmup
-        after = (progress - self.warmup) / (1 - self.warmup)
-        if self.shape == "linear":
-            return 1 - after
-        return (1 + math.cos(math.pi * after)) / 2 if self.shape == "cosine" else 1.0
+        return warmup_and_decay(progress, warmup=self.warmup, shape=self.shape)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
@@ -74,8 +69,7 @@ class ScheduleBySeconds(Callback):
                 "ScheduleBySeconds and the model's lr_scheduler would overrule each other: set one of them"
             )
         for optimizer in trainer.optimizers:
-            searches = isinstance(optimizer, (LineSearchOptimizer, LineSearchMeZO))
-            if searches and not isinstance(optimizer, ParabolicAdam):
+            if traits(optimizer).sets_step_size and not traits(optimizer).takes_progress:
                 raise MisconfigurationException(
                     f"ScheduleBySeconds: {type(optimizer).__name__} searches for its own step size, which a schedule "
                     "would overwrite; leave ScheduleBySeconds out, or choose an optimizer with a learning rate"
@@ -89,8 +83,8 @@ class ScheduleBySeconds(Callback):
             return
         factor = self.scale(self._clock.progress)
         for optimizer, rates in zip(trainer.optimizers, self._initial, strict=True):
-            if isinstance(optimizer, ParabolicAdam):
-                optimizer.progress = self._clock.progress
+            if traits(optimizer).takes_progress:
+                optimizer.progress = self._clock.progress  # type: ignore[attr-defined]
                 continue
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * factor

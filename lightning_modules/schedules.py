@@ -5,19 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
-import torch
-from torch.optim import SGD, Optimizer
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, LambdaLR, LRScheduler, ReduceLROnPlateau
-from transformers import (
-    get_constant_schedule_with_warmup,
-    get_cosine_schedule_with_warmup,
-    get_linear_schedule_with_warmup,
-)
 
 from lightning_modules.errors import ModelError
 from lightning_modules.run_length import RunLength, unset_keywords
+from optimizers.warmup_and_decay import warmup_and_decay
 
 ScheduleCallable = Callable[[Optimizer], LRScheduler | ReduceLROnPlateau]
 # What schedules call the number of times that they advance.
@@ -97,7 +93,7 @@ class ConstantWithWarmup(LambdaLR):
         total_steps: int | None = None,
     ) -> None:
         warmup = _warmup_steps(type(self).__name__, warmup_ratio, warmup_steps, total_steps)
-        super().__init__(optimizer, _factor_of(lambda none: get_constant_schedule_with_warmup(none, warmup)))
+        super().__init__(optimizer, partial(warmup_and_decay, warmup=warmup, shape="constant"))
 
 
 class LinearWithWarmup(LambdaLR):
@@ -128,7 +124,7 @@ class LinearWithWarmup(LambdaLR):
     ) -> None:
         warmup = _warmup_steps(type(self).__name__, warmup_ratio, warmup_steps, total_steps)
         total = _checked_total(type(self).__name__, total_steps)
-        super().__init__(optimizer, _factor_of(lambda none: get_linear_schedule_with_warmup(none, warmup, total)))
+        super().__init__(optimizer, partial(warmup_and_decay, total=total, warmup=warmup))
 
 
 class CosineWithWarmup(LambdaLR):
@@ -161,9 +157,8 @@ class CosineWithWarmup(LambdaLR):
         total = _checked_total(type(self).__name__, total_steps)
         if not num_cycles > 0:
             raise ValueError(f"num_cycles: {num_cycles} is not allowed; above 0")
-        super().__init__(
-            optimizer, _factor_of(lambda none: get_cosine_schedule_with_warmup(none, warmup, total, num_cycles))
-        )
+        factor = partial(warmup_and_decay, total=total, warmup=warmup, shape="cosine", num_cycles=num_cycles)
+        super().__init__(optimizer, factor)
 
 
 class Triangular(CyclicLR):
@@ -237,8 +232,3 @@ def _warmup_steps(schedule: str, ratio: float, steps: int | None, total_steps: i
     if not 0 <= ratio <= 1:
         raise ValueError(f"warmup_ratio: {ratio} is not allowed; 0 to 1")
     return math.ceil(ratio * _checked_total(schedule, total_steps))
-
-
-def _factor_of(schedule: Callable[[Optimizer], LambdaLR]) -> Callable[[int], float]:
-    """Return the factor by step of a transformers schedule, which is a function that schedules an optimizer."""
-    return schedule(SGD([torch.zeros(1)], lr=1.0)).lr_lambdas[0]

@@ -9,9 +9,9 @@ from optimizers.gld import GLD
 from optimizers.line_search import LineSearchOptimizer
 from optimizers.mezo import LineSearchMeZO, MeZO
 from optimizers.named_parts import Part, named_parts
-from optimizers.parabola import parabola_search
 from optimizers.parabolic_adam import ParabolicAdam
 from optimizers.param_groups import ParamGroups, scale_learning_rates
+from optimizers.peak_rate import Parabola, PeakRate, PeakRateState, measure_parabola
 from optimizers.salsa import SaLSA
 from optimizers.sgd_sls import SGDSLS
 from optimizers.step_contract import StepRecord, Traits, UnitReport, traits
@@ -26,9 +26,12 @@ __all__ = [
     "LineSearchMeZO",
     "LineSearchOptimizer",
     "MeZO",
+    "Parabola",
     "ParabolicAdam",
     "ParamGroups",
     "Part",
+    "PeakRate",
+    "PeakRateState",
     "SaLSA",
     "SearchResult",
     "StepRecord",
@@ -38,8 +41,8 @@ __all__ = [
     "armijo_search",
     "candidate_losses",
     "lion",
+    "measure_parabola",
     "named_parts",
-    "parabola_search",
     "scale_learning_rates",
     "sgd",
     "traits",

@@ -1,158 +1,86 @@
-"""ParabolicAdam: AdamW whose learning rate comes from a few parabolas, and from what batches have in common."""
+"""ParabolicAdam: AdamW with warm-up and linear decay whose peak learning rate is measured during the run."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import replace
-from typing import Any, Literal
+from dataclasses import fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from optimizers.armijo import SearchResult
+from optimizers.anchored_decay import keep_anchors, place_anchors, require_anchors
 from optimizers.directions import adam
+from optimizers.finite_steps import finite_start
 from optimizers.group_update import GroupUpdate
-from optimizers.line_search import Closure, Evaluate, Line, LineSearchOptimizer, Unit
-from optimizers.parabola import PROBE, parabola_search
+from optimizers.peak_rate import LARGEST_PROBE, LEAST_PROBE, PeakRate, PeakRateState, measure_parabola
 from optimizers.scalars import gather
+from optimizers.step_contract import Closure, Evaluate, Loss, StepRecord, UnitReport, as_loss, open_step
+from optimizers.warmup_and_decay import decay_factor, warmup_factor
 
-# A search after k steps is followed by one k / 2 steps later, and after this many at the latest.
-_AT_LEAST_EVERY = 40
-# The slope is divided in every step that searches, in the first 40 steps and in every fourth of the others.
-_ALL_DIVIDED, _DIVIDED_EVERY = 40, 4
-# The share of the parabola's minimiser that a search asks for, so that it need not probe far.
-_ASKED_SHARE = 0.1
-# What the signal is thought to be before anything is measured, and as how many batches that counts: as many as the
-# momentum remembers.
-_PRIOR_SIGNAL, _PRIOR_BATCHES = 0.15, 10.0
-# Where the directions of earlier batches do not descend on new ones, this share of the slope counts as theirs.
-_LEAST_SIGNAL = 0.02
-# A run of so few steps goes all the way in each of them.
-_SHORTEST_RUN = 3
-# The share of the run over which the step size rises, as is usual for Adam.
+# The share of the run over which the learning rate rises, as is usual for Adam.
 _WARMUP = 0.1
-# The height is measured during the first half of the run, and for as many steps at least.
-_MEASURED_SHARE = 0.5
-_MEASURED_STEPS = 20
-_SEARCH_OPTIONS = ("max_trials", "min_step_size", "max_step_size", "relative_tolerance")
+# The weight of the past in the averages over searches that monitors show.
+_SMOOTHING = 0.9
+_WITHOUT_SEARCH = StepRecord(math.nan, math.nan, 0, 0, step_size=math.nan, slope=math.nan, accepted=True)
+_STATE = tuple(field.name for field in fields(PeakRateState))
+_COUNTERS = ("searches", "failures", "trials", "backtracks", "skipped")
+_ONE_RATE = "leave it out: the whole model has one learning rate; optimizers.AdamSLS has one per unit"
+_REMOVED = {
+    "c": "write peak_fraction = 2 (1 - c), as peak_fraction=0.08 in place of c=0.96",
+    "update_rule": _ONE_RATE,
+    "joint_steps": _ONE_RATE,
+}
 
 
-class ParabolicAdam(LineSearchOptimizer):
-    r"""AdamW that finds its learning rate: nothing to tune, and about the cost of one run of AdamW.
+class ParabolicAdam(torch.optim.Optimizer):
+    r"""AdamW with warm-up and linear decay whose peak learning rate is measured: nothing to tune.
 
-    The step is AdamW's, :math:`x_{k+1} = x_k - \eta_k d_k - \eta_k \lambda x_k` with :math:`d_k = \hat m_k /
-    (\sqrt{\hat v_k} + \epsilon)`, and its schedule AdamW's usual one, a warm-up over a tenth of the run's :math:`T`
-    steps and a linear fall. The height of the schedule is measured: it is the largest step size so far that Armijo's
-    condition accepts on an estimated parabola of the *expected* loss along the step,
+    .. math:: x_{k+1} = x_k - \eta_k (d_k + \lambda x_k), \qquad
+        \eta_k = \min\left(1, \tfrac{k}{T / 10}\right) \left(1 - \tfrac{k - 1}{T}\right) q \,
+        \max_{j \le k} r_j \exp \overline{\log \sqrt{2 f_j / a_j}} .
 
-    .. math:: \eta_k = \min\left(1, \frac{k}{T / 10}\right) \left(1 - \frac{k - 1}{T}\right) q \,
-        \max_{j \le k} r_j \mu_j, \qquad
-        q = \max\left(2 (1 - c), \min\left(1, \frac{3}{T}\right)\right) .
+    :math:`d_k = \hat m_k / (\sqrt{\hat v_k} + \epsilon)` is Adam's direction, :math:`f` the loss of a batch and
+    :math:`a` its curvature along the step, which a forward pass at a probe measures now and then.
+    :math:`\sqrt{2 f / a}` is the geometric mean of two estimates of the minimiser along the step: that of the parabola,
+    :math:`s / a`, and Polyak's step, :math:`2 f / s`. The slope :math:`s = \langle g_k, d_k \rangle`, which is noisy,
+    cancels out. The gradient agreement :math:`r` is the share of the slope that the momentum's older gradients explain:
+    what a batch has in common with others. Both are measured in the first half of the run, by the constants of
+    `PeakRate`, and anew where more tensors begin to train. docs/parabolic_adam.md has the derivation.
 
-    **The reach** :math:`\mu`. A search measures the slope :math:`s = \langle g_k, d_k \rangle` and, with one forward
-    pass at a probe :math:`p`, the curvature :math:`a` of the batch's loss :math:`f_k` along the step. The parabola has
-    its minimiser at :math:`s / a`; were its minimum a loss of 0, the minimiser would be at :math:`2 f_k / s`, Polyak's
-    step. Where the slope happens to be large the one is too far, where it is small the other, and the curvature, which
-    the first batches of two runs show differently, counts in the first alone. The reach is their geometric mean:
-
-    .. math:: a = \frac{2 (f_k(x_k - p \, d_k) - f_k(x_k) + s p)}{p^2}, \qquad
-        \mu = \exp \overline{\log \sqrt{\frac{s}{a} \cdot \frac{2 f_k(x_k)}{s}}} ,
-
-    the average being over the steps so far, of which each counts with the search that follows it, and by its number, so
-    that the later half makes up three quarters. A search after :math:`k` steps is followed by one :math:`k / 2` steps
-    later, since curvature changes fast at the start and slowly afterwards, and after 40 steps at the latest. The height
-    is measured in the first half of the run (in 20 steps at least), by 9 searches of a run of 80 steps and 22 of one of
-    1 000; then it stays. A batch whose loss is not positive has the minimiser alone.
-
-    **The signal** :math:`r`. The batch that the slope is measured on has helped to make the direction, so that the
-    slope flatters it. It comes in two parts, by the weight :math:`w = (1 - \beta_1) / (1 - \beta_1^k)` of the present
-    gradient in the direction:
-
-    .. math:: s = \underbrace{\Big\langle g_k, \frac{\hat m_k - w g_k}{\sqrt{\hat v_k} + \epsilon}
-        \Big\rangle}_{s^\text{earlier}} + \underbrace{w \Big\langle g_k, \frac{g_k}{\sqrt{\hat v_k} + \epsilon}
-        \Big\rangle}_{s^\text{present}}, \qquad
-        r_k = \frac{10 \cdot 0.15 + \sum_{j \le k} \nu_j \, s^\text{earlier}_j / (1 - w_j)}{10 + \sum_{j \le k} \nu_j \,
-        (s^\text{earlier}_j + s^\text{present}_j)}, \quad
-        \nu_j = \frac{j / k}{|s^\text{earlier}_j| + s^\text{present}_j} .
-
-    What the present gradient gives descends on its own batch whatever that says about the others. What earlier ones
-    give, with a weight of :math:`1 - w`, meets the batch for the first time (in the epoch), and its slope is on average
-    that of the expected loss; all of the direction has :math:`1 / (1 - w)` times as much. Slopes go with the square of
-    the gradient, which some batches have a hundred times larger than others; with :math:`\nu` every batch counts by its
-    number alone. The sums begin with the second step. One batch says little about :math:`r`, and what is expected
-    before any, 0.15, counts as much as ten of them; :math:`0.02 \le r \le 1`. So :math:`r \mu` estimates the minimiser
-    of the expected loss along the step. Small batches, whose directions agree less, get smaller steps.
-
-    **Why a share of it, and the largest so far.** A step to :math:`r \mu` gains most on the expected loss now. Steps
-    that are chosen so are too far while the run has time to take smaller ones, and then shrink too early: what they
-    avoid is mostly noise, which the end of the schedule takes out anyway, and where the directions of batches stop
-    agreeing for a while they come to a halt (the short-horizon bias of arXiv 1803.02021). So `c` = 0.96 takes 8 % of
-    it, and the fall is left to the schedule. A rise is not: the first batches agree on little, on tasks whose loss
-    stands still for a while on next to nothing, and once they agree on more the rest of the run may go faster. The
-    shorter the run, the larger the share: 15 % in a run of 20 steps, 8 % from 38 steps on.
-
-    **Why it anneals.** Steps along the gradients of batches leave a noise in the parameters that is proportional to
-    the step size. No single batch shows it, so that it has to be taken out at the end. `SequenceClassifier` fills in
-    the length of the run :math:`T`; for a run whose length is known in seconds, `progress` takes the share of it
-    that is done (`callbacks.ScheduleBySeconds` sets it). Where no length is known, there is no schedule, and the height
-    follows :math:`r_k \mu_k` down as well as up.
-
-    **Cost.** Between searches the memory of AdamW, and its time but for a pass over gradients and moments in the steps
-    that are measured, after 40 of them in every fourth. A search costs a forward pass (the first one two to four) and
-    a copy of the parameters.
-
-    Where the slope is not positive, the momentum leads uphill on this batch; that says nothing about the reach,
-    and the step is made with the step size in force. A loss or gradient that is not finite leaves the step out; on an
-    accelerator, which asking would hold up, the gradient counts as zero there.
-
-    **When more of the model begins to train**, as with gradual unfreezing, a direction through it says nothing about
-    the rest: what was measured is forgotten, and the height measured anew in the next 20 steps.
-
-    **Units.** With `update_rule="cycle"` or `"impact"` every unit (the groups with the same `unit`, or `name`) has a
-    step size of its own, as in `AdamSLS`.
-
-    **Where it comes from.** The parabola is that of PAL (Mutschler and Zell, arXiv 1903.11991), which moves by it in
-    every step. To measure rarely and reuse is LABPAL's (arXiv 2108.13880), on larger batches there. That the next
-    gradient judges a direction is the idea of hypergradient descent (arXiv 1703.04782), which multiplies the step
-    size by what it finds; here it is a factor, so that a small signal means a small step, not an ever smaller one.
-    Polyak's step on batches is that of SPS (Loizou et al., arXiv 2002.10542).
+    A step whose loss or gradient is not finite is left out; on an accelerator its gradient counts as zero instead.
 
     Args:
-        params: Parameters, or groups of them (dicts with `params` and optionally `name`, `unit`, `weight_decay`).
-        c: Armijo's constant, between 0 and 1; larger is more careful: 2 (1 - c) of the way to the minimiser, and more
-            in runs so short that 3 / T is more.
-        total_steps: Optimizer steps of the run. None: unknown; measured throughout, without a schedule.
+        params: Parameters, or groups of them (dicts with `params` and optionally `name`, `lr_factor`, `weight_decay`,
+            `anchor_decay`); all share one learning rate, times their `lr_factor`.
+        peak_fraction: :math:`q`, the share of the way to the minimiser of the expected loss that the peak is, above 0
+            and below 2; runs of T < 3 / q steps take 3 / T.
+        total_steps: :math:`T`, optimizer steps of the run. None: unknown; no schedule, and the rate is measured
+            throughout. The attribute `progress` (0 to 1), set before a step, takes its place.
         betas: Decay rates of Adam's two averages; the first above 0.
-        eps: Added to the root of the second average.
-        weight_decay: Decoupled weight decay, as in AdamW (0.01, the default of `torch.optim.AdamW`).
+        eps: :math:`\epsilon`, added to the root of the second average.
+        weight_decay: :math:`\lambda`, decoupled as in AdamW (0.01, the default of `torch.optim.AdamW`).
         initial_step_size: Where the first search probes; high rather than low, it only costs trials.
         max_trials: The largest number of trials of one search.
         relative_tolerance: Losses that differ by less than this share count as equal.
-        update_rule: "joint" (one step size for the model), "cycle" or "impact", see `AdamSLS`.
-        joint_steps: How many searches all units do together before each has its own.
 
     Raises:
-        ValueError: An argument is out of its range; a step gets neither `closure` nor `evaluate`; gradients are sparse.
+        ValueError: An argument is out of range; a step has no way to compute the loss; gradients are sparse.
 
     Example:
         >>> optimizer = ParabolicAdam(model.parameters(), total_steps=5 * len(loader))
-        >>> for batch in loader:
-        ...     def closure():
-        ...         optimizer.zero_grad()
-        ...         loss = model(**batch).loss
-        ...         loss.backward()
-        ...         return loss
-        ...     optimizer.step(closure)
+        >>> optimizer.step(closure)  # clears the gradients, computes the loss, runs backward, returns the loss
     """
 
+    sets_step_size = True
+    measures_slope = True
     takes_progress = True
 
     def __init__(
         self,
         params: ParamsT,
-        c: float = 0.96,
+        peak_fraction: float = 0.08,
         total_steps: int | None = None,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
@@ -160,181 +88,218 @@ class ParabolicAdam(LineSearchOptimizer):
         initial_step_size: float = 0.1,
         max_trials: int = 10,
         relative_tolerance: float = 1e-6,
-        update_rule: Literal["joint", "cycle", "impact"] = "joint",
-        joint_steps: int = 5,
+        **removed: Any,
     ) -> None:
-        if total_steps is not None and total_steps < 1:
-            raise ValueError(f"total_steps has to be at least 1, or None, got {total_steps!r}")
-        if update_rule not in ("joint", "cycle", "impact"):
-            raise ValueError(f"update_rule has to be one of joint, cycle, impact, got {update_rule!r}")
-        super().__init__(
-            params,
-            adam,
-            initial_step_size=initial_step_size,
-            c=c,
-            shrink=0.5,
-            growth=1.0,
-            weight_decay=weight_decay,
-            max_trials=max_trials,
-            relative_tolerance=relative_tolerance,
-            update_rule=update_rule,
-            joint_steps=joint_steps,
-            betas=tuple(betas),
-            eps=eps,
-            amsgrad=False,
-            steps=0,
-            most_tensors=0,
-            measured_from=0,
-            **_nothing_measured(),
-            log_reach=0.0,
-        )
-        if not betas[0]:
-            raise ValueError("betas has to begin with a number above 0: without momentum nothing tells batches apart")
+        for name in removed:
+            if name not in _REMOVED:
+                raise TypeError(f"ParabolicAdam got an unexpected keyword argument {name!r}")
+            raise ValueError(f"ParabolicAdam has no argument {name}: {_REMOVED[name]}")
+        probes = LEAST_PROBE <= initial_step_size <= LARGEST_PROBE
+        for name, value, is_allowed, allowed in [
+            ("peak_fraction", peak_fraction, 0 < peak_fraction < 2, "above 0 and below 2"),
+            ("total_steps", total_steps, total_steps is None or total_steps >= 1, "at least 1, or None"),
+            ("betas", betas, 0 < betas[0] < 1 and 0 <= betas[1] < 1, "from 0 to below 1, the first above 0"),
+            ("eps", eps, eps >= 0, "at least 0"),
+            ("weight_decay", weight_decay, weight_decay >= 0, "at least 0"),
+            ("initial_step_size", initial_step_size, probes, "from 1e-10 to 10"),
+            ("max_trials", max_trials, max_trials >= 1, "at least 1"),
+            ("relative_tolerance", relative_tolerance, relative_tolerance >= 0, "at least 0"),
+        ]:
+            if not is_allowed:
+                raise ValueError(f"{name} has to be {allowed}, got {value!r}")
         self.total_steps = total_steps
-        # The share of the run that is done, set before each step by whoever knows it better than a count of steps.
+        # The share of the run that is done, set before each step by a callback that knows it better than a step count.
         self.progress: float | None = None
+        self._last: tuple[Loss, StepRecord] | None = None
+        estimator = PeakRate(peak_fraction)
+        defaults = {
+            "lr": initial_step_size,
+            "lr_factor": 1.0,
+            "peak_fraction": peak_fraction,
+            "betas": tuple(betas),
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "anchor_decay": 0.0,
+            "anchor_device": "parameter",
+            "initial_step_size": initial_step_size,
+            "max_trials": max_trials,
+            "relative_tolerance": relative_tolerance,
+            # Options of Adam's direction and of `GroupUpdate` that are off here.
+            "amsgrad": False,
+            "heavy_ball": 0.0,
+            # Alike in all groups: what has been measured, the most tensors that one step moved, figures for monitors.
+            **vars(estimator.begin(log_distance=math.log(initial_step_size / estimator.probe_share))),
+            "most_tensors": 0,
+            **dict.fromkeys(_COUNTERS, 0),
+            **dict.fromkeys(("slope", "average_slope", "average_decrease"), 0.0),
+        }
+        super().__init__(params, defaults)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group; with `anchor_decay`, the present values of its pretrained parameters become their anchors."""
+        super().add_param_group(param_group)
+        keep_anchors(self, self.param_groups[-1])
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state; its anchors replace those taken when the optimizer was made."""
+        missing = [name for name in _STATE if any(name not in group for group in state_dict["param_groups"])]
+        if missing:
+            raise ValueError(
+                f"the state to load is of another optimizer or an older ParabolicAdam: its groups lack {missing[0]}"
+            )
+        require_anchors(state_dict)
+        super().load_state_dict(state_dict)
+        place_anchors(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"total_steps": self.total_steps, "progress": self.progress}
+        return super().__getstate__() | {name: self.__dict__[name] for name in ("total_steps", "progress", "_last")}
+
+    @property
+    def last_step(self) -> StepRecord | None:
+        """What the last step did; None before the first one. Reading it waits for the device."""
+        if self._last is None:
+            return None
+        loss, record = float(self._last[0]), self._last[1]
+        return replace(record, loss_before=loss, accepted=record.accepted and math.isfinite(loss))
+
+    def unit_reports(self) -> dict[str, UnitReport]:
+        """Return what the searches found so far; there is one unit, the model."""
+        group = self.param_groups[0]
+        counters = {name: group[name] for name in _COUNTERS}
+        averages = {"smoothed_slope": group["average_slope"], "smoothed_decrease": group["average_decrease"]}
+        return {"model": UnitReport(step_size=group["lr"], slope=group["slope"], **averages, **counters)}
+
+    def schedule(self, step: int) -> float:
+        """Return the factor of the peak in a step, numbered from 1; 1 where the length of the run is not known."""
+        if self.progress is not None:
+            done = reached = self.progress
+        elif self.total_steps is not None:
+            step = min(step, self.total_steps)
+            done, reached = (step - 1) / self.total_steps, step / self.total_steps
+        else:
+            return 1.0
+        return warmup_factor(reached, _WARMUP) * decay_factor(done)
 
     @torch.no_grad()
     def step(
         self, closure: Closure | None = None, *, evaluate: Evaluate | None = None, loss: Tensor | float | None = None
     ) -> Any:
-        """Make one step; see `LineSearchOptimizer.step`."""
-        for group in self.param_groups:
-            group["steps"] += 1
-            if group["searches"]:
-                group["lr"] = self._step_size(group)
-        return super().step(closure, evaluate=evaluate, loss=loss)
-
-    def share(self, c: float) -> float:
-        """The share of the way to the expected loss's minimiser that a step makes, but for the schedule."""
-        total_steps: float | None = self.total_steps
-        if self.progress is not None:
-            total_steps = (self._step() - 1) / self.progress if self.progress else None
-        return max(2 * (1 - c), min(1.0, _SHORTEST_RUN / total_steps if total_steps else 0.0))
-
-    def schedule(self) -> float:
-        """The factor of the present step by its place in the run; 1 where the length of the run is not known."""
-        if self.progress is not None:
-            done = reached = self.progress
-        elif self.total_steps is not None:
-            step = min(self._step(), self.total_steps)
-            done, reached = (step - 1) / self.total_steps, step / self.total_steps
+        """Make one step and return the loss at its start; the arguments are those of `step_contract.open_step`."""
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        returned, start, evaluate = open_step("ParabolicAdam", closure, evaluate, loss, parameters)
+        group = self.param_groups[0]
+        estimator, state = PeakRate(group["peak_fraction"]), PeakRateState(**{name: group[name] for name in _STATE})
+        state.steps += 1
+        if group["searches"]:
+            self._set(lr=self._rate(estimator, state))
+        parts = [part for part in (GroupUpdate(group, self.state, adam) for group in self.param_groups) if part.params]
+        finite = finite_start(start, parts)
+        if finite is None or not parts:
+            self._set(**vars(state), skipped=group["skipped"] + (finite is None))
+            self._note(start, accepted=finite is not None)
+            return returned
+        tensors = sum(len(part.params) for part in parts)
+        if tensors > group["most_tensors"]:
+            # A direction through what has trained so far says nothing about the rest.
+            state = replace(estimator.begin(state.steps - 1, state.log_distance), steps=state.steps)
+        done = self.progress
+        if done is None and self.total_steps is not None:
+            done = state.steps / self.total_steps
+        if estimator.is_due(state, done):
+            for part in parts:
+                part.compute_direction()
+            _add_slopes(estimator, state, parts)
+            self._search(estimator, state, parts, evaluate, finite)
         else:
-            return 1.0
-        return min(1.0, reached / _WARMUP) * max(1 - done, 0.0)
+            for part in parts:
+                part.step_without_search(group["lr"])
+            if estimator.splits_slope(state, done):
+                _add_slopes(estimator, state, parts)
+            self._note(finite)
+        self._set(**vars(state), most_tensors=max(tensors, group["most_tensors"]))
+        return returned
 
-    def is_measuring(self, unit: Unit) -> bool:
-        """Whether the height is still measured: for half of the run, or always where its length is not known."""
-        step = self._step()
-        if self._age(unit) <= _MEASURED_STEPS:
-            return True
-        if self.progress is not None:
-            return self.progress <= _MEASURED_SHARE
-        return self.total_steps is None or step <= _MEASURED_SHARE * self.total_steps
+    def _search(
+        self, estimator: PeakRate, state: PeakRateState, parts: list[GroupUpdate], evaluate: Evaluate, start: Loss
+    ) -> None:
+        """Measure the curvature along the step, update the learning rate, and move by it."""
 
-    def is_due(self, unit: Unit) -> bool:
-        """Whether the height is measured, and half as many steps went by since the last search as before it."""
-        if not unit["settled"]:
-            return True
-        wait = min(max(1, unit["searched_at"] // 2), _AT_LEAST_EVERY)
-        return self.is_measuring(unit) and unit["steps_since_search"] >= wait
+        def loss_at(step_size: float) -> Loss:
+            try:
+                _descend(parts, step_size)
+                return as_loss(evaluate())
+            finally:
+                for part in parts:
+                    part.restore()
+                torch.clear_autocast_cache()
 
-    def first_trial(self, unit: Unit) -> float:
-        """Where a search probes: twice as far as the share of the minimiser that it asks for."""
-        return PROBE * _ASKED_SHARE * _reach(unit) if unit["searches"] else float(unit["lr"])
-
-    def searched(self, unit: Unit, waited: int) -> None:
-        """Note when the unit searched."""
-        unit.update(searched_at=unit["searched_at"] + waited)
-
-    def _move(self, units: list[Unit], evaluate: Evaluate, loss: Tensor | float) -> None:
-        """Move, and divide the slope: before a search, which needs it, or after a step that one pass has made."""
-        for unit in units:
-            self._notice_growth(unit)
-        due = [unit for unit in units if self.is_due(unit)]
-        for unit in due:
-            _divide_slope(unit, self._age(unit))
-        super()._move(units, evaluate, loss)
-        step = self._step()
-        for unit in units:
-            is_divided = self._age(unit) <= _ALL_DIVIDED or step % _DIVIDED_EVERY == 0
-            if unit not in due and is_divided and self.is_measuring(unit):
-                _divide_slope(unit, self._age(unit))
-
-    def _notice_growth(self, unit: Unit) -> None:
-        """Forget what was measured when more tensors of the unit move than ever before."""
-        tensors = sum(len(part.params) for part in unit.parts)
-        if tensors <= unit["most_tensors"]:
-            return
-        since = self._step() - 1
-        unit.update(**_nothing_measured(), measured_from=since, most_tensors=tensors, steps_since_search=1)
-
-    def _step(self) -> int:
-        """The number of the present step."""
-        return max(group["steps"] for group in self.param_groups)
-
-    def _age(self, unit: Unit) -> int:
-        """The number of the present step, counted from where the unit's measurement began."""
-        return self._step() - int(unit["measured_from"])
-
-    def _find_step_size(
-        self, line: Line, loss_at: Callable[[float], Tensor | float], loss: Tensor | float, step_size: float
-    ) -> SearchResult:
-        """The step size that the averages come to, with the newest parabola among them."""
-        first = line.units[0]
-        options = {name: first[name] for name in _SEARCH_OPTIONS} | {"c": 1 - _ASKED_SHARE / 2}
+        group = self.param_groups[0]
+        for part in parts:
+            part.save()
         # On their way while the first trial runs, which waits for the device anyway.
-        sums = [unit["slope_sums"].to("cpu", non_blocking=True) for unit in line.units]
-        slopes = gather([_divided_slope(part).sum() * factor for part, factor in line.parts])
-        result = parabola_search(loss_at, loss, slopes, probe=step_size, **options)
-        if not result.accepted and not (first["searches"] and math.isfinite(result.loss_before + result.slope)):
-            return result
-        for unit, its_sums in zip(line.units, sums, strict=True):
-            age = self._age(unit)
-            expected, measured = (total / age for total in its_sums.tolist())
-            expected, measured = expected + _PRIOR_BATCHES * _PRIOR_SIGNAL, measured + _PRIOR_BATCHES
-            # Directions that lead uphill on more batches than the prior counts as would turn the quotient's sign.
-            if measured > 0:
-                unit.update(signal=min(max(_LEAST_SIGNAL, expected / measured), 1.0))
-            # Uphill, nothing is learnt about the reach.
-            if result.accepted:
-                newest = age * unit["steps_since_search"]
-                weight = unit["weight"] + newest
-                newer = math.log(_reach_on_the_batch(result)) - unit["log_reach"]
-                unit.update(log_reach=unit["log_reach"] + newer * newest / weight, weight=weight)
-            minimiser = unit["signal"] * _reach(unit)
-            # Without a schedule nothing else would let the step size fall.
-            falls = self.total_steps is None and self.progress is None
-            unit.update(minimiser=minimiser if falls else max(unit["minimiser"], minimiser))
-        return replace(result, step_size=self._step_size(first), accepted=True)
+        sums = state.slope_sums.to("cpu", non_blocking=True)
+        slopes = gather([_split_slope(part).sum() for part in parts])
+        options = {name: group[name] for name in ("max_trials", "relative_tolerance")}
+        found = measure_parabola(loss_at, start, slopes, estimator.probe(state), **options)
+        loss_after = found.loss if found.curvature is None else found.probed_loss
+        figures = {"trials": group["trials"] + found.trials, "backtracks": group["backtracks"] + found.rejected}
+        # Uphill, the step is made by what was measured before.
+        moves = found.curvature is not None or (group["searches"] > 0 and math.isfinite(found.loss + found.slope))
+        if moves:
+            keeps_largest = self.total_steps is not None or self.progress is not None
+            estimator.update(
+                state, found.loss, found.slope, found.curvature, keeps_largest=keeps_largest, slope_sums=sums
+            )
+            rate = self._rate(estimator, state)
+            if rate:
+                _descend(parts, rate)
+            for part in parts:
+                part.commit(rate)
+            figures |= {"lr": rate, "searches": group["searches"] + 1, "slope": found.slope}
+            for name, value in (("average_slope", found.slope), ("average_decrease", found.loss - loss_after)):
+                figures[name] = _SMOOTHING * group[name] + (1 - _SMOOTHING) * value
+        else:
+            counter = "failures" if math.isfinite(found.loss) else "skipped"
+            figures[counter] = group[counter] + 1
+            if not group["searches"]:
+                state.log_distance = math.log(found.probe / estimator.probe_share)
+                figures["lr"] = found.probe
+        self._set(**figures)
+        record = {"evaluations": found.trials, "backtracks": found.rejected, "slope": found.slope}
+        self._note(found.loss, loss_after=loss_after, accepted=moves, **record)
 
-    def _step_size(self, unit: Unit | dict[str, Any]) -> float:
-        return self.schedule() * self.share(unit["c"]) * unit["minimiser"]
+    def _rate(self, estimator: PeakRate, state: PeakRateState) -> float:
+        """The learning rate of the present step by what has been measured."""
+        total: float | None = self.total_steps
+        if self.progress is not None:
+            total = (state.steps - 1) / self.progress if self.progress else None
+        return self.schedule(state.steps) * estimator.peak(state, total)
+
+    def _set(self, **values: Any) -> None:
+        for group in self.param_groups:
+            group.update(values)
+
+    def _note(self, loss: Loss, **found: Any) -> None:
+        # The loss stays on its device until the record is read.
+        record = replace(_WITHOUT_SEARCH, step_size=self.param_groups[0]["lr"], **found)
+        self._last = loss.clone() if isinstance(loss, Tensor) else loss, record
 
 
-def _nothing_measured() -> dict[str, Any]:
-    """What a unit remembers of its measurement before there is any."""
-    return {
-        "searched_at": 0,
-        "slope_sums": torch.zeros(2),
-        "signal": _PRIOR_SIGNAL,
-        "weight": 0.0,
-        "minimiser": 0.0,
-    }
+def _descend(parts: list[GroupUpdate], step_size: float) -> None:
+    for part in parts:
+        part.descend(step_size)
+    torch.clear_autocast_cache()  # it holds low-precision copies of weights that have just changed
 
 
-def _divide_slope(unit: Unit, age: int) -> None:
-    """Add to the unit's sums: the slope that the expected loss should have, and the measured one, both scaled.
+def _split_slope(part: GroupUpdate) -> Tensor:
+    return part.split_slope(1 - part.group["betas"][0])
 
-    A batch counts by its number, `age`.
-    """
+
+def _add_slopes(estimator: PeakRate, state: PeakRateState, parts: list[GroupUpdate]) -> None:
+    """Add the slope of the present step, by the age of the gradients in the direction, to the estimator's sums."""
     slopes = []
-    for part in unit.parts:
-        part.compute_direction()
-        earlier, present = _divided_slope(part).unbind(1)
+    for part in parts:
+        earlier, present = _split_slope(part).unbind(1)
         beta = part.group["betas"][0]
         power = beta ** torch.stack([state["step"] for state in part.states]).double()
         # A parameter in its first step has no earlier gradients.
@@ -342,25 +307,4 @@ def _divide_slope(unit: Unit, age: int) -> None:
         longer = torch.where(has_past, (1 - power) / (beta - power), 0.0).to(earlier, non_blocking=True)
         counts = has_past.to(earlier, non_blocking=True)
         slopes.append(torch.stack([longer * earlier, counts * earlier, counts * present]).sum(1))
-    expected, earlier, present = gather(slopes).view(-1, 3).sum(0)
-    # A gradient of zero tells nothing.
-    scaled = torch.nan_to_num(torch.stack([expected, earlier + present]) / (earlier.abs() + present), 0.0, 0.0, 0.0)
-    # A state that was loaded is wherever it was loaded to.
-    unit.update(slope_sums=unit["slope_sums"].to(scaled.device) + age * scaled)
-
-
-def _divided_slope(part: GroupUpdate) -> Tensor:
-    return part.split_slope(1 - part.group["betas"][0])
-
-
-def _reach_on_the_batch(result: SearchResult) -> float:
-    """The geometric mean of the parabola's minimiser, and of where it would be if the loss fell to 0 there."""
-    minimiser = result.step_size / _ASKED_SHARE
-    if result.loss_before <= 0:
-        return minimiser
-    return math.sqrt(minimiser * 2 * result.loss_before / result.slope)
-
-
-def _reach(unit: Unit | dict[str, Any]) -> float:
-    """The geometric mean of what the searches found."""
-    return math.exp(unit["log_reach"])
+    estimator.add_slopes(state, *gather(slopes).view(-1, 3).sum(0))

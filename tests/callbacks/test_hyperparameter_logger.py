@@ -41,12 +41,12 @@ def test_a_finished_run_is_a_row_with_its_metrics(tmp_path: Path) -> None:
 
 
 def test_an_optimizers_state_is_not_among_its_arguments(tmp_path: Path) -> None:
-    trainer = fit(tmp_path, save_tiny_bert(tmp_path / "model"), partial(ParabolicAdam, c=0.75))
+    trainer = fit(tmp_path, save_tiny_bert(tmp_path / "model"), partial(ParabolicAdam, peak_fraction=0.5))
 
     row = row_of(trainer)
-    assert row["optimizer/c"].number_value == 0.75
-    assert "optimizer/log_reach" in {f"optimizer/{name}" for name in trainer.optimizers[0].defaults}
-    assert "optimizer/log_reach" not in row
+    assert row["optimizer/peak_fraction"].number_value == 0.5
+    assert "log_distance" in trainer.optimizers[0].defaults
+    assert "optimizer/log_distance" not in row
 
 
 def test_runs_with_different_optimizers_show_the_columns_of_all_and_what_differs_first(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ METHODS = {
     "salsa, sgd": lambda params, **options: SaLSA(params, direction=sgd, **options),
     "salsa, lion": lambda params, **options: SaLSA(params, direction=lion, betas=(0.9, 0.99), **options),
     "parabolic": lambda params, **options: ParabolicAdam(params, total_steps=30, **options),
-    "parabolic, cycle": lambda params, **options: ParabolicAdam(params, update_rule="cycle", **options),
+    "parabolic, unknown length": lambda params, **options: ParabolicAdam(params, **options),
 }
 PLAIN = ["sgd", "adam", "adam, momentum", "adam, heavy ball", "adam, cycle"]
 DTYPES = [torch.float64, torch.float32, torch.bfloat16]

@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from optimizers import ParabolicAdam
+from optimizers import ParabolicAdam, PeakRate, traits
 from tests.optimizers.problem import TorchProblem
 from tests.optimizers.reference import Adam, Trace, along, inner
 from tests.optimizers.same import assert_same_trace
 
 
-def reference(problem, steps, c=0.96, total_steps=None, weight_decay=0.01, probe=0.1):
-    """The method with the whole model as one unit."""
+def reference(problem, steps, peak_fraction=0.08, total_steps=None, weight_decay=0.01, probe=0.1):
+    """The method, written from its equations."""
     point, adam, trace = problem.start, Adam(problem.start), Trace()
-    reaches, weights, expected, measured, last = [], [], 0.0, 0.0, 0
-    share = max(2 * (1 - c), min(1, 3 / total_steps)) if total_steps else 2 * (1 - c)
+    distances, weights, expected, measured, last = [], [], 0.0, 0.0, 0
+    share = max(peak_fraction, min(1, 3 / total_steps)) if total_steps else peak_fraction
     minimiser = 0.0
     for step in range(steps):
         schedule = 1.0
@@ -39,21 +39,21 @@ def reference(problem, steps, c=0.96, total_steps=None, weight_decay=0.01, probe
             measured += (step + 1) * slope / scale
         trials = 0
         if due:
-            if reaches:
-                probe = 0.2 * mean(reaches, weights)
+            if distances:
+                probe = 0.2 * mean(distances, weights)
             trials = 1
             if slope > 0:
                 while True:
                     bend = problem.loss(along(point, direction, probe), step) - loss + slope * probe
-                    asked = min(probe, 0.05 * slope * probe**2 / bend) if bend > 1e-6 * abs(loss) else probe
-                    if asked >= probe / 16:
+                    found = min(10 * probe, slope * probe**2 / (2 * bend)) if bend > 1e-6 * abs(loss) else 10 * probe
+                    if found >= 5 / 8 * probe:
                         break
-                    probe = max(2 * asked, probe / 256)
+                    probe = max(found / 5, probe / 256)
                     trials += 1
-                reaches.append(np.sqrt(10 * asked * 2 * loss / slope) if loss > 0 else 10 * asked)
+                distances.append(np.sqrt(found * 2 * loss / slope) if loss > 0 else found)
                 weights.append((step + 1) * (step + 1 - last))
-            signal = min(max(0.02, (1.5 + expected / (step + 1)) / (10 + measured / (step + 1))), 1)
-            found = signal * mean(reaches, weights)
+            agreement = min(max(0.02, (1.5 + expected / (step + 1)) / (10 + measured / (step + 1))), 1)
+            found = agreement * mean(distances, weights)
             minimiser = max(minimiser, found) if total_steps else found
             last = step + 1
         step_size = schedule * share * minimiser
@@ -73,12 +73,13 @@ def mean(found, weights):
 
 @pytest.mark.parametrize("total_steps", [None, 8, 25, 60, 400])
 @pytest.mark.parametrize("weight_decay", [0.0, 0.05])
-@pytest.mark.parametrize("c", [0.75, 0.95])
-def test_follows_the_equations(total_steps, weight_decay, c):
+@pytest.mark.parametrize("peak_fraction", [0.5, 0.1])
+def test_follows_the_equations(total_steps, weight_decay, peak_fraction):
     problem = TorchProblem()
-    optimizer = ParabolicAdam(problem.groups(), c=c, total_steps=total_steps, weight_decay=weight_decay)
+    options = {"peak_fraction": peak_fraction, "total_steps": total_steps, "weight_decay": weight_decay}
+    optimizer = ParabolicAdam(problem.groups(), **options)
     steps = min(60, total_steps or 60)
-    expected = reference(problem.reference, steps, c, total_steps, weight_decay)
+    expected = reference(problem.reference, steps, **options)
     assert_same_trace(problem.run(optimizer, steps), expected)
 
 
@@ -116,7 +117,7 @@ def test_searches_thin_out():
 
 
 @pytest.mark.parametrize(("total_steps", "searches"), [(12, 6), (80, 9), (1000, 22)])
-def test_the_height_is_measured_in_the_first_half_of_the_run(total_steps, searches):
+def test_the_peak_is_measured_in_the_first_half_of_the_run(total_steps, searches):
     problem = TorchProblem()
     optimizer = ParabolicAdam(problem.groups(), total_steps=total_steps)
     trace = problem.run(optimizer, total_steps)
@@ -124,12 +125,12 @@ def test_the_height_is_measured_in_the_first_half_of_the_run(total_steps, search
     assert len(searched) == searches
     assert searched[-1] <= max(20, total_steps / 2)
     falling = range(max(searched[-1], total_steps // 10), total_steps)
-    heights = [trace.step_size[step][0] / (1 - step / total_steps) for step in falling]
-    assert heights == pytest.approx(heights[:1] * len(heights))
+    peaks = [trace.step_size[step][0] / (1 - step / total_steps) for step in falling]
+    assert peaks == pytest.approx(peaks[:1] * len(peaks))
 
 
 @pytest.mark.parametrize(("steps", "searches"), [(80, 9), (1000, 22)])
-def test_the_height_is_measured_in_the_first_half_of_a_run_of_known_time(steps, searches):
+def test_the_peak_is_measured_in_the_first_half_of_a_run_of_known_time(steps, searches):
     problem = TorchProblem()
     optimizer = ParabolicAdam(problem.groups())
     searched, step_sizes = 0, []
@@ -139,45 +140,47 @@ def test_the_height_is_measured_in_the_first_half_of_a_run_of_known_time(steps, 
         searched += bool(trace.trials[0])
         step_sizes.append(trace.step_size[0][0])
     assert searched == searches
-    height = step_sizes[steps // 2] / 0.5
+    peak = step_sizes[steps // 2] / 0.5
     measured = steps // 2
-    assert step_sizes[measured:] == pytest.approx([height * (1 - step / steps) for step in range(measured, steps)])
+    assert step_sizes[measured:] == pytest.approx([peak * (1 - step / steps) for step in range(measured, steps)])
     assert step_sizes[0] == 0
 
 
 @pytest.mark.parametrize(("steps", "share"), [(2, 1.0), (20, 3 / 20), (80, 0.08)])
 def test_a_short_run_takes_a_larger_share(steps, share):
-    known, timed = ParabolicAdam(TorchProblem().groups(), total_steps=steps), TorchProblem()
-    assert known.share(0.96) == pytest.approx(share)
-    optimizer = ParabolicAdam(timed.groups())
+    assert PeakRate().share(steps) == pytest.approx(share)
+    known, timed = TorchProblem(), TorchProblem()
+    optimizer, by_progress = ParabolicAdam(known.groups(), total_steps=steps), ParabolicAdam(timed.groups())
     for step in range(steps):
-        optimizer.progress = step / steps
-        timed.run(optimizer, 1, first=step)
-        if step:
-            assert optimizer.share(0.96) == pytest.approx(share)
+        by_progress.progress = step / steps
+        for problem, its in ((known, optimizer), (timed, by_progress)):
+            problem.run(its, 1, first=step)
+            group = its.param_groups[0]
+            if step:
+                assert group["lr"] == pytest.approx(its.schedule(step + 1) * share * group["minimiser"])
 
 
 @pytest.mark.parametrize("known", [True, False])
 def test_only_a_schedule_lets_the_step_size_fall(known):
     problem = TorchProblem()
     optimizer = ParabolicAdam(problem.groups(), total_steps=200 if known else None)
-    heights, minimisers = [], []
+    peaks, minimisers = [], []
     for step in range(80):
         problem.run(optimizer, 1, first=step)
         group = optimizer.param_groups[0]
-        heights.append(group["lr"] / optimizer.schedule() / optimizer.share(0.96))
-        minimisers.append(group["signal"] * math.exp(group["log_reach"]))
+        peaks.append(group["lr"] / optimizer.schedule(step + 1) / 0.08)
+        minimisers.append(group["agreement"] * math.exp(group["log_distance"]))
     assert min(np.diff(minimisers)) < 0
-    assert heights == pytest.approx(np.maximum.accumulate(minimisers) if known else minimisers)
+    assert peaks == pytest.approx(np.maximum.accumulate(minimisers) if known else minimisers)
 
 
-def test_a_quotient_of_two_negative_sums_is_no_signal():
+def test_a_quotient_of_two_negative_sums_is_no_agreement():
     problem = TorchProblem()
     optimizer = ParabolicAdam(problem.parameters())
     problem.run(optimizer, 1)
     optimizer.param_groups[0]["slope_sums"] = torch.tensor([-60.0, -90.0])
     problem.run(optimizer, 2, first=1)
-    assert optimizer.param_groups[0]["signal"] == ParabolicAdam(TorchProblem().parameters()).defaults["signal"]
+    assert optimizer.param_groups[0]["agreement"] == PeakRate().prior_agreement
 
 
 def test_steps_between_searches_are_those_of_adamw():
@@ -191,7 +194,7 @@ def test_steps_between_searches_are_those_of_adamw():
     adamw = torch.optim.AdamW(twin.parameters(), weight_decay=0.1)
     for a, b in zip(twin.parameters(), problem.parameters(), strict=True):
         adamw.state[a] = {name: value.clone() for name, value in optimizer.state[b].items()}
-    found = optimizer.param_groups[0]["lr"] / optimizer.schedule()
+    found = optimizer.param_groups[0]["lr"] / optimizer.schedule(15)
     trace = problem.run(optimizer, 2, first=15)
     assert trace.trials == [0, 0]
     for step in (15, 16):
@@ -216,12 +219,12 @@ def test_an_uphill_direction_is_followed_with_the_step_size_in_force():
 
     for _ in range(3):
         step(1.0)
-    before, reach = weight.detach().clone(), optimizer.param_groups[0]["log_reach"]
+    before, distance = weight.detach().clone(), optimizer.param_groups[0]["log_distance"]
     step(-0.2)
     record = optimizer.last_step
     assert record.slope < 0
     assert record.accepted
-    assert optimizer.param_groups[0]["log_reach"] == reach
+    assert optimizer.param_groups[0]["log_distance"] == distance
     assert (weight < before).all()
 
 
@@ -248,7 +251,7 @@ def test_gradients_of_zero_tell_nothing():
 
 
 def frozen(problem, optimizer, steps, first=0):
-    """Run with all but the first unit frozen."""
+    """Run with all but the first group frozen."""
     rest = [weight for group in optimizer.param_groups[1:] for weight in group["params"]]
     for weight in rest:
         weight.requires_grad_(False)
@@ -264,10 +267,9 @@ def test_measures_anew_when_more_of_the_model_trains():
     optimizer = ParabolicAdam(problem.groups(), weight_decay=0.0)
     frozen(problem, optimizer, 25)
     twin = TorchProblem()
-    fresh = ParabolicAdam(twin.groups(), weight_decay=0.0)
-    reach = math.exp(optimizer.param_groups[0]["log_reach"])
+    probe = 0.2 * math.exp(optimizer.param_groups[0]["log_distance"])
+    fresh = ParabolicAdam(twin.groups(), weight_decay=0.0, initial_step_size=probe)
     for group, copy in zip(optimizer.param_groups, fresh.param_groups, strict=True):
-        copy["lr"] = 0.2 * reach
         for weight, its_copy in zip(group["params"], copy["params"], strict=True):
             its_copy.data.copy_(weight.data)
             its_copy.grad = None
@@ -283,15 +285,6 @@ def test_searches_again_after_half_of_the_run_when_more_of_the_model_trains():
     released = problem.run(optimizer, 60, first=120).trials
     assert searched == [12, 0]
     assert [step for step, trials in enumerate(released) if trials] == [0, 1, 2, 3, 5, 8, 12, 18]
-
-
-def test_a_unit_that_begins_to_move_late_is_measured_like_the_first():
-    problem = TorchProblem()
-    optimizer = ParabolicAdam(problem.groups(), total_steps=200, update_rule="cycle", joint_steps=0)
-    frozen(problem, optimizer, 120)
-    assert set(problem.run(optimizer, 20, first=120).searched) == {None, "unit1", "unit2"}
-    assert [group["measured_from"] for group in optimizer.param_groups] == [0, 120, 120]
-    assert all(group["searches"] > 3 for group in optimizer.param_groups)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
@@ -321,28 +314,68 @@ def test_after_the_announced_end_the_last_step_size_stays():
     problem = TorchProblem()
     optimizer = ParabolicAdam(problem.groups(), total_steps=10)
     trace = problem.run(optimizer, 12)
-    assert optimizer.schedule() == pytest.approx(0.1)
+    assert optimizer.schedule(12) == optimizer.schedule(10) == pytest.approx(0.1)
     assert all(math.isfinite(loss) for loss in trace.loss)
-
-
-def test_units_have_step_sizes_of_their_own():
-    problem = TorchProblem()
-    optimizer = ParabolicAdam(problem.groups(), update_rule="cycle", joint_steps=2)
-    trace = problem.run(optimizer, 30)
-    assert trace.step_size[0] == pytest.approx([trace.step_size[0][0]] * 3)
-    assert len(set(trace.step_size[-1])) == 3
-    assert set(trace.searched) == {None, "unit0", "unit1", "unit2"}
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"total_steps": 0}, "total_steps has to be at least 1, or None, got 0"),
-        ({"update_rule": "all"}, "update_rule has to be one of joint, cycle, impact, got 'all'"),
-        ({"betas": (0.0, 0.999)}, "betas has to begin with a number above 0"),
-        ({"c": 1.0}, "c has to be between 0 and 1, got 1.0"),
+        ({"betas": (0.0, 0.999)}, "betas has to be from 0 to below 1, the first above 0, got"),
+        ({"betas": (0.9, 1.0)}, "betas has to be from 0 to below 1"),
+        ({"peak_fraction": 2.0}, "peak_fraction has to be above 0 and below 2, got 2.0"),
+        ({"eps": -1.0}, "eps has to be at least 0"),
+        ({"weight_decay": -1.0}, "weight_decay has to be at least 0"),
+        ({"initial_step_size": 20.0}, "initial_step_size has to be from 1e-10 to 10, got 20.0"),
+        ({"max_trials": 0}, "max_trials has to be at least 1"),
+        ({"relative_tolerance": -1.0}, "relative_tolerance has to be at least 0"),
+        ({"c": 0.9}, r"no argument c: write peak_fraction = 2 \(1 - c\)"),
+        ({"update_rule": "cycle"}, "no argument update_rule: leave it out"),
+        ({"joint_steps": 3}, "no argument joint_steps: leave it out"),
     ],
 )
 def test_bad_arguments_are_one_line(arguments, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as error:
         ParabolicAdam(TorchProblem().groups(), **arguments)
+    assert "\n" not in str(error.value)
+
+
+def test_an_argument_that_never_was_is_pythons_error():
+    with pytest.raises(TypeError, match="unexpected keyword argument 'lr'"):
+        ParabolicAdam(TorchProblem().groups(), lr=1.0)
+
+
+def test_a_state_of_another_optimizer_is_refused():
+    state = torch.optim.AdamW(TorchProblem().groups()).state_dict()
+    with pytest.raises(ValueError, match="another optimizer or an older ParabolicAdam: its groups lack steps"):
+        ParabolicAdam(TorchProblem().groups()).load_state_dict(state)
+
+
+def test_groups_share_one_rate_whatever_their_unit_and_scale_it_by_their_factor():
+    one, other = TorchProblem(), TorchProblem()
+    divided = [{**group, "unit": f"unit{i}"} for i, group in enumerate(other.groups())]
+    trace = one.run(ParabolicAdam(one.groups(), total_steps=30), 30)
+    assert_same_trace(other.run(ParabolicAdam(divided, total_steps=30), 30), trace)
+
+    groups = one.groups()
+    groups[0]["lr_factor"] = 0.0
+    optimizer = ParabolicAdam(groups, total_steps=30)
+    before = [weight.detach().clone() for weight in one.parameters()]
+    one.run(optimizer, 5)
+    assert [torch.equal(a, b) for a, b in zip(one.parameters(), before, strict=True)] == [True, True, False, False]
+
+
+def test_it_says_what_it_can_do_and_what_its_searches_found():
+    assert traits(ParabolicAdam) == (True, True, True, True)
+    problem = TorchProblem()
+    optimizer = ParabolicAdam(problem.groups(), total_steps=40)
+    trace = problem.run(optimizer, 40)
+    (report,) = optimizer.unit_reports().values()
+    assert report.step_size == trace.step_size[-1][0]
+    assert report.searches == sum(map(bool, trace.trials))
+    assert report.trials == sum(trace.trials)
+    assert report.backtracks == report.trials - report.searches
+    assert (report.failures, report.skipped) == (0, 0)
+    assert report.slope > 0
+    assert report.smoothed_slope > 0

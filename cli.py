@@ -106,9 +106,11 @@ class LinetuneCLI(LightningCLI):
         if not os.path.isfile(path):
             raise ModelError(f"ckpt_path: {path} does not exist")
         try:
-            stored = torch.load(path, weights_only=True, map_location="cpu", mmap=True).get("hyper_parameters", {})
-        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+            stored = torch.load(path, weights_only=True, map_location="cpu", mmap=True)["hyper_parameters"]
+        except (pickle.UnpicklingError, RuntimeError, EOFError, TypeError, IndexError) as error:
             raise ModelError(f"ckpt_path: {path} is not a checkpoint, or not a whole one") from error
+        except KeyError:
+            stored = {}  # a module of the user's own may save none
         self.checkpoint_facts = {name: stored[name] for name in DATA_TO_MODEL if name in stored}
 
     def before_instantiate_classes(self) -> None:
@@ -186,9 +188,9 @@ class LinetuneCLI(LightningCLI):
         if not hasattr(self, "config"):
             return None
         if isinstance(error, OSError):
-            path = Path(str(error.filename))
-            above = {repr(name) for each in (path, *path.parents) for name in (str(each), os.path.relpath(each))}
-            is_named = any(name in repr(self.section) for name in above)
+            path = Path(str(error.filename)).absolute()
+            above = [name for each in (path, *path.parents) for name in (str(each), os.path.relpath(each))]
+            is_named = any(repr(name) in repr(self.section) for name in above)
             return str(error) if is_named or error.errno in (errno.ENOSPC, errno.EDQUOT) else None
         *_, (frame, _) = traceback.walk_tb(error.__traceback__)
         for name, parameter in inspect.signature(Trainer).parameters.items():

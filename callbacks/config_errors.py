@@ -15,7 +15,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import optimizers
-from callbacks.jsonargparse_private import Way, package_of, refusal_behind
+from callbacks.jsonargparse_private import Way, own_defaults, package_of, refusal_behind
 
 OWN_PACKAGES = ("callbacks", "datamodules", "lightning_modules", "optimizers")
 
@@ -118,11 +118,18 @@ def allowed_keys(level: ArgumentParser, above: list[str], key: str, parser: Argu
 
 
 def allowed_optimizers() -> str:
-    """Return which optimizers may be given: linetune's own, without the base class, and others."""
+    """Return which optimizers may be given: linetune's own that need nothing but parameters, and others."""
     public = [getattr(optimizers, name) for name in sorted(optimizers.__all__)]
     classes = [item for item in public if isinstance(item, type) and issubclass(item, torch.optim.Optimizer)]
-    own = [f"optimizers.{item.__name__}" for item in classes if item is not optimizers.LineSearchOptimizer]
+    own = [f"optimizers.{item.__name__}" for item in classes if not needed_arguments(item)[1:]]
     return f"; allowed: {', '.join(own)}, or the import path of any torch optimizer"
+
+
+def needed_arguments(of: type) -> list[str]:
+    """Return the names of the arguments without a default."""
+    return [
+        name for name, parameter in inspect.signature(of).parameters.items() if parameter.default is parameter.empty
+    ]
 
 
 def refuses_arguments(way: Way, cause: BaseException) -> bool:
@@ -132,7 +139,7 @@ def refuses_arguments(way: Way, cause: BaseException) -> bool:
     """
     if not isinstance(cause, TypeError | ValueError | ImportError):
         return False
-    machinery = (LightningCLI.__module__, "cli", "__main__")
+    machinery = (LightningCLI.__module__, "cli", "__main__", __name__, own_defaults.__module__)
     inside = [
         (frame, line)
         for frame, line in way

@@ -6,7 +6,7 @@ import linecache
 import sysconfig
 from itertools import islice
 from pydoc import locate
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
@@ -23,7 +23,8 @@ OWN_PACKAGES = ("callbacks", "datamodules", "lightning_modules", "optimizers")
 class OneLineErrorParser(LightningArgumentParser):
     """Raises a MisconfigurationException of one line: the key, what was given, what is expected, where help is.
 
-    A class may have a dict ``renamed_arguments``: arguments that it had once, each with a word on what is in its place.
+    A class may have a dict ``renamed_arguments``: arguments that it had once, each with a word on what is in its place;
+    ``class_path`` is the class that an argument of this type took.
     What is given on the command line wins over configs, wherever it stands.
     """
 
@@ -85,7 +86,15 @@ def explanation(parser: ArgumentParser, message: str, error: BaseException | Non
         said = f"{made_from.__qualname__}: {refusal.cause}"
     else:
         said = str(refusal.cause)
-    return f"{'.'.join(keys)}: {said}{allowed_optimizers() if keys == ['model', 'optimizer'] else ''}"
+    allowed = allowed_optimizers() if keys == ["model", "optimizer"] else ""
+    return f"{'.'.join(keys)}: {said}{allowed}{class_path_now(refusal.expected)}"
+
+
+def class_path_now(expected: Any) -> str:
+    """Return where a class goes now that an argument took once, if one of the types expected there says so."""
+    types = (expected, *get_args(expected))
+    now = [getattr(each, "renamed_arguments", {}).get("class_path") for each in types]
+    return "".join(f"; {word}" for word in now if word)
 
 
 def allowed_keys(level: ArgumentParser, above: list[str], key: str, parser: ArgumentParser) -> str:

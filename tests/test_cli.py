@@ -236,12 +236,16 @@ def test_numbers_of_the_data_reach_the_model(tiny: str) -> None:
         (["--ckpt_path", "nothing.ckpt"], r"ckpt_path: nothing.ckpt does not exist"),
         (["--ckpt_path", "README.md"], r"ckpt_path: README.md is not a checkpoint"),
         (["--data.max_length", "100000"], r"100000.*512"),
-        (["--model.optimizer.c", "abc"], r"error: model\.optimizer\.c: expected float, got 'abc' \(see"),
+        (["--model.optimizer.eps", "abc"], r"error: model\.optimizer\.eps: expected float, got 'abc' \(see"),
+        (["--model.optimizer.c", "0.9"], r"model\.optimizer\.c is not accepted; now peak_fraction = 2 \(1 - c\)"),
+        (["--model.lr_scheduler_interval", "epoch"], r"interval is not accepted; now model\.lr_scheduler\.interval"),
+        (["--model.gradient_clip_val", "1.0"], r"val is not accepted; now model\.gradient_clip\.value"),
+        (["--model.lr_scheduler", "lightning_modules.Triangular"], r"now model\.lr_scheduler\.scheduler takes"),
         (["--trainer.precision", "fp8"], r"error: trainer\.precision: expected .*'bf16-mixed'.*, got 'fp8' \(see"),
         (["--trainer.callbacks+=EarlyStopping"], r"trainer\.callbacks: EarlyStopping: .* required: monitor \(see"),
         (["--model.num_labels", "3"], r"model\.num_labels: it is taken from datamodules\.GLUEDataModule"),
         (["--trainer.accumulate_grad_batches", "2"], r"trainer\.accumulate_grad_batches: .* give model\.acc"),
-        (["--trainer.gradient_clip_val", "1.0"], r"trainer\.gradient_clip_val: .* give model\.gradient_clip_val"),
+        (["--trainer.gradient_clip_val", "1.0"], r"trainer\.gradient_clip_val: .* give model\.gradient_clip"),
         (["--trainer.devices", "none"], r"error: trainer: .*devices"),
         (["--trainer.val_check_interval", "100"], r"error: trainer\.val_check_interval: 100 is not allowed: "),
         (["--seed_everything", "-1"], r"error: seed_everything: -1 is not allowed; 0 to 4294967295"),
@@ -279,6 +283,10 @@ def test_bad_input_is_one_line(
         (
             "model:\n  optimzer:\n    class_path: optimizers.SaLSA\n",
             r"broken\.yaml: model\.optimzer\.class_path is not accepted; close to optimzer: optimizer",
+        ),
+        (
+            "model:\n  lr_scheduler:\n    class_path: lightning_modules.LinearWithWarmup\n    init_args: {}\n",
+            r"broken\.yaml: model\.lr_scheduler: .*now model\.lr_scheduler\.scheduler takes the class",
         ),
         ("modell:\n  model: x\n", r"modell\.model is not accepted; close to modell: model"),
         (
@@ -362,7 +370,7 @@ def test_a_traceback_comes_with_a_variable_of_the_environment(
     with pytest.raises(MisconfigurationException, match="sst3"):
         cli.main(arguments)
     with pytest.raises(MisconfigurationException, match="expected float"):
-        cli.main(["fit", "--model.optimizer.c", "abc"])
+        cli.main(["fit", "--model.optimizer.eps", "abc"])
 
 
 def test_an_argument_that_was_renamed_says_its_new_name(

@@ -116,7 +116,7 @@ class StepSizeMonitor(Callback):
                 f"skipped/{name}": group["skipped"],
             }
             if isinstance(optimizer, SaLSA):
-                metrics[f"search_interval/{name}"] = optimizer.interval(group)
+                metrics[f"search_interval/{name}"] = optimizer.unit_reports()[name].search_interval or 1.0
         return metrics
 
 

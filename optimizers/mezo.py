@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from optimizers.armijo import armijo_search
 from optimizers.perturbation import NoiseDevice, Perturbation, derive_seed
+from optimizers.searches import ArmijoSearch
 from optimizers.step_contract import StepRecord
 from optimizers.trial_losses import Loss, discard_gradients, loss_function, read_numbers, trainable
 
@@ -273,21 +273,21 @@ class LineSearchMeZO(Optimizer):
             eta = min(group["lr"] if is_first else group["lr"] * self.growth, longest)
             perturbation = perturbation_up_to(eta * abs(gradient))
 
+            search = ArmijoSearch(
+                c=self.c,
+                shrink=self.shrink,
+                bracket=0.1 if is_first else None,
+                max_trials=self.max_trials,
+                min_step_size=0.0,
+                max_step_size=math.inf,
+            )
+
             def loss_at(eta: float) -> Loss:
                 perturbation.move(seed, -eta * gradient)
                 return loss_here()
 
             try:
-                found = armijo_search(
-                    loss_at,
-                    before,
-                    gradient**2,
-                    step_size=eta,
-                    c=self.c,
-                    shrink=self.shrink,
-                    bracket=0.1 if is_first else None,
-                    max_trials=self.max_trials,
-                )
+                found = search(loss_at, before, gradient**2, eta)
             except BaseException:
                 perturbation.back()
                 raise

@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from optimizers.armijo import SearchResult
 from optimizers.directions import adam
 from optimizers.group_update import GroupUpdate
-from optimizers.line_search import Closure, Evaluate, Line, LineSearchOptimizer, Unit
-from optimizers.parabola import PROBE, parabola_search
+from optimizers.parabolic_line_search import Closure, Evaluate, Line, ParabolicLineSearch, Unit
 from optimizers.scalars import gather
+from optimizers.searches import PROBE, ParabolaSearch, SearchResult
 
 # A search after k steps is followed by one k / 2 steps later, and after this many at the latest.
 _AT_LEAST_EVERY = 40
@@ -39,7 +38,7 @@ _MEASURED_STEPS = 20
 _SEARCH_OPTIONS = ("max_trials", "min_step_size", "max_step_size", "relative_tolerance")
 
 
-class ParabolicAdam(LineSearchOptimizer):
+class ParabolicAdam(ParabolicLineSearch):
     r"""AdamW that finds its learning rate: nothing to tune, and about the cost of one run of AdamW.
 
     The step is AdamW's, :math:`x_{k+1} = x_k - \eta_k d_k - \eta_k \lambda x_k` with :math:`d_k = \hat m_k /
@@ -248,7 +247,7 @@ class ParabolicAdam(LineSearchOptimizer):
         """Note when the unit searched."""
         unit.update(searched_at=unit["searched_at"] + waited)
 
-    def _move(self, units: list[Unit], evaluate: Evaluate, loss: Tensor | float) -> None:
+    def _move(self, units: list[Unit], evaluate: Evaluate, loss: Tensor | float) -> None:  # type: ignore[override]
         """Move, and divide the slope: before a search, which needs it, or after a step that one pass has made."""
         for unit in units:
             self._notice_growth(unit)
@@ -287,7 +286,7 @@ class ParabolicAdam(LineSearchOptimizer):
         # On their way while the first trial runs, which waits for the device anyway.
         sums = [unit["slope_sums"].to("cpu", non_blocking=True) for unit in line.units]
         slopes = gather([_divided_slope(part).sum() * factor for part, factor in line.parts])
-        result = parabola_search(loss_at, loss, slopes, probe=step_size, **options)
+        result = ParabolaSearch(**options)(loss_at, loss, slopes, step_size)
         if not result.accepted and not (first["searches"] and math.isfinite(result.loss_before + result.slope)):
             return result
         for unit, its_sums in zip(line.units, sums, strict=True):

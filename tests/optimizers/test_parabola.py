@@ -8,8 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optimizers import parabola_search
+from optimizers import ParabolaSearch
 from tests.optimizers.line import Line
+
+
+def parabola_search(loss_at, loss, slope, *, probe, **options):
+    return ParabolaSearch(**({"min_step_size": 0.0, "max_step_size": math.inf} | options))(loss_at, loss, slope, probe)
 
 
 @given(

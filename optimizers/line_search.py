@@ -17,7 +17,7 @@ from optimizers.checks import require, require_one_of
 from optimizers.directions import DirectionFunction
 from optimizers.group_update import GroupUpdate
 from optimizers.line import Line
-from optimizers.options import Reset, in_force, options_of, with_options
+from optimizers.options import Reset, in_force, with_options
 from optimizers.scalars import gather
 from optimizers.searches import Past, Search, SearchResult
 from optimizers.step_contract import Closure, Evaluate, StepRecord, UnitReport, open_step
@@ -137,8 +137,8 @@ class LineSearchOptimizer(torch.optim.Optimizer):
             "growth": growth,
             "weight_decay": weight_decay,
             "heavy_ball": heavy_ball,
-            **options_of(search),
-            **options_of(cadence),
+            **vars(search),
+            **vars(cadence),
             **(direction_options or {}),
             **vars(UnitMemory()),
             **cadence.memory(),

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
-from dataclasses import fields, replace
-from functools import cache
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal, TypedDict, TypeVar
 
 from optimizers.units import UpdateRule
@@ -44,11 +43,6 @@ class CommonOptions(TypedDict, total=False):
     merge_threshold: float | None
 
 
-def options_of(part: Any) -> dict[str, Any]:
-    """Return the fields of a search or a cadence, by name."""
-    return {name: getattr(part, name) for name in _names(type(part))}
-
-
 def with_options(part: T, options: Mapping[str, Any]) -> T:
     """Return a search or a cadence with some of its fields replaced.
 
@@ -61,12 +55,7 @@ def with_options(part: T, options: Mapping[str, Any]) -> T:
 
 def in_force(part: T, group: Mapping[str, Any]) -> T:
     """Return a search or a cadence with the options of a param group."""
-    names = _names(type(part))
-    if all(group[name] == getattr(part, name) for name in names):
+    own = vars(part)
+    if all(group[name] == value for name, value in own.items()):
         return part
-    return with_options(part, {name: group[name] for name in names})
-
-
-@cache
-def _names(kind: Hashable) -> tuple[str, ...]:
-    return tuple(field.name for field in fields(kind))  # type: ignore[arg-type]
+    return with_options(part, {name: group[name] for name in own})

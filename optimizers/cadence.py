@@ -78,10 +78,10 @@ class Drift:
         """Return how many steps may pass between two searches of the unit."""
         if "shrink" not in unit:
             raise ValueError("the cadence Drift goes with a search that has an option `shrink`, such as ArmijoSearch")
-        if unit["searches"] < self.max_interval or not unit["averaged"]:
+        count = unit["averaged"]
+        if unit["searches"] < self.max_interval or count < 2:  # two values make a drift
             return 1.0
         fast, slow = _corrected(self, unit)
-        count = unit["averaged"]
         change = abs(fast - slow) / (_mean_age(self.slow_weight, count) - _mean_age(self.fast_weight, count))
         return _limited(self.max_interval, -math.log(unit["shrink"]), change)
 

@@ -15,10 +15,10 @@ from optimizers.anchored_decay import keep_anchors, place_anchors, require_ancho
 from optimizers.cadence import Cadence
 from optimizers.checks import require, require_one_of
 from optimizers.directions import DirectionFunction
+from optimizers.finite_steps import finite_start
 from optimizers.group_update import GroupUpdate
 from optimizers.line import Line
 from optimizers.options import Reset, in_force, with_options
-from optimizers.scalars import gather
 from optimizers.searches import Past, Search, SearchResult
 from optimizers.step_contract import Closure, Evaluate, StepRecord, UnitReport, open_step
 from optimizers.units import Unit, UnitMemory, UpdateRule, divide, merge, next_to_search, search_jointly
@@ -208,23 +208,14 @@ class LineSearchOptimizer(torch.optim.Optimizer):
             group["steps_since_search"] += 1
         updates = [GroupUpdate(group, self.state, self.direction) for group in self.param_groups]
         updates = [update for update in updates if update.params]
-        if not updates:
-            self._record = dict(_NO_SEARCH, loss_before=loss, step_size=self.param_groups[0]["lr"])
+        finite = finite_start(start, updates)
+        if finite is None or not updates:
+            for group in self.param_groups:
+                group["skipped"] += finite is None
+            accepted, step_size = finite is not None, self.param_groups[0]["lr"]
+            self._record = dict(_NO_SEARCH, loss_before=start, step_size=step_size, accepted=accepted)
             return loss
-        finite = _finite(start, updates)
-        if finite.device.type == "cpu":
-            if not finite:
-                self._skip(start)
-                return loss
-        else:
-            # Asking would stall the device. There the gradients count as zero, so that momentum alone moves, and a
-            # search fails at its first trial.
-            broken = ~finite
-            for update in updates:
-                for grad in update.grads:
-                    grad.masked_fill_(broken.to(grad.device, non_blocking=True), 0.0)
-            start = torch.where(finite, start, torch.nan)
-        self._move(self._units_with(updates), evaluate, start)
+        self._move(self._units_with(updates), evaluate, finite)
         return loss
 
     def _units_with(self, updates: list[GroupUpdate]) -> list[Unit]:
@@ -373,16 +364,3 @@ class LineSearchOptimizer(torch.optim.Optimizer):
             accepted=last.accepted,
             group=searched[0].name if len(searched) == 1 else None,
         )
-
-    def _skip(self, loss: Tensor | float) -> None:
-        for group in self.param_groups:
-            group["skipped"] += 1
-        self._record = dict(_NO_SEARCH, loss_before=loss, step_size=self.param_groups[0]["lr"], accepted=False)
-
-
-def _finite(loss: Tensor | float, updates: list[GroupUpdate]) -> Tensor:
-    """Whether the loss and all gradients are finite, as a 0-dim tensor on the device of the gradients."""
-    norms = [norm for update in updates for norm in update.gradient_norms()]
-    if isinstance(loss, Tensor):
-        return gather([*norms, loss]).isfinite().all()
-    return gather(norms).isfinite().all() & math.isfinite(loss)

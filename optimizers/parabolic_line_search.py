@@ -253,6 +253,11 @@ class ParabolicLineSearch(LineSearchOptimizer):
             units.setdefault(name, Unit(name)).groups.append(group)
         return list(units.values())
 
+    def unit_reports(self):
+        from optimizers.units import divide
+
+        return {unit.name or "model": unit.report(None) for unit in divide(self.param_groups, self.update_rule)}
+
     def _units_of(self, parts: list[GroupUpdate]) -> list[Unit]:
         """The units with something to move."""
         units = self.units()

@@ -1,0 +1,38 @@
+"""Steps whose loss or gradient is not finite: left out on a CPU, made harmless on a device."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from optimizers.group_update import GroupUpdate
+from optimizers.scalars import gather
+
+
+def finite_start(loss: Tensor | float, parts: Sequence[GroupUpdate]) -> Tensor | float | None:
+    """Return the loss that a step starts from; None where the step is to be left out.
+
+    On a device, asking whether everything is finite would stall it. There the gradients of such a step are set to zero,
+    so that momentum alone moves the parameters, and the loss becomes NaN, so that a search fails at its first trial.
+
+    Args:
+        loss: The loss at the start of the step.
+        parts: What moves; each has a gradient.
+    """
+    if not parts:
+        return loss
+    norms = [norm for part in parts for norm in part.gradient_norms()]
+    if isinstance(loss, Tensor):
+        finite = gather([*norms, loss]).isfinite().all()
+    else:
+        finite = gather(norms).isfinite().all() & math.isfinite(loss)
+    if finite.device.type == "cpu":
+        return loss if finite else None
+    broken = ~finite
+    for part in parts:
+        for grad in part.grads:
+            grad.masked_fill_(broken.to(grad.device, non_blocking=True), 0.0)
+    return torch.where(finite, loss, torch.nan)

@@ -19,8 +19,8 @@ class Direction(NamedTuple):
     no memory.
 
     Args:
-        numerators: One tensor per parameter, :math:`n_i`. May be the gradients or a state buffer themselves: nobody
-            writes to them.
+        numerators: One tensor per parameter, :math:`n_i`. May be the gradients or a state buffer themselves; they are
+            only read.
         squares: One tensor per parameter, :math:`q_i`, or None where nothing is divided by.
         eps: One number per parameter, :math:`\epsilon_i`; with `squares` alone, None for zeros.
         scales: One number per parameter, :math:`s_i`, or None for ones.

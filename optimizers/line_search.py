@@ -37,7 +37,7 @@ _OWN_ATTRIBUTES = (
     *("direction", "search", "cadence", "growth_per", "steps_per_epoch", "condition", "reset"),
     *("update_rule", "joint_steps", "merge_threshold"),
 )
-# How many steps make an epoch where nobody says so: the step size may double within 20 steps.
+# How many steps make an epoch unless the run's number is given: the step size may double within 20 steps.
 _STEPS_PER_EPOCH = 20
 
 
@@ -47,12 +47,12 @@ class LineSearchOptimizer(torch.optim.Optimizer):
     .. math:: x_{k+1} = x_k - \eta_k d_k - \eta_k \lambda x_k
 
     `direction` computes :math:`d_k`, `search` finds :math:`\eta_k`, `cadence` says in which steps; in the others
-    :math:`\eta_k = \eta_{k-1}`. A failed search leaves the parameters as they were. What is not in a group of
-    `params` is: the options, those of the search and of the cadence among them, may differ from group to group.
+    :math:`\eta_k = \eta_{k-1}`. A failed search leaves the parameters as they were.
 
-    A unit is what has one step size, see `update_rule` in `CommonOptions`: the whole model, or the groups that share a
-    `unit` (or, without one, a `name`). The step size in force is the `lr` of a unit's groups. `docs/line_searches.md`
-    explains the family.
+    A unit is what has one step size, by `update_rule`: the whole model, or the param groups that share a `unit` (or,
+    without one, a `name`). The step size in force is the `lr` of a unit's groups. Everything that a unit remembers, and
+    all options but those that say how units take turns, are in the groups; the fields of `search` and `cadence` are
+    options too. `docs/line_searches.md` explains the family.
 
     Args:
         params: Parameters, or groups of them (dicts with `params` and optionally `name`, `unit`, and any option).
@@ -243,7 +243,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         if results:
             self._note(results, searching)
         else:
-            # The loss stays on its device until somebody asks for the record.
+            # The loss stays on its device until the record is read.
             before = loss.clone() if isinstance(loss, Tensor) else loss
             self._record = dict(_NO_SEARCH, loss_before=before, step_size=units[0].step_size)
         if self.merge_threshold is not None and not joint:

@@ -66,9 +66,10 @@ class Unit:
         for group in self.groups:
             group.update(vars(self.memory), lr=step_size)
 
-    def smoothed_slope(self) -> float:
-        """Return the average of the slope over searches, corrected for its start at zero."""
-        return self.memory.average_slope / (1 - self._weight_of_past() ** self.memory.searches)
+    @property
+    def weight_of_past(self) -> float:
+        """The weight of the past in the averages over searches: the search's `smoothing`; 0.9 where it has none."""
+        return self.options.get("smoothing") or 0.9
 
     def remember_search(self, result: SearchResult, slope: float, decrease: float) -> None:
         """Update the memory, and store the step size, after a search that found one.
@@ -78,7 +79,7 @@ class Unit:
             slope: The part of the line's slope that this unit has.
             decrease: The part of the decrease of the loss that is put down to this unit.
         """
-        memory, past = self.memory, self._weight_of_past()
+        memory, past = self.memory, self.weight_of_past
         memory.searches += 1
         memory.trials += result.trials
         memory.backtracks += result.backtracks
@@ -120,10 +121,6 @@ class Unit:
             search_interval=search_interval,
         )
 
-    def _weight_of_past(self) -> float:
-        """The weight of the past in the averages over searches: the search's `smoothing`; 0.9 where it has none."""
-        return self.options.get("smoothing") or 0.9
-
 
 def divide(groups: Sequence[dict[str, Any]], rule: UpdateRule) -> list[Unit]:
     """Return the units of some param groups, in the order of their first groups.
@@ -150,7 +147,7 @@ def next_to_search(due: Sequence[Unit], rule: UpdateRule, num_units: int) -> lis
     Args:
         due: The units that are due.
         rule: Under "all", all of them search; otherwise the one that has no step size yet, or else waited longest,
-            under "impact" weighted by its smoothed slope.
+            under "impact" weighted by its average slope, corrected for its start at zero.
         num_units: How many units there are.
     """
     if rule == "all" or not due:
@@ -163,7 +160,9 @@ def _urgency(unit: Unit, rule: UpdateRule, num_units: int) -> tuple[bool, float]
     if not unit.memory.searches:
         # A unit whose searches have all failed comes first no more often than in turn.
         return not unit.memory.failures or waited >= num_units, waited
-    return False, waited * unit.smoothed_slope() if rule == "impact" else waited
+    if rule != "impact":
+        return False, waited
+    return False, waited * unit.memory.average_slope / (1 - unit.weight_of_past**unit.memory.searches)
 
 
 def merge(unit: Unit, units: list[Unit]) -> None:

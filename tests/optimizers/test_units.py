@@ -101,6 +101,8 @@ def test_merged_units_remember_the_sum_of_their_averages():
     joined = next(i for i, group in enumerate(after) if i != searched and after[searched]["unit"] == group["name"])
     alone = 0.9 * before[searched]["average_slope"] + 0.1 * record.slope
     assert after[joined]["average_slope"] == pytest.approx(before[joined]["average_slope"] + alone)
+    gained = 0.9 * before[searched]["average_decrease"] + 0.1 * (record.loss_before - record.loss_after)
+    assert after[joined]["average_decrease"] == pytest.approx(before[joined]["average_decrease"] + gained)
     assert after[searched]["average_slope"] == after[joined]["average_slope"]
     assert after[searched]["lr"] == after[joined]["lr"] == before[joined]["lr"]
 

@@ -139,10 +139,10 @@ def allowed_optimizers() -> str:
 
 
 def needed_arguments(of: type) -> list[str]:
-    """Return the names of the arguments without a default."""
-    return [
-        name for name, parameter in inspect.signature(of).parameters.items() if parameter.default is parameter.empty
-    ]
+    """Return the names of the arguments that have to be given."""
+    many = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    parameters = inspect.signature(of).parameters.values()
+    return [each.name for each in parameters if each.default is each.empty and each.kind not in many]
 
 
 def refuses_arguments(way: Way, cause: BaseException) -> bool:

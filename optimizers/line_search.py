@@ -105,8 +105,8 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         bounds = f"bounds around initial_step_size = {initial_step_size}"
         require(low <= initial_step_size <= high, "min_step_size and max_step_size", (low, high), bounds)
         require(growth >= 1, "growth", growth, "at least 1")
-        is_epoch = steps_per_epoch is None or steps_per_epoch >= 1
-        require(is_epoch, "steps_per_epoch", steps_per_epoch, "at least 1, or None")
+        is_valid = steps_per_epoch is None or steps_per_epoch >= 1
+        require(is_valid, "steps_per_epoch", steps_per_epoch, "at least 1, or None")
         require(weight_decay >= 0, "weight_decay", weight_decay, "at least 0")
         require(0 <= heavy_ball < 1, "heavy_ball", heavy_ball, "at least 0 and less than 1")
         require(joint_steps >= 0, "joint_steps", joint_steps, "at least 0")

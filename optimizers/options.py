@@ -56,6 +56,7 @@ def with_options(part: T, options: Mapping[str, Any]) -> T:
 def in_force(part: T, group: Mapping[str, Any]) -> T:
     """Return a search or a cadence with the options of a param group."""
     own = vars(part)
-    if all(group[name] == value for name, value in own.items()):
-        return part
-    return with_options(part, {name: group[name] for name in own})
+    for name, value in own.items():
+        if group[name] != value:
+            return with_options(part, {name: group[name] for name in own})
+    return part

@@ -175,6 +175,8 @@ def line_about_what_was_given(error: OSError | ValueError, config: Namespace) ->
         config: The configuration of the subcommand.
     """
     if isinstance(error, OSError):
+        if error.filename is None:
+            return str(error) if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
         path = Path(str(error.filename)).absolute()
         above = [name for each in (path, *path.parents) for name in (str(each), os.path.relpath(each))]
         is_named = any(repr(name) in repr(config) for name in above)

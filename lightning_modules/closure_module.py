@@ -215,8 +215,9 @@ class ClosureModule(LightningModule):
 
     def _log_evaluation_loss(self, stage: str, batch: Any, set_index: int) -> None:
         name = f"{stage}/loss" if set_index == 0 else f"{stage}_{set_index}/loss"
-        loss, size = self.compute_loss(batch), round(self.mean_over(batch))
-        self.log(name, loss, on_step=False, on_epoch=True, add_dataloader_idx=False, batch_size=size, sync_dist=True)
+        options = {"on_step": False, "on_epoch": True, "add_dataloader_idx": False, "sync_dist": True}
+        for part in self.prepare_batch(batch, f"{stage}{set_index}"):
+            self.log(name, self.compute_loss(part), batch_size=round(float(self.mean_over(part))), **options)
 
     # Optimizer and schedule
 

@@ -84,6 +84,26 @@ def test_evaluation_is_the_mean_over_all_examples(tmp_path: Path) -> None:
     assert set(result) == {"test/loss"}
 
 
+class Halved(Regression):
+    """Batches are dicts of text that `prepare_batch` reads, in two parts of unequal size."""
+
+    def prepare_batch(self, batch: Any, split: str) -> list[Any]:
+        rows = torch.tensor([[float(word) for word in text.split()] for text in batch["texts"]])
+        parts = rows[:2], rows[2:]
+        return [(part, part.sum(1)) for part in parts if len(part)]
+
+
+def test_evaluation_prepares_batches_as_training_does(tmp_path: Path) -> None:
+    texts = [" ".join(map(str, row.tolist())) for row in data(24).dataset.tensors[0]]
+    loader = DataLoader(texts, batch_size=7, collate_fn=lambda rows: {"texts": rows})
+    results = []
+    for module, batches in ((Halved(), loader), (Regression(), data(7))):
+        trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path)
+        (result,) = trainer.validate(module, batches, verbose=False)
+        results.append(result["val/loss"])
+    assert results[0] == pytest.approx(results[1], rel=1e-5)
+
+
 def test_a_module_without_a_loss_is_one_line(tmp_path: Path) -> None:
     class Nothing(ClosureModule):
         def __init__(self) -> None:

@@ -250,12 +250,14 @@ class ClosureModule(LightningModule):
         if self.lr_scheduler is None:
             return {"optimizer": optimizer}
         schedule = self.lr_scheduler.build(optimizer, length)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": self.lr_scheduler.interval}}
+        when = {"interval": self.lr_scheduler.interval, "monitor": self.lr_scheduler.monitor}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, **when}}
 
     # Manual optimization leaves schedules to the module.
 
     def _schedule_per_epoch(self) -> bool:
-        by_epoch = self.lr_scheduler is not None and self.lr_scheduler.interval == "epoch"
+        # A subclass may have made the schedule, in a configure_optimizers of its own.
+        by_epoch = any(config.interval == "epoch" for config in self.trainer.lr_scheduler_configs)
         return by_epoch or isinstance(self.lr_schedulers(), ReduceLROnPlateau)
 
     def _advance_schedule(self) -> None:
@@ -264,7 +266,7 @@ class ClosureModule(LightningModule):
             schedule.step()
         if not isinstance(schedule, ReduceLROnPlateau):
             return
-        monitor = self.lr_scheduler.monitor if self.lr_scheduler is not None else "val/loss"
+        monitor = self.trainer.lr_scheduler_configs[0].monitor or "val/loss"
         measured = self._validated or monitor.startswith("train/")
         if self.trainer.enable_validation and not measured:
             return  # an epoch without a validation has no value, or that of an earlier one

@@ -208,3 +208,22 @@ def test_a_checkpoint_with_another_adapter_is_named(tmp_path: Path) -> None:
         SequenceClassifier.load_from_checkpoint(path)
     rebuilt = SequenceClassifier.load_from_checkpoint(path, adapter=LoraConfig(r=2, target_modules=["query"]))
     assert any("lora" in name for name, _ in rebuilt.named_parameters())
+
+
+class OwnSchedule(Regression):
+    """Makes its optimizer and its schedule itself, as any LightningModule may."""
+
+    interval = "epoch"
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), lr=1.0)
+        schedule = torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.1)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": self.interval}}
+
+
+@pytest.mark.parametrize(("interval", "rate"), [("epoch", 1e-2), ("step", 1e-6)])
+def test_a_schedule_of_a_modules_own_advances_when_it_says(interval: str, rate: float, tmp_path: Path) -> None:
+    module = OwnSchedule()
+    module.interval = interval
+    trainer = fit(module, data(8), tmp_path)
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(rate)

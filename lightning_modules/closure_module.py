@@ -240,9 +240,6 @@ class ClosureModule(LightningModule):
             scales_gradients=getattr(self.trainer.precision_plugin, "scaler", None) is not None,
             clips_gradients=self.gradient_clip is not None,
         )
-        checkpoint, self._resumed = self._resumed, None
-        if checkpoint is not None:
-            check_optimizer_state(checkpoint, optimizer)
         try:
             scale_learning_rates(optimizer)
         except ValueError as error:
@@ -278,6 +275,12 @@ class ClosureModule(LightningModule):
 
     # Schedule-free optimizers keep two sets of weights: train() and eval() choose between them.
 
+    def on_fit_start(self) -> None:
+        # Callbacks that add parameter groups have put theirs back by now; the optimizer gets its state after this.
+        checkpoint, self._resumed = self._resumed, None
+        if checkpoint is not None and len(self.trainer.optimizers) == 1:
+            check_optimizer_state(checkpoint, self.trainer.optimizers[0])
+
     def on_train_start(self) -> None:
         self._pending_batches, self._validated = [], False  # of a run that was interrupted
         # A run that is resumed within an epoch has no start of one, and its checkpoint is of a validation's mode.
@@ -312,7 +315,6 @@ class ClosureModule(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         check_architecture(checkpoint, self.state_dict(), type(self.trained_module).__name__)
-        # Lightning gives the optimizer its state after it has made it.
         self._resumed = checkpoint if self._trainer is not None and self.trainer.state.fn == "fit" else None
 
 

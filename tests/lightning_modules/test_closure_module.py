@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import BaseFinetuning
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_modules import ClosureModule, GradientClip, ModelError, SequenceClassifier
 from lightning_modules.closures import count_examples
-from optimizers import AdamSLS, SaLSA
+from optimizers import AdamSLS, ParabolicAdam, SaLSA
 from tests.tiny_models import TinyData, save_tiny_bert
 
 
@@ -227,3 +228,50 @@ def test_a_schedule_of_a_modules_own_advances_when_it_says(interval: str, rate: 
     module.interval = interval
     trainer = fit(module, data(8), tmp_path)
     assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(rate)
+
+
+class Unfreezing(BaseFinetuning):
+    """Trains the weight alone, and the bias too from the second epoch on, as a group of its own."""
+
+    def freeze_before_training(self, module: Any) -> None:
+        module.layer.bias.requires_grad_(False)
+
+    def finetune_function(self, module: Any, epoch: int, optimizer: Any) -> None:
+        module.layer.bias.requires_grad_(epoch >= 1)
+        if epoch == 1:
+            optimizer.add_param_group({"params": [module.layer.bias]})
+
+
+@pytest.mark.parametrize("optimizer", [partial(torch.optim.AdamW, lr=0.1), SaLSA])
+def test_a_run_resumes_with_the_groups_that_a_callback_added(optimizer: Any, tmp_path: Path) -> None:
+    whole = Regression(optimizer=optimizer)
+    fit(whole, data(8), tmp_path, callbacks=[Unfreezing()], max_epochs=4)
+    first = fit(Regression(optimizer=optimizer), data(8), tmp_path, callbacks=[Unfreezing()], max_epochs=2)
+    first.save_checkpoint(tmp_path / "a.ckpt")
+
+    second = Regression(optimizer=optimizer)
+    trainer = Trainer(
+        accelerator="cpu",
+        max_epochs=4,
+        logger=False,
+        enable_progress_bar=False,
+        callbacks=[Unfreezing()],
+        default_root_dir=tmp_path,
+    )
+    trainer.fit(second, data(8), data(7), ckpt_path=tmp_path / "a.ckpt")
+    assert len(trainer.optimizers[0].param_groups) == 2
+    assert torch.equal(second.layer.weight, whole.layer.weight)
+    assert torch.equal(second.layer.bias, whole.layer.bias)
+
+
+def test_the_state_of_an_older_version_is_one_line(tmp_path: Path) -> None:
+    trainer = fit(Regression(optimizer=ParabolicAdam), data(8), tmp_path)
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    older = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    for group in older["optimizer_states"][0]["param_groups"]:
+        del group["agreement"]
+    torch.save(older, tmp_path / "a.ckpt")
+    with pytest.raises(ModelError, match="ckpt_path: the state to load is of another optimizer or an older"):
+        Trainer(accelerator="cpu", max_epochs=4, logger=False, default_root_dir=tmp_path).fit(
+            Regression(optimizer=ParabolicAdam), data(8), ckpt_path=tmp_path / "a.ckpt"
+        )

@@ -194,7 +194,8 @@ class ClosureModule(LightningModule):
 
     def _single_optimizer(self) -> LightningOptimizer:
         optimizer = self.optimizers()
-        assert isinstance(optimizer, LightningOptimizer)
+        if not isinstance(optimizer, LightningOptimizer):
+            raise ModelError(f"configure_optimizers: one optimizer is expected, got {len(self.trainer.optimizers)}")
         return optimizer
 
     def _log_step(self, step: StepClosures, seconds: float) -> None:

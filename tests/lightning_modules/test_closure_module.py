@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from lightning.pytorch.callbacks import BaseFinetuning
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_modules import ClosureModule, GradientClip, ModelError, SequenceClassifier
+from lightning_modules import ClosureModule, GradientClip, ModelError, Schedule, SequenceClassifier
 from lightning_modules.closures import count_examples
 from optimizers import AdamSLS, ParabolicAdam, SaLSA
 from tests.tiny_models import TinyData, save_tiny_bert
@@ -168,6 +170,58 @@ def test_a_bound_on_the_gradient_is_above_zero() -> None:
 )
 def test_examples_are_counted_in_any_batch(batch: Any, count: int) -> None:
     assert count_examples(batch) == count
+
+
+@dataclass
+class Rows:
+    inputs: Tensor
+    targets: Tensor
+
+
+def test_examples_are_counted_in_a_dataclass() -> None:
+    assert count_examples(Rows(torch.zeros(3, 2), torch.zeros(3))) == 3
+
+
+@pytest.mark.parametrize(
+    ("loss", "given"),
+    [
+        (lambda loss: {"loss": loss}, "dict"),
+        (lambda loss: loss.expand(2), r"shape \(2,\)"),
+        (lambda loss: None, "None"),
+    ],
+)
+def test_a_loss_that_is_no_scalar_is_one_line(loss: Any, given: str, tmp_path: Path) -> None:
+    class Other(Regression):
+        def compute_loss(self, batch: Any) -> Any:
+            return loss(super().compute_loss(batch))
+
+    with pytest.raises(ModelError, match=f"compute_loss has to return the mean loss.*{given}"):
+        fit(Other(), data(8), tmp_path, num_sanity_val_steps=0)
+
+
+@pytest.mark.parametrize(("terms", "is_allowed"), [(torch.tensor(8), True), (0, False)])
+def test_the_terms_of_a_mean_are_a_positive_number(terms: Any, is_allowed: bool, tmp_path: Path) -> None:
+    class Counted(Regression):
+        def mean_over(self, batch: Any) -> Any:
+            return terms
+
+    refused = pytest.raises(ModelError, match="means over 0 terms; above 0 is needed")
+    with nullcontext() if is_allowed else refused:
+        fit(Counted(), data(8), tmp_path, num_sanity_val_steps=0)
+
+
+def test_two_optimizers_are_one_line(tmp_path: Path) -> None:
+    class Two(Regression):
+        def configure_optimizers(self) -> Any:
+            return [torch.optim.SGD(self.parameters(), lr=0.1) for _ in range(2)]
+
+    with pytest.raises(ModelError, match="one optimizer is expected, got 2"):
+        fit(Two(), data(8), tmp_path)
+
+
+def test_a_word_that_is_no_interval_is_one_line() -> None:
+    with pytest.raises(ModelError, match=r"lr_scheduler\.interval: 'epochs' is not allowed; step or epoch"):
+        Schedule(partial(torch.optim.lr_scheduler.StepLR, step_size=1), interval="epochs")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("batch", [{}, torch.zeros(0, 2), ["a", "b"]])

@@ -315,7 +315,8 @@ class ClosureModule(LightningModule):
         checkpoint["optimizer_names"] = [type(optimizer).__name__ for optimizer in self.trainer.optimizers]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        check_architecture(checkpoint, self.state_dict(), type(self.trained_module).__name__)
+        if self.strict_loading:
+            check_architecture(checkpoint, self.state_dict(), type(self.trained_module).__name__)
         self._resumed = checkpoint if self._trainer is not None and self.trainer.state.fn == "fit" else None
 
 

@@ -224,6 +224,23 @@ def test_a_word_that_is_no_interval_is_one_line() -> None:
         Schedule(partial(torch.optim.lr_scheduler.StepLR, step_size=1), interval="epochs")  # type: ignore[arg-type]
 
 
+def test_a_module_that_loads_loosely_may_have_other_parts(tmp_path: Path) -> None:
+    fit(Regression(), data(8), tmp_path).save_checkpoint(tmp_path / "a.ckpt")
+
+    class Extended(Regression):
+        def __init__(self, **training: Any) -> None:
+            super().__init__(**training)
+            self.more = nn.Linear(1, 1)
+
+    with pytest.raises(ModelError, match="another architecture"):
+        Extended.load_from_checkpoint(tmp_path / "a.ckpt")
+
+    class Loose(Extended):
+        strict_loading = False
+
+    Loose.load_from_checkpoint(tmp_path / "a.ckpt")
+
+
 @pytest.mark.parametrize("batch", [{}, torch.zeros(0, 2), ["a", "b"]])
 def test_a_batch_of_no_examples_is_one_line(batch: Any) -> None:
     with pytest.raises(ModelError, match="a batch of no examples"):

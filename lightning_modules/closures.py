@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import is_dataclass
 from functools import partial
 from typing import Any
 
@@ -70,7 +71,9 @@ class StepClosures:
         self._compute_loss = compute_loss
         self._batches = batches
         self.num_examples = sum(count_examples(batch) for batch in batches)
-        terms = [(mean_over or count_examples)(batch) for batch in batches]
+        terms = [float((mean_over or count_examples)(batch)) for batch in batches]
+        if not sum(terms) > 0:
+            raise ModelError(f"mean_over: the losses of a step are means over {sum(terms):g} terms; above 0 is needed")
         self._weights = [count / sum(terms) for count in terms]
         self._zero_grad = zero_grad
         self._backward = backward
@@ -131,14 +134,19 @@ class StepClosures:
 def _fresh_loss(compute_loss: Callable[[Any], Tensor], batch: Any) -> Tensor:
     # Inside one autocast context PyTorch keeps low-precision copies of the weights; between trials those are stale.
     torch.clear_autocast_cache()
-    return compute_loss(batch)
+    loss = compute_loss(batch)
+    # A number is enough for an optimizer without gradients.
+    if not isinstance(loss, float) and (not isinstance(loss, Tensor) or loss.ndim):
+        given = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+        raise ModelError(f"compute_loss has to return the mean loss, a tensor without dimensions; got {given}")
+    return loss
 
 
 def count_examples(batch: Any) -> int:
     """Return the number of examples in a batch: the first dimension of its first tensor.
 
     Args:
-        batch: A tensor, or a mapping or sequence of such.
+        batch: A tensor, or a mapping, sequence or dataclass of such.
 
     Raises:
         ModelError: if there is no tensor in it, or no example.
@@ -154,5 +162,7 @@ def _first_dimension(batch: Any) -> int | None:
         return batch.shape[0] if batch.ndim else None
     if isinstance(batch, str):
         return None
+    if is_dataclass(batch):
+        batch = vars(batch)
     parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, Sequence) else ()
     return next((count for part in parts if (count := _first_dimension(part)) is not None), None)

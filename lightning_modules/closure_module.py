@@ -216,7 +216,7 @@ class ClosureModule(LightningModule):
 
     def _log_evaluation_loss(self, stage: str, batch: Any, set_index: int) -> None:
         name = f"{stage}/loss" if set_index == 0 else f"{stage}_{set_index}/loss"
-        options = {"on_step": False, "on_epoch": True, "add_dataloader_idx": False, "sync_dist": True}
+        options: dict[str, Any] = {"on_epoch": True, "on_step": False, "add_dataloader_idx": False, "sync_dist": True}
         for part in self.prepare_batch(batch, f"{stage}{set_index}"):
             terms = max(1, round(float(self.mean_over(part))))
             self.log(name, self.compute_loss(part), batch_size=terms, **options)

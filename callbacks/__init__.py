@@ -1,9 +1,13 @@
-"""Lightning callbacks: freezing, learning rates, logging, budgets in seconds, and files that a run writes."""
+"""Lightning callbacks: freezing, learning rates, logging, scores, budgets in seconds, and files that a run writes."""
 
 from callbacks.adapter_saver import AdapterSaver
+from callbacks.calibration import Calibration
+from callbacks.class_report import ClassReport
+from callbacks.confusion_matrix import ConfusionMatrix
 from callbacks.differential_learning_rates import DifferentialLearningRates
 from callbacks.gradual_unfreezing import GradualUnfreezing
 from callbacks.hyperparameter_logger import HyperparameterLogger
+from callbacks.main_metric_stopping import MainMetricStopping
 from callbacks.peak_memory_monitor import PeakMemoryMonitor
 from callbacks.run_folder import run_folder
 from callbacks.schedule_by_seconds import ScheduleBySeconds
@@ -13,9 +17,13 @@ from callbacks.training_seconds import TrainingSeconds
 
 __all__ = [
     "AdapterSaver",
+    "Calibration",
+    "ClassReport",
+    "ConfusionMatrix",
     "DifferentialLearningRates",
     "GradualUnfreezing",
     "HyperparameterLogger",
+    "MainMetricStopping",
     "PeakMemoryMonitor",
     "ScheduleBySeconds",
     "StepSizeMonitor",

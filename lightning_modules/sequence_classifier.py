@@ -21,7 +21,7 @@ from lightning_modules.feature_cache import FeatureCache
 from lightning_modules.frozen_encoder import Features, FrozenEncoder
 from lightning_modules.length_split import split_by_length as parts_by_length
 from lightning_modules.losses import LossOptions, ProblemType, TaskLoss, check_problem_type, task_loss
-from lightning_modules.metrics import LOWER_IS_BETTER, EvaluationMetrics, check_metrics
+from lightning_modules.metrics import LOWER_IS_BETTER, EvaluationMetrics, check_metrics, predicted_labels
 from lightning_modules.pretrained import check_label_order, load_sequence_classifier
 from lightning_modules.trainable_parts import Trainable, freeze_all_but, frozen_modules
 from lightning_modules.windows import mean_per_text
@@ -180,6 +180,7 @@ class SequenceClassifier(ClosureModule):
 
     def setup(self, stage: str) -> None:
         if stage == "fit":
+            self.temperature = 1.0
             statistics = getattr(getattr(self.trainer, "datamodule", None), "label_statistics", None)
             if statistics is not None:
                 self.task_loss = task_loss(self.problem_type, self.loss_options, self.label_names, statistics)
@@ -258,7 +259,7 @@ class SequenceClassifier(ClosureModule):
             cast(EvaluationMetrics, metrics).reset()
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
-        """Return what callbacks read: ``outputs``, logits or scores in the targets' units, and their ``labels``."""
+        """Return ``outputs`` (logits, or scores in the targets' units), ``predicted`` and ``labels``, for callbacks."""
         return self._evaluation_step("val", self.val_metrics, batch, dataloader_idx)
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
@@ -292,8 +293,8 @@ class SequenceClassifier(ClosureModule):
                 add_dataloader_idx=False,
                 batch_size=count_examples(batch),
             )
-        outputs_of_parts, labels_of_parts = zip(*found, strict=True)
-        return {"outputs": torch.cat(outputs_of_parts), "labels": torch.cat(labels_of_parts)}
+        outputs, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return {"outputs": outputs, "predicted": predicted_labels(outputs, self.problem_type), "labels": labels}
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Return ``probabilities`` ``(texts, labels)`` or ``scores`` ``(texts,)``, and ``idx`` if the batch has it."""

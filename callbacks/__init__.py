@@ -4,12 +4,14 @@ from callbacks.adapter_saver import AdapterSaver
 from callbacks.calibration import Calibration
 from callbacks.class_report import ClassReport
 from callbacks.confusion_matrix import ConfusionMatrix
+from callbacks.config_saver import ConfigSaver
 from callbacks.differential_learning_rates import DifferentialLearningRates
 from callbacks.gradual_unfreezing import GradualUnfreezing
 from callbacks.hyperparameter_logger import HyperparameterLogger
 from callbacks.main_metric_stopping import MainMetricStopping
 from callbacks.peak_memory_monitor import PeakMemoryMonitor
 from callbacks.run_folder import run_folder
+from callbacks.run_summary import RunSummary
 from callbacks.schedule_by_seconds import ScheduleBySeconds
 from callbacks.step_size_monitor import StepSizeMonitor
 from callbacks.submission_writer import SubmissionWriter
@@ -20,11 +22,13 @@ __all__ = [
     "Calibration",
     "ClassReport",
     "ConfusionMatrix",
+    "ConfigSaver",
     "DifferentialLearningRates",
     "GradualUnfreezing",
     "HyperparameterLogger",
     "MainMetricStopping",
     "PeakMemoryMonitor",
+    "RunSummary",
     "ScheduleBySeconds",
     "StepSizeMonitor",
     "SubmissionWriter",

@@ -27,7 +27,9 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 def test_weighted_cross_entropy_is_its_formula(seed: int, smoothing: float, rows: int) -> None:
     random = np.random.default_rng(seed)
     logits, labels, weights = random.normal(size=(rows, 3)), random.integers(3, size=rows), random.uniform(0.1, 5, 3)
-    loss = task_loss("single_label_classification", LossOptions(dict(zip(NAMES, weights, strict=True)), smoothing), NAMES)
+    loss = task_loss(
+        "single_label_classification", LossOptions(dict(zip(NAMES, weights, strict=True)), smoothing), NAMES
+    )
     own = -log_softmax(logits)[np.arange(rows), labels] * weights[labels]
     spread = (-log_softmax(logits) * weights).sum(axis=1) / 3
     expected = ((1 - smoothing) * own + smoothing * spread).sum() / weights[labels].sum()
@@ -39,8 +41,14 @@ def test_weighted_cross_entropy_is_its_formula(seed: int, smoothing: float, rows
 @given(seed=st.integers(0, 1000), smoothing=st.sampled_from([0.0, 0.2]), rows=st.integers(1, 9))
 def test_binary_cross_entropy_over_labels_is_its_formula(seed: int, smoothing: float, rows: int) -> None:
     random = np.random.default_rng(seed)
-    logits, labels, weights = random.normal(size=(rows, 3)), random.integers(2, size=(rows, 3)), random.uniform(0.1, 5, 3)
-    loss = task_loss("multi_label_classification", LossOptions(dict(zip(NAMES, weights, strict=True)), smoothing), NAMES)
+    logits, labels, weights = (
+        random.normal(size=(rows, 3)),
+        random.integers(2, size=(rows, 3)),
+        random.uniform(0.1, 5, 3),
+    )
+    loss = task_loss(
+        "multi_label_classification", LossOptions(dict(zip(NAMES, weights, strict=True)), smoothing), NAMES
+    )
     chance = 1 / (1 + np.exp(-logits))
     targets = labels * (1 - smoothing) + smoothing / 2
     expected = -(weights * targets * np.log(chance) + (1 - targets) * np.log(1 - chance)).mean()
@@ -138,5 +146,7 @@ def test_a_kind_of_task_has_its_number_of_labels(problem_type: Any, num_labels: 
 
 
 def test_an_unknown_kind_of_task_is_one_line() -> None:
-    with pytest.raises(ModelError, match="problem_type: 'ranking' is not allowed; one of single_label_classification, "):
+    with pytest.raises(
+        ModelError, match="problem_type: 'ranking' is not allowed; one of single_label_classification, "
+    ):
         check_problem_type("ranking", 2)  # type: ignore[arg-type]

@@ -3,8 +3,8 @@
 from callbacks.adapter_saver import AdapterSaver
 from callbacks.calibration import Calibration
 from callbacks.class_report import ClassReport
-from callbacks.confusion_matrix import ConfusionMatrix
 from callbacks.config_saver import ConfigSaver
+from callbacks.confusion_matrix import ConfusionMatrix
 from callbacks.differential_learning_rates import DifferentialLearningRates
 from callbacks.gradual_unfreezing import GradualUnfreezing
 from callbacks.hyperparameter_logger import HyperparameterLogger
@@ -21,8 +21,8 @@ __all__ = [
     "AdapterSaver",
     "Calibration",
     "ClassReport",
-    "ConfusionMatrix",
     "ConfigSaver",
+    "ConfusionMatrix",
     "DifferentialLearningRates",
     "GradualUnfreezing",
     "HyperparameterLogger",

@@ -72,6 +72,8 @@ class LossOptions:
             for name, weight in self.class_weights.items():
                 if not 0 < weight < math.inf:
                     raise ModelError(f"loss: class_weights: {name}: {weight} is not allowed; a number above 0")
+            # Names that are numbers come without quotes.
+            object.__setattr__(self, "class_weights", {str(name): each for name, each in self.class_weights.items()})
         elif self.class_weights not in ("balanced", "none"):
             raise ModelError(
                 f"loss: class_weights: {self.class_weights!r} is not allowed; balanced, none, or a weight by label"

@@ -114,6 +114,12 @@ def test_a_class_without_rows_and_a_name_left_out_have_weight_one() -> None:
     assert named.tolist() == [1.0, 4.0, 1.0]
 
 
+def test_a_name_that_is_a_number_needs_no_quotes() -> None:
+    weights = LossOptions({2: 4.0}).weights("single_label_classification", ("1", "2"), None)  # type: ignore[dict-item]
+    assert weights is not None
+    assert weights.tolist() == [1.0, 4.0]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

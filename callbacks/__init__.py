@@ -1,10 +1,14 @@
-"""Lightning callbacks: freezing, learning rates, logging, budgets in seconds, and files that a run writes."""
+"""Lightning callbacks: freezing, learning rates, logging, scores, budgets in seconds, and files that a run writes."""
 
 from callbacks.adapter_saver import AdapterSaver
+from callbacks.calibration import Calibration
+from callbacks.class_report import ClassReport
 from callbacks.config_saver import ConfigSaver
+from callbacks.confusion_matrix import ConfusionMatrix
 from callbacks.differential_learning_rates import DifferentialLearningRates
 from callbacks.gradual_unfreezing import GradualUnfreezing
 from callbacks.hyperparameter_logger import HyperparameterLogger
+from callbacks.main_metric_stopping import MainMetricStopping
 from callbacks.peak_memory_monitor import PeakMemoryMonitor
 from callbacks.run_folder import run_folder
 from callbacks.run_summary import RunSummary
@@ -15,10 +19,14 @@ from callbacks.training_seconds import TrainingSeconds
 
 __all__ = [
     "AdapterSaver",
+    "Calibration",
+    "ClassReport",
     "ConfigSaver",
+    "ConfusionMatrix",
     "DifferentialLearningRates",
     "GradualUnfreezing",
     "HyperparameterLogger",
+    "MainMetricStopping",
     "PeakMemoryMonitor",
     "RunSummary",
     "ScheduleBySeconds",

@@ -129,8 +129,10 @@ class ClosureModule(LightningModule):
         """
         return [batch]
 
-    def mean_over(self, batch: Any) -> float:
-        """Return how many terms :meth:`compute_loss` is a mean over, which weights accumulated batches.
+    def mean_over(self, batch: Any) -> float | Tensor:
+        """Return how many terms :meth:`compute_loss` is a mean over, or the sum of their weights.
+
+        It weights accumulated batches and ranks.
 
         Args:
             batch: What :meth:`compute_loss` gets. Default: its number of examples.
@@ -175,6 +177,7 @@ class ClosureModule(LightningModule):
         without_gradient_sync: Callable[[], AbstractContextManager[None]] = (
             strategy.block_backward_sync if isinstance(strategy, ParallelStrategy) else nullcontext
         )
+        several = self.trainer.world_size > 1
         return StepClosures(
             self.compute_loss,
             batches,
@@ -185,6 +188,7 @@ class ClosureModule(LightningModule):
             without_gradient_sync=without_gradient_sync,
             module=self,
             mean_over=self.mean_over,
+            sum_over_ranks=(lambda terms: strategy.reduce(terms, reduce_op="sum")) if several else None,
         )
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
@@ -208,10 +212,10 @@ class ClosureModule(LightningModule):
 
     # Evaluation
 
-    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
         self._log_evaluation_loss("val", batch, dataloader_idx)
 
-    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
         self._log_evaluation_loss("test", batch, dataloader_idx)
 
     def _log_evaluation_loss(self, stage: str, batch: Any, set_index: int) -> None:

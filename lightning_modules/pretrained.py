@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, Pretrai
 from transformers.utils import logging as transformers_logging
 
 from lightning_modules.errors import ModelError
+from lightning_modules.losses import ProblemType, check_problem_type
 
 OFFLINE_PREFIX = "offline:"
 
@@ -53,6 +54,7 @@ def load_sequence_classifier(
     trust_remote_code: bool = False,
     dropout: float | None = None,
     label_names: Sequence[str] = (),
+    problem_type: ProblemType | None = None,
 ) -> LoadedModel:
     """Load any Hugging Face sequence-classification model, in float32, from safetensors alone.
 
@@ -67,6 +69,7 @@ def load_sequence_classifier(
         trust_remote_code: Whether a hub repository may run code of its own.
         dropout: Probability in place of every dropout probability of the configuration. Default: leave them.
         label_names: Names of the labels, in order, for the model's configuration. Default: leave those it has.
+        problem_type: The kind of task, for the model's configuration. Default: from the number of labels.
 
     Raises:
         ModelError: if there is no such model, it has no safetensors weights, its checksum is wrong, its weights do not
@@ -77,8 +80,7 @@ def load_sequence_classifier(
         model, new = load_sequence_classifier("offline:all-MiniLM-L6-v2", num_labels=2)
         assert new == ("classifier.bias", "classifier.weight")
     """
-    if num_labels < 1:
-        raise ModelError(f"num_labels: {num_labels} is not allowed; 1 means regression, 2 or more classification")
+    problem_type = check_problem_type(problem_type, num_labels)
     location = packaged_folder(name) if name.startswith(OFFLINE_PREFIX) else name
     try:
         with quiet_transformers():
@@ -95,7 +97,7 @@ def load_sequence_classifier(
             own_labels = [str(label) for _, label in sorted((config.id2label or {}).items())]
             check_label_order(f"model: {name!r}", own_labels, label_names)
         set_label_names(config, label_names)
-    config.problem_type = "regression" if num_labels == 1 else "single_label_classification"
+    config.problem_type = problem_type
     set_pad_token(config)
     if not pretrained:
         try:

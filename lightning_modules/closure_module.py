@@ -22,7 +22,7 @@ from lightning_modules.checkpoint_check import check_architecture, check_optimiz
 from lightning_modules.closures import StepClosures, count_examples
 from lightning_modules.combinations import check_combination
 from lightning_modules.errors import ModelError
-from lightning_modules.run_length import run_length, unset_keywords
+from lightning_modules.run_length import RunLength, run_length, unset_keywords
 from lightning_modules.schedules import Schedule
 from optimizers import ParabolicAdam, ParamGroups, scale_learning_rates, traits
 
@@ -109,6 +109,10 @@ class ClosureModule(LightningModule):
         self._pending_batches: list[Any] = []
         self._validated = False  # whether the present epoch has been validated
         self._resumed: dict[str, Any] | None = None
+        # Of a run with a schedule: its length, that of the run it goes on from, and the rates without the schedule.
+        self._length: RunLength | None = None
+        self._resumed_length: RunLength | None = None
+        self._rates: list[float] = []
 
     # What a subclass may define
 
@@ -252,9 +256,9 @@ class ClosureModule(LightningModule):
             raise ModelError(f"param_groups: {error}") from error
         if self.lr_scheduler is None:
             return {"optimizer": optimizer}
+        self._length, self._rates = length, [group.get("lr", 0.0) for group in optimizer.param_groups]
         schedule = self.lr_scheduler.build(optimizer, length)
-        when = {"interval": self.lr_scheduler.interval, "monitor": self.lr_scheduler.monitor}
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, **when}}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": self.lr_scheduler.interval}}
 
     # Manual optimization leaves schedules to the module.
 
@@ -269,7 +273,8 @@ class ClosureModule(LightningModule):
             schedule.step()
         if not isinstance(schedule, ReduceLROnPlateau):
             return
-        monitor = self.trainer.lr_scheduler_configs[0].monitor or "val/loss"
+        # Under manual optimization Lightning drops the monitor of a schedule's configuration.
+        monitor = self.lr_scheduler.monitor if self.lr_scheduler is not None else "val/loss"
         measured = self._validated or monitor.startswith("train/")
         if self.trainer.enable_validation and not measured:
             return  # an epoch without a validation has no value, or that of an earlier one
@@ -287,7 +292,21 @@ class ClosureModule(LightningModule):
         if checkpoint is not None and len(self.trainer.optimizers) == 1:
             check_optimizer_state(checkpoint, self.trainer.optimizers[0])
 
+    def _follow_new_length(self) -> None:
+        """Lay the schedule over the run's own length, where the run goes on from one of another length."""
+        before, self._resumed_length = self._resumed_length, None
+        if self.lr_scheduler is None or self._length is None or before in (None, self._length):
+            return
+        schedule, optimizer = self.lr_schedulers(), self.trainer.optimizers[0]
+        if not isinstance(schedule, LRScheduler) or isinstance(schedule, ReduceLROnPlateau):
+            return
+        # A callback that has added groups knows their rates, this module does not.
+        if len(self._rates) == len(optimizer.param_groups):
+            new = self.lr_scheduler.rebuild(optimizer, self._length, self._rates, schedule.last_epoch)
+            self.trainer.lr_scheduler_configs[0].scheduler = new
+
     def on_train_start(self) -> None:
+        self._follow_new_length()
         # A run that was interrupted leaves both behind.
         self._pending_batches, self._validated = [], False
         # A run that is resumed within an epoch has no start of one, and its checkpoint is of a validation's mode.
@@ -319,11 +338,16 @@ class ClosureModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["optimizer_names"] = [type(optimizer).__name__ for optimizer in self.trainer.optimizers]
+        if self._length is not None:
+            checkpoint["run_length"] = list(self._length)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self.strict_loading:
             check_architecture(checkpoint, self.state_dict(), type(self.trained_module).__name__)
-        self._resumed = checkpoint if self._trainer is not None and self.trainer.state.fn == "fit" else None
+        is_fit = self._trainer is not None and self.trainer.state.fn == "fit"
+        self._resumed = checkpoint if is_fit else None
+        stored = checkpoint.get("run_length")
+        self._resumed_length = RunLength(*stored) if is_fit and stored is not None else None
 
 
 def taken_by_step(optimizer: Optimizer, offered: dict[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, Literal
@@ -75,6 +76,29 @@ class Schedule:
             return self.scheduler(optimizer, **unset)
         except (TypeError, ValueError) as error:
             raise ModelError(f"lr_scheduler: {error}") from error
+
+    def rebuild(
+        self, optimizer: Optimizer, length: RunLength, rates: Sequence[float], advances: int
+    ) -> LRScheduler | ReduceLROnPlateau:
+        """Make the schedule of a resumed run whose length is another than that of the run that was saved.
+
+        torch restores a schedule with the numbers that it was made with, the old run's length among them.
+
+        Args:
+            optimizer: The optimizer to schedule, with the learning rates of the run that was saved.
+            length: The length of the resumed run.
+            rates: The learning rates of the groups without a schedule.
+            advances: How many times the schedule has advanced.
+        """
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group.pop("initial_lr", None)
+            group["lr"] = rate
+        schedule = self.build(optimizer, length)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch expects a step of the optimizer before each
+            for _ in range(advances):
+                schedule.step()
+        return schedule
 
 
 class ConstantWithWarmup(LambdaLR):

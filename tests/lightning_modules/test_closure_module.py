@@ -10,12 +10,20 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import BaseFinetuning
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_modules import ClosureModule, GradientClip, ModelError, Schedule, SequenceClassifier
+from lightning_modules import (
+    ClosureModule,
+    GradientClip,
+    LinearWithWarmup,
+    ModelError,
+    Schedule,
+    SequenceClassifier,
+    Triangular,
+)
 from lightning_modules.closures import count_examples
 from optimizers import AdamSLS, ParabolicAdam, SaLSA
 from tests.tiny_models import TinyData, save_tiny_bert
@@ -346,3 +354,45 @@ def test_the_state_of_an_older_version_is_one_line(tmp_path: Path) -> None:
         Trainer(accelerator="cpu", max_epochs=4, logger=False, default_root_dir=tmp_path).fit(
             Regression(optimizer=ParabolicAdam), data(8), ckpt_path=tmp_path / "a.ckpt"
         )
+
+
+SCHEDULES: dict[str, Any] = {
+    "triangular": Triangular,
+    "cosine annealing": torch.optim.lr_scheduler.CosineAnnealingLR,
+    "linear": partial(torch.optim.lr_scheduler.LinearLR, start_factor=1.0, end_factor=0.1, total_iters=None),
+    "one cycle": partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=0.05),
+    "warm-up": LinearWithWarmup,
+}
+
+
+class Rates(Callback):
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        self.seen.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+@pytest.mark.parametrize("interval", ["step", "epoch"])
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_run_that_is_resumed_for_longer_follows_its_own_length(name: str, interval: Any, tmp_path: Path) -> None:
+    def module() -> Regression:
+        sgd = partial(torch.optim.SGD, lr=0.05)
+        return Regression(optimizer=sgd, lr_scheduler=Schedule(SCHEDULES[name], interval))
+
+    straight, resumed = Rates(), Rates()
+    fit(module(), data(8), tmp_path, max_epochs=4, callbacks=[straight])
+    first = fit(module(), data(8), tmp_path, max_epochs=2)
+    first.save_checkpoint(tmp_path / "half.ckpt")
+    trainer = Trainer(
+        accelerator="cpu",
+        max_epochs=4,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+        callbacks=[resumed],
+    )
+    trainer.fit(module(), data(8), data(7), ckpt_path=tmp_path / "half.ckpt")
+    assert resumed.seen == pytest.approx(straight.seen[len(straight.seen) // 2 :])

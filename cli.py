@@ -1,125 +1,150 @@
 """The command line: ``python cli.py fit --config configs/quickstart.yaml``."""
 
-import difflib
+import errno
 import inspect
 import os
 import pickle
-import re
 import sys
 import traceback
-from collections.abc import Iterator
+from pathlib import Path
 from pydoc import locate
 from typing import Any, NoReturn
 
 import torch
-from jsonargparse import Namespace, _typehints
-from lightning.fabric.utilities.cloud_io import get_filesystem
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import TensorBoardLogger
+from jsonargparse import Namespace
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-import optimizers
-from callbacks import HyperparameterLogger, SubmissionWriter, run_folder
+from callbacks import ConfigSaver, HyperparameterLogger, RunSummary, SubmissionWriter
+from callbacks.config_errors import OneLineErrorParser, refuses_arguments
+from callbacks.jsonargparse_private import actions_on, own_defaults, package_of, way_to_cause
 from datamodules import DataError, GLUEDataModule
 from lightning_modules import ModelError, SequenceClassifier
 
+# Errors whose text is for the user: they end the program in one line, all others with a traceback.
+USER_ERRORS = (DataError, ModelError, MisconfigurationException)
 # What the data knows and the model needs; written once, in the data's section.
 DATA_TO_MODEL = ("num_labels", "label_names", "metrics", "eval_set_names")
-USER_ERRORS = (DataError, ModelError, MisconfigurationException, OSError)
-# How lines of the parser's messages start that only say which types it went through.
-SAYS_NOTHING = (
-    "Subtypes: ",
-    "Errors:",
-    "Given value",
-    "Does not validate",
-    "Expected a path but",
-    "Expected a <class 'NoneType'>",
-    "Not a valid subclass",
-    "Subclass types",
-    "a class path (",
-    "a dict ",
-)
+LONGEST_LINE = 900
 
 
-class OneLineErrorParser(LightningArgumentParser):
-    """Says what is wrong with the arguments in one line, without the usage in front of it."""
+def main(args: ArgsType = None) -> None:
+    """Run the command line.
 
-    config_file: Any = None
+    Args:
+        args: Arguments in place of the command line's.
 
-    def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Namespace:
-        self.config_file = path
-        try:
-            parsed = super().parse_path(path, *args, **kwargs)
-        except UnicodeDecodeError as error:
-            self.error(f"not UTF-8 text, at byte {error.start}", error)
-        self.config_file = None
-        return parsed
+    Raises:
+        SystemExit: with status 2 and one line on standard error, if the input is bad. With ``JSONARGPARSE_DEBUG=true``
+            in the environment the traceback comes through instead.
+    """
+    debug = os.environ.get("JSONARGPARSE_DEBUG", "").lower()
+    if debug not in ("", "true", "false"):
+        exit_with_error(f"environment variable JSONARGPARSE_DEBUG: {debug!r} is not allowed; true or false")
+    try:
+        LinetuneCLI(
+            auto_configure_optimizers=False,
+            save_config_callback=ConfigSaver,
+            seed_everything_default=0,
+            trainer_defaults={"callbacks": [HyperparameterLogger(), RunSummary()]},
+            parser_class=OneLineErrorParser,
+            args=args,
+        )
+    except USER_ERRORS as error:
+        if debug == "true":
+            raise
+        exit_with_error(str(error))
 
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        # A parser that tries one of several types reports to the parser that asked it to.
-        if os.environ.get("JSONARGPARSE_DEBUG") or not self.exit_on_error:
-            super().error(message, ex)
-        text = tidy(message)
-        text = text if self.config_file is None else f"{self.config_file}: {text}"
-        exit_with_error(f"{text}{hint(text)} (see fit --help, fit --model.help {SequenceClassifier.__name__})")
 
-
-class ConfigSaver(SaveConfigCallback):
-    """Saves the resolved configuration in the run's folder; Lightning's own does so for TensorBoard and CSV alone."""
-
-    saved_as = ""
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if not self.saved_as:
-            folder = run_folder(trainer)
-            self.saved_as = os.path.join(folder, self.config_filename)
-            if trainer.is_global_zero:
-                get_filesystem(folder).makedirs(folder, exist_ok=True)
-                self.parser.save(self.config, self.saved_as, skip_unset=False, overwrite=True, multifile=False)
+def exit_with_error(text: str) -> NoReturn:
+    """End the program with one line on standard error and status 2."""
+    line = " ".join(text.split())
+    line = line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE // 2]} … {line[-LONGEST_LINE // 2 :]}"
+    print(f"linetune: error: {line}", file=sys.stderr)
+    sys.exit(2)
 
 
 class LinetuneCLI(LightningCLI):
     """Lightning's command line with linetune's model and data as defaults, which a ``class_path`` replaces."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        try:
+            with own_defaults():
+                super().__init__(**kwargs)
+        except USER_ERRORS:
+            raise
+        except (OSError, ValueError) as error:
+            if (line := self.line_about_what_was_given(error)) is None:
+                raise
+            raise MisconfigurationException(line) from error
+
+    @property
+    def section(self) -> Namespace:
+        """The configuration of the subcommand."""
+        return self.config.get(str(self.config.get("subcommand")), self.config)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.set_defaults({"model": class_path(SequenceClassifier), "data": class_path(GLUEDataModule)})
         for name in DATA_TO_MODEL:
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        super().parse_arguments(parser, args)
+        seed = self.section.seed_everything
+        if not 0 <= seed < 2**32:
+            raise MisconfigurationException(f"seed_everything: {seed} is not allowed; 0 to {2**32 - 1}, true or false")
+
     def _parse_ckpt_path(self) -> None:
+        # Lightning's own takes the model's class and arguments from the checkpoint, over what the user wrote.
+        self.checkpoint_facts: dict[str, Any] = {}
+        path = self.section.get("ckpt_path")
+        if not path or path in ("best", "last", "hpc", "registry") or "://" in path or os.path.isdir(path):
+            return
+        if not os.path.isfile(path):
+            raise ModelError(f"ckpt_path: {path} does not exist")
         try:
-            super()._parse_ckpt_path()
-        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-            path = self.config[self.config.subcommand].ckpt_path
+            stored = torch.load(path, weights_only=True, map_location="cpu", mmap=True)["hyper_parameters"]
+        except (pickle.UnpicklingError, RuntimeError, EOFError, TypeError, IndexError) as error:
             raise ModelError(f"ckpt_path: {path} is not a checkpoint, or not a whole one") from error
+        except KeyError:
+            stored = {}  # a module of the user's own may save none
+        self.checkpoint_facts = {name: stored[name] for name in DATA_TO_MODEL if name in stored}
 
     def before_instantiate_classes(self) -> None:
-        config = self.config.get(str(self.subcommand), self.config)
-        data, model = config.data.init_args, config.model.init_args
+        config = self.section
+        data, model, data_class = config.data.init_args, config.model.init_args, locate(config.data.class_path)
         parameters = inspect.signature(locate(config.model.class_path)).parameters  # type: ignore[arg-type]
-        for name in DATA_TO_MODEL:
-            default = getattr(parameters.get(name), "default", None)
+        for name in filter(parameters.__contains__, DATA_TO_MODEL):
+            default = parameters[name].default
             is_given = name in model and model[name] != (list(default) if isinstance(default, tuple) else default)
-            # A checkpoint brings these along.
-            if is_given and not config.ckpt_path and hasattr(locate(config.data.class_path), name):
+            if is_given and hasattr(data_class, name):
                 raise ModelError(f"model.{name}: it is taken from {config.data.class_path}; leave it out")
-        for name, off in (("accumulate_grad_batches", 1), ("gradient_clip_val", None)):
+            if not is_given and name in self.checkpoint_facts:
+                model[name] = self.checkpoint_facts[name]
+        for name, off, own in (
+            ("accumulate_grad_batches", 1, "accumulate_grad_batches"),
+            ("gradient_clip_val", None, "gradient_clip"),
+        ):
             # Lightning's own are for automatic optimization; it would refuse them without saying where to turn.
-            if name in model and config.trainer[name] not in (off, None):
-                raise ModelError(f"trainer.{name}: {config.model.class_path} does this itself; give model.{name}")
+            if own in model and config.trainer[name] not in (off, None):
+                raise ModelError(f"trainer.{name}: {config.model.class_path} does this itself; give model.{own}")
         if "tokenizer" in data and data.tokenizer is None:
             data.tokenizer = model.get("model")
 
     def instantiate_classes(self) -> None:
         try:
             super().instantiate_classes()
-        except ValueError as error:
-            if user_error(error) is not None:
+        except USER_ERRORS:
+            raise
+        except Exception as error:
+            way, cause = way_to_cause(error)
+            if not isinstance(cause, USER_ERRORS) and not refuses_arguments(way, cause):
                 raise
-            raise MisconfigurationException(refusal(str(error))) from error
+            key = ".".join(action.dest for action in actions_on(way, "instantiate_classes"))
+            raise MisconfigurationException(f"{key}: {cause}") from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self._get(self.config_init, "trainer")
@@ -129,173 +154,53 @@ class LinetuneCLI(LightningCLI):
             kwargs["callbacks"] = [*callbacks, TQDMProgressBar()]
         try:
             return super().instantiate_trainer(**kwargs)
-        except ValueError as error:
+        except (TypeError, ValueError, MisconfigurationException) as error:
             raise MisconfigurationException(f"trainer: {error}") from error
 
+    @rank_zero_only
+    def before_fit(self) -> None:
+        if self.trainer.max_epochs is None and self.trainer.max_steps == -1 and not self.section.trainer.max_time:
+            print(
+                "neither trainer.max_epochs nor max_steps nor max_time is given: the run takes Lightning's 1000 epochs"
+            )
+
+    def before_validate(self) -> None:
+        new = sorted(getattr(self.model, "new_parameter_names", ()))
+        if new and not self.section.ckpt_path:
+            raise ModelError(
+                f"ckpt_path: {self.subcommand} needs a trained model, and of this one {len(new)} parameters are drawn "
+                f"at random ({new[0]}, …); give --ckpt_path FILE, or a trained model as --model.model"
+            )
+
+    before_test = before_validate
+
     def before_predict(self) -> None:
+        self.before_validate()
         callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
         written = any(isinstance(callback, SubmissionWriter) for callback in callbacks)
         if isinstance(self.datamodule, GLUEDataModule) and not written:
             callbacks.append(SubmissionWriter())
 
-    @rank_zero_only
-    def after_fit(self) -> None:
-        trainer = self.trainer
-        print(validation_table({name: float(value) for name, value in trainer.callback_metrics.items()}))
-        checkpoints = trainer.checkpoint_callback
-        if isinstance(checkpoints, ModelCheckpoint):
-            best, monitor = checkpoints.best_model_path, checkpoints.monitor
-            none = f"the run ended before {monitor or 'the end of an epoch'} was logged"
-            none = "fast_dev_run keeps nothing" if trainer.fast_dev_run else none  # type: ignore[attr-defined]
-            print(f"best checkpoint   {os.path.relpath(best) if best else f'none: {none}'}")
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, ConfigSaver) and os.path.isfile(callback.saved_as):
-                print(f"configuration     {os.path.relpath(callback.saved_as)}")
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                print(f"look at the run   tensorboard --logdir {os.path.relpath(logger.save_dir or '.')}")
-
-
-def forget_arguments_of_another_class(parser: Any, previous: Any, value: Any) -> None:
-    """Drops the arguments of a class whose place another class takes."""
-    if previous and "init_args" in previous and previous["class_path"] != value["class_path"]:
-        previous["init_args"] = Namespace()
-
-
-# jsonargparse hands every argument that both classes have from the one to the other, defaults included: SaLSA would
-# run with AdamSLS's constant and growth, AdamW without its weight decay.
-_typehints.discard_init_args_on_class_path_change = forget_arguments_of_another_class
+    def line_about_what_was_given(self, error: OSError | ValueError) -> str | None:
+        """Return a line about a path or an argument of the trainer in the configuration, if the error is about one."""
+        if not hasattr(self, "config"):
+            return None
+        if isinstance(error, OSError):
+            path = Path(str(error.filename)).absolute()
+            above = [name for each in (path, *path.parents) for name in (str(each), os.path.relpath(each))]
+            is_named = any(repr(name) in repr(self.section) for name in above)
+            return str(error) if is_named or error.errno in (errno.ENOSPC, errno.EDQUOT) else None
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        for name, parameter in inspect.signature(Trainer).parameters.items():
+            value = self.section.trainer.get(name)
+            if package_of(frame) == "lightning" and f"`{name}`" in str(error) and value != parameter.default:
+                return f"trainer.{name}: {value!r} is not allowed: {error}"
+        return None
 
 
 def class_path(default: type) -> dict[str, str]:
-    """A class as a configuration names it."""
+    """Return a class as a configuration names it."""
     return {"class_path": f"{default.__module__.split('.')[0]}.{default.__qualname__}"}
-
-
-def validation_table(metrics: dict[str, float]) -> str:
-    """The metrics of a finished run's last validation, one a line."""
-    rows = sorted((name, value) for name, value in metrics.items() if name.startswith("val"))
-    width = max((len(name) for name, _ in rows), default=0)
-    heading = ["last validation"] if rows else []
-    return "\n".join(["", *heading, *(f"{name:<{max(width, 16)}}  {value:.4f}" for name, value in rows)])
-
-
-def tidy(message: str) -> str:
-    """A parser's message in one line: the argument, what was expected, and what was given."""
-    unknown = re.search(r"Option '[^']+' is not accepted", message)
-    if unknown is not None:
-        return unknown.group()
-    keys = re.findall(r'Parser key "([^"]+)":', message)
-    if not keys:
-        return " ".join(re.sub(r"Given value( type)?: .*", "", message).split())
-    innermost = message.rpartition(f'Parser key "{keys[-1]}":')[2]
-    value = re.search(r"(?:Given|Got) value: (?!\[?NestedArg|\[?Namespace)(.*?)(?:\. Got value|$)", innermost, re.M)
-    value = value or re.search(r"import path string: (.*)", innermost)
-    said = complaints(re.split(r"\.? *(?:Given|Got) value", innermost)[0])
-    expected = [text.removeprefix("Expected a ") for text in said if text.startswith("Expected a ")]
-    text = f"expected {' or '.join(expected)}" if len(expected) == len(said) else "; ".join(said)
-    return f"{'.'.join(dict.fromkeys(keys))}: {text}" + (f", got {value.group(1)}" if value else "")
-
-
-def complaints(message: str) -> list[str]:
-    """The single complaints of a message about all the types that were tried, without those that say nothing."""
-    found: list[str] = []
-    for line in filter(None, map(str.strip, message.splitlines())):
-        text = line.removeprefix("- ")
-        if text.startswith(SAYS_NOTHING):
-            continue
-        if text == line and found:
-            found[-1] += f" {text}"
-        else:
-            found.append(text)
-    for pattern, plain in (
-        (r"<class '([^']+)'>", r"\1"),
-        (r"typing\.Literal\[(.*)\]", r"one of \1"),
-        (r"dot import path string: .*", "import path"),
-        (r"Type \S.* expects a function or a callable class: ", ""),
-    ):
-        found = [re.sub(pattern, plain, text) for text in found]
-    return list(dict.fromkeys(found))
-
-
-def refusal(message: str) -> str:
-    """What a constructor said, without the other types that the parser then tried in vain."""
-    said = [text for text in complaints(message) if not text.startswith("Expected a ")]
-    return "; ".join(text for text in said if "unexpected keyword argument" not in text) or message
-
-
-def hint(message: str) -> str:
-    """What is allowed, or close to what was written, where the parser's message does not say it."""
-    if message.startswith("model.optimizer: "):
-        own = ", ".join(f"optimizers.{optimizer.__name__}" for optimizer in own_optimizers())
-        return f"; allowed: {own}, or the import path of any torch optimizer"
-    unknown = re.search(r"(?:[Oo]ption '|unrecognized arguments: --)([\w.]+)", message)
-    known = set(known_arguments())
-    for name in unknown.group(1).split(".") if unknown else ():
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=3)
-            return f"; close to it: {', '.join(close)}" if close else ""
-    return ""
-
-
-def known_arguments() -> Iterator[str]:
-    """Names of the sections, and of the arguments of the trainer, the default model and data, and own optimizers."""
-    yield from ("model", "data", "trainer", "config", "ckpt_path", "seed_everything", "class_path", "init_args")
-    for known in [Trainer, SequenceClassifier, GLUEDataModule, *own_optimizers()]:
-        yield from inspect.signature(known).parameters
-
-
-def own_optimizers() -> list[type[torch.optim.Optimizer]]:
-    """linetune's optimizers, without the base class of the line searches."""
-    public = [getattr(optimizers, name) for name in sorted(optimizers.__all__)]
-    classes = [item for item in public if isinstance(item, type) and issubclass(item, torch.optim.Optimizer)]
-    return [item for item in classes if item is not optimizers.LineSearchOptimizer]
-
-
-def user_error(error: BaseException | None) -> BaseException | None:
-    """The error for the user in a chain of errors: instantiation wraps what a constructor raises."""
-    while error is not None and not (isinstance(error, USER_ERRORS) or refused_by_lightning(error)):
-        # Not __context__: what is raised without a word while another error is handled is a bug of its own.
-        error = error.__cause__
-    return error
-
-
-def refused_by_lightning(error: BaseException) -> bool:
-    """Whether it is Lightning itself that raised it: many of its checks of what a user asks for raise plain errors."""
-    raised_in = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)][-1:]
-    return isinstance(error, ValueError | TypeError | RuntimeError) and "".join(raised_in).startswith("lightning.")
-
-
-def exit_with_error(text: str) -> NoReturn:
-    """Ends the program with one line on standard error and status 2."""
-    print(f"linetune: error: {' '.join(text.split())}", file=sys.stderr)
-    sys.exit(2)
-
-
-def main(args: ArgsType = None) -> None:
-    """Runs the command line.
-
-    Args:
-        args: Arguments in place of the command line's.
-
-    Raises:
-        SystemExit: with status 2 and one line on standard error, if the input is bad. With ``JSONARGPARSE_DEBUG`` set
-            in the environment the traceback comes through instead.
-    """
-    try:
-        LinetuneCLI(
-            auto_configure_optimizers=False,
-            save_config_callback=ConfigSaver,
-            seed_everything_default=0,
-            trainer_defaults={"callbacks": [HyperparameterLogger()]},
-            parser_class=OneLineErrorParser,
-            args=args,
-        )
-    except Exception as error:
-        cause = user_error(error)
-        if cause is None or os.environ.get("JSONARGPARSE_DEBUG"):
-            raise
-        exit_with_error(str(cause))
 
 
 if __name__ == "__main__":

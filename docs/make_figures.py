@@ -20,7 +20,7 @@ from callbacks import DifferentialLearningRates  # noqa: E402
 from datamodules import GLUEDataModule  # noqa: E402
 from lightning_modules import SequenceClassifier  # noqa: E402
 from lightning_modules.schedules import ConstantWithWarmup, CosineWithWarmup, LinearWithWarmup, Triangular  # noqa: E402
-from optimizers import GLD, LineSearchMeZO, MeZO, armijo_search  # noqa: E402
+from optimizers import GLD, ArmijoSearch, LineSearchMeZO, MeZO  # noqa: E402
 
 WARM_UP_STEPS = 5
 
@@ -72,7 +72,7 @@ def armijo_condition() -> Figure:
         axes.plot(etas, losses, color="black", label="loss of the batch")
         for c, colour in ((0.1, COLOURS[0]), (0.5, COLOURS[1])):
             axes.plot(etas, first - c * etas * slope, color=colour, linestyle="--", label=f"what c = {c} asks for")
-            found = armijo_search(loss_at, first, slope, step_size=1e-3, c=c, shrink=0.8, bracket=0.2, max_trials=40)
+            found = ArmijoSearch(c, shrink=0.8, max_trials=40, min_step_size=0.0)(loss_at, first, slope, 1e-3)
             axes.plot([found.step_size], [found.loss], "o", color=colour, label=f"found after {found.trials} trials")
         axes.set_xscale("log")
         axes.set_ylim(min(losses) - 0.05, first + 0.25)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, LambdaLR, LRScheduler, ReduceLROnPlateau
@@ -37,6 +37,8 @@ class Schedule:
 
         Schedule(partial(LinearWithWarmup, warmup_ratio=0.06))
     """
+
+    renamed_arguments: ClassVar[dict[str, str]] = {"class_path": "now model.lr_scheduler.scheduler takes the class"}
 
     scheduler: ScheduleCallable
     interval: Literal["step", "epoch"] = "step"

@@ -77,12 +77,11 @@ class SequenceClassifier(ClosureModule):
 
     # Arguments of earlier versions, and what to write instead.
     renamed_arguments: ClassVar[dict[str, str]] = {
-        "lr_scheduler.class_path": "lr_scheduler.scheduler.class_path",
-        "lr_scheduler_interval": "lr_scheduler.interval",
-        "lr_scheduler_monitor": "lr_scheduler.monitor",
-        "gradient_clip_val": "gradient_clip.value",
-        "gradient_clip_algorithm": "gradient_clip.algorithm",
-        "feature_cache_dir": "cache_features, which takes the folder",
+        "lr_scheduler_interval": "now model.lr_scheduler.interval",
+        "lr_scheduler_monitor": "now model.lr_scheduler.monitor",
+        "gradient_clip_val": "now model.gradient_clip.value",
+        "gradient_clip_algorithm": "now model.gradient_clip.algorithm",
+        "feature_cache_dir": "now model.cache_features, which takes the folder",
     }
 
     def __init__(

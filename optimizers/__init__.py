@@ -1,19 +1,20 @@
 """How parameters move: optimizers in pure PyTorch."""
 
-from optimizers.adam_sls import AdamSLS
 from optimizers.adamw_l2sp import AdamWL2SP
-from optimizers.armijo import SearchResult, armijo_search
+from optimizers.cadence import Cadence, Drift, EveryStep, Ratio
 from optimizers.candidate_losses import candidate_losses
 from optimizers.directions import Direction, DirectionFunction, adam, lion, sgd
 from optimizers.gld import GLD
 from optimizers.line_search import LineSearchOptimizer
 from optimizers.mezo import LineSearchMeZO, MeZO
 from optimizers.named_parts import Part, named_parts
+from optimizers.options import CommonOptions
 from optimizers.parabolic_adam import ParabolicAdam
 from optimizers.param_groups import ParamGroups, scale_learning_rates
 from optimizers.peak_rate import Parabola, PeakRate, PeakRateState, measure_parabola
 from optimizers.salsa import SaLSA
-from optimizers.sgd_sls import SGDSLS
+from optimizers.searches import ArmijoSearch, ParabolaSearch, Past, Search, SearchResult
+from optimizers.sls import SGDSLS, AdamSLS
 from optimizers.step_contract import StepRecord, Traits, UnitReport, traits
 
 __all__ = [
@@ -21,24 +22,32 @@ __all__ = [
     "SGDSLS",
     "AdamSLS",
     "AdamWL2SP",
+    "ArmijoSearch",
+    "Cadence",
+    "CommonOptions",
     "Direction",
     "DirectionFunction",
+    "Drift",
+    "EveryStep",
     "LineSearchMeZO",
     "LineSearchOptimizer",
     "MeZO",
     "Parabola",
+    "ParabolaSearch",
     "ParabolicAdam",
     "ParamGroups",
     "Part",
+    "Past",
     "PeakRate",
     "PeakRateState",
+    "Ratio",
     "SaLSA",
+    "Search",
     "SearchResult",
     "StepRecord",
     "Traits",
     "UnitReport",
     "adam",
-    "armijo_search",
     "candidate_losses",
     "lion",
     "measure_parabola",

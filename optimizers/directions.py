@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
+from optimizers.checks import require
+
 
 class Direction(NamedTuple):
     r"""A direction of descent: per tensor :math:`d_i = s_i \, n_i / (\sqrt{q_i} + \epsilon_i)`.
@@ -17,8 +19,8 @@ class Direction(NamedTuple):
     no memory.
 
     Args:
-        numerators: One tensor per parameter, :math:`n_i`. May be the gradients or a state buffer themselves: nobody
-            writes to them.
+        numerators: One tensor per parameter, :math:`n_i`. May be the gradients or a state buffer themselves; they are
+            only read.
         squares: One tensor per parameter, :math:`q_i`, or None where nothing is divided by.
         eps: One number per parameter, :math:`\epsilon_i`; with `squares` alone, None for zeros.
         scales: One number per parameter, :math:`s_i`, or None for ones.
@@ -63,6 +65,17 @@ def adam(params: list[Tensor], grads: list[Tensor], states: list[dict[str, Any]]
     if largest:
         torch._foreach_maximum_(largest, exp_avg_sqs)
     return _adam_direction(grads, states, group)
+
+
+def adam_options(betas: tuple[float, float], eps: float, amsgrad: bool) -> dict[str, Any]:
+    """Return the options of `adam` for a group.
+
+    Raises:
+        ValueError: One of them is out of its range.
+    """
+    require(all(0 <= beta < 1 for beta in betas), "betas", betas, "at least 0 and less than 1, both")
+    require(eps >= 0, "eps", eps, "at least 0")
+    return {"betas": tuple(betas), "eps": eps, "amsgrad": amsgrad}
 
 
 def adam_step(

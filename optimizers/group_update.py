@@ -19,7 +19,9 @@ _CPU_CHUNK = 1 << 18  # entries
 class GroupUpdate:
     """The tensors of a param group that have a gradient (and entries), their direction, and where they started.
 
-    The group's `lr_factor` scales the direction: parts of a unit may move at different rates along one line.
+    A step with a search: `compute_direction`, `save`, for each trial `restore` and `descend`, and `commit` at the end.
+    A step without: `step_without_search`. The group's `lr_factor` scales the direction: parts of a unit may move at
+    different rates along one line.
 
     Args:
         group: A param group of an optimizer.
@@ -62,11 +64,11 @@ class GroupUpdate:
         return self._direction
 
     def gradient_norms(self) -> list[Tensor]:
-        """The norm of each gradient, not finite where one of its entries is not; float32 at least."""
+        """Return the norm of each gradient, not finite where one of its entries is not; float32 at least."""
         return list(torch._foreach_norm(self.grads, 2, dtype=torch.float32 if self.grads[0].dtype in _HALF else None))
 
     def slope(self, without_momentum: bool) -> Tensor:
-        """The inner product of gradient and direction over all tensors, float32 at least; 0-dim, on the device."""
+        """Return the inner product of gradient and direction: 0-dim, float32 at least, on the device."""
         direction = self._along(without_momentum)
         products = []
         for i, grad, numerator, denominator in self._pieces(self.grads, direction):
@@ -78,9 +80,9 @@ class GroupUpdate:
         return gather(products).sum() * self.factor
 
     def split_slope(self, newest: float) -> Tensor:
-        """The slope in two, a row for each tensor: what earlier gradients give the direction, and what this one does.
+        """Return the slope in two parts, a row for each tensor: that of earlier gradients, and that of the present one.
 
-        Computed once.
+        It is computed once per step; the two columns of a row add up to the tensor's share of `slope(False)`.
 
         Args:
             newest: The weight of the present gradient in the direction's numerators.
@@ -184,8 +186,8 @@ class GroupUpdate:
         """Tensors with their numerators and denominators, in pieces: the tensor's index, and the three.
 
         On a CPU a fresh block of memory costs several times the arithmetic on it. There the pieces are small enough to
-        stay in the cache, and the denominators of each, computed when they are needed, share one block that whoever
-        iterates may write to.
+        stay in the cache, and their denominators, computed when they are needed, share one block, which the caller may
+        overwrite.
         """
         squares = direction.squares
         ready = None if squares is None or self._on_cpu else self._ready_denominators(squares, direction.eps)
@@ -209,7 +211,7 @@ class GroupUpdate:
                 yield i, piece[0], piece[1], denominator
 
     def _quotient(self, numerator: Tensor, denominator: Tensor) -> Tensor:
-        """The quotient of two pieces, in the place of the denominator where nobody needs that any more."""
+        """The quotient of two pieces, in the place of the denominator where that is not needed any more."""
         reused = self._on_cpu and numerator.dtype == denominator.dtype
         return torch.div(numerator, denominator, out=denominator if reused else None)
 

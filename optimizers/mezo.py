@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from optimizers.armijo import armijo_search
 from optimizers.gradient_free_step import GradientFreeStep, read_losses
 from optimizers.perturbation import NoiseDevice, Perturbation, derive_seed
+from optimizers.searches import ArmijoSearch
 from optimizers.step_contract import Closure, Evaluate, Loss, StepRecord
 
 # In units of epsilon; beyond it a slope measured over epsilon says little.
@@ -286,17 +286,17 @@ class LineSearchMeZO(_RandomDirection):
             perturbation.move(seed, -step_size * derivative)
             return step.loss()
 
+        search = ArmijoSearch(
+            c=self.c,
+            shrink=self.shrink,
+            bracket=0.1 if is_first else None,
+            patience=0,
+            max_trials=self.max_trials,
+            min_step_size=0.0,
+            max_step_size=math.inf,
+        )
         try:
-            found = armijo_search(
-                loss_at,
-                before,
-                derivative**2,
-                step_size=first_trial,
-                c=self.c,
-                shrink=self.shrink,
-                bracket=0.1 if is_first else None,
-                max_trials=self.max_trials,
-            )
+            found = search(loss_at, before, derivative**2, first_trial)
         except BaseException:
             perturbation.back()
             raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -26,12 +26,6 @@ _SMOOTHING = 0.9
 _WITHOUT_SEARCH = StepRecord(math.nan, math.nan, 0, 0, step_size=math.nan, slope=math.nan, accepted=True)
 _STATE = tuple(field.name for field in fields(PeakRateState))
 _COUNTERS = ("searches", "failures", "trials", "backtracks", "skipped")
-_ONE_RATE = "leave it out: the whole model has one learning rate; optimizers.AdamSLS has one per unit"
-_REMOVED = {
-    "c": "write peak_fraction = 2 (1 - c), as peak_fraction=0.08 in place of c=0.96",
-    "update_rule": _ONE_RATE,
-    "joint_steps": _ONE_RATE,
-}
 
 
 class ParabolicAdam(torch.optim.Optimizer):
@@ -76,6 +70,12 @@ class ParabolicAdam(torch.optim.Optimizer):
     sets_step_size = True
     measures_slope = True
     takes_progress = True
+    # Arguments of earlier versions, and what is in their place.
+    renamed_arguments: ClassVar[dict[str, str]] = {
+        "c": "now peak_fraction = 2 (1 - c)",
+        "update_rule": "the whole model has one learning rate; optimizers.AdamSLS has one per unit",
+        "joint_steps": "the whole model has one learning rate; optimizers.AdamSLS has one per unit",
+    }
 
     def __init__(
         self,
@@ -88,12 +88,7 @@ class ParabolicAdam(torch.optim.Optimizer):
         initial_step_size: float = 0.1,
         max_trials: int = 10,
         relative_tolerance: float = 1e-6,
-        **removed: Any,
     ) -> None:
-        for name in removed:
-            if name not in _REMOVED:
-                raise TypeError(f"ParabolicAdam got an unexpected keyword argument {name!r}")
-            raise ValueError(f"ParabolicAdam has no argument {name}: {_REMOVED[name]}")
         probes = LEAST_PROBE <= initial_step_size <= LARGEST_PROBE
         for name, value, is_allowed, allowed in [
             ("peak_fraction", peak_fraction, 0 < peak_fraction < 2, "above 0 and below 2"),

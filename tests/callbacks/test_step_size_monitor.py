@@ -69,7 +69,7 @@ def test_every_few_steps_it_logs_means(tmp_path):
     assert [event.step for event in events.Scalars("trials/model")] == [4, 9, 11]
     assert 5 * trials[0] + 5 * trials[1] + 2 * trials[2] == pytest.approx(optimizer.param_groups[0]["trials"])
     interval = events.Scalars("search_interval/model")[-1].value
-    assert interval == pytest.approx(optimizer.interval(optimizer.param_groups[0]))
+    assert interval == pytest.approx(optimizer.unit_reports()["model"].search_interval)
     frequency = [event.value for event in events.Scalars("search_frequency/model")]
     assert frequency[:2] == [1, 1]
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import importlib.util
 import math
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +17,8 @@ import torch
 from lightning.pytorch import Trainer
 from transformers import BertConfig
 
+import cli
+import optimizers
 from lightning_modules import SequenceClassifier
 from lightning_modules.pretrained import packaged_folder
 
@@ -28,10 +32,9 @@ def save_tiny_config(folder: Path) -> str:
     return str(folder)
 
 
-def code_of(page: str) -> str:
-    """The one block of a page that is a whole module: it starts with a docstring."""
-    (block,) = re.findall(r"```python\n(\"\"\".*?)```", (DOCS / page).read_text(), re.DOTALL)
-    return block
+def modules_of(page: str) -> list[str]:
+    """The blocks of a page that are whole modules: they start with a docstring."""
+    return re.findall(r"```python\n(\"\"\".*?)```", (DOCS / page).read_text(), re.DOTALL)
 
 
 def module_of(path: Path, name: str) -> ModuleType:
@@ -44,14 +47,57 @@ def module_of(path: Path, name: str) -> ModuleType:
     return module
 
 
-def test_the_optimizer_of_the_page_descends(tmp_path: Path) -> None:
-    (tmp_path / "best_of.py").write_text(code_of("adding_an_optimizer.md"))
-    best_of = module_of(tmp_path / "best_of.py", "best_of").BestOf
+PAGE = "adding_an_optimizer.md"
 
+
+@pytest.mark.slow
+def test_the_optimizer_of_the_page_has_the_common_properties(tmp_path: Path) -> None:
+    (tmp_path / "best_of.py").write_text(modules_of(PAGE)[0])
+    entry = re.search(r'"best_of": BestOf,', (DOCS / PAGE).read_text())
+    assert entry
+    lines = ["from best_of import BestOf", "from tests.optimizers.all_optimizers import OPTIMIZERS"]
+    (tmp_path / "one_more.py").write_text("\n".join([*lines, f"OPTIMIZERS.update({{{entry.group()}}})", ""]))
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "one_more", "-p", "no:cacheprovider", "-k", "best_of"]
+    ran = subprocess.run(
+        [*command, "tests/optimizers/test_common_properties.py"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path)])},
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert re.search(r"\b1[0-9] passed", ran.stdout), ran.stdout
+
+
+def test_the_config_of_the_page_trains_with_the_optimizer_of_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "best_of.py").write_text(modules_of(PAGE)[0])
+    best_of = module_of(tmp_path / "best_of.py", "best_of").BestOf
+    monkeypatch.setattr(optimizers, "BestOf", best_of, raising=False)
+    (block,) = re.findall(r"```yaml\n(.*?)```", (DOCS / PAGE).read_text(), re.DOTALL)
+    (tmp_path / "best_of.yaml").write_text(block)
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", ["cli.py"])
+    arguments = ["--config", "configs/quickstart.yaml", "--config", str(tmp_path / "best_of.yaml")]
+    arguments += ["--config", "configs/trainer/cpu.yaml", "--model.model", save_tiny_config(tmp_path / "model")]
+    arguments += ["--model.pretrained", "false", "--data.tokenizer", "offline:all-MiniLM-L6-v2"]
+    arguments += ["--data.max_train_samples", "64", "--trainer.max_steps", "2", "--trainer.limit_val_batches", "0"]
+    arguments += ["--trainer.logger", "false", "--trainer.enable_progress_bar", "false"]
+    arguments += ["--trainer.default_root_dir", str(tmp_path), "--trainer.callbacks", "null"]
+    built = cli.LinetuneCLI(auto_configure_optimizers=False, run=False, args=arguments)
+    built.trainer.fit(built.model, built.datamodule)
+    (optimizer,) = built.trainer.optimizers
+    assert isinstance(optimizer, best_of)
+    assert optimizer.last_step.loss_after <= optimizer.last_step.loss_before
+
+
+def test_the_line_search_of_the_page_searches_in_every_fifth_step(tmp_path: Path) -> None:
+    (tmp_path / "sign_search.py").write_text(modules_of(PAGE)[1])
     weights = torch.tensor([1.0, -2.0], requires_grad=True)
-    optimizer = best_of([weights])
-    losses = []
-    for _ in range(20):
+    optimizer = module_of(tmp_path / "sign_search.py", "sign_search").make_optimizer([weights])
+    losses, searched = [], []
+    for _ in range(15):
 
         def closure() -> torch.Tensor:
             optimizer.zero_grad()
@@ -59,14 +105,15 @@ def test_the_optimizer_of_the_page_descends(tmp_path: Path) -> None:
             loss.backward()
             return loss
 
-        losses.append(float(optimizer.step(closure, evaluate=lambda: (weights**2).sum()).detach()))
-        assert optimizer.last_step.loss_after <= optimizer.last_step.loss_before
-    assert losses == sorted(losses, reverse=True)
-    assert losses[-1] < 1e-3 * losses[0]
+        losses.append(float(optimizer.step(closure).detach()))
+        searched.append(optimizer.last_step.evaluations > 0)
+    assert searched == [False, False, False, False, True] * 3
+    assert losses[-1] < losses[0]
 
 
 def test_the_data_of_the_page_trains_the_module(tmp_path: Path) -> None:
-    (tmp_path / "csv_data.py").write_text(code_of("adding_a_task.md"))
+    (module,) = modules_of("adding_a_task.md")
+    (tmp_path / "csv_data.py").write_text(module)
     rows = "\n".join(f"a {word} film,{label}" for word, label in [("good", 1), ("bad", 0)] * 8)
     (tmp_path / "rows.csv").write_text(f"text,label\n{rows}\n")
     file = str(tmp_path / "rows.csv")

@@ -54,7 +54,7 @@ class Trace:
     loss: list = field(default_factory=list)
     step_size: list = field(default_factory=list)  # one list per step, with the step size of every unit
     trials: list = field(default_factory=list)
-    searched: list = field(default_factory=list)  # the unit that searched, None for all or nobody
+    searched: list = field(default_factory=list)  # the unit that searched, None for all or none
     point: list = field(default_factory=list)
 
 

@@ -9,8 +9,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optimizers import armijo_search
+from optimizers import ArmijoSearch, Past
 from tests.optimizers.line import Line
+
+PLAIN = {"bracket": None, "min_step_size": 0.0, "max_step_size": math.inf}
+
+
+def armijo_search(loss_at, loss, slope, *, step_size, past=None, **options):
+    search = ArmijoSearch(**(PLAIN | options))
+    return search(loss_at, loss, slope, step_size, *([past] if past else []))
 
 
 def test_quadratic_accepts_the_first_step_size_below_the_known_bound():
@@ -100,7 +107,7 @@ def test_bracket_finds_the_same_scale_in_a_dozen_trials():
 
 def test_patience_postpones_the_bracket():
     line = Line(lambda eta: (1 - eta) ** 2)
-    armijo_search(line, 1.0, 2.0, step_size=100.0, c=0.5, shrink=0.8, bracket=0.1, patience=2)
+    armijo_search(line, 1.0, 2.0, step_size=100.0, c=0.5, shrink=0.8, bracket=0.1, patience=2, past=Past(True))
     assert line.calls[:5] == pytest.approx([100, 80, 64, 6.4, 0.64])
 
 
@@ -119,8 +126,7 @@ def test_smoothed_condition_of_salsa():
         c=c,
         shrink=0.8,
         smoothing=beta,
-        past_decrease=h,
-        past_slope=s_bar,
+        past=Past(decrease=h, slope=s_bar),
         relative_tolerance=0.0,
     )
     assert result.step_size == pytest.approx(0.8**result.backtracks)
@@ -150,8 +156,9 @@ def test_reads_tensors_and_adds_up_a_vector_of_slopes():
 def test_on_any_parabola_the_result_satisfies_the_condition(curvature, slope, start, c, shrink, bracket, patience):
     line = Line(lambda eta: -slope * eta + curvature * eta**2 / 2)
     result = armijo_search(
-        line, 0.0, slope, step_size=start, c=c, shrink=shrink, bracket=bracket, patience=patience, max_trials=60
-    )
+        line, 0.0, slope, step_size=start, past=Past(settled=True),
+        c=c, shrink=shrink, bracket=bracket, patience=patience, max_trials=60,
+    )  # fmt: skip
     assert result.trials == len(line.calls) <= 60
     largest = 2 * (1 - c) * slope / curvature
     if result.accepted:

@@ -11,7 +11,9 @@ from torch import nn
 from optimizers import (
     SGDSLS,
     AdamSLS,
+    ArmijoSearch,
     Direction,
+    EveryStep,
     LineSearchOptimizer,
     ParabolicAdam,
     SaLSA,
@@ -101,7 +103,13 @@ def normalized(params, grads, states, group):
 def test_a_direction_is_one_function():
     problem = TorchProblem()
     optimizer = LineSearchOptimizer(
-        problem.parameters(), normalized, initial_step_size=10.0, c=0.1, shrink=0.8, growth=2.0, strength=0.5
+        problem.parameters(),
+        normalized,
+        ArmijoSearch(c=0.1, shrink=0.8),
+        EveryStep(),
+        initial_step_size=10.0,
+        growth=2.0,
+        direction_options={"strength": 0.5},
     )
     start = [p.detach().clone() for p in problem.parameters()]
     closure, evaluate = problem.callables(optimizer, 0)

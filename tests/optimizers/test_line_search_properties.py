@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
-import io
 import math
-import pickle
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -13,29 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from optimizers import SGDSLS, AdamSLS, LineSearchOptimizer, ParabolicAdam, SaLSA, lion, sgd
+from optimizers import SGDSLS, AdamSLS, LineSearchOptimizer, ParabolicAdam, SaLSA, SearchResult, sgd
+from optimizers.scalars import read_together
+from tests.optimizers.all_optimizers import LINE_SEARCHES
 from tests.optimizers.problem import TorchProblem
-from tests.optimizers.reference import SoftmaxRegression
 
-METHODS = {
-    "sgd": lambda params, **options: SGDSLS(params, **options),
-    "sgd, heavy ball": lambda params, **options: SGDSLS(params, momentum=0.5, weight_decay=0.01, **options),
-    "adam": lambda params, **options: AdamSLS(params, weight_decay=0.01, **options),
-    "adam, momentum": lambda params, **options: AdamSLS(params, condition="momentum", amsgrad=True, **options),
-    "adam, heavy ball": lambda params, **options: AdamSLS(params, momentum="heavy_ball", **options),
-    "adam, cycle": lambda params, **options: AdamSLS(params, update_rule="cycle", joint_steps=2, **options),
-    "adam, impact": lambda params, **options: AdamSLS(params, update_rule="impact", joint_steps=1, **options),
-    "adam, all": lambda params, **options: AdamSLS(params, update_rule="all", joint_steps=1, **options),
-    "adam, merging": lambda params, **options: AdamSLS(
-        params, update_rule="cycle", joint_steps=1, merge_threshold=0.05, **options
-    ),
-    "salsa": lambda params, **options: SaLSA(params, weight_decay=0.01, **options),
-    "salsa, all": lambda params, **options: SaLSA(params, update_rule="all", **options),
-    "salsa, sgd": lambda params, **options: SaLSA(params, direction=sgd, **options),
-    "salsa, lion": lambda params, **options: SaLSA(params, direction=lion, betas=(0.9, 0.99), **options),
-    "parabolic": lambda params, **options: ParabolicAdam(params, total_steps=30, **options),
-    "parabolic, unknown length": lambda params, **options: ParabolicAdam(params, **options),
-}
+METHODS = LINE_SEARCHES | {"parabolic": lambda params, **options: ParabolicAdam(params, total_steps=30, **options)}
+
 PLAIN = ["sgd", "adam", "adam, momentum", "adam, heavy ball", "adam, cycle"]
 DTYPES = [torch.float64, torch.float32, torch.bfloat16]
 every_method = pytest.mark.parametrize("method", METHODS)
@@ -134,21 +116,6 @@ def test_a_failed_search_leaves_the_parameters_as_they_were(method, rise, dtype)
 
 
 @every_method
-def test_an_exception_in_a_trial_leaves_the_parameters_as_they_were(method):
-    problem = Mixture(["used"], torch.float32, seed=0)
-    optimizer = METHODS[method](problem.groups())
-    before = [p.detach().clone() for p in problem.used]
-    closure, _ = callables(problem, optimizer)
-
-    def evaluate():
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        optimizer.step(closure, evaluate=evaluate)
-    assert all(torch.equal(p, b) for p, b in zip(problem.used, before, strict=True))
-
-
-@every_method
 @pytest.mark.parametrize("bad", ["loss", "gradient"])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_step_that_is_not_finite_is_skipped_and_counted(method, bad, value):
@@ -176,76 +143,6 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(method, bad, value):
         for counter in {"steps_since_search", "steps"} & set(group):
             group[counter] -= 1
     assert problem.run(optimizer, 5, first=12).loss == twin.run(other, 5, first=12).loss
-
-
-@every_method
-def test_a_resumed_run_continues_exactly(method):
-    problem = TorchProblem(SoftmaxRegression(seed=2), dtype=torch.float32)
-    optimizer = (
-        METHODS[method](problem.groups(), steps_per_epoch=6)
-        if method.startswith(("sgd", "adam"))
-        else METHODS[method](problem.groups())
-    )
-    problem.run(optimizer, 13)
-    file = io.BytesIO()
-    torch.save({"parameters": problem.units, "optimizer": optimizer.state_dict()}, file)
-    file.seek(0)
-    saved = torch.load(file, weights_only=False)
-    file.seek(0)
-    torch.load(file, weights_only=True)["optimizer"]
-
-    resumed = TorchProblem(SoftmaxRegression(seed=2), dtype=torch.float32)
-    with torch.no_grad():
-        for unit, old in zip(resumed.units, saved["parameters"], strict=True):
-            for p, value in zip(unit, old, strict=True):
-                p.copy_(value)
-    fresh = METHODS[method](resumed.groups())
-    if hasattr(optimizer, "steps_per_epoch"):
-        fresh.steps_per_epoch = optimizer.steps_per_epoch
-    fresh.load_state_dict(saved["optimizer"])
-    ahead, again = problem.run(optimizer, 20, first=13), resumed.run(fresh, 20, first=13)
-    assert ahead.loss == again.loss
-    assert ahead.trials == again.trials
-    assert ahead.step_size == again.step_size
-    assert all(torch.equal(a, b) for a, b in zip(problem.parameters(), resumed.parameters(), strict=True))
-
-
-@every_method
-@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))])
-def test_copies_continue_exactly(method, duplicate):
-    problem = TorchProblem()
-    optimizer = METHODS[method](problem.groups())
-    problem.run(optimizer, 12)
-    twin, other = duplicate((problem, optimizer))
-    assert repr(other.last_step) == repr(optimizer.last_step)
-    expected = problem.run(optimizer, 6, first=12)
-    assert twin.run(other, 6, first=12).loss == expected.loss
-    assert other.param_groups[0]["params"][0] is twin.units[0][0]
-
-
-@every_method
-def test_groups_added_between_steps_are_searched_and_move(method):
-    problem = TorchProblem()
-    first, *rest = problem.groups()
-    optimizer = METHODS[method]([first])
-    problem.run(optimizer, 5)
-    start = [p.detach().clone() for p in problem.parameters()[2:]]
-    for group in rest:
-        optimizer.add_param_group(group)
-    problem.run(optimizer, 24, first=5)
-    for p, before in zip(problem.parameters()[2:], start, strict=True):
-        assert not torch.equal(p, before)
-    assert all(group["searches"] > 0 for group in optimizer.param_groups)
-
-
-@every_method
-def test_nothing_to_do_is_no_error(method):
-    frozen = nn.Parameter(torch.ones(3), requires_grad=False)
-    optimizer = METHODS[method]([frozen])
-    loss = optimizer.step(lambda: torch.tensor(2.0), evaluate=lambda: torch.tensor(2.0))
-    assert loss.item() == 2.0
-    assert torch.equal(frozen, torch.ones(3))
-    assert optimizer.last_step.evaluations == 0
 
 
 @pytest.mark.parametrize("method", ["adam", "adam, cycle", "salsa", "sgd"])
@@ -293,6 +190,77 @@ def test_arguments_out_of_range_are_refused_in_one_line(option, value):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("make", [SGDSLS, AdamSLS, SaLSA])
+def test_an_option_that_nothing_has_is_an_error_that_names_it(make):
+    with pytest.raises(TypeError, match="brackt"):
+        make([nn.Parameter(torch.ones(2))], brackt=0.1)
+
+
+def test_options_of_the_search_and_of_the_cadence_may_differ_from_group_to_group():
+    problem = TorchProblem()
+    groups = problem.groups()
+    groups[0] |= {"max_trials": 1, "c": 0.999}
+    groups[1] |= {"max_interval": 1}
+    optimizer = SaLSA(groups, update_rule="all", joint_steps=0, growth=1.0)
+    problem.run(optimizer, 30)
+    first, second, third = optimizer.param_groups
+    assert first["failures"] > 0
+    assert first["trials"] == first["searches"] + first["failures"]
+    assert second["searches"] + second["failures"] > third["searches"] + third["failures"]
+
+
+@dataclass(frozen=True)
+class Halve:
+    """A search of one's own: accept the first lower loss."""
+
+    lower_by: float = 0.0
+
+    def __call__(self, loss_at, loss, slope, start, past=None):
+        (before, *slopes), trials = read_together(loss, slope), 0
+        while float(trial := loss_at(start)) > before - self.lower_by and trials < 20:
+            start, trials = start / 2, trials + 1
+        return SearchResult(start, float(trial), trials < 20, trials + 1, trials, before, tuple(slopes))
+
+
+@dataclass(frozen=True)
+class EverySecond:
+    """A cadence of one's own."""
+
+    def memory(self):
+        return {"total_waited": 0}
+
+    def interval(self, unit):
+        return 2
+
+    def after_search(self, unit, waited):
+        return {"total_waited": unit["total_waited"] + waited}
+
+
+def test_a_search_and_a_cadence_of_ones_own():
+    problem = TorchProblem()
+    optimizer = LineSearchOptimizer(
+        problem.groups(), sgd, Halve(), EverySecond(), initial_step_size=8.0, growth=2.0, lower_by=0.01
+    )
+    trace = problem.run(optimizer, 20)
+    assert [trials > 0 for trials in trace.trials] == [False, True] * 10
+    assert trace.loss[-1] < 0.9 * trace.loss[1]
+    assert all(group["lower_by"] == 0.01 and group["total_waited"] == 20 for group in optimizer.param_groups)
+    assert optimizer.unit_reports()["model"].search_interval == 2
+
+
+def test_a_state_without_a_newer_option_takes_its_default():
+    problem = TorchProblem()
+    optimizer = SaLSA(problem.groups())
+    problem.run(optimizer, 12)
+    state = optimizer.state_dict()
+    for group in state["param_groups"]:
+        del group["patience"], group["max_interval"]
+    fresh = SaLSA(problem.groups())
+    fresh.load_state_dict(state)
+    assert fresh.param_groups[0]["patience"] == 3
+    problem.run(fresh, 5, first=12)
+
+
 def test_sparse_gradients_are_refused():
     embedding = nn.Embedding(5, 2, sparse=True)
     optimizer = SGDSLS(embedding.parameters())
@@ -312,12 +280,3 @@ def test_a_step_needs_a_way_to_measure_trials():
         optimizer.step()
     with pytest.raises(ValueError, match="no loss"):
         optimizer.step(lambda: None)
-
-
-def test_every_method_is_a_torch_optimizer_with_the_step_size_as_lr():
-    for make in METHODS.values():
-        problem = TorchProblem()
-        optimizer = make(problem.groups())
-        assert isinstance(optimizer, (torch.optim.Optimizer, LineSearchOptimizer))
-        problem.run(optimizer, 1)
-        assert optimizer.param_groups[0]["lr"] == optimizer.last_step.step_size

@@ -330,9 +330,6 @@ def test_after_the_announced_end_the_last_step_size_stays():
         ({"initial_step_size": 20.0}, "initial_step_size has to be from 1e-10 to 10, got 20.0"),
         ({"max_trials": 0}, "max_trials has to be at least 1"),
         ({"relative_tolerance": -1.0}, "relative_tolerance has to be at least 0"),
-        ({"c": 0.9}, r"no argument c: write peak_fraction = 2 \(1 - c\)"),
-        ({"update_rule": "cycle"}, "no argument update_rule: leave it out"),
-        ({"joint_steps": 3}, "no argument joint_steps: leave it out"),
     ],
 )
 def test_bad_arguments_are_one_line(arguments, message):

@@ -7,8 +7,7 @@ import math
 import pytest
 import torch
 
-from optimizers import SaLSA, lion, sgd
-from optimizers.line_search import Unit
+from optimizers import Drift, Ratio, SaLSA, lion, sgd
 from tests.optimizers.problem import TorchProblem
 from tests.optimizers.reference import Adam, Gradient, Lion, SoftmaxRegression, salsa
 from tests.optimizers.same import assert_same_trace
@@ -77,22 +76,19 @@ def test_steps_between_searches_are_those_of_adamw():
 
 def test_a_slow_fall_is_followed_without_a_search_in_every_step():
     def searches(cadence):
-        problem = TorchProblem()
-        optimizer = SaLSA(problem.groups(), cadence=cadence, growth=1.0)
-        unit = Unit(None, [optimizer.param_groups[0]])
-        due = 0
+        unit = {"searches": 0, "shrink": 0.8, **cadence.memory()}
+        waited = 0
         for step in range(300):
-            unit.update(steps_since_search=unit["steps_since_search"] + 1)
-            if optimizer.is_due(unit):
-                due += 1
-                waited = unit["steps_since_search"]
-                unit.update(lr=math.exp(-0.005 * step), searches=unit["searches"] + 1, steps_since_search=0)
-                optimizer.searched(unit, waited)
-        return due
+            waited += 1
+            if waited >= cadence.interval(unit):
+                unit |= {"lr": math.exp(-0.005 * step), "searches": unit["searches"] + 1}
+                unit |= cadence.after_search(unit, waited)
+                waited = 0
+        return unit["searches"]
 
     # Half a percent a step: a factor of 0.95 in ten steps, less than the 0.8 that a search resolves.
-    assert searches("drift") == 10 + 29
-    assert searches("ratio") > 70
+    assert searches(Drift()) == 10 + 29
+    assert searches(Ratio()) > 70
 
 
 def test_an_unknown_cadence_is_one_line():

@@ -68,17 +68,18 @@ def test_salsa_smooths_every_unit_by_itself(rule):
     assert_same_trace(problem.run(optimizer, STEPS), expected)
 
 
-def test_merging_joins_step_sizes_averages_and_searches():
+@pytest.mark.parametrize("rule", ["cycle", "all"])
+def test_merging_joins_step_sizes_averages_and_searches(rule):
     problem = TorchProblem(SoftmaxRegression(seed=1))
     options = {"c": 0.5, "joint_steps": 2, "merge_threshold": 0.2}
     optimizer = AdamSLS(
-        problem.groups(), initial_step_size=1.0, steps_per_epoch=6, update_rule="cycle", **options, **EXACT
+        problem.groups(), initial_step_size=1.0, steps_per_epoch=6, update_rule=rule, **options, **EXACT
     )
     expected = per_unit(
         problem.reference,
         STEPS,
         Adam(problem.reference.start),
-        rule="cycle",
+        rule=rule,
         initial=1.0,
         growth_per_step=2.0 ** (1 / 6),
         **options,
@@ -100,6 +101,8 @@ def test_merged_units_remember_the_sum_of_their_averages():
     joined = next(i for i, group in enumerate(after) if i != searched and after[searched]["unit"] == group["name"])
     alone = 0.9 * before[searched]["average_slope"] + 0.1 * record.slope
     assert after[joined]["average_slope"] == pytest.approx(before[joined]["average_slope"] + alone)
+    gained = 0.9 * before[searched]["average_decrease"] + 0.1 * (record.loss_before - record.loss_after)
+    assert after[joined]["average_decrease"] == pytest.approx(before[joined]["average_decrease"] + gained)
     assert after[searched]["average_slope"] == after[joined]["average_slope"]
     assert after[searched]["lr"] == after[joined]["lr"] == before[joined]["lr"]
 
@@ -153,3 +156,19 @@ def test_a_unit_that_finds_no_step_size_lets_the_others_search(rule):
     moving, idle_group = optimizer.param_groups
     assert moving["searches"] >= 9
     assert idle_group["failures"] >= 9
+
+
+def test_reports_say_what_the_groups_remember():
+    problem = TorchProblem()
+    optimizer = AdamSLS(problem.groups(), update_rule="cycle", joint_steps=1)
+    problem.run(optimizer, 9)
+    reports = optimizer.unit_reports()
+    assert list(reports) == ["unit0", "unit1", "unit2"]
+    for group, report in zip(optimizer.param_groups, reports.values(), strict=True):
+        assert (report.step_size, report.slope) == (group["lr"], group["slope"])
+        assert (report.smoothed_slope, report.smoothed_decrease) == (group["average_slope"], group["average_decrease"])
+        assert (report.searches, report.failures, report.skipped) == (group["searches"], group["failures"], 0)
+        assert (report.trials, report.backtracks) == (group["trials"], group["backtracks"])
+        assert report.search_interval is None
+    assert list(SaLSA(problem.groups()).unit_reports()) == ["model"]
+    assert SaLSA(problem.groups()).unit_reports()["model"].search_interval == 1

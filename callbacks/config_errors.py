@@ -1,0 +1,163 @@
+"""The command line's parser, which says in one line what is wrong with a configuration."""
+
+import difflib
+import inspect
+import linecache
+import sysconfig
+from itertools import islice
+from pydoc import locate
+from typing import Any, NoReturn, get_args
+
+import torch
+from jsonargparse import ArgumentParser, Namespace
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+import optimizers
+from callbacks.jsonargparse_private import Way, own_defaults, package_of, refusal_behind
+
+OWN_PACKAGES = ("callbacks", "datamodules", "lightning_modules", "optimizers")
+
+
+class OneLineErrorParser(LightningArgumentParser):
+    """Raises a MisconfigurationException of one line: the key, what was given, what is expected, where help is.
+
+    A class may have a dict ``renamed_arguments``: arguments that it had once, each with a word on what is in its place;
+    ``class_path`` is the class that an argument of this type took.
+    What is given on the command line wins over configs, wherever it stands.
+    """
+
+    config_file: Any = None
+
+    def parse_args(self, args: Any = None, *others: Any, **kwargs: Any) -> Namespace:  # type: ignore[override]
+        is_subcommand = hasattr(self, "subcommand")
+        return super().parse_args(configs_first(args) if is_subcommand else args, *others, **kwargs)
+
+    def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Namespace:
+        self.config_file = path
+        try:
+            parsed = super().parse_path(path, *args, **kwargs)
+        except UnicodeDecodeError as error:
+            raise MisconfigurationException(f"{path}: not UTF-8 text, at byte {error.start}") from error
+        self.config_file = None
+        return parsed
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if not self.exit_on_error:
+            super().error(message, ex)  # a parser that tries one of several types reports to the one that asked it to
+        where = "" if self.config_file is None else f"{self.config_file}: "
+        raise MisconfigurationException(
+            f"{where}{explanation(self, message, ex)} "
+            "(see fit --help, fit --model.help SequenceClassifier, fit --model.optimizer.help CLASS)"
+        ) from ex
+
+
+def configs_first(arguments: list[str]) -> list[str]:
+    """Return the arguments with the configs in front: what is given on the command line wins wherever it stands."""
+    configs: list[str] = []
+    others: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        if argument in ("-c", "--config"):
+            configs += [argument, *islice(rest, 1)]
+        else:
+            (configs if argument.startswith("--config=") else others).append(argument)
+    return configs + others
+
+
+def explanation(parser: ArgumentParser, message: str, error: BaseException | None) -> str:
+    """Return which key is wrong, what was given and what is expected; the message where the error tells no more."""
+    if error is None:
+        given = [argument[2:].partition("=")[0] for argument in parser.args if argument.startswith("--")]
+        return message + "".join(allowed_keys(parser, [], key, parser) for key in given)
+    refusal = refusal_behind(error)
+    keys, value, made_from = refusal.keys, refusal.value, refusal.made_from
+    if refusal.parser is not None:
+        now = getattr(made_from, "renamed_arguments", {}).get(refusal.unknown.split(".")[0])
+        whole = refusal.parser if hasattr(refusal.parser, "subcommand") else parser
+        allowed = f"; {now}" if now else allowed_keys(refusal.parser, keys, refusal.unknown, whole)
+        return f"{'.'.join([*keys, refusal.unknown])} is not accepted{allowed}"
+    if not keys:
+        return message
+    if type(refusal.cause) is ValueError and isinstance(value, str | int | float):
+        said = f"expected {inspect.formatannotation(refusal.expected)}, got {value!r}"
+    elif made_from is not None and not isinstance(value, str):
+        said = f"{made_from.__qualname__}: {refusal.cause}"
+    else:
+        said = str(refusal.cause)
+    allowed = allowed_optimizers() if keys == ["model", "optimizer"] else ""
+    return f"{'.'.join(keys)}: {said}{allowed}{class_path_now(refusal.expected)}"
+
+
+def class_path_now(expected: Any) -> str:
+    """Return where a class goes now that an argument took once, if one of the types expected there says so."""
+    types = (expected, *get_args(expected))
+    now = [getattr(each, "renamed_arguments", {}).get("class_path") for each in types]
+    return "".join(f"; {word}" for word in now if word)
+
+
+def allowed_keys(level: ArgumentParser, above: list[str], key: str, parser: ArgumentParser) -> str:
+    """Return where a key belongs that a level of the configuration does not know, or which keys it knows; or nothing.
+
+    Args:
+        level: The parser of the level.
+        above: The keys of the levels above.
+        key: The key, perhaps with more of it below.
+        parser: The parser of the whole configuration.
+    """
+    known, prefix = {action.dest for action in level._actions}, ""
+    for name in key.split("."):
+        names = {dest.removeprefix(prefix).split(".")[0] for dest in known if dest.startswith(prefix)} - {"help"}
+        if name not in names:
+            break
+        prefix += f"{name}."
+    if name in names or not names:
+        return ""  # known, or an argument of a class, which has a parser of its own
+    if name in ("lr", "learning_rate") and "optimizer" not in above:
+        return f"; {name} belongs to model.optimizer.init_args.lr, of an optimizer that has it"
+    owners = {section: locate(parser.get_default(section)["class_path"]) for section in ("model", "data")}
+    owners["trainer"] = Trainer
+    belongs = [f"{at}.{name}" for at, owner in owners.items() if name in inspect.signature(owner).parameters]  # type: ignore[arg-type]
+    if belongs:
+        return f"; {name} belongs to {' or '.join(belongs)}"
+    if close := difflib.get_close_matches(name, names, n=3):
+        return f"; close to {name}: {', '.join(close)}"
+    return f"; allowed: {', '.join(sorted(names))}" if len(names) <= 12 else ""
+
+
+def allowed_optimizers() -> str:
+    """Return which optimizers may be given: linetune's own that need nothing but parameters, and others."""
+    public = [getattr(optimizers, name) for name in sorted(optimizers.__all__)]
+    classes = [item for item in public if isinstance(item, type) and issubclass(item, torch.optim.Optimizer)]
+    own = [f"optimizers.{item.__name__}" for item in classes if not needed_arguments(item)[1:]]
+    return f"; allowed: {', '.join(own)}, or the import path of any torch optimizer"
+
+
+def needed_arguments(of: type) -> list[str]:
+    """Return the names of the arguments without a default."""
+    return [
+        name for name, parameter in inspect.signature(of).parameters.items() if parameter.default is parameter.empty
+    ]
+
+
+def refuses_arguments(way: Way, cause: BaseException) -> bool:
+    """Return whether a class that the configuration names raised an error about its arguments, on purpose.
+
+    A class of the user's own, neither ours nor installed, is never taken to do so: its traceback shows where to mend.
+    """
+    if not isinstance(cause, TypeError | ValueError | ImportError):
+        return False
+    machinery = (LightningCLI.__module__, "cli", "__main__", __name__, own_defaults.__module__)
+    inside = [
+        (frame, line)
+        for frame, line in way
+        if package_of(frame) != "jsonargparse" and frame.f_globals.get("__name__") not in machinery
+    ]
+    if not inside:
+        return True  # called with arguments that it does not take
+    (first, _), (last, line) = inside[0], inside[-1]
+    file = last.f_code.co_filename
+    is_raised = linecache.getline(file, line).lstrip().startswith("raise ")
+    is_installed = file.startswith((sysconfig.get_path("purelib"), sysconfig.get_path("platlib")))
+    return is_raised and package_of(first) == package_of(last) and (is_installed or package_of(last) in OWN_PACKAGES)

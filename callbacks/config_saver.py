@@ -1,0 +1,51 @@
+"""The resolved configuration, kept beside what the run wrote."""
+
+import os
+
+from lightning.fabric.utilities.cloud_io import get_filesystem
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import SaveConfigCallback
+
+from callbacks.run_folder import run_folder
+
+
+class ConfigSaver(SaveConfigCallback):
+    """Saves the resolved configuration in the run's folder, whatever the logger; never over another file.
+
+    Lightning's own callback saves where ``Trainer.log_dir`` points, which is the run's folder for TensorBoard and CSV
+    files alone. The file is ``config.yaml``; where a file of that name holds something else, ``config-v1.yaml`` and so
+    on, as ``ModelCheckpoint`` counts.
+
+    Example::
+
+        LightningCLI(save_config_callback=ConfigSaver)
+
+    Attributes:
+        saved_as: Path of the saved configuration in the main process; empty before.
+    """
+
+    saved_as: str = ""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self.already_saved:
+            return
+        self.already_saved = True
+        folder = run_folder(trainer)
+        if trainer.is_global_zero:
+            self.saved_as = self._save_in(folder)
+
+    def _save_in(self, folder: str) -> str:
+        files = get_filesystem(folder)
+        files.makedirs(folder, exist_ok=True)
+        text = self.parser.dump(self.config, skip_unset=False)
+        stem, suffix = os.path.splitext(self.config_filename)
+        path, version = os.path.join(folder, self.config_filename), 0
+        while files.exists(path):
+            # A second run without a logger has the first one's folder, and often the same configuration.
+            if files.isfile(path) and files.cat_file(path) == text.encode():
+                return path
+            version += 1
+            path = os.path.join(folder, f"{stem}-v{version}{suffix}")
+        with files.open(path, "w") as file:
+            file.write(text)
+        return path

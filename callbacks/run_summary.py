@@ -1,0 +1,82 @@
+"""What a run of ``fit`` ended with, in a few lines."""
+
+import os
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from callbacks.config_saver import ConfigSaver
+
+
+class RunSummary(Callback):
+    """Prints the validation metrics of a finished ``fit``, its best checkpoint and where to look further.
+
+    Metrics are those of the last validation and, beside them, those of the validation that the best checkpoint was
+    saved at. A run that resumes says so in its first line.
+
+    Example::
+
+        Trainer(callbacks=[RunSummary()])
+    """
+
+    def __init__(self) -> None:
+        self.validations: dict[int, dict[str, float]] = {}  # by optimizer step
+
+    @rank_zero_only
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.ckpt_path:
+            print(f"resumed from {trainer.ckpt_path}: epoch {trainer.current_epoch}, step {trainer.global_step}")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self.validations[trainer.global_step] = {
+                name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val")
+            }
+
+    @rank_zero_only
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        print("\n" + "\n".join([*self._validation_lines(trainer), *checkpoint_lines(trainer, bool(self.validations))]))
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, ConfigSaver) and callback.saved_as:
+                print(f"configuration     {os.path.relpath(callback.saved_as)}")
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                print(f"look at the run   tensorboard --logdir {os.path.relpath(logger.save_dir or '.')}")
+
+    def _validation_lines(self, trainer: Trainer) -> list[str]:
+        if not self.validations:
+            return ["no validation     the run ended before its first one"]
+        last = max(self.validations)
+        shown = {f"last, step {last}": self.validations[last]}
+        checkpoint = trainer.checkpoint_callback
+        if isinstance(checkpoint, ModelCheckpoint) and checkpoint.best_model_score is not None:
+            score = float(checkpoint.best_model_score)
+            best = [step for step, values in self.validations.items() if values.get(checkpoint.monitor or "") == score]
+            if best and best[0] != last:
+                shown = {f"best, step {best[0]}": self.validations[best[0]]} | shown
+        names = sorted({name for values in shown.values() for name in values})
+        width = max(16, *map(len, names)) if names else 16
+        heading = f"{'validation':<{width}}" + "".join(f"  {title:<16}" for title in shown)
+        rows = [
+            f"{name:<{width}}" + "".join(f"  {values.get(name, float('nan')):<16.4f}" for values in shown.values())
+            for name in names
+        ]
+        return [line.rstrip() for line in (heading, *rows)]
+
+
+def checkpoint_lines(trainer: Trainer, was_validated: bool) -> list[str]:
+    """Return the line about the checkpoint that the run leaves, or why there is none; empty without a callback."""
+    checkpoint = trainer.checkpoint_callback
+    if not isinstance(checkpoint, ModelCheckpoint):
+        return []
+    path, monitor, score = checkpoint.best_model_path, checkpoint.monitor, checkpoint.best_model_score
+    if not path:
+        reason = f"the run ended before {monitor or 'the end of an epoch'} was logged"
+        reason = "fast_dev_run keeps nothing" if trainer.fast_dev_run else reason  # type: ignore[attr-defined]
+        return [f"best checkpoint   none: {reason}"]
+    if monitor is None or score is None:
+        why = "nothing tells which is the best: ModelCheckpoint has no monitor" if was_validated else "not validated"
+        return [f"last checkpoint   {os.path.relpath(path)} ({why})"]
+    return [f"best checkpoint   {os.path.relpath(path)} ({monitor} {float(score):.4f})"]

@@ -1,0 +1,165 @@
+"""When a line search searches: in every step, or only as often as the step size changes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from optimizers.checks import require
+
+
+class Cadence(Protocol):
+    """The rule for when a unit searches: a frozen dataclass of its options, with three methods.
+
+    A unit is one of the param groups to it: `unit["lr"]` is the step size in force, `unit["searches"]` the number of
+    searches that found one, and so on (`UnitMemory`), beside every option. `LineSearchOptimizer` keeps in the groups,
+    by name, the options of the rule and what the rule remembers; both are saved with the state.
+    """
+
+    def memory(self) -> dict[str, Any]:
+        """Return what the rule remembers of a unit before the unit's first search, by name."""
+
+    def interval(self, unit: Mapping[str, Any]) -> float | None:
+        """Return how many steps may pass from one search of the unit to the next; None: every step may search."""
+
+    def after_search(self, unit: Mapping[str, Any], waited: int) -> dict[str, Any]:
+        """Return the new memory, after a search that found `unit["lr"]`, `waited` steps after the one before."""
+
+
+@dataclass(frozen=True)
+class EveryStep:
+    """Search in every step."""
+
+    def memory(self) -> dict[str, Any]:
+        """Return nothing."""
+        return {}
+
+    def interval(self, unit: Mapping[str, Any]) -> None:
+        """Return None."""
+
+    def after_search(self, unit: Mapping[str, Any], waited: int) -> dict[str, Any]:
+        """Return nothing."""
+        return {}
+
+
+@dataclass(frozen=True)
+class Drift:
+    r"""Search when the step size is expected to have moved by more than a search resolves.
+
+    .. math:: L = \min\left(10, \frac{-\log \delta}{|d|}\right) \text{ steps after the last search, }
+        d = \frac{\overline{\log \eta}_{0.9} - \overline{\log \eta}_{0.99}}{a_{0.99} - a_{0.9}}
+
+    The drift :math:`d` per step is read off a fast and a slow exponential average of the logarithm of the step size
+    over steps, both corrected for their start at zero, whose values are on average :math:`a_{0.9}` and
+    :math:`a_{0.99}` steps old. :math:`\delta` is the option `shrink` of the search: this rule goes with a search that
+    has one, such as `ArmijoSearch`. The first 10 searches come in a row.
+
+    Args:
+        max_interval: How many searches come in a row at first, and how many steps may pass between two later ones (10
+            in the paper, arXiv 2407.20650).
+        fast_weight: Weight of the past in the fast average (0.9 in the paper), less than `slow_weight`.
+        slow_weight: Weight of the past in the slow average (0.99 in the paper), below 1.
+    """
+
+    max_interval: int = 10
+    fast_weight: float = 0.9
+    slow_weight: float = 0.99
+
+    def __post_init__(self) -> None:
+        _check_averages(self)
+
+    def memory(self) -> dict[str, Any]:
+        """Return the two averages, and how many steps they are about."""
+        return _no_averages()
+
+    def interval(self, unit: Mapping[str, Any]) -> float:
+        """Return how many steps may pass between two searches of the unit."""
+        if "shrink" not in unit:
+            raise ValueError("the cadence Drift goes with a search that has an option `shrink`, such as ArmijoSearch")
+        count = unit["averaged"]
+        if unit["searches"] < self.max_interval or count < 2:  # two values make a drift
+            return 1.0
+        fast, slow = _corrected(self, unit)
+        change = abs(fast - slow) / (_mean_age(self.slow_weight, count) - _mean_age(self.fast_weight, count))
+        return _limited(self.max_interval, -math.log(unit["shrink"]), change)
+
+    def after_search(self, unit: Mapping[str, Any], waited: int) -> dict[str, Any]:
+        """Return the averages with the logarithm of the new step size, once for every step waited."""
+        return _averages_with(self, unit, math.log(unit["lr"]), waited)
+
+
+@dataclass(frozen=True)
+class Ratio:
+    r"""Search as the paper of SaLSA does (arXiv 2407.20650): as two averages of the step size over searches differ.
+
+    .. math:: L = \min\left(10, \frac{1}{r - 1}\right) \text{ steps after the last search}
+
+    :math:`r \ge 1` is the ratio of a fast and a slow exponential average of the step size over searches, both corrected
+    for their start at zero. The first 10 searches come in a row.
+
+    Args:
+        max_interval: How many searches come in a row at first, and how many steps may pass between two later ones (10
+            in the paper).
+        fast_weight: Weight of the past in the fast average (0.9 in the paper), less than `slow_weight`.
+        slow_weight: Weight of the past in the slow average (0.99 in the paper), below 1.
+    """
+
+    max_interval: int = 10
+    fast_weight: float = 0.9
+    slow_weight: float = 0.99
+
+    def __post_init__(self) -> None:
+        _check_averages(self)
+
+    def memory(self) -> dict[str, Any]:
+        """Return the two averages, and how many searches they are about."""
+        return _no_averages()
+
+    def interval(self, unit: Mapping[str, Any]) -> float:
+        """Return how many steps may pass between two searches of the unit."""
+        if unit["searches"] < self.max_interval or not unit["averaged"]:
+            return 1.0
+        averages = _corrected(self, unit)
+        return _limited(self.max_interval, 1.0, max(averages) / min(averages) - 1)
+
+    def after_search(self, unit: Mapping[str, Any], waited: int) -> dict[str, Any]:
+        """Return the averages with the new step size."""
+        return _averages_with(self, unit, unit["lr"], 1)
+
+
+def _check_averages(rule: Drift | Ratio) -> None:
+    require(rule.max_interval >= 1, "max_interval", rule.max_interval, "at least 1")
+    weights = (rule.fast_weight, rule.slow_weight)
+    require(0 < weights[0] < weights[1] < 1, "fast_weight and slow_weight", weights, "in (0, 1), the second larger")
+
+
+def _no_averages() -> dict[str, Any]:
+    return {"average_fast": 0.0, "average_slow": 0.0, "averaged": 0}
+
+
+def _averages_with(rule: Drift | Ratio, unit: Mapping[str, Any], value: float, times: int) -> dict[str, Any]:
+    """The two averages with so many times the value, and how many values they are made of."""
+    fast, slow = rule.fast_weight**times, rule.slow_weight**times
+    return {
+        "average_fast": fast * unit["average_fast"] + (1 - fast) * value,
+        "average_slow": slow * unit["average_slow"] + (1 - slow) * value,
+        "averaged": unit["averaged"] + times,
+    }
+
+
+def _corrected(rule: Drift | Ratio, unit: Mapping[str, Any]) -> tuple[float, float]:
+    """The two averages, corrected for their start at zero."""
+    count = unit["averaged"]
+    return unit["average_fast"] / (1 - rule.fast_weight**count), unit["average_slow"] / (1 - rule.slow_weight**count)
+
+
+def _limited(longest: int, allowed: float, change: float) -> float:
+    """How many steps the allowed change takes at this change per step, and `longest` at the most."""
+    return min(float(longest), allowed / change) if change else float(longest)
+
+
+def _mean_age(beta: float, count: int) -> float:
+    """How old the values in an exponential average are, on average, after so many of them; the last one is 0 old."""
+    return beta / (1 - beta) - count * beta**count / (1 - beta**count)

@@ -1,0 +1,24 @@
+"""Checks of arguments: one line that says which, what was given and what is allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+
+def require(holds: bool, name: str, value: Any, allowed: str) -> None:
+    """Raise a ValueError unless a condition holds.
+
+    Args:
+        holds: The condition.
+        name: The argument that it is about.
+        value: What was given.
+        allowed: What is allowed, to be read after "has to be".
+    """
+    if not holds:
+        raise ValueError(f"{name} has to be {allowed}, got {value!r}")
+
+
+def require_one_of(name: str, value: Any, allowed: Sequence[Any]) -> None:
+    """Raise a ValueError unless the argument `name` has one of the allowed values."""
+    require(value in allowed, name, value, "one of " + ", ".join(allowed))

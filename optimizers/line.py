@@ -1,0 +1,77 @@
+"""The line that a search looks along: parameters at a step size times their directions, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from optimizers.group_update import GroupUpdate
+from optimizers.scalars import gather
+from optimizers.searches import Past, Search, SearchResult
+from optimizers.step_contract import Evaluate, as_loss
+
+
+class Line:
+    """The line along which some param groups move: the step size, times a factor each, times their directions.
+
+    Args:
+        updates: The groups, and what the step size is multiplied by for each.
+        without_momentum: Whether trials follow the directions without their momentum.
+        spare: Memory for the copies that moves start from, by the id of the group; kept from step to step.
+    """
+
+    def __init__(
+        self, updates: Sequence[tuple[GroupUpdate, float]], without_momentum: bool, spare: dict[int, list[Tensor]]
+    ) -> None:
+        self.updates = updates
+        self.without_momentum = without_momentum
+        self.position = 0.0
+        for update, _ in updates:
+            update.compute_direction()
+            if not update.start:
+                update.save(spare.get(id(update.group)))
+                spare[id(update.group)] = update.start
+
+    def search(
+        self, search: Search, evaluate: Evaluate, loss: Tensor | float, start: float, past: Past
+    ) -> SearchResult:
+        """Search along the line; leave the parameters at the last trial, or where they were if the search failed."""
+
+        def loss_at(step_size: float) -> Tensor | float:
+            self.move_to(step_size)
+            return as_loss(evaluate())
+
+        try:
+            result = search(loss_at, loss, self.slopes(), start, past)
+        except BaseException:
+            self.move_to(0.0)
+            raise
+        if not result.accepted:
+            self.move_to(0.0)
+        return result
+
+    def slopes(self) -> Tensor:
+        """Return what each group contributes to the slope of the line, in one vector."""
+        return gather([update.slope(self.without_momentum) * factor for update, factor in self.updates])
+
+    def move_to(self, step_size: float, without_momentum: bool | None = None) -> None:
+        """Put the parameters at this step size, always starting from the same bits."""
+        along = self.without_momentum if without_momentum is None else without_momentum
+        for update, factor in self.updates:
+            if self.position:
+                update.restore()
+            if step_size:
+                update.descend(step_size * factor, along)
+        self.position = step_size
+        torch.clear_autocast_cache()  # it holds low-precision copies of weights that have just changed
+
+    def take(self, step_size: float) -> None:
+        """Make the step itself, which may have a momentum that the trials left out."""
+        along = self.updates[0][0].group["heavy_ball"] > 0
+        has_another = any(update.direction.without_momentum for update, _ in self.updates)
+        if self.position != step_size or (along != self.without_momentum and has_another):
+            self.move_to(step_size, along)
+        for update, factor in self.updates:
+            update.commit(step_size * factor)

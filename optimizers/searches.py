@@ -1,0 +1,288 @@
+"""Searches for a step size along a line; they know nothing of directions, parameters or models."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+from optimizers.checks import require
+from optimizers.scalars import read_together
+
+LossAt = Callable[[float], Tensor | float]
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """The outcome of a search.
+
+    Args:
+        step_size: The accepted step size; after a failed search, the one to keep for the next search.
+        loss: The loss at the accepted step size (`ParabolaSearch`: at the last trial); after a failed search, the loss
+            at the start.
+        accepted: Whether the condition held at `step_size`.
+        trials: How many times `loss_at` was called.
+        backtracks: How many of the trials were rejected.
+        loss_before: The loss at the start, as a number.
+        slopes: The slope, as a number; one per entry where a vector was given.
+    """
+
+    step_size: float
+    loss: float
+    accepted: bool
+    trials: int
+    backtracks: int
+    loss_before: float
+    slopes: tuple[float, ...]
+
+    @property
+    def slope(self) -> float:
+        """The slope of the whole line: the sum over the entries of `slopes`."""
+        return _sum(self.slopes)
+
+
+class Past(NamedTuple):
+    """What earlier searches found along lines like this one.
+
+    Args:
+        settled: Whether the search starts from a step size that a search found.
+        decrease: Exponential average of the decrease of the loss over searches.
+        slope: Exponential average of the slope over searches.
+    """
+
+    settled: bool = False
+    decrease: float = 0.0
+    slope: float = 0.0
+
+
+NO_PAST = Past()
+
+
+class Search(Protocol):
+    """A search for a step size: a frozen dataclass of its options, which is called with a line.
+
+    `LineSearchOptimizer` keeps the options in the param groups, by the names of the fields.
+    """
+
+    def __call__(
+        self, loss_at: LossAt, loss: Tensor | float, slope: Tensor | float, start: float, past: Past = ...
+    ) -> SearchResult:
+        """Find a step size.
+
+        Args:
+            loss_at: Called with a step size, returns the loss there.
+            loss: The loss at step size 0.
+            slope: Minus the derivative of the loss along the line at 0; the entries of a vector are added up.
+            start: The first step size to try.
+            past: What earlier searches found.
+        """
+
+
+@dataclass(frozen=True)
+class ArmijoSearch:
+    r"""Backtracking to a step size that decreases the loss sufficiently: Armijo's condition.
+
+    With :math:`f_0` the loss at the start, :math:`f(\eta)` the loss at step size :math:`\eta` and :math:`s > 0` the
+    slope (minus the derivative of :math:`f` at 0), a trial is accepted where
+
+    .. math:: f_0 - f(\eta) + \epsilon |f_0| \ge c \, \eta \, s .
+
+    With :math:`\beta > 0` both sides are exponential averages over searches (SaLSA, arXiv 2407.20650):
+    :math:`\beta h + (1 - \beta)(f_0 - f(\eta))` in place of the decrease and :math:`\beta \bar s + (1 - \beta) s` in
+    place of the slope, with :math:`h` and :math:`\bar s` the averages so far, `past.decrease` and `past.slope`.
+
+    A trial that is rejected, or whose loss is not finite, multiplies the step size by `shrink`; with `bracket` by that
+    coarser factor, until a trial is accepted, and then the search closes in by bisection on a logarithmic scale, to
+    within one `shrink` of the largest acceptable step size: a dozen trials over eight orders of magnitude.
+
+    The search fails, and keeps the step size that it started from, where the losses say nothing: a start that is not
+    finite, a slope that is not positive, or two trials in a row that differ from the start by rounding only. It fails
+    where trials or step size run out, and then the next search should go on from the last step size tried.
+
+    Args:
+        c: :math:`c`, the share of the decrease that the slope promises which a step has to deliver, in (0, 1).
+        shrink: What a rejected step size is multiplied by, in (0, 1).
+        bracket: The coarser factor to come down by, in (0, 1); None backtracks by `shrink` alone.
+        patience: How many rejections by `shrink` come before the first by `bracket`, if `past.settled`.
+        max_trials: The largest number of calls of `loss_at`, at least 1.
+        min_step_size: No smaller step size is tried.
+        max_step_size: No larger step size is tried.
+        relative_tolerance: :math:`\epsilon`; losses that differ by less than this share of :math:`f_0` count as equal.
+        smoothing: :math:`\beta`, the weight of the past in both sides of the condition, in [0, 1).
+
+    Example:
+        >>> ArmijoSearch(c=0.5, shrink=0.5)(lambda eta: (1 - eta) ** 2, 1.0, 2.0, start=4.0).step_size
+        1.0
+    """
+
+    c: float = 0.1
+    shrink: float = 0.9
+    bracket: float | None = 0.2
+    patience: int = 3
+    max_trials: int = 30
+    min_step_size: float = 1e-10
+    max_step_size: float = 10.0
+    relative_tolerance: float = 1e-6
+    smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        bracket, smoothing = self.bracket, self.smoothing
+        require(0 < self.c < 1, "c", self.c, "between 0 and 1")
+        require(0 < self.shrink < 1, "shrink", self.shrink, "between 0 and 1")
+        require(bracket is None or 0 < bracket < 1, "bracket", bracket, "between 0 and 1, or None")
+        require(self.patience >= 0, "patience", self.patience, "at least 0")
+        require(0 <= smoothing < 1, "smoothing", smoothing, "at least 0 and less than 1")
+        _require_bounds(self)
+
+    def __call__(
+        self, loss_at: LossAt, loss: Tensor | float, slope: Tensor | float, start: float, past: Past = NO_PAST
+    ) -> SearchResult:
+        """Find a step size; the arguments are those of `Search`.
+
+        `loss` and `slope` may be tensors on any device: they are read together with the loss of the first trial, so
+        that a search costs one synchronisation per trial and none besides.
+
+        Returns:
+            What the search found. The last call of `loss_at` need not have been at the accepted step size.
+        """
+        patience = self.patience if past.settled else 0
+        coarse = self.shrink if self.bracket is None else min(self.bracket, self.shrink)
+        eta = min(max(start, self.min_step_size), self.max_step_size)
+        f0 = steepness = math.nan
+        slopes: tuple[float, ...] = ()
+        best: tuple[float, float] | None = None  # the largest step size accepted so far, and its loss
+        rejected = math.inf  # the smallest step size rejected so far
+        backtracks = level = trials = 0
+
+        def failed(keep: float) -> SearchResult:
+            return SearchResult(keep, f0, False, trials, backtracks, f0, slopes)
+
+        while trials < self.max_trials:
+            if trials == 0:
+                f0, trial, *read = read_together(loss, loss_at(eta), slope)
+                slopes = tuple(read)
+                steepness = self.smoothing * past.slope + (1 - self.smoothing) * _sum(slopes)
+            else:
+                (trial,) = read_together(loss_at(eta))
+            trials += 1
+            if not (math.isfinite(f0) and math.isfinite(steepness) and steepness > 0):
+                return failed(start)
+
+            rounding = self.relative_tolerance * abs(f0)
+            decrease = self.smoothing * past.decrease + (1 - self.smoothing) * (f0 - trial)
+            if math.isfinite(trial) and decrease + (1 - self.smoothing) * rounding >= self.c * eta * steepness:
+                best = (eta, trial)
+            else:
+                rejected = eta
+                backtracks += 1
+                level = level + 1 if abs(f0 - trial) <= rounding else 0
+
+            if best is not None:
+                if self.bracket is None or rejected * self.shrink <= best[0] or math.isinf(rejected):
+                    break
+                eta = math.sqrt(best[0] * rejected)
+                continue
+            if level == 2:  # further trials could only come closer to the start
+                return failed(start)
+            eta *= self.shrink if backtracks <= patience else coarse
+            if eta < self.min_step_size:
+                break
+
+        if best is None:
+            return failed(rejected)
+        return SearchResult(best[0], best[1], True, trials, backtracks, f0, slopes)
+
+
+# How many times the expected step size to start a `ParabolaSearch` at: far enough for the curvature to show beyond
+# rounding.
+PROBE = 2.0
+# An answer closer to the start than this share of the probe is an extrapolation across the parabola: probe again there.
+_NEAREST = 1 / 16
+
+
+@dataclass(frozen=True)
+class ParabolaSearch:
+    r"""The largest step size that Armijo's condition accepts on a parabola through three numbers.
+
+    With :math:`f_0` the loss at the start, :math:`s > 0` the slope (minus the derivative there) and :math:`f(p)` the
+    loss at the probe :math:`p`, the first trial,
+
+    .. math:: a = \frac{2 (f(p) - f_0 + s p)}{p^2}, \qquad
+        f_0 - \left(f_0 - s \eta + \frac{a}{2} \eta^2\right) \ge c \, \eta \, s
+        \iff \eta \le \frac{2 (1 - c) s}{a} .
+
+    The answer is at most the probe itself, which is also the answer where the loss shows no curvature beyond rounding.
+    Where it is less than a sixteenth of the probe, or the loss at the probe is not finite, the next probe is nearer.
+
+    The search fails, and asks to keep the step size, where the start is not finite or the slope is not positive. It
+    fails where the trials run out, and then the next search should go on from the last step size tried.
+
+    Args:
+        c: :math:`c`, the share of the decrease that the slope promises which a step has to deliver, in (0, 1).
+        max_trials: The largest number of calls of `loss_at`, at least 1.
+        min_step_size: No smaller step size is tried.
+        max_step_size: No larger step size is tried.
+        relative_tolerance: Losses that differ by less than this share of the starting loss count as equal.
+
+    Example:
+        >>> ParabolaSearch(c=0.9)(lambda eta: (1 - eta) ** 2, 1.0, 2.0, start=0.5).step_size
+        0.2
+    """
+
+    c: float = 0.9
+    max_trials: int = 10
+    min_step_size: float = 1e-10
+    max_step_size: float = 10.0
+    relative_tolerance: float = 1e-6
+
+    def __post_init__(self) -> None:
+        require(0 < self.c < 1, "c", self.c, "between 0 and 1")
+        _require_bounds(self)
+
+    def __call__(
+        self, loss_at: LossAt, loss: Tensor | float, slope: Tensor | float, start: float, past: Past = NO_PAST
+    ) -> SearchResult:
+        """Find a step size; the arguments are those of `Search`, of which `past` is not used.
+
+        Returns:
+            What the search found; its `loss` is that of the last trial, which is not at the step size found.
+        """
+        eta = min(max(start, self.min_step_size), self.max_step_size)
+        f0 = math.nan
+        slopes: tuple[float, ...] = ()
+        for count in range(1, self.max_trials + 1):
+            if count == 1:
+                f0, trial, *read = read_together(loss, loss_at(eta), slope)
+                slopes = tuple(read)
+            else:
+                (trial,) = read_together(loss_at(eta))
+            steepness = _sum(slopes)
+            if not (math.isfinite(f0) and steepness > 0):
+                return SearchResult(start, f0, False, count, count - 1, f0, slopes)
+            bend = trial - f0 + steepness * eta
+            if not math.isfinite(trial):
+                found = 0.0
+            elif bend <= self.relative_tolerance * abs(f0):
+                found = eta
+            else:
+                found = min(eta, (1 - self.c) * steepness * eta**2 / bend)
+            if found >= _NEAREST * eta:
+                return SearchResult(max(found, self.min_step_size), trial, True, count, count - 1, f0, slopes)
+            eta = max(PROBE * found, _NEAREST**2 * eta)
+            if eta < self.min_step_size:
+                break
+        return SearchResult(eta, f0, False, count, count, f0, slopes)
+
+
+def _require_bounds(search: ArmijoSearch | ParabolaSearch) -> None:
+    low, high, tolerance = search.min_step_size, search.max_step_size, search.relative_tolerance
+    require(search.max_trials >= 1, "max_trials", search.max_trials, "at least 1")
+    require(0 <= low <= high, "min_step_size and max_step_size", (low, high), "at least 0, and in this order")
+    require(tolerance >= 0, "relative_tolerance", tolerance, "at least 0")
+
+
+def _sum(slopes: tuple[float, ...]) -> float:
+    return math.fsum(slopes) if all(map(math.isfinite, slopes)) else math.nan

@@ -1,11 +1,12 @@
 """Lightning callbacks: freezing, learning rates, logging, budgets in seconds, and files that a run writes."""
 
-from callbacks.adapter_saver import AdapterSaver
 from callbacks.config_saver import ConfigSaver
 from callbacks.differential_learning_rates import DifferentialLearningRates
 from callbacks.gradual_unfreezing import GradualUnfreezing
 from callbacks.hyperparameter_logger import HyperparameterLogger
+from callbacks.model_exporter import ModelExporter
 from callbacks.peak_memory_monitor import PeakMemoryMonitor
+from callbacks.prediction_writer import PredictionWriter
 from callbacks.run_folder import run_folder
 from callbacks.run_summary import RunSummary
 from callbacks.schedule_by_seconds import ScheduleBySeconds
@@ -14,12 +15,13 @@ from callbacks.submission_writer import SubmissionWriter
 from callbacks.training_seconds import TrainingSeconds
 
 __all__ = [
-    "AdapterSaver",
     "ConfigSaver",
     "DifferentialLearningRates",
     "GradualUnfreezing",
     "HyperparameterLogger",
+    "ModelExporter",
     "PeakMemoryMonitor",
+    "PredictionWriter",
     "RunSummary",
     "ScheduleBySeconds",
     "StepSizeMonitor",

@@ -175,9 +175,7 @@ def _copy(classifier: SequenceClassifier, weights: Mapping[str, Tensor] | None) 
     model.cpu()
     if weights is not None:
         own = {
-            name.removeprefix(_MODEL_PREFIX): value
-            for name, value in weights.items()
-            if name.startswith(_MODEL_PREFIX)
+            name.removeprefix(_MODEL_PREFIX): value for name, value in weights.items() if name.startswith(_MODEL_PREFIX)
         }
         try:
             model.load_state_dict(own)

@@ -66,7 +66,9 @@ def write_onnx(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, file:
     except Exception as error:
         # torch's exporter raises errors of many kinds for what it cannot express.
         reason = (str(error).strip().splitlines() or [""])[0]
-        raise ModelError(f"onnx: torch cannot export {type(model).__name__}: {type(error).__name__}: {reason}") from error
+        raise ModelError(
+            f"onnx: torch cannot export {type(model).__name__}: {type(error).__name__}: {reason}"
+        ) from error
 
 
 @contextmanager

@@ -46,7 +46,9 @@ def tiny_texts(count: int, longest: int = 12, seed: int = 0) -> list[str]:
     return [" ".join(chance.choices(WORDS, k=chance.randint(1, longest))) for _ in range(count)]
 
 
-def tiny_classifier(folder: Path, architecture: str = "bert", num_labels: int = 2, **arguments: Any) -> SequenceClassifier:
+def tiny_classifier(
+    folder: Path, architecture: str = "bert", num_labels: int = 2, **arguments: Any
+) -> SequenceClassifier:
     """A classifier of random weights, large enough for its predictions to differ, from a folder with a tokenizer."""
     torch.manual_seed(0)
     config = tiny_config(architecture)

@@ -111,7 +111,9 @@ def test_onnxruntime_predicts_the_same_for_any_batch_and_length(tmp_path: Path) 
         for texts in (TEXTS, TEXTS[:1], tiny_texts(3, 20, seed=5), PAIRS):
             columns = [texts] if isinstance(texts[0], str) else [list(column) for column in zip(*texts, strict=True)]
             batch = tokenizer(*columns, padding=True, return_tensors="pt")
-            (logits,) = session.run(["logits"], {entry.name: batch[entry.name].numpy() for entry in session.get_inputs()})
+            (logits,) = session.run(
+                ["logits"], {entry.name: batch[entry.name].numpy() for entry in session.get_inputs()}
+            )
             with torch.no_grad():
                 expected = module.eval()(dict(batch)).numpy()
             assert logits == pytest.approx(expected, abs=1e-4), architecture

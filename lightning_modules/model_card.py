@@ -40,8 +40,8 @@ def model_card(
     parts = [
         "\n".join(["---", *metadata, "---"]),
         "# Text regressor" if is_regression else "# Text classifier",
-        f"{_KINDS[config.problem_type]} A {type(config).__name__.removesuffix('Config')}, fine-tuned from `{base}` with "
-        "linetune; transformers alone loads it.",
+        f"{_KINDS[config.problem_type]} A {type(config).__name__.removesuffix('Config')}, fine-tuned from `{base}` "
+        "with linetune; transformers alone loads it.",
     ]
     if not is_regression:
         parts.append(f"{len(names)} labels: {', '.join(f'`{name}`' for name in names)}.")

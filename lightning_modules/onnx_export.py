@@ -29,7 +29,7 @@ class _Logits(nn.Module):
 
 
 def write_onnx(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, file: Path) -> None:
-    """Write a model as an ONNX file with the tokenizer's inputs, of dynamic batch and length, and the output ``logits``.
+    """Write a model as an ONNX file: the tokenizer's inputs, of any batch and length, and the output ``logits``.
 
     Args:
         model: A sequence classifier in eval mode, on the CPU.

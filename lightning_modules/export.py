@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lightning_modules.adapters import AdaptedModel
 from lightning_modules.errors import ModelError
 from lightning_modules.model_card import model_card
+from lightning_modules.pretrained import quiet_transformers
 
 if TYPE_CHECKING:
     from lightning_modules.sequence_classifier import SequenceClassifier
@@ -55,7 +56,7 @@ def export_model(
         ModelError: if the folder holds files, or the model cannot be expressed by transformers alone.
     """
     facts = dict(facts or {})
-    with new_folder(folder) as unfinished:
+    with new_folder(folder) as unfinished, quiet_transformers():
         model = plain_model(classifier, weights)
         model.save_pretrained(unfinished)
         own = tokenizer_of(model, tokenizer, facts.get("max_length"))

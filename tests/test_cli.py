@@ -194,7 +194,7 @@ def test_a_run_has_its_own_folder_whatever_the_logger(
     options = ["--model.model", tiny, "--data.tokenizer", "offline:all-MiniLM-L6-v2", "--data.max_train_samples", "32"]
     options += ["--trainer.max_epochs", "1", "--trainer.logger", "tests.tiny_models.TinyLogger"]
     options += ["--trainer.logger.save_dir", str(tmp_path), "--trainer.logger.version", "a1"]
-    options += ["--model.adapter", "lightning_modules.BottleneckConfig", "--trainer.callbacks+=callbacks.AdapterSaver"]
+    options += ["--model.adapter", "lightning_modules.BottleneckConfig"]
     cli.main(["fit", "--config", QUICKSTART, *options])
     assert {path.name for path in (tmp_path / "tiny" / "a1").iterdir()} == {"adapter", "checkpoints", "config.yaml"}
     assert re.search(r"^configuration .*tiny/a1/config\.yaml$", capsys.readouterr().out, re.MULTILINE)

@@ -34,10 +34,8 @@ class OneLineErrorParser(LightningArgumentParser):
     def parse_args(self, args: Any = None, *others: Any, **kwargs: Any) -> Namespace:  # type: ignore[override]
         if hasattr(self, "subcommand"):
             args = configs_first(args)
-            if self.subcommand == "export" and not any(argument.startswith(("-c", "--config")) for argument in args):
-                # The configuration of the run that the checkpoint is of.
-                path = value_of(args, "--ckpt_path")
-                args = args if path is None else ["--config", str(config_of_checkpoint(path)), *args]
+            if self.subcommand == "export":
+                args = export_arguments(args)
         return super().parse_args(args, *others, **kwargs)
 
     def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Namespace:
@@ -75,6 +73,27 @@ def configs_first(arguments: list[str]) -> list[str]:
         else:
             others.append(argument)
     return configs + others
+
+
+def export_arguments(arguments: list[str]) -> list[str]:
+    """Return the arguments of ``export`` with the configuration of the checkpoint's run, unless one is given.
+
+    Raises:
+        MisconfigurationException: there is neither a checkpoint nor a configuration, or none beside the checkpoint.
+    """
+    # A switch, as people write one; the parser's own take true or false.
+    following = [*arguments[1:], "--"]
+    arguments = [
+        "--onnx=true" if argument == "--onnx" and after.startswith("--") else argument
+        for argument, after in zip(arguments, following, strict=True)
+    ]
+    has_config = any(argument in ("-c", "--config") or argument.startswith("--config=") for argument in arguments)
+    path = value_of(arguments, "--ckpt_path")
+    if has_config or value_of(arguments, "--to") is None:
+        return arguments
+    if path is None:
+        raise MisconfigurationException("ckpt_path: export needs a checkpoint; give --ckpt_path FILE")
+    return ["--config", str(config_of_checkpoint(path)), *arguments]
 
 
 def value_of(arguments: list[str], option: str) -> str | None:

@@ -16,10 +16,10 @@ _HOME = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(_HOME))
 try:
     for _name in PACKAGES:
-        _file = importlib.import_module(_name).__file__
-        if _file is None or _HOME not in Path(_file).resolve().parents:
+        _file = getattr(importlib.import_module(_name), "__file__", None) or "another place"
+        if _HOME not in Path(_file).resolve().parents:
             raise ImportError(
-                f"linetune: the package {_name} was taken from {_file or _name}; import linetune before it, or rename it"
+                f"linetune: {_name} was taken from {_file}; import linetune before it, or rename that file"
             )
 finally:
     sys.path.remove(str(_HOME))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -269,7 +270,7 @@ class SequenceClassifier(ClosureModule):
             SequenceClassifier("runs/own_data/version_0/model").predict_texts(["Not bad at all."])
         """
         check_texts(texts)
-        tokenizer = self._tokenizer() if tokenizer is None else tokenizer
+        tokenizer = self.own_tokenizer if tokenizer is None else tokenizer
         config = self.model.config
         longest = max_length or min(tokenizer.model_max_length, longest_input(self.model))
         outputs = predict_outputs(self, texts, tokenizer, longest, tokens_per_batch)
@@ -294,7 +295,7 @@ class SequenceClassifier(ClosureModule):
             facts: What the model card states.
             onnx: Whether to write ``model.onnx`` as well; needs the extra ``onnx``.
         """
-        tokenizer = self._tokenizer() if tokenizer is None else tokenizer
+        tokenizer = self.own_tokenizer if tokenizer is None else tokenizer
         return export_model(self, folder, tokenizer, weights=weights, facts=facts, onnx=onnx)
 
     def save_adapter(self, folder: str | Path, weights: Mapping[str, Tensor] | None = None) -> Path:
@@ -311,7 +312,9 @@ class SequenceClassifier(ClosureModule):
         """Whether transformers alone can express the model, which it cannot with bottleneck adapters."""
         return self.adapted is None or self.adapted.can_merge
 
-    def _tokenizer(self) -> PreTrainedTokenizerBase:
+    @cached_property
+    def own_tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer of the model's folder or name, loaded at first access."""
         return load_tokenizer(self.hparams["model"], self.trust_remote_code)
 
     # Checkpoints

@@ -1,12 +1,9 @@
 """The command line: ``linetune fit --config linetune:quickstart``, or ``python cli.py`` in the clone."""
 
-import errno
 import inspect
 import os
 import pickle
 import sys
-import traceback
-from pathlib import Path
 from pydoc import locate
 from typing import Any, NoReturn
 
@@ -19,9 +16,9 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from callbacks import ConfigSaver, HyperparameterLogger, PredictionWriter, RunSummary, SubmissionWriter
-from callbacks.config_errors import OneLineErrorParser, refuses_arguments
+from callbacks.config_errors import OneLineErrorParser, line_about_what_was_given, refuses_arguments
 from callbacks.config_files import best_of_run
-from callbacks.jsonargparse_private import actions_on, own_defaults, package_of, way_to_cause
+from callbacks.jsonargparse_private import actions_on, own_defaults, way_to_cause
 from callbacks.model_exporter import export_checkpoint, upload
 from datamodules import DataError, GLUEDataModule
 from lightning_modules import ModelError, SequenceClassifier
@@ -119,7 +116,8 @@ class LinetuneCLI(LightningCLI):
         except USER_ERRORS:
             raise
         except (OSError, ValueError) as error:
-            if (line := self.line_about_what_was_given(error)) is None:
+            line = line_about_what_was_given(error, self.section) if hasattr(self, "config") else None
+            if line is None:
                 raise
             raise MisconfigurationException(line) from error
 
@@ -158,7 +156,7 @@ class LinetuneCLI(LightningCLI):
         self.checkpoint_facts = {name: stored[name] for name in DATA_TO_MODEL if name in stored}
 
     @staticmethod
-    def subcommands() -> dict[str, set[str | int]]:  # type: ignore[override]
+    def subcommands() -> dict[str, set[str]]:
         return {**LightningCLI.subcommands(), "export": {"model", "datamodule"}}
 
     def before_instantiate_classes(self) -> None:
@@ -233,24 +231,8 @@ class LinetuneCLI(LightningCLI):
             return
         if isinstance(self.datamodule, GLUEDataModule):
             callbacks.append(SubmissionWriter())
-        elif hasattr(type(self.datamodule), "predict_rows"):
+        elif hasattr(self.datamodule, "predict_rows"):
             callbacks.append(PredictionWriter())
-
-    def line_about_what_was_given(self, error: OSError | ValueError) -> str | None:
-        """Return a line about a path or an argument of the trainer in the configuration, if the error is about one."""
-        if not hasattr(self, "config"):
-            return None
-        if isinstance(error, OSError):
-            path = Path(str(error.filename)).absolute()
-            above = [name for each in (path, *path.parents) for name in (str(each), os.path.relpath(each))]
-            is_named = any(repr(name) in repr(self.section) for name in above)
-            return str(error) if is_named or error.errno in (errno.ENOSPC, errno.EDQUOT) else None
-        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-        for name, parameter in inspect.signature(Trainer).parameters.items():
-            value = self.section.trainer.get(name)
-            if package_of(frame) == "lightning" and f"`{name}`" in str(error) and value != parameter.default:
-                return f"trainer.{name}: {value!r} is not allowed: {error}"
-        return None
 
 
 def class_path(default: type) -> dict[str, str]:

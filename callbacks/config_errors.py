@@ -1,10 +1,14 @@
 """The command line's parser, which says in one line what is wrong with a configuration."""
 
 import difflib
+import errno
 import inspect
 import linecache
+import os
 import sysconfig
+import traceback
 from itertools import islice
+from pathlib import Path
 from pydoc import locate
 from typing import Any, NoReturn, get_args
 
@@ -175,10 +179,10 @@ def allowed_optimizers() -> str:
 
 
 def needed_arguments(of: type) -> list[str]:
-    """Return the names of the arguments without a default."""
-    return [
-        name for name, parameter in inspect.signature(of).parameters.items() if parameter.default is parameter.empty
-    ]
+    """Return the names of the arguments that have to be given."""
+    many = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    parameters = inspect.signature(of).parameters.values()
+    return [each.name for each in parameters if each.default is each.empty and each.kind not in many]
 
 
 def refuses_arguments(way: Way, cause: BaseException) -> bool:
@@ -201,3 +205,25 @@ def refuses_arguments(way: Way, cause: BaseException) -> bool:
     is_raised = linecache.getline(file, line).lstrip().startswith("raise ")
     is_installed = file.startswith((sysconfig.get_path("purelib"), sysconfig.get_path("platlib")))
     return is_raised and package_of(first) == package_of(last) and (is_installed or package_of(last) in OWN_PACKAGES)
+
+
+def line_about_what_was_given(error: OSError | ValueError, config: Namespace) -> str | None:
+    """Return a line about a path or an argument of the trainer in a configuration, if an error is about one.
+
+    Args:
+        error: An error that was raised while the configuration's objects worked.
+        config: The configuration of the subcommand.
+    """
+    if isinstance(error, OSError):
+        if error.filename is None:
+            return str(error) if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
+        path = Path(str(error.filename)).absolute()
+        above = [name for each in (path, *path.parents) for name in (str(each), os.path.relpath(each))]
+        is_named = any(repr(name) in repr(config) for name in above)
+        return str(error) if is_named or error.errno in (errno.ENOSPC, errno.EDQUOT) else None
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    for name, parameter in inspect.signature(Trainer).parameters.items():
+        value = config.trainer.get(name)
+        if package_of(frame) == "lightning" and f"`{name}`" in str(error) and value != parameter.default:
+            return f"trainer.{name}: {value!r} is not allowed: {error}"
+    return None

@@ -81,6 +81,8 @@ class ModelExporter(Callback):
         if best is None:
             facts = self._facts(trainer, pl_module)
             facts["checkpoint"] = f"those of the last step, {trainer.global_step}; no checkpoint was kept"
+            temperature = getattr(pl_module, "temperature", 1.0)
+            facts |= {} if temperature == 1.0 else {"temperature": temperature}
             weights = pl_module.state_dict()
         else:
             checkpoint = torch.load(best, weights_only=True, map_location="cpu", mmap=True)
@@ -181,6 +183,8 @@ def facts_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
     if not facts:
         names = checkpoint.get("optimizer_names") or ["unknown"]
         facts["optimizer"] = {"class": names[0]}
+    temperature = (checkpoint.get("task") or {}).get("temperature", 1.0)
+    facts |= {} if temperature == 1.0 else {"temperature": temperature}
     callbacks = checkpoint.get("callbacks") or {}
     scores = [state for name, state in callbacks.items() if name.startswith("ModelCheckpoint") and state.get("monitor")]
     is_best = any(state["current_score"] == state["best_model_score"] for state in scores)
@@ -214,4 +218,5 @@ def described_data(datamodule: Any) -> dict[str, Any]:
 def text_columns(datamodule: Any) -> tuple[str, ...]:
     """Return the names of a datamodule's text columns, as far as it tells them."""
     source = datamodule if hasattr(datamodule, "text_columns") else getattr(datamodule, "task", None)
-    return tuple(getattr(source, "text_columns", None) or ())
+    names = getattr(source, "text_columns", None) or getattr(datamodule, "hparams", {}).get("text_columns") or ()
+    return (names,) if isinstance(names, str) else tuple(names)

@@ -107,7 +107,7 @@ class ClosureModule(LightningModule):
         self.gradient_clip = gradient_clip
         self.new_parameter_names: Sequence[str] = ()
         self._pending_batches: list[Any] = []
-        self._validated = False  # in this epoch
+        self._validated = False  # whether the present epoch has been validated
         self._resumed: dict[str, Any] | None = None
 
     # What a subclass may define
@@ -215,8 +215,11 @@ class ClosureModule(LightningModule):
 
     def _log_evaluation_loss(self, stage: str, batch: Any, set_index: int) -> None:
         name = f"{stage}/loss" if set_index == 0 else f"{stage}_{set_index}/loss"
-        loss, size = self.compute_loss(batch), round(self.mean_over(batch))
-        self.log(name, loss, on_step=False, on_epoch=True, add_dataloader_idx=False, batch_size=size, sync_dist=True)
+        for part in self.prepare_batch(batch, f"{stage}{set_index}"):
+            loss, terms = self.compute_loss(part), max(1, round(self.mean_over(part)))
+            self.log(
+                name, loss, on_step=False, on_epoch=True, add_dataloader_idx=False, batch_size=terms, sync_dist=True
+            )
 
     # Optimizer and schedule
 
@@ -276,7 +279,8 @@ class ClosureModule(LightningModule):
     # Schedule-free optimizers keep two sets of weights: train() and eval() choose between them.
 
     def on_train_start(self) -> None:
-        self._pending_batches, self._validated = [], False  # of a run that was interrupted
+        # A run that was interrupted leaves both behind.
+        self._pending_batches, self._validated = [], False
         # A run that is resumed within an epoch has no start of one, and its checkpoint is of a validation's mode.
         self._set_optimizer_mode("train")
 

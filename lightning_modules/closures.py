@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lightning_modules.errors import ModelError
 from optimizers import candidate_losses
-from optimizers.random_state import GeneratorStates, generator_states, set_generator_states
+from optimizers.random_state import ReplayedDraws
 
 # What a Hugging Face model takes; StepClosures itself takes any batch that `compute_loss` does.
 Batch = dict[str, Any]
@@ -79,13 +79,12 @@ class StepClosures:
         self._without_gradient_sync = without_gradient_sync
         self._module = module
         self._losses_of_candidates: list[Callable[..., Tensor]] | None = None
-        self._before: GeneratorStates | None = None
-        self._after: GeneratorStates | None = None
+        self._draws = ReplayedDraws([self._device])
         self.loss = torch.zeros((), dtype=torch.float32, device=self._device)
 
     def closure(self) -> Tensor:
         """Clear the gradients, compute the loss, run backward and return the loss."""
-        with self._same_random_numbers(), torch.enable_grad():
+        with self._draws.replayed(), torch.enable_grad():
             self._zero_grad()
             total = torch.zeros((), dtype=torch.float32, device=self._device)
             for index, (batch, weight) in enumerate(zip(self._batches, self._weights, strict=True)):
@@ -99,7 +98,7 @@ class StepClosures:
 
     def evaluate(self) -> Tensor:
         """Return the loss at the present parameters, under ``no_grad``."""
-        with self._same_random_numbers(), torch.no_grad():
+        with self._draws.replayed(), torch.no_grad():
             total = torch.zeros((), dtype=torch.float32, device=self._device)
             for batch, weight in zip(self._batches, self._weights, strict=True):
                 total += _fresh_loss(self._compute_loss, batch) * weight
@@ -122,25 +121,11 @@ class StepClosures:
                 candidate_losses(self._module, partial(_fresh_loss, self._compute_loss, batch))
                 for batch in self._batches
             ]
-        with self._same_random_numbers():
+        with self._draws.replayed():
             totals = torch.zeros(len(values[0]), dtype=torch.float32, device=self._device)
             for losses, weight in zip(self._losses_of_candidates, self._weights, strict=True):
                 totals += losses(parameters, values) * weight
             return self._mean_over_ranks(totals)
-
-    @contextmanager
-    def _same_random_numbers(self) -> Iterator[None]:
-        if self._before is None:
-            self._before = generator_states([self._device])
-            yield
-            self._after = generator_states([self._device])
-        else:
-            set_generator_states(self._before)
-            try:
-                yield
-            finally:
-                if self._after is not None:
-                    set_generator_states(self._after)
 
 
 def _fresh_loss(compute_loss: Callable[[Any], Tensor], batch: Any) -> Tensor:

@@ -104,8 +104,8 @@ def plain_model(classifier: SequenceClassifier, weights: Mapping[str, Tensor] | 
     """
     copy = _copy(classifier, weights)
     model: Any = copy.merge() if isinstance(copy, AdaptedModel) else copy
-    state = classifier.state_dict() if weights is None else weights
-    mean, std = (float(state.get(name, usual)) for name, usual in (("target_mean", 0.0), ("target_std", 1.0)))
+    # One pair for a whole run.
+    mean, std = (float(getattr(classifier, *default)) for default in (("target_mean", 0.0), ("target_std", 1.0)))
     if (mean, std) != (0.0, 1.0):
         fold_targets(model, mean, std)
     return model.requires_grad_(True).eval()

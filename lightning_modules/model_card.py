@@ -35,12 +35,12 @@ def model_card(
     metadata = ["library_name: transformers", "pipeline_tag: text-classification", "tags:", "- linetune"]
     if is_hub_name:
         metadata.append(f"base_model: {base}")
-    names = [str(name) for _, name in sorted(config.id2label.items())]
+    names = [str(name) for _, name in sorted((config.id2label or {}).items())]
     is_regression = config.problem_type == "regression"
     parts = [
         "\n".join(["---", *metadata, "---"]),
         "# Text regressor" if is_regression else "# Text classifier",
-        f"{_KINDS[config.problem_type]} A {type(config).__name__.removesuffix('Config')}, fine-tuned from `{base}` "
+        f"{_KINDS[str(config.problem_type)]} A {type(config).__name__.removesuffix('Config')}, fine-tuned from `{base}` "
         "with linetune; transformers alone loads it.",
     ]
     if not is_regression:
@@ -53,9 +53,10 @@ def model_card(
         parts += [f"## {title}", lines or "Not recorded."]
     parts += ["## Training", _training(facts)]
     if (temperature := facts.get("temperature")) is not None:
+        function = "sigmoid" if config.problem_type == "multi_label_classification" else "softmax"
         parts += [
             "## Calibration",
-            f"Temperature {temperature:.4g}, measured on the validation set: `softmax(logits / {temperature:.4g})` is "
+            f"Temperature {temperature:.4g}, measured on the validation set: `{function}(logits / {temperature:.4g})` is "
             "closer to the observed frequencies. The weights are without it.",
         ]
     return "\n\n".join(parts) + "\n"

@@ -271,7 +271,7 @@ class SequenceClassifier(ClosureModule):
         """
         check_texts(texts)
         tokenizer = self.own_tokenizer if tokenizer is None else tokenizer
-        config = self.model.config
+        config: Any = self.model.config
         longest = max_length or min(tokenizer.model_max_length, longest_input(self.model))
         outputs = predict_outputs(self, texts, tokenizer, longest, tokens_per_batch)
         names = [str(config.id2label[label]) for label in range(self.num_labels)]

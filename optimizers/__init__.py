@@ -13,7 +13,7 @@ from optimizers.parabolic_adam import ParabolicAdam
 from optimizers.param_groups import ParamGroups, scale_learning_rates
 from optimizers.peak_rate import Parabola, PeakRate, PeakRateState, measure_parabola
 from optimizers.salsa import SaLSA
-from optimizers.searches import ArmijoSearch, ParabolaSearch, Past, Search, SearchResult
+from optimizers.searches import ArmijoSearch, Past, Search, SearchResult
 from optimizers.sls import SGDSLS, AdamSLS
 from optimizers.step_contract import StepRecord, Traits, UnitReport, traits
 
@@ -33,7 +33,6 @@ __all__ = [
     "LineSearchOptimizer",
     "MeZO",
     "Parabola",
-    "ParabolaSearch",
     "ParabolicAdam",
     "ParamGroups",
     "Part",

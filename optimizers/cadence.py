@@ -1,4 +1,4 @@
-"""When a line search searches: in every step, or only as often as the step size changes."""
+"""When a line search searches: in every step, or less often while the step size is stable."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from optimizers.checks import require
 class Cadence(Protocol):
     """The rule for when a unit searches: a frozen dataclass of its options, with three methods.
 
-    A unit is one of the param groups to it: `unit["lr"]` is the step size in force, `unit["searches"]` the number of
-    searches that found one, and so on (`UnitMemory`), beside every option. `LineSearchOptimizer` keeps in the groups,
-    by name, the options of the rule and what the rule remembers; both are saved with the state.
+    The methods get the first param group of a unit: `group["lr"]` is the step size in force, `group["searches"]` the
+    number of searches that found one, and so on (`UnitMemory`), beside every option. `LineSearchOptimizer` keeps in the
+    groups, by name, the options of the rule and what the rule remembers; both are saved with the state.
     """
 
     def memory(self) -> dict[str, Any]:
         """Return what the rule remembers of a unit before the unit's first search, by name."""
 
-    def interval(self, unit: Mapping[str, Any]) -> float | None:
+    def interval(self, group: Mapping[str, Any]) -> float | None:
         """Return how many steps may pass from one search of the unit to the next; None: every step may search."""
 
-    def after_search(self, unit: Mapping[str, Any], waited: int) -> dict[str, Any]:
-        """Return the new memory, after a search that found `unit["lr"]`, `waited` steps after the one before."""
+    def after_search(self, group: Mapping[str, Any], waited: int) -> dict[str, Any]:
+        """Return the new memory, after a search that found `group["lr"]`, `waited` steps after the one before."""
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,15 @@ class EveryStep:
     """Search in every step."""
 
     def memory(self) -> dict[str, Any]:
-        """Return nothing."""
+        """Return an empty dict."""
         return {}
 
-    def interval(self, unit: Mapping[str, Any]) -> None:
+    def interval(self, group: Mapping[str, Any]) -> float | None:
         """Return None."""
+        return None
 
-    def after_search(self, unit: Mapping[str, Any], waited: int) -> dict[str, Any]:
-        """Return nothing."""
+    def after_search(self, group: Mapping[str, Any], waited: int) -> dict[str, Any]:
+        """Return an empty dict."""
         return {}
 
 
@@ -74,20 +75,20 @@ class Drift:
         """Return the two averages, and how many steps they are about."""
         return _no_averages()
 
-    def interval(self, unit: Mapping[str, Any]) -> float:
+    def interval(self, group: Mapping[str, Any]) -> float | None:
         """Return how many steps may pass between two searches of the unit."""
-        if "shrink" not in unit:
+        if "shrink" not in group:
             raise ValueError("the cadence Drift goes with a search that has an option `shrink`, such as ArmijoSearch")
-        count = unit["averaged"]
-        if unit["searches"] < self.max_interval or count < 2:  # two values make a drift
+        count = group["averaged"]
+        if group["searches"] < self.max_interval or count < 2:  # two values make a drift
             return 1.0
-        fast, slow = _corrected(self, unit)
+        fast, slow = _corrected(self, group)
         change = abs(fast - slow) / (_mean_age(self.slow_weight, count) - _mean_age(self.fast_weight, count))
-        return _limited(self.max_interval, -math.log(unit["shrink"]), change)
+        return _limited(self.max_interval, -math.log(group["shrink"]), change)
 
-    def after_search(self, unit: Mapping[str, Any], waited: int) -> dict[str, Any]:
+    def after_search(self, group: Mapping[str, Any], waited: int) -> dict[str, Any]:
         """Return the averages with the logarithm of the new step size, once for every step waited."""
-        return _averages_with(self, unit, math.log(unit["lr"]), waited)
+        return _averages_with(self, group, math.log(group["lr"]), waited)
 
 
 @dataclass(frozen=True)
@@ -117,16 +118,16 @@ class Ratio:
         """Return the two averages, and how many searches they are about."""
         return _no_averages()
 
-    def interval(self, unit: Mapping[str, Any]) -> float:
+    def interval(self, group: Mapping[str, Any]) -> float | None:
         """Return how many steps may pass between two searches of the unit."""
-        if unit["searches"] < self.max_interval or not unit["averaged"]:
+        if group["searches"] < self.max_interval or not group["averaged"]:
             return 1.0
-        averages = _corrected(self, unit)
+        averages = _corrected(self, group)
         return _limited(self.max_interval, 1.0, max(averages) / min(averages) - 1)
 
-    def after_search(self, unit: Mapping[str, Any], waited: int) -> dict[str, Any]:
+    def after_search(self, group: Mapping[str, Any], waited: int) -> dict[str, Any]:
         """Return the averages with the new step size."""
-        return _averages_with(self, unit, unit["lr"], 1)
+        return _averages_with(self, group, group["lr"], 1)
 
 
 def _check_averages(rule: Drift | Ratio) -> None:
@@ -139,20 +140,20 @@ def _no_averages() -> dict[str, Any]:
     return {"average_fast": 0.0, "average_slow": 0.0, "averaged": 0}
 
 
-def _averages_with(rule: Drift | Ratio, unit: Mapping[str, Any], value: float, times: int) -> dict[str, Any]:
+def _averages_with(rule: Drift | Ratio, group: Mapping[str, Any], value: float, times: int) -> dict[str, Any]:
     """The two averages with so many times the value, and how many values they are made of."""
     fast, slow = rule.fast_weight**times, rule.slow_weight**times
     return {
-        "average_fast": fast * unit["average_fast"] + (1 - fast) * value,
-        "average_slow": slow * unit["average_slow"] + (1 - slow) * value,
-        "averaged": unit["averaged"] + times,
+        "average_fast": fast * group["average_fast"] + (1 - fast) * value,
+        "average_slow": slow * group["average_slow"] + (1 - slow) * value,
+        "averaged": group["averaged"] + times,
     }
 
 
-def _corrected(rule: Drift | Ratio, unit: Mapping[str, Any]) -> tuple[float, float]:
+def _corrected(rule: Drift | Ratio, group: Mapping[str, Any]) -> tuple[float, float]:
     """The two averages, corrected for their start at zero."""
-    count = unit["averaged"]
-    return unit["average_fast"] / (1 - rule.fast_weight**count), unit["average_slow"] / (1 - rule.slow_weight**count)
+    count = group["averaged"]
+    return group["average_fast"] / (1 - rule.fast_weight**count), group["average_slow"] / (1 - rule.slow_weight**count)
 
 
 def _limited(longest: int, allowed: float, change: float) -> float:

@@ -1,4 +1,4 @@
-"""Steps whose loss or gradient is not finite: left out on a CPU, made harmless on a device."""
+"""Steps whose loss or gradient is not finite: left out on a CPU, gradients zeroed on an accelerator."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from optimizers.group_update import GroupUpdate
 from optimizers.scalars import gather
 
 
-def finite_start(loss: Tensor | float, parts: Sequence[GroupUpdate]) -> Tensor | float | None:
+def finite_start(loss: Tensor | float, updates: Sequence[GroupUpdate]) -> Tensor | float | None:
     """Return the loss that a step starts from; None where the step is to be left out.
 
     On a device, asking whether everything is finite would stall it. There the gradients of such a step are set to zero,
@@ -20,11 +20,11 @@ def finite_start(loss: Tensor | float, parts: Sequence[GroupUpdate]) -> Tensor |
 
     Args:
         loss: The loss at the start of the step.
-        parts: What moves; each has a gradient.
+        updates: What moves; each has a gradient.
     """
-    if not parts:
+    if not updates:
         return loss
-    norms = [norm for part in parts for norm in part.gradient_norms()]
+    norms = [norm for update in updates for norm in update.gradient_norms()]
     if isinstance(loss, Tensor):
         finite = gather([*norms, loss]).isfinite().all()
     else:
@@ -32,7 +32,7 @@ def finite_start(loss: Tensor | float, parts: Sequence[GroupUpdate]) -> Tensor |
     if finite.device.type == "cpu":
         return loss if finite else None
     broken = ~finite
-    for part in parts:
-        for grad in part.grads:
+    for update in updates:
+        for grad in update.grads:
             grad.masked_fill_(broken.to(grad.device, non_blocking=True), 0.0)
     return torch.where(finite, loss, torch.nan)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -59,8 +60,9 @@ class Line:
     def move_to(self, step_size: float, without_momentum: bool | None = None) -> None:
         """Put the parameters at this step size, always starting from the same bits."""
         along = self.without_momentum if without_momentum is None else without_momentum
+        has_moved, self.position = self.position != 0, math.nan  # until all groups are where they belong
         for update, factor in self.updates:
-            if self.position:
+            if has_moved:
                 update.restore()
             if step_size:
                 update.descend(step_size * factor, along)

@@ -50,14 +50,14 @@ class LineSearchOptimizer(torch.optim.Optimizer):
     :math:`\eta_k = \eta_{k-1}`. A failed search leaves the parameters as they were.
 
     A unit is what has one step size, by `update_rule`: the whole model, or the param groups that share a `unit` (or,
-    without one, a `name`). The step size in force is the `lr` of a unit's groups. Everything that a unit remembers, and
-    all options but those that say how units take turns, are in the groups; the fields of `search` and `cadence` are
-    options too. `docs/line_searches.md` explains the family.
+    without one, a `name`). The step size in force is the `lr` of a unit's groups. They hold what the unit remembers,
+    beside the fields of `search` and `cadence` and the direction's options, which may differ from group to group.
+    `docs/line_searches.md` explains the family.
 
     Args:
         params: Parameters, or groups of them (dicts with `params` and optionally `name`, `unit`, and any option).
         direction: A function of `optimizers.directions`, or one of your own.
-        search: An `ArmijoSearch`, a `ParabolaSearch`, or one of your own (`optimizers.searches.Search`).
+        search: An `ArmijoSearch`, or one of your own (`optimizers.searches.Search`).
         cadence: `EveryStep()`, `Drift()`, `Ratio()`, or one of your own (`optimizers.cadence.Cadence`).
         initial_step_size: Where the first search starts; high rather than low, it only costs trials.
         growth: By how much the step size may grow, at least 1, before the search starts (`reset="grow"`).
@@ -105,8 +105,8 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         bounds = f"bounds around initial_step_size = {initial_step_size}"
         require(low <= initial_step_size <= high, "min_step_size and max_step_size", (low, high), bounds)
         require(growth >= 1, "growth", growth, "at least 1")
-        is_epoch = steps_per_epoch is None or steps_per_epoch >= 1
-        require(is_epoch, "steps_per_epoch", steps_per_epoch, "at least 1, or None")
+        is_valid = steps_per_epoch is None or steps_per_epoch >= 1
+        require(is_valid, "steps_per_epoch", steps_per_epoch, "at least 1, or None")
         require(weight_decay >= 0, "weight_decay", weight_decay, "at least 0")
         require(0 <= heavy_ball < 1, "heavy_ball", heavy_ball, "at least 0 and less than 1")
         require(joint_steps >= 0, "joint_steps", joint_steps, "at least 0")
@@ -128,7 +128,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         self._record: dict[str, Any] | StepRecord | None = None
         # Memory for the copy that a search starts from, kept from search to search, by the id of the group.
         self._spare: dict[int, list[Tensor]] = {}
-        defaults = {
+        defaults: dict[str, Any] = {
             "lr": initial_step_size,
             "lr_factor": 1.0,
             "anchor_decay": 0.0,
@@ -137,12 +137,12 @@ class LineSearchOptimizer(torch.optim.Optimizer):
             "growth": growth,
             "weight_decay": weight_decay,
             "heavy_ball": heavy_ball,
-            **vars(search),
-            **vars(cadence),
-            **(direction_options or {}),
             **vars(UnitMemory()),
-            **cadence.memory(),
         }
+        for part in (vars(search), vars(cadence), direction_options or {}, cadence.memory()):
+            both = sorted(set(part) & set(defaults))
+            require(not both, "an option of search, cadence or direction", both, "named unlike the others")
+            defaults.update(part)
         super().__init__(params, defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -267,7 +267,8 @@ class LineSearchOptimizer(torch.optim.Optimizer):
 
     def _is_due(self, unit: Unit) -> bool:
         interval = self._interval(unit)
-        return interval is None or unit.memory.steps_since_search >= interval
+        # Without a step size that a search found nothing moves.
+        return not unit.memory.searches or interval is None or unit.memory.steps_since_search >= interval
 
     def _start_of(self, unit: Unit) -> float:
         """Return the step size that a search of the unit starts from, by the reset rule."""
@@ -298,7 +299,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
     def _search_each(self, units: list[Unit], evaluate: Evaluate, loss: Tensor | float) -> list[SearchResult]:
         """Search for a step size for each of these units alone, from where they are; then for one factor for all.
 
-        The last of the results speaks for the step as a whole.
+        The last of the results is that of the step as a whole.
         """
         results, found = [], []
         for unit in units:

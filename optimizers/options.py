@@ -20,6 +20,8 @@ class CommonOptions(TypedDict, total=False):
             `initial_step_size` ("restart").
         bracket: The coarser factor that a search comes down by at first, and later after three rejections; it then
             closes in to within one `shrink`. None: by `shrink` alone. Default: 0.2.
+        patience: How many rejections by `shrink` come before the first by `bracket`, in a search that starts from a
+            step size found before. Default: 3.
         max_trials: The largest number of trials of one search. Default: 30.
         min_step_size: No smaller step size is tried. Default: 1e-10.
         max_step_size: No larger step size is tried. Default: 10.
@@ -34,6 +36,7 @@ class CommonOptions(TypedDict, total=False):
 
     reset: Reset
     bracket: float | None
+    patience: int
     max_trials: int
     min_step_size: float
     max_step_size: float
@@ -43,19 +46,20 @@ class CommonOptions(TypedDict, total=False):
     merge_threshold: float | None
 
 
-def with_options(part: T, options: Mapping[str, Any]) -> T:
+def with_options(rule: T, options: Mapping[str, Any]) -> T:
     """Return a search or a cadence with some of its fields replaced.
 
     Raises:
         TypeError: It has no field of such a name.
         ValueError: A value is out of its range.
     """
-    return replace(part, **options)  # type: ignore[type-var]
+    return replace(rule, **options)  # type: ignore[type-var]
 
 
-def in_force(part: T, group: Mapping[str, Any]) -> T:
+def in_force(rule: T, group: Mapping[str, Any]) -> T:
     """Return a search or a cadence with the options of a param group."""
-    own = vars(part)
-    if all(group[name] == value for name, value in own.items()):
-        return part
-    return with_options(part, {name: group[name] for name in own})
+    own = vars(rule)
+    for name, value in own.items():
+        if group[name] != value:
+            return with_options(rule, {name: group[name] for name in own})
+    return rule

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from optimizers.anchored_decay import keep_anchors, place_anchors, require_anchors
+from optimizers.checks import require
 from optimizers.directions import adam
 from optimizers.finite_steps import finite_start
 from optimizers.group_update import GroupUpdate
@@ -89,19 +90,16 @@ class ParabolicAdam(torch.optim.Optimizer):
         max_trials: int = 10,
         relative_tolerance: float = 1e-6,
     ) -> None:
-        probes = LEAST_PROBE <= initial_step_size <= LARGEST_PROBE
-        for name, value, is_allowed, allowed in [
-            ("peak_fraction", peak_fraction, 0 < peak_fraction < 2, "above 0 and below 2"),
-            ("total_steps", total_steps, total_steps is None or total_steps >= 1, "at least 1, or None"),
-            ("betas", betas, 0 < betas[0] < 1 and 0 <= betas[1] < 1, "from 0 to below 1, the first above 0"),
-            ("eps", eps, eps >= 0, "at least 0"),
-            ("weight_decay", weight_decay, weight_decay >= 0, "at least 0"),
-            ("initial_step_size", initial_step_size, probes, "from 1e-10 to 10"),
-            ("max_trials", max_trials, max_trials >= 1, "at least 1"),
-            ("relative_tolerance", relative_tolerance, relative_tolerance >= 0, "at least 0"),
-        ]:
-            if not is_allowed:
-                raise ValueError(f"{name} has to be {allowed}, got {value!r}")
+        require(0 < peak_fraction < 2, "peak_fraction", peak_fraction, "above 0 and below 2")
+        require(total_steps is None or total_steps >= 1, "total_steps", total_steps, "at least 1, or None")
+        are_rates = 0 < betas[0] < 1 and 0 <= betas[1] < 1
+        require(are_rates, "betas", betas, "from 0 to below 1, the first above 0")
+        require(eps >= 0, "eps", eps, "at least 0")
+        require(weight_decay >= 0, "weight_decay", weight_decay, "at least 0")
+        is_probe = LEAST_PROBE <= initial_step_size <= LARGEST_PROBE
+        require(is_probe, "initial_step_size", initial_step_size, "from 1e-10 to 10")
+        require(max_trials >= 1, "max_trials", max_trials, "at least 1")
+        require(relative_tolerance >= 0, "relative_tolerance", relative_tolerance, "at least 0")
         self.total_steps = total_steps
         # The share of the run that is done, set before each step by a callback that knows it better than a step count.
         self.progress: float | None = None
@@ -187,13 +185,15 @@ class ParabolicAdam(torch.optim.Optimizer):
         state.steps += 1
         if group["searches"]:
             self._set(lr=self._rate(estimator, state))
-        parts = [part for part in (GroupUpdate(group, self.state, adam) for group in self.param_groups) if part.params]
-        finite = finite_start(start, parts)
-        if finite is None or not parts:
+        updates = [
+            update for update in (GroupUpdate(group, self.state, adam) for group in self.param_groups) if update.params
+        ]
+        finite = finite_start(start, updates)
+        if finite is None or not updates:
             self._set(**vars(state), skipped=group["skipped"] + (finite is None))
             self._note(start, accepted=finite is not None)
             return returned
-        tensors = sum(len(part.params) for part in parts)
+        tensors = sum(len(update.params) for update in updates)
         if tensors > group["most_tensors"]:
             # A direction through what has trained so far says nothing about the rest.
             state = replace(estimator.begin(state.steps - 1, state.log_distance), steps=state.steps)
@@ -201,39 +201,39 @@ class ParabolicAdam(torch.optim.Optimizer):
         if done is None and self.total_steps is not None:
             done = state.steps / self.total_steps
         if estimator.is_due(state, done):
-            for part in parts:
-                part.compute_direction()
-            _add_slopes(estimator, state, parts)
-            self._search(estimator, state, parts, evaluate, finite)
+            for update in updates:
+                update.compute_direction()
+            _add_slopes(estimator, state, updates)
+            self._search(estimator, state, updates, evaluate, finite)
         else:
-            for part in parts:
-                part.step_without_search(group["lr"])
+            for update in updates:
+                update.step_without_search(group["lr"])
             if estimator.splits_slope(state, done):
-                _add_slopes(estimator, state, parts)
+                _add_slopes(estimator, state, updates)
             self._note(finite)
         self._set(**vars(state), most_tensors=max(tensors, group["most_tensors"]))
         return returned
 
     def _search(
-        self, estimator: PeakRate, state: PeakRateState, parts: list[GroupUpdate], evaluate: Evaluate, start: Loss
+        self, estimator: PeakRate, state: PeakRateState, updates: list[GroupUpdate], evaluate: Evaluate, start: Loss
     ) -> None:
         """Measure the curvature along the step, update the learning rate, and move by it."""
 
         def loss_at(step_size: float) -> Loss:
             try:
-                _descend(parts, step_size)
+                _descend(updates, step_size)
                 return as_loss(evaluate())
             finally:
-                for part in parts:
-                    part.restore()
+                for update in updates:
+                    update.restore()
                 torch.clear_autocast_cache()
 
         group = self.param_groups[0]
-        for part in parts:
-            part.save()
+        for update in updates:
+            update.save()
         # On their way while the first trial runs, which waits for the device anyway.
         sums = state.slope_sums.to("cpu", non_blocking=True)
-        slopes = gather([_split_slope(part).sum() for part in parts])
+        slopes = gather([_split_slope(update).sum() for update in updates])
         options = {name: group[name] for name in ("max_trials", "relative_tolerance")}
         found = measure_parabola(loss_at, start, slopes, estimator.probe(state), **options)
         loss_after = found.loss if found.curvature is None else found.probed_loss
@@ -247,9 +247,9 @@ class ParabolicAdam(torch.optim.Optimizer):
             )
             rate = self._rate(estimator, state)
             if rate:
-                _descend(parts, rate)
-            for part in parts:
-                part.commit(rate)
+                _descend(updates, rate)
+            for update in updates:
+                update.commit(rate)
             figures |= {"lr": rate, "searches": group["searches"] + 1, "slope": found.slope}
             for name, value in (("average_slope", found.slope), ("average_decrease", found.loss - loss_after)):
                 figures[name] = _SMOOTHING * group[name] + (1 - _SMOOTHING) * value
@@ -280,23 +280,23 @@ class ParabolicAdam(torch.optim.Optimizer):
         self._last = loss.clone() if isinstance(loss, Tensor) else loss, record
 
 
-def _descend(parts: list[GroupUpdate], step_size: float) -> None:
-    for part in parts:
-        part.descend(step_size)
+def _descend(updates: list[GroupUpdate], step_size: float) -> None:
+    for update in updates:
+        update.descend(step_size)
     torch.clear_autocast_cache()  # it holds low-precision copies of weights that have just changed
 
 
-def _split_slope(part: GroupUpdate) -> Tensor:
-    return part.split_slope(1 - part.group["betas"][0])
+def _split_slope(update: GroupUpdate) -> Tensor:
+    return update.split_slope(1 - update.group["betas"][0])
 
 
-def _add_slopes(estimator: PeakRate, state: PeakRateState, parts: list[GroupUpdate]) -> None:
+def _add_slopes(estimator: PeakRate, state: PeakRateState, updates: list[GroupUpdate]) -> None:
     """Add the slope of the present step, by the age of the gradients in the direction, to the estimator's sums."""
     slopes = []
-    for part in parts:
-        earlier, present = _split_slope(part).unbind(1)
-        beta = part.group["betas"][0]
-        power = beta ** torch.stack([state["step"] for state in part.states]).double()
+    for update in updates:
+        earlier, present = _split_slope(update).unbind(1)
+        beta = update.group["betas"][0]
+        power = beta ** torch.stack([state["step"] for state in update.states]).double()
         # A parameter in its first step has no earlier gradients.
         has_past = power < beta
         longer = torch.where(has_past, (1 - power) / (beta - power), 0.0).to(earlier, non_blocking=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -44,6 +45,45 @@ def set_generator_states(states: GeneratorStates) -> None:
             torch.set_rng_state(state)
         else:
             _generator_module(device).set_rng_state(state, *_argument(device))
+
+
+class ReplayedDraws:
+    """The random draws of a computation, the same each time it runs.
+
+    The generators' states in front of the first run are put back before every later one, and each run leaves the
+    generators where the first one left them, so that the stream of random numbers is drawn from once.
+
+    Args:
+        devices: Devices whose generators are replayed, beside the CPU's.
+
+    Example:
+        >>> draws = ReplayedDraws()
+        >>> with draws.replayed():
+        ...     first = torch.rand(2)
+        >>> with draws.replayed():
+        ...     print(torch.equal(torch.rand(2), first))
+        True
+    """
+
+    def __init__(self, devices: Iterable[torch.device] = ()) -> None:
+        self._devices = list(dict.fromkeys(devices))
+        self._before: GeneratorStates | None = None
+        self._after: GeneratorStates | None = None
+
+    @contextmanager
+    def replayed(self) -> Iterator[None]:
+        """Context of one run."""
+        if self._before is None:
+            self._before = generator_states(self._devices)
+            yield
+            self._after = generator_states(self._devices)
+        else:
+            set_generator_states(self._before)
+            try:
+                yield
+            finally:
+                if self._after is not None:
+                    set_generator_states(self._after)
 
 
 def _generator_module(device: torch.device) -> Any:

@@ -1,4 +1,4 @@
-"""SaLSA: a smoothed Armijo line search that runs only as often as the step size changes."""
+"""SaLSA: a smoothed Armijo line search that searches less often while the step size is stable."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ _CADENCES: dict[str, Cadence] = {"drift": Drift(), "ratio": Ratio(), "always": E
 
 
 class SaLSA(LineSearchOptimizer):
-    r"""Stable Armijo line search adaptation: a smoothed condition, checked only as often as the step size changes.
+    r"""Stable Armijo line search adaptation: a smoothed condition, checked less often while the step size is stable.
 
     The method of arXiv 2407.20650. With Adam's bias-corrected moments :math:`\hat m_k, \hat v_k` of the gradient
-    :math:`g_k` and :math:`p_k = g_k / (\sqrt{\hat v_k} + \epsilon)`, a search accepts the largest
-    :math:`\eta \in \{\eta_0, \eta_0 \delta, \eta_0 \delta^2, \dots\}` with
+    :math:`g_k` and :math:`p_k = g_k / (\sqrt{\hat v_k} + \epsilon)`, a search finds a step size within one factor
+    :math:`\delta` of the largest :math:`\eta \le \eta_0` with (`bracket=None`: the largest
+    :math:`\eta_0 \delta^i`)
 
     .. math::
         h_k &= \beta h_{k-1} + (1 - \beta) \, (f_k(x_k) - f_k(x_k - \eta p_k)) \ge c \, \eta \, s_k \\

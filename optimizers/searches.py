@@ -1,4 +1,4 @@
-"""Searches for a step size along a line; they know nothing of directions, parameters or models."""
+"""Searches for a step size along a line, independent of directions, parameters and models."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ class SearchResult:
 
     Args:
         step_size: The accepted step size; after a failed search, the one to keep for the next search.
-        loss: The loss at the accepted step size (`ParabolaSearch`: at the last trial); after a failed search, the loss
-            at the start.
+        loss: The loss at the accepted step size; after a failed search, the loss at the start.
         accepted: Whether the condition held at `step_size`.
         trials: How many times `loss_at` was called.
         backtracks: How many of the trials were rejected.
@@ -135,7 +134,10 @@ class ArmijoSearch:
         require(bracket is None or 0 < bracket < 1, "bracket", bracket, "between 0 and 1, or None")
         require(self.patience >= 0, "patience", self.patience, "at least 0")
         require(0 <= smoothing < 1, "smoothing", smoothing, "at least 0 and less than 1")
-        _require_bounds(self)
+        low, high, tolerance = self.min_step_size, self.max_step_size, self.relative_tolerance
+        require(self.max_trials >= 1, "max_trials", self.max_trials, "at least 1")
+        require(0 <= low <= high, "min_step_size and max_step_size", (low, high), "at least 0, and in this order")
+        require(tolerance >= 0, "relative_tolerance", tolerance, "at least 0")
 
     def __call__(
         self, loss_at: LossAt, loss: Tensor | float, slope: Tensor | float, start: float, past: Past = NO_PAST
@@ -194,94 +196,6 @@ class ArmijoSearch:
         if best is None:
             return failed(rejected)
         return SearchResult(best[0], best[1], True, trials, backtracks, f0, slopes)
-
-
-# How many times the expected step size to start a `ParabolaSearch` at: far enough for the curvature to show beyond
-# rounding.
-PROBE = 2.0
-# An answer closer to the start than this share of the probe is an extrapolation across the parabola: probe again there.
-_NEAREST = 1 / 16
-
-
-@dataclass(frozen=True)
-class ParabolaSearch:
-    r"""The largest step size that Armijo's condition accepts on a parabola through three numbers.
-
-    With :math:`f_0` the loss at the start, :math:`s > 0` the slope (minus the derivative there) and :math:`f(p)` the
-    loss at the probe :math:`p`, the first trial,
-
-    .. math:: a = \frac{2 (f(p) - f_0 + s p)}{p^2}, \qquad
-        f_0 - \left(f_0 - s \eta + \frac{a}{2} \eta^2\right) \ge c \, \eta \, s
-        \iff \eta \le \frac{2 (1 - c) s}{a} .
-
-    The answer is at most the probe itself, which is also the answer where the loss shows no curvature beyond rounding.
-    Where it is less than a sixteenth of the probe, or the loss at the probe is not finite, the next probe is nearer.
-
-    The search fails, and asks to keep the step size, where the start is not finite or the slope is not positive. It
-    fails where the trials run out, and then the next search should go on from the last step size tried.
-
-    Args:
-        c: :math:`c`, the share of the decrease that the slope promises which a step has to deliver, in (0, 1).
-        max_trials: The largest number of calls of `loss_at`, at least 1.
-        min_step_size: No smaller step size is tried.
-        max_step_size: No larger step size is tried.
-        relative_tolerance: Losses that differ by less than this share of the starting loss count as equal.
-
-    Example:
-        >>> ParabolaSearch(c=0.9)(lambda eta: (1 - eta) ** 2, 1.0, 2.0, start=0.5).step_size
-        0.2
-    """
-
-    c: float = 0.9
-    max_trials: int = 10
-    min_step_size: float = 1e-10
-    max_step_size: float = 10.0
-    relative_tolerance: float = 1e-6
-
-    def __post_init__(self) -> None:
-        require(0 < self.c < 1, "c", self.c, "between 0 and 1")
-        _require_bounds(self)
-
-    def __call__(
-        self, loss_at: LossAt, loss: Tensor | float, slope: Tensor | float, start: float, past: Past = NO_PAST
-    ) -> SearchResult:
-        """Find a step size; the arguments are those of `Search`, of which `past` is not used.
-
-        Returns:
-            What the search found; its `loss` is that of the last trial, which is not at the step size found.
-        """
-        eta = min(max(start, self.min_step_size), self.max_step_size)
-        f0 = math.nan
-        slopes: tuple[float, ...] = ()
-        for count in range(1, self.max_trials + 1):
-            if count == 1:
-                f0, trial, *read = read_together(loss, loss_at(eta), slope)
-                slopes = tuple(read)
-            else:
-                (trial,) = read_together(loss_at(eta))
-            steepness = _sum(slopes)
-            if not (math.isfinite(f0) and steepness > 0):
-                return SearchResult(start, f0, False, count, count - 1, f0, slopes)
-            bend = trial - f0 + steepness * eta
-            if not math.isfinite(trial):
-                found = 0.0
-            elif bend <= self.relative_tolerance * abs(f0):
-                found = eta
-            else:
-                found = min(eta, (1 - self.c) * steepness * eta**2 / bend)
-            if found >= _NEAREST * eta:
-                return SearchResult(max(found, self.min_step_size), trial, True, count, count - 1, f0, slopes)
-            eta = max(PROBE * found, _NEAREST**2 * eta)
-            if eta < self.min_step_size:
-                break
-        return SearchResult(eta, f0, False, count, count, f0, slopes)
-
-
-def _require_bounds(search: ArmijoSearch | ParabolaSearch) -> None:
-    low, high, tolerance = search.min_step_size, search.max_step_size, search.relative_tolerance
-    require(search.max_trials >= 1, "max_trials", search.max_trials, "at least 1")
-    require(0 <= low <= high, "min_step_size and max_step_size", (low, high), "at least 0, and in this order")
-    require(tolerance >= 0, "relative_tolerance", tolerance, "at least 0")
 
 
 def _sum(slopes: tuple[float, ...]) -> float:

@@ -19,8 +19,9 @@ Momentum = Literal["standard", "heavy_ball"]
 class AdamSLS(LineSearchOptimizer):
     r"""Adam whose step size is found by an Armijo line search on every batch (arXiv 2403.18506).
 
-    With Adam's bias-corrected moments :math:`\hat m_k, \hat v_k` of the gradient :math:`g_k`, the largest
-    :math:`\eta \in \{\eta_0, \eta_0 \delta, \eta_0 \delta^2, \dots\}` that satisfies
+    With Adam's bias-corrected moments :math:`\hat m_k, \hat v_k` of the gradient :math:`g_k`, a step size within one
+    factor :math:`\delta` of the largest :math:`\eta \le \eta_0` (`bracket=None`: the largest :math:`\eta_0 \delta^i`)
+    that satisfies
 
     .. math::
         f_k(x_k) - f_k\left(x_k - \eta \frac{g_k}{\sqrt{\hat v_k} + \epsilon}\right)
@@ -90,8 +91,8 @@ class AdamSLS(LineSearchOptimizer):
 class SGDSLS(LineSearchOptimizer):
     r"""Stochastic gradient descent whose step size is found by an Armijo line search on every batch (arXiv 1905.09997).
 
-    With the gradient :math:`g_k` of the batch, the largest
-    :math:`\eta \in \{\eta_0, \eta_0 \delta, \eta_0 \delta^2, \dots\}` that satisfies
+    With the gradient :math:`g_k` of the batch, a step size within one factor :math:`\delta` of the largest
+    :math:`\eta \le \eta_0` (`bracket=None`: the largest :math:`\eta_0 \delta^i`) that satisfies
 
     .. math:: f_k(x_k - \eta g_k) \le f_k(x_k) - c \, \eta \, \|g_k\|^2
 

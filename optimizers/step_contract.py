@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from optimizers.random_state import generator_states, set_generator_states
+from optimizers.random_state import ReplayedDraws
 from optimizers.scalars import require_single
 
 Loss = Tensor | float
@@ -195,14 +195,12 @@ class ReplayedClosure:
     def __init__(self, closure: Closure, params: Sequence[Tensor]) -> None:
         self.closure = closure
         self.params = list(dict.fromkeys(params))
-        self.devices = list(dict.fromkeys(p.device for p in self.params))
+        self.draws = ReplayedDraws(p.device for p in self.params)
 
     def first(self) -> Any:
-        """Call the closure as any optimizer does, and remember the generators before and after."""
-        self.before = generator_states(self.devices)
-        with torch.enable_grad():
+        """Call the closure as any optimizer does, and remember its random draws."""
+        with self.draws.replayed(), torch.enable_grad():
             self.loss = self.closure()
-        self.after = generator_states(self.devices)
         return self.loss
 
     def start(self) -> Any:
@@ -215,11 +213,9 @@ class ReplayedClosure:
         for p in self.params:
             p.grad = None  # the closure gets fresh ones: the first gradients are still in use
         try:
-            set_generator_states(self.before)
-            with torch.enable_grad():
+            with self.draws.replayed(), torch.enable_grad():
                 return _mean_over_ranks(self.closure())
         finally:
-            set_generator_states(self.after)
             for p, grad in zip(self.params, grads, strict=True):
                 p.grad = grad
 

@@ -91,7 +91,7 @@ class Unit:
         self.store(result.step_size)
 
     def remember_failure(self, result: SearchResult) -> None:
-        """Keep the step size where the losses said nothing; go on from the smallest one tried where they said no."""
+        """Update the memory after a failed search: keep the step size if inconclusive, else the smallest tried."""
         memory, step_size = self.memory, self.step_size
         if math.isfinite(result.loss_before):
             memory.failures += 1

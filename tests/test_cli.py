@@ -414,7 +414,7 @@ def test_jsonargparse_still_hands_arguments_from_list_to_list(
     given = given if where == "command line" else ["--config", str(tmp_path / "callbacks.yaml")]
 
     def monitored() -> str | None:
-        (callback,) = parsed("fit", "--config", QUICKSTART, *given, capsys=capsys)["trainer"]["callbacks"]
+        callback = parsed("fit", "--config", QUICKSTART, *given, capsys=capsys)["trainer"]["callbacks"][0]
         assert callback["init_args"]["save_top_k"] == 2
         return callback["init_args"]["monitor"]
 
@@ -426,7 +426,7 @@ def test_jsonargparse_still_hands_arguments_from_list_to_list(
 def test_one_argument_of_a_callback_leaves_the_others_alone(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor", "val/loss"]
     arguments += ["--trainer.callbacks.patience", "5"]
-    checkpoint, stopping = parsed("fit", "--config", QUICKSTART, *arguments, capsys=capsys)["trainer"]["callbacks"]
+    checkpoint, _, stopping = parsed("fit", "--config", QUICKSTART, *arguments, capsys=capsys)["trainer"]["callbacks"]
     assert checkpoint["init_args"]["filename"] == "best"
     assert (stopping["init_args"]["monitor"], stopping["init_args"]["patience"]) == ("val/loss", 5)
 
@@ -529,7 +529,8 @@ def test_a_file_of_the_users_is_not_overwritten(
         assert "configuration     config-v1.yaml\n" in capsys.readouterr().out
     assert Path("config.yaml").read_text() == own
     assert yaml.safe_load(Path("config-v1.yaml").read_text())["seed_everything"] == 3
-    assert {path.name for path in tmp_path.iterdir()} == {"config.yaml", "config-v1.yaml", "checkpoints"}
+    written = {"config-v1.yaml", "checkpoints", "model", "model-v1"}
+    assert {path.name for path in tmp_path.iterdir()} == {"config.yaml", *written}
 
 
 def test_the_scores_of_the_best_checkpoint_stand_beside_the_last_ones(

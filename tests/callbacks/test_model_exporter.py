@@ -179,6 +179,8 @@ def test_facts_of_a_checkpoint_without_exporter() -> None:
     state = {"monitor": "val/loss", "current_score": torch.tensor(0.5), "best_model_score": torch.tensor(0.25)}
     facts = facts_of({"training_facts": {"data": {}}, "global_step": 9, "callbacks": {"ModelCheckpoint{}": state}})
     assert facts == {"data": {}, "checkpoint": "a checkpoint, step 9, val/loss 0.5000"}
+    assert facts_of({"training_facts": {"data": {}}, "task": {"temperature": 1.5}})["temperature"] == 1.5
+    assert "temperature" not in facts_of({"training_facts": {"data": {}}, "task": {"temperature": 1.0}})
 
 
 def test_data_is_described_without_folders() -> None:

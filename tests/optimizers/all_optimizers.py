@@ -15,7 +15,6 @@ from optimizers import (
     LineSearchMeZO,
     LineSearchOptimizer,
     MeZO,
-    ParabolaSearch,
     ParabolicAdam,
     Ratio,
     SaLSA,
@@ -58,8 +57,8 @@ LINE_SEARCHES = {
 
 OPTIMIZERS = {
     **LINE_SEARCHES,
-    "parabola": lambda params: LineSearchOptimizer(
-        params, sgd, ParabolaSearch(c=0.8), Ratio(), initial_step_size=0.1, growth=2.0, growth_per="search"
+    "composed of sgd and ratio": lambda params: LineSearchOptimizer(
+        params, sgd, ArmijoSearch(c=0.5), Ratio(), initial_step_size=0.1, growth=2.0, growth_per="search"
     ),
     "parabolic adam": lambda params: ParabolicAdam(params, total_steps=60),
     "parabolic adam, length unknown": ParabolicAdam,

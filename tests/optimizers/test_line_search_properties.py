@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from optimizers import SGDSLS, AdamSLS, LineSearchOptimizer, ParabolicAdam, SaLSA, SearchResult, sgd
+from optimizers.group_update import GroupUpdate
 from optimizers.scalars import read_together
 from tests.optimizers.all_optimizers import LINE_SEARCHES
 from tests.optimizers.problem import TorchProblem
@@ -242,10 +243,35 @@ def test_a_search_and_a_cadence_of_ones_own():
         problem.groups(), sgd, Halve(), EverySecond(), initial_step_size=8.0, growth=2.0, lower_by=0.01
     )
     trace = problem.run(optimizer, 20)
-    assert [trials > 0 for trials in trace.trials] == [False, True] * 10
-    assert trace.loss[-1] < 0.9 * trace.loss[1]
-    assert all(group["lower_by"] == 0.01 and group["total_waited"] == 20 for group in optimizer.param_groups)
+    assert [trials > 0 for trials in trace.trials] == [True, False] * 10
+    assert sum(trace.loss[-6:]) < 0.95 * sum(trace.loss[:6])
+    assert all(group["lower_by"] == 0.01 and group["total_waited"] == 19 for group in optimizer.param_groups)
     assert optimizer.unit_reports()["model"].search_interval == 2
+
+
+def test_options_of_one_name_are_refused():
+    options = {"initial_step_size": 1.0, "growth": 1.0, "direction_options": {"lower_by": 1.0}}
+    with pytest.raises(ValueError, match=r"an option of search, cadence or direction has to be named .*'lower_by'"):
+        LineSearchOptimizer(TorchProblem().groups(), sgd, Halve(), EverySecond(), **options)
+
+
+def test_an_error_between_two_groups_of_the_first_trial_leaves_no_trace(monkeypatch):
+    descend, calls = GroupUpdate.descend, [0]
+
+    def second_fails(*arguments):
+        calls[0] += 1
+        if calls[0] == 2:
+            raise RuntimeError("out of memory")
+        descend(*arguments)
+
+    monkeypatch.setattr(GroupUpdate, "descend", second_fails)
+    problem = TorchProblem()
+    before = [p.detach().clone() for p in problem.parameters()]
+    optimizer = AdamSLS(problem.groups())
+    closure, evaluate = problem.callables(optimizer, 0)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        optimizer.step(closure, evaluate=evaluate)
+    assert all(torch.equal(a, b) for a, b in zip(before, problem.parameters(), strict=True))
 
 
 def test_a_state_without_a_newer_option_takes_its_default():

@@ -142,7 +142,7 @@ class LinetuneCLI(LightningCLI):
         self.checkpoint_facts: dict[str, Any] = {}
         path = self.section.get("ckpt_path")
         if path == "best" and self.config.get("subcommand") != "fit" and self.section.get("config"):
-            path = self.section.ckpt_path = str(best_of_run(Path(str(self.section.config[-1])).absolute().parent))
+            path = self.section.ckpt_path = str(best_of_run(str(self.section.config[-1])))
         if not path or path in ("best", "last", "hpc", "registry") or "://" in path or os.path.isdir(path):
             return
         if not os.path.isfile(path):

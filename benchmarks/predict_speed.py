@@ -2,9 +2,9 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.predict_speed --texts 20000
 
-The packaged MiniLM with a new head is exported; both then predict the same texts of mixed length in turn, a round of each
-at a time, so that both see the same load of the machine. Lengths are log-normal: half of the texts are of one sentence or
-two, a few fill the 256 tokens at which both cut. The largest difference between their probabilities is shown.
+The packaged MiniLM with a new head is exported; both then predict the same texts of mixed length in turn, a round of
+each at a time, so that both see the same load of the machine. Lengths are log-normal: half of the texts are of one
+sentence or two, a few fill the 256 tokens at which both cut. The largest difference of a probability is shown.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import pipeline
@@ -23,8 +24,10 @@ from transformers import pipeline
 from datamodules.glue_tasks import find_task
 from datamodules.synthetic_source import SyntheticSource
 from lightning_modules import SequenceClassifier
+from lightning_modules.text_prediction import TOKENS_PER_BATCH
 
 MAX_LENGTH = 256
+BATCH_SIZE = 32
 
 
 def mixed_texts(count: int, seed: int = 0) -> list[str]:
@@ -46,14 +49,16 @@ def measure(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, fl
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def compare(folder: str, texts: Sequence[str], rounds: int, tokens_per_batch: Sequence[int], batch_size: int = 32) -> str:
+def compare(
+    folder: str, texts: Sequence[str], rounds: int, tokens_per_batch: Sequence[int], batch_size: int = 32
+) -> str:
     """Return a table of texts per second with the model in a folder."""
     classifier = SequenceClassifier(folder)
-    classify = pipeline("text-classification", model=folder, device="cpu")
+    classify: Callable[..., Any] = pipeline("text-classification", model=folder, device="cpu")
     found: dict[str, list[dict[str, float]]] = {}
 
     def by_pipeline() -> None:
-        outputs = classify(list(texts), top_k=None, truncation=True, batch_size=batch_size)
+        outputs = classify(list(texts), top_k=None, truncation=True, batch_size=BATCH_SIZE)
         found["pipeline"] = [{entry["label"]: entry["score"] for entry in each} for each in outputs]
 
     def by_classifier(tokens: int) -> Callable[[], None]:
@@ -63,13 +68,14 @@ def compare(folder: str, texts: Sequence[str], rounds: int, tokens_per_batch: Se
 
         return call
 
-    calls: dict[str, Callable[[], object]] = {f"pipeline, batch_size={batch_size}": by_pipeline}
+    calls: dict[str, Callable[[], object]] = {f"pipeline, batch_size={BATCH_SIZE}": by_pipeline}
     calls |= {f"predict_texts, {tokens} tokens per batch": by_classifier(tokens) for tokens in tokens_per_batch}
     seconds = measure(calls, rounds)
     first = next(iter(seconds.values()))
     lines = ["| | seconds | texts per second | beside the pipeline |", "| --- | --- | --- | --- |"]
     lines += [
-        f"| {name} | {spent:.1f} | {len(texts) / spent:.0f} | {first / spent:.2f} × |" for name, spent in seconds.items()
+        f"| {name} | {spent:.1f} | {len(texts) / spent:.0f} | {first / spent:.2f} × |"
+        for name, spent in seconds.items()
     ]
     gap = max(
         abs(one[label] - other[label])
@@ -84,7 +90,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--texts", type=int, default=20_000, help="number of texts")
     parser.add_argument("--rounds", type=int, default=1, help="how often each is measured; the median counts")
-    parser.add_argument("--tokens-per-batch", type=int, nargs="+", default=[4096], help="batches of predict_texts")
+    parser.add_argument(
+        "--tokens-per-batch", type=int, nargs="+", default=[TOKENS_PER_BATCH], help="batches of predict_texts"
+    )
     arguments = parser.parse_args()
     print(f"{arguments.texts} texts, {torch.get_num_threads()} thread(s), torch {torch.__version__}\n")
     torch.manual_seed(0)

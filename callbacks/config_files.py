@@ -50,12 +50,13 @@ def config_of_checkpoint(path: str) -> Path:
     return file
 
 
-def best_of_run(folder: Path) -> Path:
-    """Return the best checkpoint in the ``checkpoints`` of a run's folder.
+def best_of_run(config: str) -> Path:
+    """Return the best checkpoint in the ``checkpoints`` beside a run's configuration.
 
     Raises:
         MisconfigurationException: there is none, or nothing tells which one it is.
     """
+    folder = Path(config).expanduser().absolute().parent
     files = sorted((folder / "checkpoints").glob("*.ckpt"), key=lambda file: file.stat().st_mtime)
     if not files:
         raise MisconfigurationException(

@@ -40,8 +40,8 @@ def model_card(
     parts = [
         "\n".join(["---", *metadata, "---"]),
         "# Text regressor" if is_regression else "# Text classifier",
-        f"{_KINDS[str(config.problem_type)]} A {type(config).__name__.removesuffix('Config')}, fine-tuned from `{base}` "
-        "with linetune; transformers alone loads it.",
+        f"{_KINDS[str(config.problem_type)]} A {type(config).__name__.removesuffix('Config')}, fine-tuned from "
+        f"`{base}` with linetune; transformers alone loads it.",
     ]
     if not is_regression:
         parts.append(f"{len(names)} labels: {', '.join(f'`{name}`' for name in names)}.")
@@ -56,8 +56,8 @@ def model_card(
         function = "sigmoid" if config.problem_type == "multi_label_classification" else "softmax"
         parts += [
             "## Calibration",
-            f"Temperature {temperature:.4g}, measured on the validation set: `{function}(logits / {temperature:.4g})` is "
-            "closer to the observed frequencies. The weights are without it.",
+            f"Temperature {temperature:.4g}, measured on the validation set: `{function}(logits / {temperature:.4g})` "
+            "is closer to the observed frequencies. The weights are without it.",
         ]
     return "\n\n".join(parts) + "\n"
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lightning_modules.sequence_classifier import SequenceClassifier
 
 Text = str | tuple[str, str]
-TOKENS_PER_BATCH = 4096
+TOKENS_PER_BATCH = 2048
 # Texts that are tokenized and sorted together; bounds the memory of a long list.
 POOL = 50_000
 

@@ -408,7 +408,9 @@ def test_jsonargparse_still_hands_arguments_from_class_to_class(
 def test_jsonargparse_still_hands_arguments_from_list_to_list(
     where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    checkpoints = "[{class_path: lightning.pytorch.callbacks.ModelCheckpoint, init_args: {save_top_k: 2}}]"
+    # As many as the quickstart has.
+    checkpoints = "{class_path: lightning.pytorch.callbacks.ModelCheckpoint, init_args: {save_top_k: 2}}"
+    checkpoints = f"[{checkpoints}, {{class_path: callbacks.ModelExporter}}]"
     (tmp_path / "callbacks.yaml").write_text(f"trainer:\n  callbacks: {checkpoints}\n")
     given = ["--trainer.callbacks", checkpoints]
     given = given if where == "command line" else ["--config", str(tmp_path / "callbacks.yaml")]

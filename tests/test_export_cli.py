@@ -99,18 +99,18 @@ def test_best_is_the_best_checkpoint_of_the_configs_run(
 
 def test_which_checkpoint_is_the_best(tmp_path: Path) -> None:
     with pytest.raises(MisconfigurationException, match=r"^ckpt_path: best: no checkpoints in .*; give the path"):
-        best_of_run(tmp_path)
+        best_of_run(str(tmp_path / "config.yaml"))
     folder = tmp_path / "checkpoints"
     folder.mkdir()
     for name in ("a", "b", "c"):
         state = {"best_model_path": "" if name == "a" else "/moved/since/a.ckpt"}
         torch.save({"callbacks": {"ModelCheckpoint{}": state, "Other": {}}}, folder / f"{name}.ckpt")
-        assert best_of_run(tmp_path).name == "a.ckpt"
+        assert best_of_run(str(tmp_path / "config.yaml")).name == "a.ckpt"
     torch.save({}, folder / "d.ckpt")
     with pytest.raises(
         MisconfigurationException, match=r"does not tell which is the best of a.ckpt, b.ckpt, c.ckpt, d"
     ):
-        best_of_run(tmp_path)
+        best_of_run(str(tmp_path / "config.yaml"))
 
 
 def test_configs_have_names() -> None:

@@ -109,6 +109,8 @@ def test_every_documented_command_parses(command: str, capsys: pytest.CaptureFix
     if "--ckpt_path" in arguments:  # names a checkpoint of the reader's own
         at = arguments.index("--ckpt_path")
         del arguments[at : at + 2]
+    if arguments[0] == "export":  # whose configuration is the one beside the checkpoint
+        arguments += ["--config", QUICKSTART]
     if any("runs/" in argument and argument.endswith("config.yaml") for argument in arguments):
         arguments = [QUICKSTART if argument.startswith("runs/") else argument for argument in arguments]
     if any(argument.endswith("help") for argument in arguments):

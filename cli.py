@@ -27,7 +27,7 @@ from linetune import __version__
 # Errors whose text is for the user: they end the program in one line, all others with a traceback.
 USER_ERRORS = (DataError, ModelError, MisconfigurationException)
 # What the data knows and the model needs; written once, in the data's section.
-DATA_TO_MODEL = ("num_labels", "label_names", "metrics", "eval_set_names")
+DATA_TO_MODEL = ("num_labels", "label_names", "metrics", "eval_set_names", "problem_type")
 LONGEST_LINE = 900
 
 

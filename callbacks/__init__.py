@@ -1,9 +1,13 @@
-"""Lightning callbacks: freezing, learning rates, logging, budgets in seconds, and files that a run writes."""
+"""Lightning callbacks: freezing, learning rates, logging, scores, budgets in seconds, and files that a run writes."""
 
+from callbacks.calibration import Calibration
+from callbacks.class_report import ClassReport
 from callbacks.config_saver import ConfigSaver
+from callbacks.confusion_matrix import ConfusionMatrix
 from callbacks.differential_learning_rates import DifferentialLearningRates
 from callbacks.gradual_unfreezing import GradualUnfreezing
 from callbacks.hyperparameter_logger import HyperparameterLogger
+from callbacks.main_metric_stopping import MainMetricStopping
 from callbacks.model_exporter import ModelExporter
 from callbacks.peak_memory_monitor import PeakMemoryMonitor
 from callbacks.prediction_writer import PredictionWriter
@@ -15,10 +19,14 @@ from callbacks.submission_writer import SubmissionWriter
 from callbacks.training_seconds import TrainingSeconds
 
 __all__ = [
+    "Calibration",
+    "ClassReport",
     "ConfigSaver",
+    "ConfusionMatrix",
     "DifferentialLearningRates",
     "GradualUnfreezing",
     "HyperparameterLogger",
+    "MainMetricStopping",
     "ModelExporter",
     "PeakMemoryMonitor",
     "PredictionWriter",

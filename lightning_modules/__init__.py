@@ -4,6 +4,7 @@ from lightning_modules.bottleneck_adapter import BottleneckConfig
 from lightning_modules.closure_module import ClosureModule, GradientClip
 from lightning_modules.closures import StepClosures
 from lightning_modules.errors import ModelError
+from lightning_modules.losses import LossOptions
 from lightning_modules.schedules import ConstantWithWarmup, CosineWithWarmup, LinearWithWarmup, Schedule, Triangular
 from lightning_modules.sequence_classifier import SequenceClassifier
 
@@ -14,6 +15,7 @@ __all__ = [
     "CosineWithWarmup",
     "GradientClip",
     "LinearWithWarmup",
+    "LossOptions",
     "ModelError",
     "Schedule",
     "SequenceClassifier",

@@ -40,10 +40,11 @@ def check_optimizer_state(checkpoint: dict[str, Any], optimizer: Optimizer) -> N
 
     Args:
         checkpoint: A Lightning checkpoint that a fit resumes from.
-        optimizer: The run's optimizer, freshly made.
+        optimizer: The run's optimizer, freshly made. Its method ``check_state``, where it has one, raises a ValueError
+            for a state that it cannot load.
 
     Raises:
-        ModelError: if the state is of another optimizer, or of other parameter groups.
+        ModelError: if the state is of another optimizer, of an older version of it, or of other parameter groups.
     """
     if not checkpoint.get("optimizer_states"):
         return
@@ -52,6 +53,10 @@ def check_optimizer_state(checkpoint: dict[str, Any], optimizer: Optimizer) -> N
         raise ModelError(
             f"ckpt_path: the checkpoint's optimizer is {stored}, the run's is {name}; resume with {stored}"
         )
+    try:
+        getattr(optimizer, "check_state", lambda state: None)(checkpoint["optimizer_states"][0])
+    except ValueError as error:
+        raise ModelError(f"ckpt_path: {error}") from error
     both = checkpoint["optimizer_states"][0]["param_groups"], optimizer.param_groups
     theirs, ours = ([len(group["params"]) for group in groups] for groups in both)
     if theirs != ours:

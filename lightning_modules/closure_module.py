@@ -129,8 +129,10 @@ class ClosureModule(LightningModule):
         """
         return [batch]
 
-    def mean_over(self, batch: Any) -> float:
-        """Return how many terms :meth:`compute_loss` is a mean over, which weights accumulated batches.
+    def mean_over(self, batch: Any) -> float | Tensor:
+        """Return how many terms :meth:`compute_loss` is a mean over, or the sum of their weights.
+
+        It weights accumulated batches and ranks.
 
         Args:
             batch: What :meth:`compute_loss` gets. Default: its number of examples.
@@ -175,6 +177,7 @@ class ClosureModule(LightningModule):
         without_gradient_sync: Callable[[], AbstractContextManager[None]] = (
             strategy.block_backward_sync if isinstance(strategy, ParallelStrategy) else nullcontext
         )
+        several = self.trainer.world_size > 1
         return StepClosures(
             self.compute_loss,
             batches,
@@ -185,6 +188,7 @@ class ClosureModule(LightningModule):
             without_gradient_sync=without_gradient_sync,
             module=self,
             mean_over=self.mean_over,
+            sum_over_ranks=(lambda terms: strategy.reduce(terms, reduce_op="sum")) if several else None,
         )
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
@@ -194,7 +198,8 @@ class ClosureModule(LightningModule):
 
     def _single_optimizer(self) -> LightningOptimizer:
         optimizer = self.optimizers()
-        assert isinstance(optimizer, LightningOptimizer)
+        if not isinstance(optimizer, LightningOptimizer):
+            raise ModelError(f"configure_optimizers: one optimizer is expected, got {len(self.trainer.optimizers)}")
         return optimizer
 
     def _log_step(self, step: StepClosures, seconds: float) -> None:
@@ -207,19 +212,18 @@ class ClosureModule(LightningModule):
 
     # Evaluation
 
-    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
         self._log_evaluation_loss("val", batch, dataloader_idx)
 
-    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
         self._log_evaluation_loss("test", batch, dataloader_idx)
 
     def _log_evaluation_loss(self, stage: str, batch: Any, set_index: int) -> None:
         name = f"{stage}/loss" if set_index == 0 else f"{stage}_{set_index}/loss"
+        options: dict[str, Any] = {"on_epoch": True, "on_step": False, "add_dataloader_idx": False, "sync_dist": True}
         for part in self.prepare_batch(batch, f"{stage}{set_index}"):
-            loss, terms = self.compute_loss(part), max(1, round(self.mean_over(part)))
-            self.log(
-                name, loss, on_step=False, on_epoch=True, add_dataloader_idx=False, batch_size=terms, sync_dist=True
-            )
+            terms = max(1, round(float(self.mean_over(part))))
+            self.log(name, self.compute_loss(part), batch_size=terms, **options)
 
     # Optimizer and schedule
 
@@ -242,9 +246,6 @@ class ClosureModule(LightningModule):
             scales_gradients=getattr(self.trainer.precision_plugin, "scaler", None) is not None,
             clips_gradients=self.gradient_clip is not None,
         )
-        checkpoint, self._resumed = self._resumed, None
-        if checkpoint is not None:
-            check_optimizer_state(checkpoint, optimizer)
         try:
             scale_learning_rates(optimizer)
         except ValueError as error:
@@ -252,12 +253,14 @@ class ClosureModule(LightningModule):
         if self.lr_scheduler is None:
             return {"optimizer": optimizer}
         schedule = self.lr_scheduler.build(optimizer, length)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": self.lr_scheduler.interval}}
+        when = {"interval": self.lr_scheduler.interval, "monitor": self.lr_scheduler.monitor}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, **when}}
 
     # Manual optimization leaves schedules to the module.
 
     def _schedule_per_epoch(self) -> bool:
-        by_epoch = self.lr_scheduler is not None and self.lr_scheduler.interval == "epoch"
+        # A subclass may have made the schedule, in a configure_optimizers of its own.
+        by_epoch = any(config.interval == "epoch" for config in self.trainer.lr_scheduler_configs)
         return by_epoch or isinstance(self.lr_schedulers(), ReduceLROnPlateau)
 
     def _advance_schedule(self) -> None:
@@ -266,7 +269,7 @@ class ClosureModule(LightningModule):
             schedule.step()
         if not isinstance(schedule, ReduceLROnPlateau):
             return
-        monitor = self.lr_scheduler.monitor if self.lr_scheduler is not None else "val/loss"
+        monitor = self.trainer.lr_scheduler_configs[0].monitor or "val/loss"
         measured = self._validated or monitor.startswith("train/")
         if self.trainer.enable_validation and not measured:
             return  # an epoch without a validation has no value, or that of an earlier one
@@ -277,6 +280,12 @@ class ClosureModule(LightningModule):
         schedule.step(monitored)
 
     # Schedule-free optimizers keep two sets of weights: train() and eval() choose between them.
+
+    def on_fit_start(self) -> None:
+        # Callbacks that add parameter groups have put theirs back by now; the optimizer gets its state after this.
+        checkpoint, self._resumed = self._resumed, None
+        if checkpoint is not None and len(self.trainer.optimizers) == 1:
+            check_optimizer_state(checkpoint, self.trainer.optimizers[0])
 
     def on_train_start(self) -> None:
         # A run that was interrupted leaves both behind.
@@ -312,8 +321,8 @@ class ClosureModule(LightningModule):
         checkpoint["optimizer_names"] = [type(optimizer).__name__ for optimizer in self.trainer.optimizers]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        check_architecture(checkpoint, self.state_dict(), type(self.trained_module).__name__)
-        # Lightning gives the optimizer its state after it has made it.
+        if self.strict_loading:
+            check_architecture(checkpoint, self.state_dict(), type(self.trained_module).__name__)
         self._resumed = checkpoint if self._trainer is not None and self.trainer.state.fn == "fit" else None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import is_dataclass
 from functools import partial
 from typing import Any
 
@@ -22,9 +23,9 @@ class StepClosures:
     r"""The loss of one optimizer step, with and without gradients, the same each time it is asked for.
 
     A step is about micro-batches :math:`b_1 … b_m` with :math:`n_1 … n_m` examples (or whatever else the loss is a mean
-    over) on each of :math:`R` ranks. Its loss is
+    over) on each of the ranks. Its loss is the mean over all of them,
 
-    .. math:: L(θ) = \frac{1}{R} \sum_r \sum_i \frac{n_{r,i}}{\sum_j n_{r,j}} \, \ell(θ; b_{r,i})
+    .. math:: L(θ) = \sum_r \sum_i \frac{n_{r,i}}{\sum_{s,j} n_{s,j}} \, \ell(θ; b_{r,i})
 
     where :math:`\ell` is the mean over a micro-batch. :meth:`closure` leaves its gradient in ``.grad``;
     :meth:`evaluate` computes the value alone, at whatever the parameters are by then. Both see the same dropout masks:
@@ -41,7 +42,9 @@ class StepClosures:
         without_gradient_sync: Context in which a backward pass keeps its gradients to its rank; entered for all
             micro-batches but the last. Default: nothing to switch off.
         module: The module that ``compute_loss`` uses, for :meth:`evaluate_many`.
-        mean_over: How many terms a micro-batch's loss is a mean over, :math:`n`. Default: its examples.
+        mean_over: How many terms a micro-batch's loss is a mean over, :math:`n`, or the sum of their weights. Default:
+            its examples.
+        sum_over_ranks: Sums a tensor over the ranks, whose :math:`n` may differ. Default: one rank.
 
     Attributes:
         num_examples: Number of examples in all micro-batches.
@@ -65,22 +68,34 @@ class StepClosures:
         mean_over_ranks: Callable[[Tensor], Tensor] = lambda loss: loss,
         without_gradient_sync: Callable[[], AbstractContextManager[None]] = nullcontext,
         module: nn.Module | None = None,
-        mean_over: Callable[[Any], float] | None = None,
+        mean_over: Callable[[Any], float | Tensor] | None = None,
+        sum_over_ranks: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self._compute_loss = compute_loss
         self._batches = batches
         self.num_examples = sum(count_examples(batch) for batch in batches)
+        self._device = torch.device(device)
         terms = [(mean_over or count_examples)(batch) for batch in batches]
-        self._weights = [count / sum(terms) for count in terms]
+        # Weights on a device are not asked: that would stall it.
+        if all(not isinstance(term, Tensor) for term in terms) and not sum(terms) > 0:
+            raise ModelError(f"mean_over: the losses of a step are means over {sum(terms):g} terms; above 0 is needed")
+        self._weights = _shares(terms) if sum_over_ranks is None else self._shares_among_ranks(terms, sum_over_ranks)
         self._zero_grad = zero_grad
         self._backward = backward
-        self._device = torch.device(device)
         self._mean_over_ranks = mean_over_ranks
         self._without_gradient_sync = without_gradient_sync
         self._module = module
         self._losses_of_candidates: list[Callable[..., Tensor]] | None = None
         self._draws = ReplayedDraws([self._device])
         self.loss = torch.zeros((), dtype=torch.float32, device=self._device)
+
+    def _shares_among_ranks(
+        self, terms: Sequence[float | Tensor], sum_over_ranks: Callable[[Tensor], Tensor]
+    ) -> list[Tensor]:
+        """Return each micro-batch's share of the loss, times the number of ranks: losses and gradients are averaged."""
+        own = torch.stack([torch.as_tensor(term, dtype=torch.float32, device=self._device) for term in terms])
+        total, ranks = sum_over_ranks(torch.stack([own.sum(), torch.ones_like(own[0])])).unbind()
+        return list((own * ranks / total).unbind())
 
     def closure(self) -> Tensor:
         """Clear the gradients, compute the loss, run backward and return the loss."""
@@ -128,22 +143,36 @@ class StepClosures:
             return self._mean_over_ranks(totals)
 
 
+def _shares(terms: Sequence[float | Tensor]) -> list[float | Tensor]:
+    total = sum(terms)
+    return [term / total for term in terms]
+
+
 def _fresh_loss(compute_loss: Callable[[Any], Tensor], batch: Any) -> Tensor:
     # Inside one autocast context PyTorch keeps low-precision copies of the weights; between trials those are stale.
     torch.clear_autocast_cache()
-    return compute_loss(batch)
+    loss = compute_loss(batch)
+    # A number is enough for an optimizer without gradients.
+    if not isinstance(loss, float) and (not isinstance(loss, Tensor) or loss.ndim):
+        given = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+        raise ModelError(f"compute_loss has to return the mean loss, a tensor without dimensions; got {given}")
+    return loss
 
 
 def count_examples(batch: Any) -> int:
     """Return the number of examples in a batch: the first dimension of its first tensor.
 
+    Where a tensor ``text`` says which text each row is a window of, it is the number of texts: that of the rows of
+    ``labels`` or ``idx``.
+
     Args:
-        batch: A tensor, or a mapping or sequence of such.
+        batch: A tensor, or a mapping, sequence or dataclass of such.
 
     Raises:
         ModelError: if there is no tensor in it, or no example.
     """
-    count = _first_dimension(batch)
+    is_windows = isinstance(batch, Mapping) and isinstance(batch.get("text"), Tensor)
+    count = _first_dimension(batch.get("labels", batch.get("idx", batch["text"])) if is_windows else batch)
     if not count:
         raise ModelError(f"a batch of no examples: {type(batch).__name__} without a tensor that has rows")
     return count
@@ -154,5 +183,7 @@ def _first_dimension(batch: Any) -> int | None:
         return batch.shape[0] if batch.ndim else None
     if isinstance(batch, str):
         return None
+    if is_dataclass(batch):
+        batch = vars(batch)
     parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, Sequence) else ()
     return next((count for part in parts if (count := _first_dimension(part)) is not None), None)

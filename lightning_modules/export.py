@@ -131,6 +131,12 @@ def fold_targets(model: nn.Module, mean: float, std: float) -> None:
         layer.bias.mul_(std).add_(mean)
 
 
+def can_hold_mean(model: nn.Module) -> bool:
+    """Return whether the last layer of a model with one output has a bias; GPT-2's and Llama's have none."""
+    layers = (module for module in model.modules() if isinstance(module, nn.Linear) and module.out_features == 1)
+    return any(layer.bias is not None for layer in layers)
+
+
 def tokenizer_of(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None
 ) -> PreTrainedTokenizerBase:

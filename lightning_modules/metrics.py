@@ -1,23 +1,53 @@
-"""Loss and metrics of an evaluation, as GLUE defines them."""
+"""Loss and metrics of an evaluation, with scikit-learn's and SciPy's values."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, cast
 
 import torch
-from torch import Tensor
-from torchmetrics import MeanMetric, Metric, MetricCollection, PearsonCorrCoef, SpearmanCorrCoef
+from torch import Tensor, nn
+from torchmetrics import (
+    MeanAbsoluteError,
+    MeanMetric,
+    MeanSquaredError,
+    Metric,
+    PearsonCorrCoef,
+    SpearmanCorrCoef,
+)
 from torchmetrics.classification import (
     BinaryF1Score,
     MulticlassAccuracy,
     MulticlassConfusionMatrix,
     MulticlassF1Score,
+    MultilabelExactMatch,
+    MultilabelF1Score,
 )
+from torchmetrics.utilities import dim_zero_cat
 
 from lightning_modules.errors import ModelError
+from lightning_modules.losses import ProblemType, check_problem_type
 
-CLASSIFICATION = ("accuracy", "f1", "matthews")
-REGRESSION = ("pearson", "spearman")
+# The metrics of each kind of task, the default ones first.
+METRICS: dict[ProblemType, tuple[str, ...]] = {
+    "single_label_classification": (
+        "accuracy",
+        "f1",
+        "macro_f1",
+        "micro_f1",
+        "matthews",
+        "auroc",
+        "average_precision",
+    ),
+    "multi_label_classification": ("micro_f1", "macro_f1", "accuracy", "auroc", "average_precision"),
+    "regression": ("pearson", "spearman", "mae", "rmse"),
+}
+DEFAULTS: dict[ProblemType, tuple[str, ...]] = {
+    "single_label_classification": ("accuracy",),
+    "multi_label_classification": ("micro_f1", "macro_f1"),
+    "regression": ("pearson", "spearman"),
+}
+LOWER_IS_BETTER = ("mae", "rmse", "loss")
 
 
 class MatthewsCorrelation(MulticlassConfusionMatrix):
@@ -48,31 +78,145 @@ class PearsonCorrelation(PearsonCorrCoef):
         return super().compute().nan_to_num(0.0)
 
 
-def build_metric(name: str, num_labels: int) -> Metric:
+class RankedScores(Metric):
+    """Every text's scores and labels, for metrics of how the scores rank the texts.
+
+    With two classes the scores are those of label 1; with more, and with several labels per text, each label is scored
+    against the rest and the metric is the labels' mean, as scikit-learn's ``average="macro"``.
+
+    Args:
+        num_labels: Number of labels.
+        multi_label: Whether labels are a 0/1 matrix or class numbers.
+    """
+
+    scores: list[Tensor]
+    labels: list[Tensor]
+
+    def __init__(self, num_labels: int, multi_label: bool) -> None:
+        super().__init__()
+        self.num_labels = num_labels
+        self.multi_label = multi_label
+        self.add_state("scores", default=[], dist_reduce_fx="cat")
+        self.add_state("labels", default=[], dist_reduce_fx="cat")
+
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        """Add a batch's logits (batch, labels) and labels."""
+        self.scores.append(logits.detach().float())
+        self.labels.append(labels)
+
+    def compute(self) -> Tensor:
+        logits, labels = dim_zero_cat(self.scores), dim_zero_cat(self.labels)
+        if self.multi_label:
+            return self.mean_of_labels(logits.sigmoid(), labels == 1)
+        probabilities = logits.softmax(dim=1)
+        if self.num_labels == 2:
+            return self.mean_of_labels(probabilities[:, 1:], (labels == 1).unsqueeze(1))
+        return self.mean_of_labels(probabilities, nn.functional.one_hot(labels, self.num_labels) == 1)
+
+    def mean_of_labels(self, scores: Tensor, is_label: Tensor) -> Tensor:
+        """Return the metric of scores and truth, both (texts, labels)."""
+        raise NotImplementedError
+
+
+class AreaUnderROC(RankedScores):
+    """Area under the receiver operating characteristic.
+
+    It is undefined, NaN for scikit-learn, for a label that all texts or none have: the mean is over the other labels,
+    and one half where there is none.
+    """
+
+    def mean_of_labels(self, scores: Tensor, is_label: Tensor) -> Tensor:
+        areas = [
+            # The share of pairs of a positive and a negative text that are in order; a tie is half a pair.
+            (positives * (negatives.cumsum(0) - negatives / 2)).sum() / (positives.sum() * negatives.sum())
+            for positives, negatives in _counts_by_score(scores, is_label)
+            if positives.any() and negatives.any()
+        ]
+        return torch.stack(areas).mean().float() if areas else scores.new_tensor(0.5)
+
+
+class AveragePrecision(RankedScores):
+    """Average precision: precision at each score, weighted by the gain in recall; 0 for a label that no text has."""
+
+    def mean_of_labels(self, scores: Tensor, is_label: Tensor) -> Tensor:
+        values = []
+        for positives, negatives in _counts_by_score(scores, is_label):
+            found = positives.flip(0).cumsum(0)
+            taken = found + negatives.flip(0).cumsum(0)
+            values.append((positives.flip(0) * found / taken).sum() / positives.sum().clamp(min=1))
+        return torch.stack(values).mean().float()
+
+
+def _counts_by_score(scores: Tensor, is_label: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Return for each label the numbers of positive and negative texts at each distinct score, the lowest first."""
+    counts = []
+    for of_label, truth in zip(scores.T, is_label.T, strict=True):
+        distinct, place = of_label.unique(return_inverse=True)
+        sizes = torch.bincount(place, minlength=len(distinct)).double()
+        positives = torch.bincount(place[truth], minlength=len(distinct)).double()
+        counts.append((positives, sizes - positives))
+    return counts
+
+
+def check_metrics(names: Sequence[str] | None, problem_type: ProblemType) -> tuple[str, ...]:
+    """Return the names of a task's metrics, its main metric first.
+
+    Args:
+        names: The names. Default: accuracy, micro and macro F1 for several labels per text, or both correlations.
+        problem_type: The kind of task.
+
+    Raises:
+        ModelError: if one does not score the kind of task.
+    """
+    names = DEFAULTS[problem_type] if names is None else tuple(names)
+    allowed = METRICS[problem_type]
+    for name in names:
+        if name not in allowed:
+            kind = problem_type.replace("_", "-").replace("-classification", " classification")
+            raise ModelError(f"metrics: {name!r} does not score a {kind}; allowed: {', '.join(allowed)}")
+    return names
+
+
+def build_metric(name: str, num_labels: int, problem_type: ProblemType | None = None) -> Metric:
     """Return the torchmetrics metric of a name.
 
     Args:
-        name: ``accuracy``, ``f1`` (of label 1 with two labels, as GLUE scores MRPC and QQP; macro-averaged with more)
-            or ``matthews`` for classification; ``pearson`` or ``spearman`` for regression.
+        name: One of :data:`METRICS` for the kind of task. ``f1`` is that of label 1 with two labels, as GLUE scores
+            MRPC and QQP, and macro-averaged with more; ``accuracy`` with several labels per text counts the texts whose
+            labels are all right; ``mae`` and ``rmse`` are in the targets' units.
         num_labels: Number of labels; 1 means regression.
+        problem_type: The kind of task. Default: from the number of labels.
 
     Raises:
-        ModelError: if the name is not one of these or does not fit the number of labels.
+        ModelError: if the name is not one of these.
     """
-    allowed = REGRESSION if num_labels == 1 else CLASSIFICATION
-    if name not in allowed:
-        kind = "regression (1 label)" if num_labels == 1 else f"classification ({num_labels} labels)"
-        raise ModelError(f"metrics: {name!r} does not score a {kind}; allowed: {', '.join(allowed)}")
+    problem_type = check_problem_type(problem_type, num_labels)
+    check_metrics((name,), problem_type)
+    multi_label = problem_type == "multi_label_classification"
     if name == "accuracy":
-        return MulticlassAccuracy(num_labels, average="micro")
+        return MultilabelExactMatch(num_labels) if multi_label else MulticlassAccuracy(num_labels, average="micro")
     if name == "f1":
         return BinaryF1Score() if num_labels == 2 else MulticlassF1Score(num_labels)
+    if name in ("macro_f1", "micro_f1"):
+        average = cast(Literal["macro", "micro"], name.removesuffix("_f1"))
+        return (MultilabelF1Score if multi_label else MulticlassF1Score)(num_labels, average=average)
     if name == "matthews":
         return MatthewsCorrelation(num_labels)
+    if name in ("auroc", "average_precision"):
+        return (AreaUnderROC if name == "auroc" else AveragePrecision)(num_labels, multi_label)
+    if name in ("mae", "rmse"):
+        return MeanAbsoluteError() if name == "mae" else MeanSquaredError(squared=False)
     return PearsonCorrelation() if name == "pearson" else SpearmanCorrCoef()
 
 
-class EvaluationMetrics(torch.nn.Module):
+def predicted_labels(outputs: Tensor, problem_type: ProblemType) -> Tensor:
+    """Return the class (batch,) of logits, the 0/1 matrix (batch, labels) of multi-label ones, or scores themselves."""
+    if problem_type == "regression":
+        return outputs
+    return outputs.argmax(dim=-1) if problem_type == "single_label_classification" else (outputs > 0).long()
+
+
+class EvaluationMetrics(nn.Module):
     """Loss and task metrics of one evaluation set, exact over batches of any size.
 
     Several ranks are scored together. Where their number does not divide the examples, Lightning's sampler fills up
@@ -80,30 +224,50 @@ class EvaluationMetrics(torch.nn.Module):
     once.
 
     Args:
-        names: Names that :func:`build_metric` knows. Default: ``accuracy``, or ``pearson`` and ``spearman`` for
-            regression.
+        names: Names that :func:`build_metric` knows. Default: see :func:`check_metrics`.
         num_labels: Number of labels; 1 means regression.
+        problem_type: The kind of task. Default: from the number of labels.
     """
 
-    def __init__(self, names: Sequence[str] | None, num_labels: int) -> None:
+    def __init__(self, names: Sequence[str] | None, num_labels: int, problem_type: ProblemType | None = None) -> None:
         super().__init__()
-        if names is None:
-            names = REGRESSION if num_labels == 1 else ("accuracy",)
+        self.problem_type = check_problem_type(problem_type, num_labels)
         self.loss = MeanMetric()
-        self.scores = MetricCollection({name: build_metric(name, num_labels) for name in names})
+        self.scores = nn.ModuleDict(
+            {
+                name: build_metric(name, num_labels, self.problem_type)
+                for name in check_metrics(names, self.problem_type)
+            }
+        )
 
     def reset(self) -> None:
         """Forget all batches."""
-        self.loss.reset()
-        self.scores.reset()
+        for metric in self.named_metrics().values():
+            metric.reset()
 
-    def update(self, loss: Tensor, outputs: Tensor, labels: Tensor) -> None:
-        """Add one batch: its mean loss, its ``(batch, labels)`` logits or ``(batch,)`` scores, its labels."""
-        # bf16-true and 16-true convert metrics with the model, and a sum in half precision soon stops growing.
-        self.to(torch.float32)
-        self.loss.update(loss, weight=labels.shape[0])
-        self.scores.update(outputs if outputs.dim() == 1 else outputs.argmax(dim=-1), labels)
+    def update(self, loss: Tensor, outputs: Tensor, labels: Tensor, weight: float | Tensor | None = None) -> None:
+        """Add one batch.
+
+        Args:
+            loss: Its mean loss.
+            outputs: Its (batch, labels) logits or (batch,) scores.
+            labels: Its labels.
+            weight: What the mean loss is a mean over. Default: the batch's rows.
+        """
+        if self.problem_type == "multi_label_classification":
+            labels = labels.long()
+        predicted = predicted_labels(outputs, self.problem_type)
+        for metric in self.named_metrics().values():
+            if isinstance(metric, RankedScores):
+                metric.update(outputs, labels)
+                continue
+            # bf16-true and 16-true convert metrics with the model, and a sum in half precision soon stops growing.
+            metric.to(torch.float32)
+            if metric is self.loss:
+                metric.update(loss, weight=labels.shape[0] if weight is None else weight)
+            else:
+                metric.update(predicted, labels)
 
     def named_metrics(self) -> dict[str, Metric]:
         """Return ``{"loss": …, "accuracy": …}``, as metric objects that Lightning computes, synchronises and resets."""
-        return {"loss": self.loss, **{str(name): metric for name, metric in self.scores.items()}}
+        return {"loss": self.loss, **{name: cast(Metric, metric) for name, metric in self.scores.items()}}

@@ -7,7 +7,7 @@ import importlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, Pretrai
 from transformers.utils import logging as transformers_logging
 
 from lightning_modules.errors import ModelError
+from lightning_modules.losses import ProblemType, check_problem_type
 
 OFFLINE_PREFIX = "offline:"
 
@@ -53,6 +54,7 @@ def load_sequence_classifier(
     trust_remote_code: bool = False,
     dropout: float | None = None,
     label_names: Sequence[str] = (),
+    problem_type: ProblemType | None = None,
 ) -> LoadedModel:
     """Load any Hugging Face sequence-classification model, in float32, from safetensors alone.
 
@@ -67,6 +69,7 @@ def load_sequence_classifier(
         trust_remote_code: Whether a hub repository may run code of its own.
         dropout: Probability in place of every dropout probability of the configuration. Default: leave them.
         label_names: Names of the labels, in order, for the model's configuration. Default: leave those it has.
+        problem_type: The kind of task, for the model's configuration. Default: from the number of labels.
 
     Raises:
         ModelError: if there is no such model, it has no safetensors weights, its checksum is wrong, its weights do not
@@ -77,8 +80,7 @@ def load_sequence_classifier(
         model, new = load_sequence_classifier("offline:all-MiniLM-L6-v2", num_labels=2)
         assert new == ("classifier.bias", "classifier.weight")
     """
-    if num_labels < 1:
-        raise ModelError(f"num_labels: {num_labels} is not allowed; 1 means regression, 2 or more classification")
+    problem_type = check_problem_type(problem_type, num_labels)
     location = packaged_folder(name) if name.startswith(OFFLINE_PREFIX) else name
     try:
         with quiet_transformers():
@@ -95,7 +97,7 @@ def load_sequence_classifier(
             own_labels = [str(label) for _, label in sorted((config.id2label or {}).items())]
             check_label_order(f"model: {name!r}", own_labels, label_names)
         set_label_names(config, label_names)
-    config.problem_type = "regression" if num_labels == 1 else "single_label_classification"
+    config.problem_type = problem_type
     set_pad_token(config)
     if not pretrained:
         try:
@@ -130,6 +132,27 @@ def load_sequence_classifier(
         rank_zero_info(f"{name}: {len(new)} new parameters, not in the checkpoint: {listed}")
     # from_pretrained leaves a model in eval mode, and Lightning keeps whatever mode it finds: dropout would stay off.
     return LoadedModel(model.train(), new)
+
+
+def task_of(name: str) -> dict[str, Any]:
+    """Return ``num_labels``, ``label_names`` and ``problem_type`` of a trained classifier, from its configuration.
+
+    Args:
+        name: A hub name or a folder.
+
+    Raises:
+        ModelError: if there is none, or it does not say what its labels are.
+    """
+    try:
+        with quiet_transformers():
+            config = AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"model: no configuration found for {name!r} ({first_line(error)})") from error
+    if config.problem_type is None or not config.id2label:
+        raise ModelError(f"model: {name!r} does not say what its task is; give num_labels and problem_type")
+    is_regression = config.problem_type == "regression"
+    names = [] if is_regression else [str(config.id2label[label]) for label in range(config.num_labels)]
+    return {"num_labels": config.num_labels, "label_names": names, "problem_type": config.problem_type}
 
 
 def set_dropout(config: PretrainedConfig, probability: float) -> None:

@@ -33,6 +33,9 @@ class Schedule:
             advances per epoch; unless it watches a ``train/`` metric, in those epochs alone that validate.
         monitor: What ReduceLROnPlateau watches: the name of a logged metric.
 
+    Raises:
+        ModelError: if ``interval`` is another word.
+
     Example::
 
         Schedule(partial(LinearWithWarmup, warmup_ratio=0.06))
@@ -43,6 +46,10 @@ class Schedule:
     scheduler: ScheduleCallable
     interval: Literal["step", "epoch"] = "step"
     monitor: str = "val/loss"
+
+    def __post_init__(self) -> None:
+        if self.interval not in ("step", "epoch"):
+            raise ModelError(f"lr_scheduler.interval: {self.interval!r} is not allowed; step or epoch")
 
     def build(self, optimizer: Optimizer, length: RunLength) -> LRScheduler | ReduceLROnPlateau:
         """Make the schedule for a run.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -17,12 +19,13 @@ from lightning_modules.adapters import AdapterConfig, add_adapter
 from lightning_modules.closure_module import ClosureModule
 from lightning_modules.closures import Batch, count_examples
 from lightning_modules.errors import ModelError
-from lightning_modules.export import export_adapter, export_model
+from lightning_modules.export import can_hold_mean, export_adapter, export_model
 from lightning_modules.feature_cache import FeatureCache
 from lightning_modules.frozen_encoder import Features, FrozenEncoder
 from lightning_modules.length_split import split_by_length as parts_by_length
-from lightning_modules.metrics import EvaluationMetrics
-from lightning_modules.pretrained import check_label_order, load_sequence_classifier
+from lightning_modules.losses import LossOptions, ProblemType, TaskLoss, check_problem_type, task_loss
+from lightning_modules.metrics import LOWER_IS_BETTER, EvaluationMetrics, check_metrics, predicted_labels
+from lightning_modules.pretrained import check_label_order, load_sequence_classifier, task_of
 from lightning_modules.text_prediction import (
     TOKENS_PER_BATCH,
     Text,
@@ -33,27 +36,35 @@ from lightning_modules.text_prediction import (
 )
 from lightning_modules.tokenizer import load_tokenizer
 from lightning_modules.trainable_parts import Trainable, freeze_all_but, frozen_modules
+from lightning_modules.windows import mean_per_text
 
 # What in a batch is no input of the model.
-_NO_INPUTS = ("labels", "idx", "features")
+_NO_INPUTS = ("labels", "idx", "text", "features")
 
 
 class SequenceClassifier(ClosureModule):
     """Fine-tunes a Hugging Face sequence classification or regression model.
 
-    Batches are dicts with ``input_ids``, ``attention_mask``, perhaps ``token_type_ids``, ``labels`` and ``idx``. Within
-    a step, the output of a frozen encoder is computed once. Logs, besides what :class:`ClosureModule` logs,
-    ``val/loss``, ``val/<metric>``, ``test/…``; a second evaluation set's name is appended to the stage
-    (``val_mismatched/accuracy``).
+    Batches are dicts with ``input_ids``, ``attention_mask``, perhaps ``token_type_ids``, ``labels`` and ``idx``. Where
+    rows are windows of long texts, ``text`` is each window's text; logits are averaged per text. Regression targets are
+    standardised for the loss; scores and metrics are in the targets' units. Within a step, the output of a frozen
+    encoder is computed once. Logs, besides what :class:`ClosureModule` logs, ``val/loss``, ``val/<metric>``,
+    ``test/…``; a second evaluation set's name is appended to the stage (``val_mismatched/accuracy``).
 
     Args:
         model: A hub name, a folder, a ``config.json``, or ``offline:all-MiniLM-L6-v2`` for packaged weights.
         num_labels: Number of labels; 1 means regression. The command line takes it from the data.
         label_names: Names of the labels, in order, which saved models carry. Default: those of the checkpoint. The
             command line takes them from the data.
-        metrics: Any of accuracy, f1, matthews (classification), pearson, spearman (regression). Default: accuracy, or
-            pearson and spearman. The command line takes them from the data.
+        metrics: Names, the main metric first: any of accuracy, macro_f1, micro_f1, auroc, average_precision; f1,
+            matthews (one label per text); pearson, spearman, mae, rmse (regression). Default: accuracy; micro_f1 and
+            macro_f1 (several labels per text); pearson and spearman. The command line takes them from the data.
         eval_set_names: Names of the evaluation sets where there are several. The command line takes them from the data.
+        problem_type: Kind of task: one label per text, several, or a number. Default: regression for 1 label, else one
+            label per text. The command line takes it from the data.
+        loss: Class weights and label smoothing. Default: neither.
+        calibrated_predictions: Whether ``predict`` divides logits by the temperature that the callback Calibration
+            found. Default: no.
         pretrained: Whether to load weights; ``False`` draws them at random from the configuration.
         trust_remote_code: Whether a hub repository may run code of its own.
         dropout: Probability in place of all dropout probabilities of the model's configuration. Default: its own.
@@ -92,6 +103,9 @@ class SequenceClassifier(ClosureModule):
         label_names: Sequence[str] = (),
         metrics: Sequence[str] | None = None,
         eval_set_names: Sequence[str] = ("",),
+        problem_type: ProblemType | None = None,
+        loss: LossOptions | None = None,
+        calibrated_predictions: bool = False,
         pretrained: bool = True,
         trust_remote_code: bool = False,
         dropout: float | None = None,
@@ -104,8 +118,13 @@ class SequenceClassifier(ClosureModule):
         super().__init__(**training)
         if split_by_length < 1:
             raise ModelError(f"split_by_length: {split_by_length} is not allowed; 1 or more")
-        kept = ("model", "num_labels", "label_names", "metrics", "eval_set_names", "pretrained")
+        self.problem_type: ProblemType = check_problem_type(problem_type, num_labels)
+        names = check_metrics(metrics, self.problem_type)
+        # A checkpoint holds the options as plain values.
+        self.loss_options = LossOptions(**loss) if isinstance(loss, Mapping) else loss or LossOptions()
+        kept = ("model", "num_labels", "label_names", "metrics", "eval_set_names", "problem_type", "pretrained")
         self.save_hyperparameters(*kept, logger=False)
+        self.hparams["loss"] = asdict(self.loss_options)
         loaded = load_sequence_classifier(
             model,
             num_labels,
@@ -113,7 +132,18 @@ class SequenceClassifier(ClosureModule):
             trust_remote_code=trust_remote_code,
             dropout=dropout,
             label_names=label_names,
+            problem_type=self.problem_type,
         )
+        own_names = cast("dict[int, str]", loaded.model.config.id2label or {})
+        self.label_names = tuple(own_names.get(label, f"LABEL_{label}") for label in range(num_labels))
+        self.loss_options.check_labels(self.problem_type, self.label_names)
+        # setup("fit") or a checkpoint adds what the training data determines.
+        self.task_loss: TaskLoss = task_loss(self.problem_type, self.loss_options, self.label_names)
+        self._has_statistics = False
+        self.temperature = 1.0
+        self.calibrated_predictions = calibrated_predictions
+        self.main_metric = f"val/{names[0] if names else 'loss'}"
+        self.main_metric_mode = "min" if self.main_metric.removeprefix("val/") in LOWER_IS_BETTER else "max"
         self.pad_token_id = getattr(loaded.model.config, "pad_token_id", None)
         self.adapted = None if adapter is None else add_adapter(loaded.model, adapter, loaded.new_parameter_names)
         self.model: nn.Module = (self.adapted or loaded).model
@@ -134,7 +164,8 @@ class SequenceClassifier(ClosureModule):
         self.split_by_length = split_by_length
         self.eval_set_names = tuple(eval_set_names)
         self.val_metrics, self.test_metrics = (
-            ModuleList(EvaluationMetrics(metrics, num_labels) for _ in self.eval_set_names) for _ in range(2)
+            ModuleList(EvaluationMetrics(names, num_labels, self.problem_type) for _ in self.eval_set_names)
+            for _ in range(2)
         )
 
     @property
@@ -149,17 +180,53 @@ class SequenceClassifier(ClosureModule):
                 module.eval()
         return self
 
+    @property
+    def target_mean(self) -> float:
+        """Mean of the regression targets of the training split; 0 where they are used as they are."""
+        return self.task_loss.target_mean
+
+    @property
+    def target_std(self) -> float:
+        """Standard deviation of the regression targets of the training split; 1 where they are used as they are."""
+        return self.task_loss.target_std
+
+    def setup(self, stage: str) -> None:
+        if stage == "fit":
+            self.temperature = 1.0
+            statistics = getattr(getattr(self.trainer, "datamodule", None), "label_statistics", None)
+            if statistics is not None:
+                self.task_loss = task_loss(self.problem_type, self.loss_options, self.label_names, statistics)
+                self._has_statistics = True
+                if self.problem_type == "regression" and not can_hold_mean(self.model):
+                    # The exported model could not add the mean: targets are only scaled, to a mean square of 1.
+                    size = math.hypot(self.target_mean, self.target_std)
+                    self.task_loss = replace(self.task_loss, target_mean=0.0, target_std=size)
+            elif self.loss_options.class_weights == "balanced" and not self._has_statistics:
+                raise ModelError(
+                    "loss: class_weights: balanced needs a datamodule that counts its labels (label_statistics), such "
+                    "as TextDataModule; give a weight by label instead"
+                )
+
     # Forward and loss
 
     def prepare_batch(self, batch: Batch, split: str) -> list[Batch]:
+        if "text" in batch and (self.split_by_length > 1 or self.feature_cache is not None):
+            name = "split_by_length" if self.split_by_length > 1 else "cache_features"
+            raise ModelError(f"{name}: it does not go with long texts as windows; leave it out, or truncate long texts")
         parts = parts_by_length(batch, self.split_by_length)
         return [part | {"features": self._features(part, split)} for part in parts]
 
     def forward(self, batch: Batch) -> Tensor:
-        """Return ``(batch, labels)`` logits, or ``(batch,)`` scores for regression, in float32."""
+        """Return ``(texts, labels)`` logits, or ``(texts,)`` scores in the targets' units, in float32."""
+        return self.task_loss.in_user_units(self._outputs(batch))
+
+    def _outputs(self, batch: Batch) -> Tensor:
+        """Return logits, or standardised scores, per text."""
         features = batch.get("features")
         with nullcontext() if features is None else features.reused():
             logits = self._logits(batch).float()
+        if "text" in batch:
+            logits = mean_per_text(logits, batch)
         return logits.squeeze(-1) if self.num_labels == 1 else logits
 
     def _logits(self, batch: Batch) -> Tensor:
@@ -182,15 +249,16 @@ class SequenceClassifier(ClosureModule):
         return self.feature_cache.features(split, batch, fingerprint)
 
     def loss_from_outputs(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """Return the mean cross-entropy, or mean squared error for regression; float32 under any precision."""
-        with torch.autocast(outputs.device.type, enabled=False):
-            if self.num_labels == 1:
-                return nn.functional.mse_loss(outputs, labels.float())
-            return nn.functional.cross_entropy(outputs, labels)
+        """Return the mean loss of logits, or of standardised scores; float32 under any precision."""
+        return self.task_loss(outputs, labels)
 
     def compute_loss(self, batch: Batch) -> Tensor:
         """Return the mean loss of a batch."""
-        return self.loss_from_outputs(self(batch), batch["labels"])
+        return self.loss_from_outputs(self._outputs(batch), batch["labels"])
+
+    def mean_over(self, batch: Batch) -> int | Tensor:
+        """Return the sum of the weights of a batch's texts, or their number."""
+        return self.task_loss.total_weight(batch["labels"])
 
     # Evaluation
 
@@ -206,13 +274,17 @@ class SequenceClassifier(ClosureModule):
         for metrics in metrics_per_set:
             cast(EvaluationMetrics, metrics).reset()
 
-    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        self._evaluation_step("val", self.val_metrics, batch, dataloader_idx)
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
+        """Return ``outputs`` (logits, or scores in the targets' units), ``predicted`` and ``labels``, for callbacks."""
+        return self._evaluation_step("val", self.val_metrics, batch, dataloader_idx)
 
-    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        self._evaluation_step("test", self.test_metrics, batch, dataloader_idx)
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
+        """Return what :meth:`validation_step` does."""
+        return self._evaluation_step("test", self.test_metrics, batch, dataloader_idx)
 
-    def _evaluation_step(self, stage: str, metrics_per_set: ModuleList, batch: Batch, set_index: int) -> None:
+    def _evaluation_step(
+        self, stage: str, metrics_per_set: ModuleList, batch: Batch, set_index: int
+    ) -> dict[str, Tensor]:
         if "labels" not in batch:
             raise ModelError(f"{stage}: the batches have no labels to score against; use predict for unlabelled data")
         if set_index >= len(self.eval_set_names):
@@ -220,9 +292,12 @@ class SequenceClassifier(ClosureModule):
                 f"eval_set_names: {len(self.eval_set_names)} names for more evaluation sets; give one name per set"
             )
         metrics = cast(EvaluationMetrics, metrics_per_set[set_index])
+        found: list[tuple[Tensor, Tensor]] = []
         for part in self.prepare_batch(batch, f"{stage}{set_index}"):
-            outputs = self(part)
-            metrics.update(self.loss_from_outputs(outputs, part["labels"]), outputs, part["labels"])
+            outputs, labels = self._outputs(part), part["labels"]
+            loss = self.loss_from_outputs(outputs, labels)
+            found.append((self.task_loss.in_user_units(outputs), labels))
+            metrics.update(loss, *found[-1], self.mean_over(part))
         prefix = stage if set_index == 0 else f"{stage}_{self.eval_set_names[set_index]}"
         for name, metric in metrics.named_metrics().items():
             self.log(
@@ -234,14 +309,38 @@ class SequenceClassifier(ClosureModule):
                 add_dataloader_idx=False,
                 batch_size=count_examples(batch),
             )
+        outputs, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return {"outputs": outputs, "predicted": predicted_labels(outputs, self.problem_type), "labels": labels}
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
-        """Return ``probabilities`` ``(batch, labels)`` or ``scores`` ``(batch,)``, and ``idx`` if the batch has it."""
+        """Return ``probabilities`` ``(texts, labels)`` or ``scores`` ``(texts,)``, and ``idx`` if the batch has it."""
         outputs = self(batch)
-        found = {"scores": outputs} if self.num_labels == 1 else {"probabilities": outputs.softmax(dim=-1)}
+        if self.problem_type == "regression":
+            found = {"scores": outputs}
+        else:
+            found = {"probabilities": self.probabilities(outputs)}
         return {"idx": batch["idx"], **found} if "idx" in batch else found
 
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Return the labels' probabilities: of one of them, or of each where a text has several."""
+        logits = logits / self.temperature if self.calibrated_predictions else logits
+        return logits.sigmoid() if self.problem_type == "multi_label_classification" else logits.softmax(dim=-1)
+
     # Use outside of a run
+
+    @classmethod
+    def from_exported(cls, folder: str | Path, **arguments: Any) -> SequenceClassifier:
+        """Return the classifier of a folder that :meth:`export` wrote, labels and kind of task included.
+
+        Args:
+            folder: The folder, or the name of a repository on the hub that holds it.
+            arguments: Other arguments of the class, to train it further.
+
+        Example::
+
+            SequenceClassifier.from_exported("runs/own_data/version_0/model").predict_texts(["Not bad at all."])
+        """
+        return cls(str(folder), **task_of(str(folder)), **arguments)
 
     def predict_texts(
         self,
@@ -267,15 +366,13 @@ class SequenceClassifier(ClosureModule):
 
         Example::
 
-            SequenceClassifier("runs/own_data/version_0/model").predict_texts(["Not bad at all."])
+            SequenceClassifier("my/model", num_labels=2).predict_texts(["Not bad at all."])
         """
         check_texts(texts)
         tokenizer = self.own_tokenizer if tokenizer is None else tokenizer
-        config: Any = self.model.config
         longest = max_length or min(tokenizer.model_max_length, longest_input(self.model))
         outputs = predict_outputs(self, texts, tokenizer, longest, tokens_per_batch)
-        names = [str(config.id2label[label]) for label in range(self.num_labels)]
-        return named_predictions(outputs, names, config.problem_type)
+        return named_predictions(outputs, self.label_names, self.problem_type)
 
     def export(
         self,
@@ -322,6 +419,11 @@ class SequenceClassifier(ClosureModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         checkpoint["adapter"] = self._adapter_name()
+        checkpoint["task"] = {
+            "problem_type": self.problem_type,
+            "temperature": self.temperature,
+            **self.task_loss.facts(),
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         stored, own = checkpoint.get("adapter", self._adapter_name()), self._adapter_name()
@@ -332,6 +434,24 @@ class SequenceClassifier(ClosureModule):
         names = checkpoint.get("hyper_parameters", {}).get("label_names") or ()
         check_label_order("ckpt_path: the checkpoint", names, self.hparams["label_names"] or ())
         super().on_load_checkpoint(checkpoint)
+        if "task" in checkpoint:  # earlier versions had none of this
+            self._load_task(checkpoint["task"])
+
+    def _load_task(self, task: Mapping[str, Any]) -> None:
+        if task["problem_type"] != self.problem_type:
+            raise ModelError(
+                f"ckpt_path: the checkpoint's problem_type is {task['problem_type']}, the model's {self.problem_type}"
+            )
+        # Weights by name are an argument, which may have changed.
+        weights = task["class_weights"] if self.loss_options.class_weights == "balanced" else None
+        self.temperature = task["temperature"]
+        self.task_loss = replace(
+            self.task_loss,
+            class_weights=self.task_loss.class_weights if weights is None else torch.tensor(weights),
+            target_mean=task["target_mean"],
+            target_std=task["target_std"],
+        )
+        self._has_statistics = True
 
     def _adapter_name(self) -> str:
         return "none" if self.adapted is None else type(self.adapted.config).__name__

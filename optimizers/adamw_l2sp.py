@@ -95,9 +95,13 @@ class AdamWL2SP(Optimizer):
             raise ValueError(f"new: {len(new_flags(group))} flags for {len(group['params'])} parameters")
         keep_anchors(self, group)
 
+    def check_state(self, state_dict: dict[str, Any]) -> None:
+        """Raise a ValueError for a state that cannot be loaded: its groups decay towards anchors that it lacks."""
+        require_anchors(state_dict)
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state; its anchors replace those taken when the optimizer was made."""
-        require_anchors(state_dict)
+        self.check_state(state_dict)
         super().load_state_dict(state_dict)
         place_anchors(self)
 

@@ -150,9 +150,13 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         super().add_param_group(param_group)
         keep_anchors(self, self.param_groups[-1])
 
+    def check_state(self, state_dict: dict[str, Any]) -> None:
+        """Raise a ValueError for a state that cannot be loaded: its groups decay towards anchors that it lacks."""
+        require_anchors(state_dict)
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state; its anchors replace those taken when the optimizer was made."""
-        require_anchors(state_dict)
+        self.check_state(state_dict)
         super().load_state_dict(state_dict)
         place_anchors(self)
 

@@ -133,14 +133,18 @@ class ParabolicAdam(torch.optim.Optimizer):
         super().add_param_group(param_group)
         keep_anchors(self, self.param_groups[-1])
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state; its anchors replace those taken when the optimizer was made."""
+    def check_state(self, state_dict: dict[str, Any]) -> None:
+        """Raise a ValueError for a state that cannot be loaded: of another optimizer, or of an older version."""
         missing = [name for name in _STATE if any(name not in group for group in state_dict["param_groups"])]
         if missing:
             raise ValueError(
                 f"the state to load is of another optimizer or an older ParabolicAdam: its groups lack {missing[0]}"
             )
         require_anchors(state_dict)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state; its anchors replace those taken when the optimizer was made."""
+        self.check_state(state_dict)
         super().load_state_dict(state_dict)
         place_anchors(self)
 

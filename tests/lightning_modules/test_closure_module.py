@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,12 +11,13 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import BaseFinetuning
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_modules import ClosureModule, GradientClip, ModelError, SequenceClassifier
+from lightning_modules import ClosureModule, GradientClip, ModelError, Schedule, SequenceClassifier
 from lightning_modules.closures import count_examples
-from optimizers import AdamSLS, SaLSA
+from optimizers import AdamSLS, ParabolicAdam, SaLSA
 from tests.tiny_models import TinyData, save_tiny_bert
 
 
@@ -84,6 +87,26 @@ def test_evaluation_is_the_mean_over_all_examples(tmp_path: Path) -> None:
     assert set(result) == {"test/loss"}
 
 
+class Halved(Regression):
+    """Batches are dicts of text that `prepare_batch` reads, in two parts of unequal size."""
+
+    def prepare_batch(self, batch: Any, split: str) -> list[Any]:
+        rows = torch.tensor([[float(word) for word in text.split()] for text in batch["texts"]])
+        parts = rows[:2], rows[2:]
+        return [(part, part.sum(1)) for part in parts if len(part)]
+
+
+def test_evaluation_prepares_batches_as_training_does(tmp_path: Path) -> None:
+    texts = [" ".join(map(str, row.tolist())) for row in data(24).dataset.tensors[0]]
+    loader = DataLoader(texts, batch_size=7, collate_fn=lambda rows: {"texts": rows})
+    results = []
+    for module, batches in ((Halved(), loader), (Regression(), data(7))):
+        trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path)
+        (result,) = trainer.validate(module, batches, verbose=False)
+        results.append(result["val/loss"])
+    assert results[0] == pytest.approx(results[1], rel=1e-5)
+
+
 def test_a_module_without_a_loss_is_one_line(tmp_path: Path) -> None:
     class Nothing(ClosureModule):
         def __init__(self) -> None:
@@ -149,6 +172,75 @@ def test_examples_are_counted_in_any_batch(batch: Any, count: int) -> None:
     assert count_examples(batch) == count
 
 
+@dataclass
+class Rows:
+    inputs: Tensor
+    targets: Tensor
+
+
+def test_examples_are_counted_in_a_dataclass() -> None:
+    assert count_examples(Rows(torch.zeros(3, 2), torch.zeros(3))) == 3
+
+
+@pytest.mark.parametrize(
+    ("loss", "given"),
+    [
+        (lambda loss: {"loss": loss}, "dict"),
+        (lambda loss: loss.expand(2), r"shape \(2,\)"),
+        (lambda loss: None, "None"),
+    ],
+)
+def test_a_loss_that_is_no_scalar_is_one_line(loss: Any, given: str, tmp_path: Path) -> None:
+    class Other(Regression):
+        def compute_loss(self, batch: Any) -> Any:
+            return loss(super().compute_loss(batch))
+
+    with pytest.raises(ModelError, match=f"compute_loss has to return the mean loss.*{given}"):
+        fit(Other(), data(8), tmp_path, num_sanity_val_steps=0)
+
+
+@pytest.mark.parametrize(("terms", "is_allowed"), [(torch.tensor(8), True), (0, False)])
+def test_the_terms_of_a_mean_are_a_positive_number(terms: Any, is_allowed: bool, tmp_path: Path) -> None:
+    class Counted(Regression):
+        def mean_over(self, batch: Any) -> Any:
+            return terms
+
+    refused = pytest.raises(ModelError, match="means over 0 terms; above 0 is needed")
+    with nullcontext() if is_allowed else refused:
+        fit(Counted(), data(8), tmp_path, num_sanity_val_steps=0)
+
+
+def test_two_optimizers_are_one_line(tmp_path: Path) -> None:
+    class Two(Regression):
+        def configure_optimizers(self) -> Any:
+            return [torch.optim.SGD(self.parameters(), lr=0.1) for _ in range(2)]
+
+    with pytest.raises(ModelError, match="one optimizer is expected, got 2"):
+        fit(Two(), data(8), tmp_path)
+
+
+def test_a_word_that_is_no_interval_is_one_line() -> None:
+    with pytest.raises(ModelError, match=r"lr_scheduler\.interval: 'epochs' is not allowed; step or epoch"):
+        Schedule(partial(torch.optim.lr_scheduler.StepLR, step_size=1), interval="epochs")  # type: ignore[arg-type]
+
+
+def test_a_module_that_loads_loosely_may_have_other_parts(tmp_path: Path) -> None:
+    fit(Regression(), data(8), tmp_path).save_checkpoint(tmp_path / "a.ckpt")
+
+    class Extended(Regression):
+        def __init__(self, **training: Any) -> None:
+            super().__init__(**training)
+            self.more = nn.Linear(1, 1)
+
+    with pytest.raises(ModelError, match="another architecture"):
+        Extended.load_from_checkpoint(tmp_path / "a.ckpt")
+
+    class Loose(Extended):
+        strict_loading = False
+
+    Loose.load_from_checkpoint(tmp_path / "a.ckpt")
+
+
 @pytest.mark.parametrize("batch", [{}, torch.zeros(0, 2), ["a", "b"]])
 def test_a_batch_of_no_examples_is_one_line(batch: Any) -> None:
     with pytest.raises(ModelError, match="a batch of no examples"):
@@ -188,3 +280,69 @@ def test_a_checkpoint_with_another_adapter_is_named(tmp_path: Path) -> None:
         SequenceClassifier.load_from_checkpoint(path)
     rebuilt = SequenceClassifier.load_from_checkpoint(path, adapter=LoraConfig(r=2, target_modules=["query"]))
     assert any("lora" in name for name, _ in rebuilt.named_parameters())
+
+
+class OwnSchedule(Regression):
+    """Makes its optimizer and its schedule itself, as any LightningModule may."""
+
+    interval = "epoch"
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), lr=1.0)
+        schedule = torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.1)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": self.interval}}
+
+
+@pytest.mark.parametrize(("interval", "rate"), [("epoch", 1e-2), ("step", 1e-6)])
+def test_a_schedule_of_a_modules_own_advances_when_it_says(interval: str, rate: float, tmp_path: Path) -> None:
+    module = OwnSchedule()
+    module.interval = interval
+    trainer = fit(module, data(8), tmp_path)
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(rate)
+
+
+class Unfreezing(BaseFinetuning):
+    """Trains the weight alone, and the bias too from the second epoch on, as a group of its own."""
+
+    def freeze_before_training(self, module: Any) -> None:
+        module.layer.bias.requires_grad_(False)
+
+    def finetune_function(self, module: Any, epoch: int, optimizer: Any) -> None:
+        module.layer.bias.requires_grad_(epoch >= 1)
+        if epoch == 1:
+            optimizer.add_param_group({"params": [module.layer.bias]})
+
+
+@pytest.mark.parametrize("optimizer", [partial(torch.optim.AdamW, lr=0.1), SaLSA])
+def test_a_run_resumes_with_the_groups_that_a_callback_added(optimizer: Any, tmp_path: Path) -> None:
+    whole = Regression(optimizer=optimizer)
+    fit(whole, data(8), tmp_path, callbacks=[Unfreezing()], max_epochs=4)
+    first = fit(Regression(optimizer=optimizer), data(8), tmp_path, callbacks=[Unfreezing()], max_epochs=2)
+    first.save_checkpoint(tmp_path / "a.ckpt")
+
+    second = Regression(optimizer=optimizer)
+    trainer = Trainer(
+        accelerator="cpu",
+        max_epochs=4,
+        logger=False,
+        enable_progress_bar=False,
+        callbacks=[Unfreezing()],
+        default_root_dir=tmp_path,
+    )
+    trainer.fit(second, data(8), data(7), ckpt_path=tmp_path / "a.ckpt")
+    assert len(trainer.optimizers[0].param_groups) == 2
+    assert torch.equal(second.layer.weight, whole.layer.weight)
+    assert torch.equal(second.layer.bias, whole.layer.bias)
+
+
+def test_the_state_of_an_older_version_is_one_line(tmp_path: Path) -> None:
+    trainer = fit(Regression(optimizer=ParabolicAdam), data(8), tmp_path)
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    older = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    for group in older["optimizer_states"][0]["param_groups"]:
+        del group["agreement"]
+    torch.save(older, tmp_path / "a.ckpt")
+    with pytest.raises(ModelError, match="ckpt_path: the state to load is of another optimizer or an older"):
+        Trainer(accelerator="cpu", max_epochs=4, logger=False, default_root_dir=tmp_path).fit(
+            Regression(optimizer=ParabolicAdam), data(8), ckpt_path=tmp_path / "a.ckpt"
+        )

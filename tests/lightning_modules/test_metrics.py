@@ -1,15 +1,19 @@
-"""GLUE's metrics against scikit-learn and SciPy."""
+"""Metrics against scikit-learn and SciPy."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics as reference
 
 from lightning_modules.errors import ModelError
-from lightning_modules.metrics import EvaluationMetrics, build_metric
+from lightning_modules.metrics import METRICS, EvaluationMetrics, build_metric, check_metrics
 
 
 @pytest.mark.parametrize("num_labels", [2, 3])
@@ -85,3 +89,99 @@ def test_ties_have_scipys_rank_correlation() -> None:
     metrics.update(torch.tensor(0.0), scores, targets)
     spearman = metrics.named_metrics()["spearman"].compute()
     assert float(spearman) == pytest.approx(stats.spearmanr(scores, targets).statistic, abs=1e-6)
+
+
+def values(metrics: EvaluationMetrics) -> dict[str, float]:
+    return {name: float(metric.compute()) for name, metric in metrics.named_metrics().items()}
+
+
+SINGLE = METRICS["single_label_classification"]
+SEVERAL = METRICS["multi_label_classification"]
+
+
+def average_area(truth: np.ndarray, scores: np.ndarray) -> float:
+    """scikit-learn's area of each label that has one, averaged."""
+    defined = [label for label in range(truth.shape[1]) if 0 < truth[:, label].sum() < len(truth)]
+    return float(np.mean([reference.roc_auc_score(truth[:, i], scores[:, i]) for i in defined])) if defined else 0.5
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.UndefinedMetricWarning", "ignore::UserWarning")
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10**6), num_labels=st.integers(2, 4), count=st.integers(1, 30), ties=st.booleans())
+def test_every_metric_of_classes_is_scikit_learns(seed: int, num_labels: int, count: int, ties: bool) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    # Few rows: classes without rows and without predictions are among the cases.
+    labels = torch.randint(num_labels, (count,), generator=generator)
+    logits = torch.randn(count, num_labels, generator=generator)
+    logits = logits.round() + torch.arange(num_labels) / 100 if ties else logits
+    metrics = EvaluationMetrics(SINGLE, num_labels)
+    for part in torch.arange(count).split(7):
+        metrics.update(torch.tensor(0.0), logits[part], labels[part])
+    found, predicted, scores = values(metrics), logits.argmax(-1), logits.softmax(-1).numpy()
+    assert found["accuracy"] == pytest.approx(reference.accuracy_score(labels, predicted))
+    assert found["matthews"] == pytest.approx(reference.matthews_corrcoef(labels, predicted), abs=1e-6)
+    for average in ("macro", "micro"):
+        expected = reference.f1_score(labels, predicted, average=average, zero_division=0)
+        assert found[f"{average}_f1"] == pytest.approx(expected)
+    truth = np.eye(num_labels)[labels.numpy()]
+    if num_labels == 2:
+        truth, scores = truth[:, 1:], scores[:, 1:]
+    assert found["auroc"] == pytest.approx(average_area(truth, scores), abs=1e-6)
+    precision = reference.average_precision_score(truth, scores)
+    assert found["average_precision"] == pytest.approx(precision, abs=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.UndefinedMetricWarning", "ignore::UserWarning")
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10**6), num_labels=st.integers(2, 4), count=st.integers(2, 30), share=st.floats(0, 1))
+def test_every_metric_of_several_labels_is_scikit_learns(seed: int, num_labels: int, count: int, share: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    labels = (torch.rand(count, num_labels, generator=generator) < share).float()
+    logits = torch.randn(count, num_labels, generator=generator)
+    metrics = EvaluationMetrics(SEVERAL, num_labels, "multi_label_classification")
+    for part in torch.arange(count).split(7):
+        metrics.update(torch.tensor(0.0), logits[part], labels[part])
+    found, predicted, truth, scores = values(metrics), (logits > 0).long(), labels.numpy(), logits.sigmoid().numpy()
+    assert found["accuracy"] == pytest.approx(reference.accuracy_score(truth, predicted))
+    for average in ("macro", "micro"):
+        expected = reference.f1_score(truth, predicted, average=average, zero_division=0)
+        assert found[f"{average}_f1"] == pytest.approx(expected)
+    assert found["auroc"] == pytest.approx(average_area(truth, scores), abs=1e-6)
+    assert found["average_precision"] == pytest.approx(reference.average_precision_score(truth, scores), abs=1e-6)
+
+
+@pytest.mark.parametrize("truth", [torch.zeros(5, 3), torch.ones(5, 3)])
+def test_labels_that_no_text_has_or_all_have_give_finite_metrics(truth: torch.Tensor) -> None:
+    metrics = EvaluationMetrics(SEVERAL, 3, "multi_label_classification")
+    metrics.update(torch.tensor(0.0), torch.randn(5, 3), truth)
+    found = values(metrics)
+    assert all(np.isfinite(value) for value in found.values())
+    assert found["auroc"] == 0.5
+    assert found["average_precision"] == float(truth.mean())
+
+
+def test_errors_of_a_regression_are_in_the_targets_units() -> None:
+    targets, scores = torch.tensor([100.0, 200.0, 400.0]), torch.tensor([110.0, 170.0, 400.0])
+    metrics = EvaluationMetrics(METRICS["regression"], 1)
+    for part in ([0, 1], [2]):
+        metrics.update(torch.tensor(0.0), scores[part], targets[part])
+    found = values(metrics)
+    assert found["mae"] == pytest.approx(reference.mean_absolute_error(targets, scores))
+    assert found["rmse"] == pytest.approx(reference.root_mean_squared_error(targets, scores))
+
+
+def test_a_weighted_loss_is_averaged_by_weight() -> None:
+    metrics = EvaluationMetrics(["accuracy"], 2)
+    metrics.update(torch.tensor(1.0), torch.eye(2), torch.tensor([0, 1]), weight=torch.tensor(6.0))
+    metrics.update(torch.tensor(4.0), torch.eye(2), torch.tensor([0, 1]), weight=3.0)
+    assert values(metrics)["loss"] == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "problem_type", "num_labels"),
+    [("matthews", "multi_label_classification", 3), ("rmse", "single_label_classification", 2)],
+)
+def test_the_allowed_metrics_of_the_kind_are_named(name: str, problem_type: Any, num_labels: int) -> None:
+    kind = problem_type.replace("_", "-").replace("-classification", " classification")
+    with pytest.raises(ModelError, match=f"metrics: '{name}' does not score a {kind}; allowed: .*, average_precision$"):
+        check_metrics(["accuracy", name], problem_type)

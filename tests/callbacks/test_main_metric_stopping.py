@@ -1,0 +1,101 @@
+"""Early stopping by the task's main metric, whatever it is called and whichever way is better."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch.optim import SGD
+
+from callbacks import MainMetricStopping
+from lightning_modules import SequenceClassifier
+from tests.tiny_models import TinyData, save_tiny_bert
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(save_tiny_bert(tmp_path_factory.mktemp("tiny")))
+
+
+class Scripted(SequenceClassifier):
+    """Logs given values of its main metric, one a validation."""
+
+    script: tuple[float, ...] = ()
+
+    def on_validation_epoch_end(self) -> None:
+        if not self.trainer.sanity_checking:
+            self.log("val/scripted", self.script[self.trainer.current_epoch])
+
+
+def run(tiny: str, tmp_path: Path, script: tuple[float, ...], mode: str, callback: Any, **settings: Any) -> Trainer:
+    module = Scripted(tiny, optimizer=partial(SGD, lr=0.0))
+    module.script, module.main_metric, module.main_metric_mode = script, "val/scripted", mode
+    settings = {"max_epochs": len(script), "enable_checkpointing": False} | settings
+    trainer = Trainer(
+        accelerator="cpu",
+        logger=False,
+        callbacks=[callback, *settings.pop("callbacks", [])],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+        **settings,
+    )
+    trainer.fit(module, TinyData(8), ckpt_path=settings.pop("ckpt_path", None))
+    return trainer
+
+
+@pytest.mark.parametrize(
+    ("mode", "script", "epochs"),
+    [
+        ("max", (0.1, 0.2, 0.2, 0.15, 0.9), 4),
+        ("min", (0.3, 0.2, 0.2, 0.25, 0.1), 4),
+        ("max", (0.0, 0.0, 0.0), 3),  # a metric that is undefined from the start is 0
+        ("max", (0.1, 0.2, 0.3, 0.4), 4),
+        ("min", (0.4, 0.3, 0.2, 0.1), 4),
+    ],
+)
+def test_the_run_ends_when_the_metric_no_longer_improves(
+    mode: str, script: Any, epochs: int, tiny: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    callback = MainMetricStopping(patience=2)
+    with caplog.at_level("INFO"):
+        trainer = run(tiny, tmp_path, script, mode, callback)
+    assert trainer.current_epoch == epochs
+    assert (callback.monitor, callback.mode) == ("val/scripted", mode)
+    assert ("stopped early after epoch" in caplog.text) == (epochs < len(script) or callback.stopped_epoch > 0)
+
+
+@pytest.mark.parametrize(("mode", "script"), [("max", (0.1, 0.15, 0.2)), ("min", (0.3, 0.25, 0.2))])
+def test_a_small_improvement_is_none(mode: str, script: Any, tiny: str, tmp_path: Path) -> None:
+    callback = MainMetricStopping(patience=1, min_delta=0.08)
+    assert run(tiny, tmp_path, script, mode, callback).current_epoch == 2
+
+
+def test_a_resumed_run_goes_on_counting(tiny: str, tmp_path: Path) -> None:
+    saver = ModelCheckpoint(dirpath=tmp_path, filename="last")
+    script = (0.5, 0.4, 0.4, 0.4, 0.4)
+    arguments = {"callbacks": [saver], "enable_checkpointing": True}
+    run(tiny, tmp_path, script, "max", MainMetricStopping(patience=3), max_epochs=3, **arguments)
+    module = Scripted(tiny, optimizer=partial(SGD, lr=0.0))
+    module.script, module.main_metric = script, "val/scripted"
+    resumed = Trainer(
+        accelerator="cpu",
+        max_epochs=5,
+        logger=False,
+        callbacks=[MainMetricStopping(patience=3)],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        default_root_dir=tmp_path,
+    )
+    resumed.fit(module, TinyData(8), ckpt_path=saver.best_model_path)
+    assert resumed.current_epoch == 4
+
+
+def test_a_module_without_a_main_metric_is_watched_by_its_loss() -> None:
+    callback = MainMetricStopping()
+    callback.setup(Trainer(accelerator="cpu", logger=False), LightningModule(), "fit")
+    assert (callback.monitor, callback.mode) == ("val/loss", "min")

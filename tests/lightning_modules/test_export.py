@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import peft
@@ -14,6 +15,7 @@ import torch
 
 from lightning_modules import BottleneckConfig, ModelError, SequenceClassifier
 from lightning_modules.export import fold_targets, new_folder
+from tests.architectures import save_pretrained_backbone
 from tests.tiny_texts import LABELS, tiny_classifier, tiny_texts, tiny_tokenizer
 
 ARCHITECTURES = ("bert", "roberta", "distilbert", "deberta-v2", "modernbert", "gpt2", "llama")
@@ -59,9 +61,11 @@ def train_a_little(module: SequenceClassifier) -> None:
                 parameter.add_(torch.randn_like(parameter), alpha=0.1)
 
 
-def with_problem(module: SequenceClassifier, problem: str) -> SequenceClassifier:
-    module.model.config.problem_type = problem
-    return module
+def setup_with_targets(module: SequenceClassifier, mean: float, std: float) -> None:
+    """Give a module the mean and deviation of a training split, as a fit does."""
+    module._trainer = SimpleNamespace(datamodule=SimpleNamespace(label_statistics={"mean": mean, "std": std}))  # type: ignore[assignment]
+    module.setup("fit")
+    module._trainer = None
 
 
 @pytest.mark.slow
@@ -70,10 +74,17 @@ def test_a_process_without_linetune_predicts_the_same(tmp_path: Path) -> None:
     lora = {"adapter": peft.LoraConfig(r=2, target_modules="all-linear")}
     for architecture in ARCHITECTURES:
         for name, arguments in (("full", {}), ("lora", lora)):
-            for num_labels, texts in ((3, TEXTS), (2, PAIRS), (1, TEXTS)):
-                at = tmp_path / f"{architecture}-{name}-{num_labels}"
-                module = tiny_classifier(at / "start", architecture, num_labels, **arguments)
+            for problem, num_labels, texts in (
+                ("single_label_classification", 3, TEXTS),
+                ("single_label_classification", 2, PAIRS),
+                ("multi_label_classification", 3, TEXTS),
+                ("regression", 1, TEXTS),
+            ):
+                at = tmp_path / f"{architecture}-{name}-{problem}-{num_labels}"
+                module = tiny_classifier(at / "start", architecture, num_labels, problem_type=problem, **arguments)
                 train_a_little(module)
+                if problem == "regression":
+                    setup_with_targets(module, mean=5.5, std=2.0)
                 module.export(at / "model")
                 cases.append({"folder": str(at / "model"), "texts": texts})
                 expected.append((num_labels, module.predict_texts(texts)))
@@ -86,17 +97,25 @@ def test_a_process_without_linetune_predicts_the_same(tmp_path: Path) -> None:
         assert num_labels == 1 or tuple(wanted[0]["probabilities"]) == LABELS[num_labels]
 
 
-def test_any_number_of_labels_per_text_is_said_in_the_configuration(tmp_path: Path) -> None:
-    module = with_problem(tiny_classifier(tmp_path / "start", num_labels=3), "multi_label_classification")
-    module.export(tmp_path / "model")
-    (answer,) = pipelines_alone([{"folder": str(tmp_path / "model"), "texts": TEXTS}], tmp_path)
-    tokens = [tiny_tokenizer()(text, return_tensors="pt") for text in TEXTS]
-    with torch.no_grad():
-        expected = [module.eval()(dict(batch))[0].sigmoid().tolist() for batch in tokens]
-    for found in answer:
-        for row, wanted in zip(found, expected, strict=True):
-            scores = {entry["label"]: entry["score"] for entry in row}
-            assert [scores[name] for name in LABELS[3]] == pytest.approx(wanted, abs=1e-5)
+def test_an_exported_folder_is_read_back_with_its_labels_and_its_task(tmp_path: Path) -> None:
+    for problem, num_labels in (
+        ("single_label_classification", 3),
+        ("multi_label_classification", 3),
+        ("regression", 1),
+    ):
+        module = tiny_classifier(tmp_path / problem, num_labels=num_labels, problem_type=problem)
+        restored = SequenceClassifier.from_exported(module.export(tmp_path / f"{problem}-model"))
+        assert restored.predict_texts(TEXTS) == module.predict_texts(TEXTS)
+        assert (restored.problem_type, restored.num_labels) == (problem, num_labels)
+        assert restored.new_parameter_names == ()
+    assert (
+        "labels"
+        in SequenceClassifier.from_exported(tmp_path / "multi_label_classification-model").predict_texts(TEXTS)[0]
+    )
+    with pytest.raises(ModelError, match=r"^model: no configuration found for '/nowhere'"):
+        SequenceClassifier.from_exported("/nowhere")
+    with pytest.raises(ModelError, match=r"does not say what its task is; give num_labels and problem_type$"):
+        SequenceClassifier.from_exported(save_pretrained_backbone(tmp_path / "backbone", "bert"))
 
 
 @pytest.mark.slow
@@ -122,10 +141,19 @@ def test_onnxruntime_predicts_the_same_for_any_batch_and_length(tmp_path: Path) 
 def test_targets_mean_and_deviation_go_into_the_last_layer(tmp_path: Path) -> None:
     module = tiny_classifier(tmp_path / "start", "roberta", 1)
     before = torch.tensor([text["score"] for text in module.predict_texts(TEXTS)])
-    module.target_mean, module.target_std = 5.5, 2.0
+    setup_with_targets(module, mean=5.5, std=2.0)
     folder = module.export(tmp_path / "model")
     after = torch.tensor([text["score"] for text in SequenceClassifier(str(folder), 1).predict_texts(TEXTS)])
     torch.testing.assert_close(after, 5.5 + 2.0 * before, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("adapter", [None, peft.LoraConfig(r=1, target_modules="all-linear")])
+def test_a_head_without_bias_has_targets_scaled_alone(tmp_path: Path, architecture: str, adapter: Any) -> None:
+    module = tiny_classifier(tmp_path / "start", architecture, 1, adapter=adapter)
+    setup_with_targets(module, mean=3.0, std=4.0)
+    has_bias = architecture not in ("gpt2", "llama")
+    assert (module.target_mean, module.target_std) == ((3.0, 4.0) if has_bias else (0.0, 5.0))
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -158,7 +186,7 @@ def test_other_weights_are_exported_and_the_module_stays_as_it_is(tmp_path: Path
     assert type(module.model).__name__.startswith("Peft")
     assert module.training
     for restored in (
-        SequenceClassifier(str(folder)),
+        SequenceClassifier.from_exported(folder),
         SequenceClassifier(str(tmp_path / "start"), label_names=LABELS[2], adapter=str(adapter)),
     ):
         for found, wanted in zip(restored.predict_texts(TEXTS, tiny_tokenizer()), expected, strict=True):

@@ -78,6 +78,9 @@ class ModelExporter(Callback):
         if not is_written or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         best = best_checkpoint(trainer)
+        if best is not None and os.path.isdir(best):
+            rank_zero_warn(f"ModelExporter: {best} is a checkpoint in parts; nothing is written")
+            return
         if best is None:
             facts = self._facts(trainer, pl_module)
             facts["checkpoint"] = f"those of the last step, {trainer.global_step}; no checkpoint was kept"
@@ -171,10 +174,10 @@ def free_name(path: Path) -> Path:
 
 
 def best_checkpoint(trainer: Trainer) -> str | None:
-    """Return the path of the best checkpoint of a run, if it kept one as a file on this machine."""
+    """Return the path of the best checkpoint of a run, if it kept one on this machine."""
     callback = trainer.checkpoint_callback
     path = callback.best_model_path if isinstance(callback, ModelCheckpoint) else ""
-    return path if os.path.isfile(path) else None
+    return path if os.path.exists(path) else None
 
 
 def facts_of(checkpoint: dict[str, Any]) -> dict[str, Any]:

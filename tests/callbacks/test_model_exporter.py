@@ -162,6 +162,18 @@ def test_nothing_is_written_by_a_trial_run_or_for_other_modules(tmp_path: Path) 
     assert [path.name for path in tmp_path.iterdir()] == ["start"]
 
 
+def test_a_checkpoint_in_parts_is_said(tmp_path: Path) -> None:
+    class InParts(Callback):
+        def on_train_end(self, trainer: Trainer, *_: Any) -> None:
+            (tmp_path / "parts").mkdir()
+            trainer.checkpoint_callback.best_model_path = str(tmp_path / "parts")
+
+    module = tiny_classifier(tmp_path / "start", optimizer=ADAMW)
+    with pytest.warns(UserWarning, match=r"parts is a checkpoint in parts; nothing is written"):
+        fit(module, tmp_path, ModelExporter(), InParts(), ModelCheckpoint(tmp_path, save_top_k=0), max_epochs=1)
+    assert not (tmp_path / "model").exists()
+
+
 def test_a_folder_is_never_replaced(tmp_path: Path) -> None:
     assert free_name(tmp_path / "model") == tmp_path / "model"
     for name in ("model-v1", "model-v2"):

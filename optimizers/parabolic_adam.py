@@ -189,6 +189,10 @@ class ParabolicAdam(torch.optim.Optimizer):
         state.steps += 1
         if group["searches"]:
             self._set(lr=self._rate(estimator, state))
+        elif group["lr"] > 0:
+            state.log_distance = math.log(
+                group["lr"] / estimator.probe_share
+            )  # a group may start from a rate of its own
         updates = [
             update for update in (GroupUpdate(group, self.state, adam) for group in self.param_groups) if update.params
         ]
@@ -261,7 +265,6 @@ class ParabolicAdam(torch.optim.Optimizer):
             counter = "failures" if math.isfinite(found.loss) else "skipped"
             figures[counter] = group[counter] + 1
             if not group["searches"]:
-                state.log_distance = math.log(found.probe / estimator.probe_share)
                 figures["lr"] = found.probe
         self._set(**figures)
         record = {"evaluations": found.trials, "backtracks": found.rejected, "slope": found.slope}

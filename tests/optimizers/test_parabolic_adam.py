@@ -100,6 +100,12 @@ def test_where_the_loss_is_not_positive_the_parabola_alone_counts():
     assert_same_trace(problem.run(optimizer, 40), reference(problem.reference, 40, total_steps=40))
 
 
+def test_a_group_may_start_from_a_rate_of_its_own():
+    problem = TorchProblem()
+    optimizer = ParabolicAdam([group | {"lr": 10.0} for group in problem.groups()])
+    assert_same_trace(problem.run(optimizer, 10), reference(problem.reference, 10, probe=10.0))
+
+
 def test_comes_down_from_a_step_size_that_is_far_too_large():
     problem = TorchProblem()
     optimizer = ParabolicAdam(problem.groups(), initial_step_size=10.0)

@@ -1,4 +1,4 @@
-"""The command line: ``python cli.py fit --config configs/quickstart.yaml``."""
+"""The command line: ``linetune fit --config linetune:quickstart``, or ``python cli.py`` in the clone."""
 
 import inspect
 import os
@@ -10,16 +10,19 @@ from typing import Any, NoReturn
 import torch
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import BasePredictionWriter, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from callbacks import ConfigSaver, HyperparameterLogger, RunSummary, SubmissionWriter
+from callbacks import ConfigSaver, HyperparameterLogger, PredictionWriter, RunSummary, SubmissionWriter
 from callbacks.config_errors import OneLineErrorParser, line_about_what_was_given, refuses_arguments
+from callbacks.config_files import best_of_run
 from callbacks.jsonargparse_private import actions_on, own_defaults, way_to_cause
+from callbacks.model_exporter import export_checkpoint, upload
 from datamodules import DataError, GLUEDataModule
 from lightning_modules import ModelError, SequenceClassifier
+from linetune import __version__
 
 # Errors whose text is for the user: they end the program in one line, all others with a traceback.
 USER_ERRORS = (DataError, ModelError, MisconfigurationException)
@@ -41,6 +44,8 @@ def main(args: ArgsType = None) -> None:
     debug = os.environ.get("JSONARGPARSE_DEBUG", "").lower()
     if debug not in ("", "true", "false"):
         exit_with_error(f"environment variable JSONARGPARSE_DEBUG: {debug!r} is not allowed; true or false")
+    if not {"", os.getcwd()} & set(sys.path):
+        sys.path.append(os.getcwd())  # classes of the user's own; last, so that no file there takes a package's place
     try:
         LinetuneCLI(
             auto_configure_optimizers=False,
@@ -48,6 +53,8 @@ def main(args: ArgsType = None) -> None:
             seed_everything_default=0,
             trainer_defaults={"callbacks": [HyperparameterLogger(), RunSummary()]},
             parser_class=OneLineErrorParser,
+            parser_kwargs={"prog": "linetune", "version": __version__},
+            trainer_class=LinetuneTrainer,
             args=args,
         )
     except USER_ERRORS as error:
@@ -62,6 +69,41 @@ def exit_with_error(text: str) -> NoReturn:
     line = line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE // 2]} … {line[-LONGEST_LINE // 2 :]}"
     print(f"linetune: error: {line}", file=sys.stderr)
     sys.exit(2)
+
+
+class LinetuneTrainer(Trainer):
+    """Lightning's Trainer with the subcommand ``export``."""
+
+    def export(
+        self,
+        model: Any,
+        datamodule: Any,
+        to: str,
+        ckpt_path: str | None = None,
+        weights_only: bool | None = None,
+        onnx: bool = False,
+        merge: bool = True,
+        push_to_hub: str | None = None,
+    ) -> None:
+        """Write a checkpoint as a folder that transformers loads without linetune.
+
+        Args:
+            model: The module of the checkpoint.
+            datamodule: The datamodule, which has the tokenizer.
+            to: Folder to write; must not exist yet, or be empty.
+            ckpt_path: The checkpoint; best for the best one of the config's run. Default config: that of its run.
+            weights_only: Not used; a checkpoint is always read without running code of its own.
+            onnx: Whether to write model.onnx as well; needs the extra onnx.
+            merge: Whether to merge an adapter into the weights, or to write peft's own folder.
+            push_to_hub: Name of a repository on the Hugging Face hub to upload the folder to; made if it does not
+                exist, as a private one.
+        """
+        if ckpt_path is None:
+            raise ModelError("ckpt_path: export needs a checkpoint; give --ckpt_path FILE")
+        folder = export_checkpoint(model, datamodule, ckpt_path, to, onnx, merge)
+        print(f"exported          {os.path.relpath(folder)}")
+        if push_to_hub is not None:
+            print(f"uploaded          {upload(folder, push_to_hub)}")
 
 
 class LinetuneCLI(LightningCLI):
@@ -99,6 +141,8 @@ class LinetuneCLI(LightningCLI):
         # Lightning's own takes the model's class and arguments from the checkpoint, over what the user wrote.
         self.checkpoint_facts: dict[str, Any] = {}
         path = self.section.get("ckpt_path")
+        if path == "best" and self.config.get("subcommand") != "fit" and self.section.get("config"):
+            path = self.section.ckpt_path = str(best_of_run(str(self.section.config[-1])))
         if not path or path in ("best", "last", "hpc", "registry") or "://" in path or os.path.isdir(path):
             return
         if not os.path.isfile(path):
@@ -111,8 +155,16 @@ class LinetuneCLI(LightningCLI):
             stored = {}  # a module of the user's own may save none
         self.checkpoint_facts = {name: stored[name] for name in DATA_TO_MODEL if name in stored}
 
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        return {**LightningCLI.subcommands(), "export": {"model", "datamodule"}}
+
     def before_instantiate_classes(self) -> None:
         config = self.section
+        if self.config.get("subcommand") == "export":
+            # It runs on any machine, and leaves no folder of a run.
+            alone = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto", "precision": None}
+            config.trainer.update(Namespace(**alone, logger=False, callbacks=None))
         data, model, data_class = config.data.init_args, config.model.init_args, locate(config.data.class_path)
         parameters = inspect.signature(locate(config.model.class_path)).parameters  # type: ignore[arg-type]
         for name in filter(parameters.__contains__, DATA_TO_MODEL):
@@ -175,9 +227,12 @@ class LinetuneCLI(LightningCLI):
     def before_predict(self) -> None:
         self.before_validate()
         callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
-        written = any(isinstance(callback, SubmissionWriter) for callback in callbacks)
-        if isinstance(self.datamodule, GLUEDataModule) and not written:
+        if any(isinstance(callback, BasePredictionWriter) for callback in callbacks):
+            return
+        if isinstance(self.datamodule, GLUEDataModule):
             callbacks.append(SubmissionWriter())
+        elif hasattr(self.datamodule, "predict_rows"):
+            callbacks.append(PredictionWriter())
 
 
 def class_path(default: type) -> dict[str, str]:

@@ -1,6 +1,5 @@
 """Lightning callbacks: freezing, learning rates, logging, scores, budgets in seconds, and files that a run writes."""
 
-from callbacks.adapter_saver import AdapterSaver
 from callbacks.calibration import Calibration
 from callbacks.class_report import ClassReport
 from callbacks.config_saver import ConfigSaver
@@ -9,7 +8,9 @@ from callbacks.differential_learning_rates import DifferentialLearningRates
 from callbacks.gradual_unfreezing import GradualUnfreezing
 from callbacks.hyperparameter_logger import HyperparameterLogger
 from callbacks.main_metric_stopping import MainMetricStopping
+from callbacks.model_exporter import ModelExporter
 from callbacks.peak_memory_monitor import PeakMemoryMonitor
+from callbacks.prediction_writer import PredictionWriter
 from callbacks.run_folder import run_folder
 from callbacks.run_summary import RunSummary
 from callbacks.schedule_by_seconds import ScheduleBySeconds
@@ -18,7 +19,6 @@ from callbacks.submission_writer import SubmissionWriter
 from callbacks.training_seconds import TrainingSeconds
 
 __all__ = [
-    "AdapterSaver",
     "Calibration",
     "ClassReport",
     "ConfigSaver",
@@ -27,7 +27,9 @@ __all__ = [
     "GradualUnfreezing",
     "HyperparameterLogger",
     "MainMetricStopping",
+    "ModelExporter",
     "PeakMemoryMonitor",
+    "PredictionWriter",
     "RunSummary",
     "ScheduleBySeconds",
     "StepSizeMonitor",

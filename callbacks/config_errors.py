@@ -19,6 +19,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import optimizers
+from callbacks.config_files import config_of_checkpoint, named_config
 from callbacks.jsonargparse_private import Way, own_defaults, package_of, refusal_behind
 
 OWN_PACKAGES = ("callbacks", "datamodules", "lightning_modules", "optimizers")
@@ -35,8 +36,11 @@ class OneLineErrorParser(LightningArgumentParser):
     config_file: Any = None
 
     def parse_args(self, args: Any = None, *others: Any, **kwargs: Any) -> Namespace:  # type: ignore[override]
-        is_subcommand = hasattr(self, "subcommand")
-        return super().parse_args(configs_first(args) if is_subcommand else args, *others, **kwargs)
+        if hasattr(self, "subcommand"):
+            args = configs_first(args)
+            if self.subcommand == "export":
+                args = export_arguments(args)
+        return super().parse_args(args, *others, **kwargs)
 
     def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Namespace:
         self.config_file = path
@@ -58,16 +62,52 @@ class OneLineErrorParser(LightningArgumentParser):
 
 
 def configs_first(arguments: list[str]) -> list[str]:
-    """Return the arguments with the configs in front: what is given on the command line wins wherever it stands."""
+    """Return the arguments with the configs in front: what is given on the command line wins wherever it stands.
+
+    Configs that are named ``linetune:NAME`` become paths.
+    """
     configs: list[str] = []
     others: list[str] = []
     rest = iter(arguments)
     for argument in rest:
         if argument in ("-c", "--config"):
-            configs += [argument, *islice(rest, 1)]
+            configs += [argument, *map(named_config, islice(rest, 1))]
+        elif argument.startswith(("--config=", "-c=")):
+            configs.append(named_config(argument))
         else:
-            (configs if argument.startswith("--config=") else others).append(argument)
+            others.append(argument)
     return configs + others
+
+
+def export_arguments(arguments: list[str]) -> list[str]:
+    """Return the arguments of ``export`` with the configuration of the checkpoint's run, unless one is given.
+
+    Raises:
+        MisconfigurationException: there is neither a checkpoint nor a configuration, or none beside the checkpoint.
+    """
+    # A switch, as people write one; the parser's own take true or false.
+    following = [*arguments[1:], "--"]
+    arguments = [
+        "--onnx=true" if argument == "--onnx" and after.startswith("--") else argument
+        for argument, after in zip(arguments, following, strict=True)
+    ]
+    has_config = any(argument in ("-c", "--config") or argument.startswith("--config=") for argument in arguments)
+    path = value_of(arguments, "--ckpt_path")
+    if has_config or value_of(arguments, "--to") is None:
+        return arguments
+    if path is None:
+        raise MisconfigurationException("ckpt_path: export needs a checkpoint; give --ckpt_path FILE")
+    return ["--config", str(config_of_checkpoint(path)), *arguments]
+
+
+def value_of(arguments: list[str], option: str) -> str | None:
+    """Return the value that the arguments give to an option; None without it."""
+    for place, argument in enumerate(arguments):
+        if argument == option and place + 1 < len(arguments):
+            return arguments[place + 1]
+        if argument.startswith(f"{option}="):
+            return argument.partition("=")[2]
+    return None
 
 
 def explanation(parser: ArgumentParser, message: str, error: BaseException | None) -> str:

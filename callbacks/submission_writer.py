@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
+from callbacks.gathered_predictions import gathered_predictions
+from callbacks.new_file import new_file
 from callbacks.run_folder import run_folder
 
 MAX_SCORE = 5.0
@@ -87,9 +88,7 @@ class SubmissionWriter(BasePredictionWriter):
         folder = self._folder(trainer)
         for number, split in enumerate(task.test_splits):
             outputs = predictions if not several else predictions[number] if predictions else []
-            indices, values = _concatenate(outputs, task.num_labels)
-            if trainer.world_size > 1:
-                indices, values = _gather(trainer, indices.to(pl_module.device), values.to(pl_module.device))
+            indices, values = gathered_predictions(trainer, pl_module, outputs, task.num_labels)
             if trainer.is_global_zero:
                 file = folder / task.submission_files[split]
                 rows = _rows(indices, values, task.label_texts)
@@ -105,44 +104,16 @@ class SubmissionWriter(BasePredictionWriter):
         return Path(run_folder(trainer)) / "submission"
 
 
-def _concatenate(outputs: Sequence[dict[str, Tensor]], num_labels: int) -> tuple[Tensor, Tensor]:
-    """Return the row numbers and predictions (classes or scores, as float32) of all batches."""
-    indices, values = [torch.empty(0, dtype=torch.int64)], [torch.empty(0)]
-    for output in outputs:
-        found = output["scores" if num_labels == 1 else "probabilities"].float()
-        if num_labels > 1 and found.shape[-1] != num_labels:
-            raise ValueError(f"predictions are of {found.shape[-1]} classes; the task has {num_labels}")
-        if not found.isfinite().all():
-            raise ValueError("predictions are not finite; nothing is written")
-        indices.append(output["idx"])
-        values.append(found if num_labels == 1 else found.argmax(-1).float())
-    return torch.cat(indices), torch.cat(values)
-
-
-def _gather(trainer: Trainer, indices: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the rows of all processes, in every process; processes may have different numbers of rows."""
-    sizes = trainer.strategy.all_gather(torch.tensor([len(indices)], device=indices.device)).flatten()
-    padding = int(sizes.max()) - len(indices)
-    indices = trainer.strategy.all_gather(torch.nn.functional.pad(indices, (0, padding), value=-1)).flatten()
-    values = trainer.strategy.all_gather(torch.nn.functional.pad(values, (0, padding))).flatten()
-    return indices[indices >= 0], values[indices >= 0]
-
-
 def _rows(indices: Tensor, values: Tensor, label_texts: Sequence[str]) -> list[tuple[int, str]]:
-    """Return each row's number and prediction as text, in order, each row once."""
-    # Distributed samplers repeat some rows, so that all processes get equally many.
-    by_index = dict(zip(indices.tolist(), values.tolist(), strict=True))
+    """Return each row's number and prediction as text."""
     if label_texts:
-        return [(index, label_texts[int(by_index[index])]) for index in sorted(by_index)]
-    return [(index, f"{min(max(by_index[index], 0.0), MAX_SCORE):.3f}") for index in sorted(by_index)]
+        texts = [label_texts[label] for label in values.argmax(-1).tolist()]
+    else:
+        texts = [f"{min(max(score, 0.0), MAX_SCORE):.3f}" for score in values.tolist()]
+    return list(zip(indices.tolist(), texts, strict=True))
 
 
 def _write(file: Path, rows: Sequence[tuple[int, str]]) -> None:
-    unfinished = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        with unfinished.open("w", encoding="utf-8", newline="\n") as stream:
-            stream.write("index\tprediction\n")
-            stream.writelines(f"{index}\t{prediction}\n" for index, prediction in rows)
-        unfinished.replace(file)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with new_file(file) as stream:
+        stream.write("index\tprediction\n")
+        stream.writelines(f"{index}\t{prediction}\n" for index, prediction in rows)

@@ -33,7 +33,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """
     path = _offline_path(name) if name.startswith("offline:") else name
     try:
-        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except Exception as error:
         # The errors (no network, unknown name, damaged file, a repository with code of its own) share no base class.
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -41,6 +41,11 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
             f"cannot load the tokenizer {name!r}: {reason} (a tokenizer is a name on the hub, a folder, or "
             f"{_offline_names()})"
         ) from error
+    # For a folder without tokenizer files transformers 5 makes a tokenizer of special tokens alone (of T5 with a space,
+    # "▁"), to which every text is unknown.
+    if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens) - {"▁"}:
+        raise DataError(f"tokenizer: {name!r} has no tokenizer files; give data.tokenizer, the name of the tokenizer")
+    return tokenizer
 
 
 def _offline_names() -> str:

@@ -62,19 +62,24 @@ class AdaptedModel:
         else:
             self.model.save_pretrained(str(folder))  # type: ignore[operator]
 
+    @property
+    def can_merge(self) -> bool:
+        """Whether the adapter can be worked into the weights of the original architecture."""
+        tuner = getattr(self.model, "base_model", None)
+        return not isinstance(self.config, BottleneckConfig) and hasattr(tuner, "merge_and_unload")
+
     def merge(self) -> nn.Module:
         """Return the model of the original architecture with the adapter merged into its weights; uses ``model`` up.
 
         Raises:
             ModelError: if this kind of adapter cannot be merged into weights.
         """
-        merge = None if isinstance(self.config, BottleneckConfig) else getattr(self.model, "merge_and_unload", None)
-        if merge is None:
+        if not self.can_merge:
             kind = getattr(self.config, "peft_type", None) or type(self.config).__name__
             raise ModelError(
                 f"adapter: a {getattr(kind, 'value', kind)} adapter cannot be merged into the model's weights"
             )
-        return merge()
+        return self.model.merge_and_unload()  # type: ignore[operator]
 
 
 def add_adapter(

@@ -7,7 +7,7 @@ import importlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
@@ -132,6 +132,27 @@ def load_sequence_classifier(
         rank_zero_info(f"{name}: {len(new)} new parameters, not in the checkpoint: {listed}")
     # from_pretrained leaves a model in eval mode, and Lightning keeps whatever mode it finds: dropout would stay off.
     return LoadedModel(model.train(), new)
+
+
+def task_of(name: str) -> dict[str, Any]:
+    """Return ``num_labels``, ``label_names`` and ``problem_type`` of a trained classifier, from its configuration.
+
+    Args:
+        name: A hub name or a folder.
+
+    Raises:
+        ModelError: if there is none, or it does not say what its labels are.
+    """
+    try:
+        with quiet_transformers():
+            config = AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"model: no configuration found for {name!r} ({first_line(error)})") from error
+    if config.problem_type is None or not config.id2label:
+        raise ModelError(f"model: {name!r} does not say what its task is; give num_labels and problem_type")
+    is_regression = config.problem_type == "regression"
+    names = [] if is_regression else [str(config.id2label[label]) for label in range(config.num_labels)]
+    return {"num_labels": config.num_labels, "label_names": names, "problem_type": config.problem_type}
 
 
 def set_dropout(config: PretrainedConfig, probability: float) -> None:

@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from copy import deepcopy
 from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import ModuleList
+from transformers import PreTrainedTokenizerBase
 
-from lightning_modules.adapters import AdaptedModel, AdapterConfig, add_adapter
+from lightning_modules.adapters import AdapterConfig, add_adapter
 from lightning_modules.closure_module import ClosureModule
 from lightning_modules.closures import Batch, count_examples
 from lightning_modules.errors import ModelError
+from lightning_modules.export import can_hold_mean, export_adapter, export_model
 from lightning_modules.feature_cache import FeatureCache
 from lightning_modules.frozen_encoder import Features, FrozenEncoder
 from lightning_modules.length_split import split_by_length as parts_by_length
 from lightning_modules.losses import LossOptions, ProblemType, TaskLoss, check_problem_type, task_loss
 from lightning_modules.metrics import LOWER_IS_BETTER, EvaluationMetrics, check_metrics, predicted_labels
-from lightning_modules.pretrained import check_label_order, load_sequence_classifier
+from lightning_modules.pretrained import check_label_order, load_sequence_classifier, task_of
+from lightning_modules.text_prediction import (
+    TOKENS_PER_BATCH,
+    Text,
+    check_texts,
+    longest_input,
+    named_predictions,
+    predict_outputs,
+)
+from lightning_modules.tokenizer import load_tokenizer
 from lightning_modules.trainable_parts import Trainable, freeze_all_but, frozen_modules
 from lightning_modules.windows import mean_per_text
 
@@ -141,6 +153,7 @@ class SequenceClassifier(ClosureModule):
         except ValueError as error:
             raise ModelError(str(error)) from error
         self.trainable = trainable
+        self.trust_remote_code = trust_remote_code
         self.train()
         self.frozen_encoder = FrozenEncoder(self.model, self._logits)
         folder = cache_features if isinstance(cache_features, str) else None
@@ -184,6 +197,10 @@ class SequenceClassifier(ClosureModule):
             if statistics is not None:
                 self.task_loss = task_loss(self.problem_type, self.loss_options, self.label_names, statistics)
                 self._has_statistics = True
+                if self.problem_type == "regression" and not can_hold_mean(self.model):
+                    # The exported model could not add the mean: targets are only scaled, to a mean square of 1.
+                    size = math.hypot(self.target_mean, self.target_std)
+                    self.task_loss = replace(self.task_loss, target_mean=0.0, target_std=size)
             elif self.loss_options.class_weights == "balanced" and not self._has_statistics:
                 raise ModelError(
                     "loss: class_weights: balanced needs a datamodule that counts its labels (label_statistics), such "
@@ -309,31 +326,93 @@ class SequenceClassifier(ClosureModule):
         logits = logits / self.temperature if self.calibrated_predictions else logits
         return logits.sigmoid() if self.problem_type == "multi_label_classification" else logits.softmax(dim=-1)
 
-    # Adapters
+    # Use outside of a run
 
-    def save_adapter(self, folder: str | Path) -> None:
-        """Write the adapter and the head, not the frozen model: in peft's own format, or the same file layout.
+    @classmethod
+    def from_exported(cls, folder: str | Path, **arguments: Any) -> SequenceClassifier:
+        """Return the classifier of a folder that :meth:`export` wrote, labels and kind of task included.
 
         Args:
-            folder: Where to write; made if it does not exist. ``adapter=folder`` reads it back.
+            folder: The folder, or the name of a repository on the hub that holds it.
+            arguments: Other arguments of the class, to train it further.
+
+        Example::
+
+            SequenceClassifier.from_exported("runs/own_data/version_0/model").predict_texts(["Not bad at all."])
+        """
+        return cls(str(folder), **task_of(str(folder)), **arguments)
+
+    def predict_texts(
+        self,
+        texts: Sequence[Text],
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        max_length: int | None = None,
+        tokens_per_batch: int = TOKENS_PER_BATCH,
+    ) -> list[dict[str, Any]]:
+        """Predict plain texts: a dict per text, in their order.
+
+        Args:
+            texts: Texts, or pairs of texts as tuples.
+            tokenizer: What the model was trained with. Default: the one of the model's folder or name.
+            max_length: Longer texts are cut to so many tokens. Default: as many as tokenizer and model take.
+            tokens_per_batch: Tokens of a batch, padding included, at most.
+
+        Returns:
+            Of each text ``label``, ``score`` (the label's probability) and ``probabilities`` by label; with any number
+            of labels per text, ``labels`` and ``probabilities``; for regression, ``score``.
 
         Raises:
-            ModelError: if the module was made without an adapter.
+            ModelError: if ``texts`` holds something else, or there is no tokenizer.
+
+        Example::
+
+            SequenceClassifier("my/model", num_labels=2).predict_texts(["Not bad at all."])
         """
-        self._require_adapter().save(folder)
+        check_texts(texts)
+        tokenizer = self.own_tokenizer if tokenizer is None else tokenizer
+        longest = max_length or min(tokenizer.model_max_length, longest_input(self.model))
+        outputs = predict_outputs(self, texts, tokenizer, longest, tokens_per_batch)
+        return named_predictions(outputs, self.label_names, self.problem_type)
 
-    def merged_model(self) -> nn.Module:
-        """Return a copy of the Hugging Face model with the adapter worked into its weights, of the plain architecture.
+    def export(
+        self,
+        folder: str | Path,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        *,
+        weights: Mapping[str, Tensor] | None = None,
+        facts: Mapping[str, Any] | None = None,
+        onnx: bool = False,
+    ) -> Path:
+        """Write a folder that transformers loads by itself; see :func:`~lightning_modules.export.export_model`.
 
-        Raises:
-            ModelError: if the module was made without an adapter or with one that cannot be merged.
+        Args:
+            folder: Where to write; must not exist yet, or be empty.
+            tokenizer: What the model was trained with. Default: the one of the model's folder or name.
+            weights: State of the module in place of its own: a checkpoint's ``state_dict``.
+            facts: What the model card states.
+            onnx: Whether to write ``model.onnx`` as well; needs the extra ``onnx``.
         """
-        return deepcopy(self._require_adapter()).merge()
+        tokenizer = self.own_tokenizer if tokenizer is None else tokenizer
+        return export_model(self, folder, tokenizer, weights=weights, facts=facts, onnx=onnx)
 
-    def _require_adapter(self) -> AdaptedModel:
-        if self.adapted is None:
-            raise ModelError("adapter: the module was made without one")
-        return self.adapted
+    def save_adapter(self, folder: str | Path, weights: Mapping[str, Tensor] | None = None) -> Path:
+        """Write the adapter and the head, not the frozen model; see :func:`~lightning_modules.export.export_adapter`.
+
+        Args:
+            folder: Where to write; must not exist yet, or be empty. ``adapter=folder`` reads it back.
+            weights: State of the module in place of its own: a checkpoint's ``state_dict``.
+        """
+        return export_adapter(self, folder, weights)
+
+    @property
+    def can_be_exported(self) -> bool:
+        """Whether transformers alone can express the model, which it cannot with bottleneck adapters."""
+        return self.adapted is None or self.adapted.can_merge
+
+    @cached_property
+    def own_tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer of the model's folder or name, loaded at first access."""
+        return load_tokenizer(self.hparams["model"], self.trust_remote_code)
 
     # Checkpoints
 

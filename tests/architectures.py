@@ -13,6 +13,7 @@ from transformers import (
     DebertaV2Config,
     DistilBertConfig,
     GPT2Config,
+    LlamaConfig,
     ModernBertConfig,
     PretrainedConfig,
     PreTrainedModel,
@@ -57,6 +58,8 @@ def tiny_config(architecture: str, num_layers: int = 2) -> PretrainedConfig:
         )
     if architecture == "gpt2":
         return GPT2Config(**_COMMON, n_embd=16, n_layer=num_layers, n_head=2, n_positions=32)
+    if architecture == "llama":
+        return LlamaConfig(**bert)
     raise ValueError(f"no tiny {architecture}; allowed: {', '.join(ARCHITECTURES)}")
 
 

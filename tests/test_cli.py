@@ -109,6 +109,8 @@ def test_every_documented_command_parses(command: str, capsys: pytest.CaptureFix
     if "--ckpt_path" in arguments:  # names a checkpoint of the reader's own
         at = arguments.index("--ckpt_path")
         del arguments[at : at + 2]
+    if arguments[0] == "export":  # whose configuration is the one beside the checkpoint
+        arguments += ["--config", QUICKSTART]
     if any("runs/" in argument and argument.endswith("config.yaml") for argument in arguments):
         arguments = [QUICKSTART if argument.startswith("runs/") else argument for argument in arguments]
     if any(argument.endswith("help") for argument in arguments):
@@ -194,7 +196,7 @@ def test_a_run_has_its_own_folder_whatever_the_logger(
     options = ["--model.model", tiny, "--data.tokenizer", "offline:all-MiniLM-L6-v2", "--data.max_train_samples", "32"]
     options += ["--trainer.max_epochs", "1", "--trainer.logger", "tests.tiny_models.TinyLogger"]
     options += ["--trainer.logger.save_dir", str(tmp_path), "--trainer.logger.version", "a1"]
-    options += ["--model.adapter", "lightning_modules.BottleneckConfig", "--trainer.callbacks+=callbacks.AdapterSaver"]
+    options += ["--model.adapter", "lightning_modules.BottleneckConfig"]
     cli.main(["fit", "--config", QUICKSTART, *options])
     assert {path.name for path in (tmp_path / "tiny" / "a1").iterdir()} == {"adapter", "checkpoints", "config.yaml"}
     assert re.search(r"^configuration .*tiny/a1/config\.yaml$", capsys.readouterr().out, re.MULTILINE)
@@ -408,13 +410,15 @@ def test_jsonargparse_still_hands_arguments_from_class_to_class(
 def test_jsonargparse_still_hands_arguments_from_list_to_list(
     where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    checkpoints = "[{class_path: lightning.pytorch.callbacks.ModelCheckpoint, init_args: {save_top_k: 2}}]"
+    # As many as the quickstart has.
+    checkpoints = "{class_path: lightning.pytorch.callbacks.ModelCheckpoint, init_args: {save_top_k: 2}}"
+    checkpoints = f"[{checkpoints}, {{class_path: callbacks.ModelExporter}}]"
     (tmp_path / "callbacks.yaml").write_text(f"trainer:\n  callbacks: {checkpoints}\n")
     given = ["--trainer.callbacks", checkpoints]
     given = given if where == "command line" else ["--config", str(tmp_path / "callbacks.yaml")]
 
     def monitored() -> str | None:
-        (callback,) = parsed("fit", "--config", QUICKSTART, *given, capsys=capsys)["trainer"]["callbacks"]
+        callback = parsed("fit", "--config", QUICKSTART, *given, capsys=capsys)["trainer"]["callbacks"][0]
         assert callback["init_args"]["save_top_k"] == 2
         return callback["init_args"]["monitor"]
 
@@ -426,7 +430,7 @@ def test_jsonargparse_still_hands_arguments_from_list_to_list(
 def test_one_argument_of_a_callback_leaves_the_others_alone(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor", "val/loss"]
     arguments += ["--trainer.callbacks.patience", "5"]
-    checkpoint, stopping = parsed("fit", "--config", QUICKSTART, *arguments, capsys=capsys)["trainer"]["callbacks"]
+    checkpoint, _, stopping = parsed("fit", "--config", QUICKSTART, *arguments, capsys=capsys)["trainer"]["callbacks"]
     assert checkpoint["init_args"]["filename"] == "best"
     assert (stopping["init_args"]["monitor"], stopping["init_args"]["patience"]) == ("val/loss", 5)
 
@@ -529,7 +533,8 @@ def test_a_file_of_the_users_is_not_overwritten(
         assert "configuration     config-v1.yaml\n" in capsys.readouterr().out
     assert Path("config.yaml").read_text() == own
     assert yaml.safe_load(Path("config-v1.yaml").read_text())["seed_everything"] == 3
-    assert {path.name for path in tmp_path.iterdir()} == {"config.yaml", "config-v1.yaml", "checkpoints"}
+    written = {"config-v1.yaml", "checkpoints", "model", "model-v1"}
+    assert {path.name for path in tmp_path.iterdir()} == {"config.yaml", *written}
 
 
 def test_the_scores_of_the_best_checkpoint_stand_beside_the_last_ones(

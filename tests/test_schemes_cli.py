@@ -58,7 +58,7 @@ def test_lora_from_the_command_line_is_readable_by_peft_and_transformers(common:
     config = peft.PeftConfig.from_pretrained(str(run / "adapter"))
     assert config.peft_type == "LORA"
     assert config.base_model_name_or_path == str(tmp_path / "tiny")
-    assert AutoModelForSequenceClassification.from_pretrained(run / "merged").num_labels == 2
+    assert AutoModelForSequenceClassification.from_pretrained(run / "model").num_labels == 2
 
 
 @pytest.mark.parametrize(

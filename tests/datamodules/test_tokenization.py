@@ -7,6 +7,7 @@ import time
 
 import datasets
 import pytest
+import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import BertTokenizer, PreTrainedTokenizerFast
 
@@ -191,3 +192,22 @@ def test_tokenizers_that_are_not_there(tmp_path, monkeypatch):
 def test_the_default_cache_follows_the_hugging_face_caches(monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", "/scratch/cache")
     assert str(default_cache_dir()) == "/scratch/cache/linetune"
+
+
+@pytest.mark.parametrize("architecture", ["BertConfig", "RobertaConfig", "DebertaV2Config", "T5Config", "GPT2Config"])
+def test_a_model_without_tokenizer_files_is_refused(tmp_path, architecture):
+    getattr(transformers, architecture)().save_pretrained(tmp_path)
+    with pytest.raises(DataError, match=r"^tokenizer: '.*' has no tokenizer files; give data.tokenizer, the name of"):
+        load_tokenizer(str(tmp_path))
+
+
+@pytest.mark.parametrize("architecture", ["ModernBertConfig", "LlamaConfig"])
+def test_so_is_one_that_transformers_makes_no_tokenizer_for(tmp_path, architecture):
+    getattr(transformers, architecture)().save_pretrained(tmp_path)
+    with pytest.raises(DataError, match=r"^cannot load the tokenizer '"):
+        load_tokenizer(str(tmp_path))
+
+
+def test_a_tokenizer_of_characters_needs_no_files(tmp_path):
+    transformers.CanineConfig().save_pretrained(tmp_path)
+    assert len(load_tokenizer(str(tmp_path))("ab")["input_ids"]) == 4

@@ -1,0 +1,74 @@
+"""Where configs are: linetune's own by their names, and the one of a finished run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+PREFIX = "linetune:"
+_HOME = Path(__file__).resolve().parent.parent
+
+
+def config_folder() -> Path:
+    """Return the folder of linetune's own configs: in the installed package, or in the clone."""
+    installed = _HOME / "linetune" / "configs"
+    return installed if installed.is_dir() else _HOME / "configs"
+
+
+def named_config(argument: str) -> str:
+    """Return the path of a config that is named ``linetune:NAME``; anything else as it is.
+
+    Args:
+        argument: The name, perhaps with ``--config=`` in front.
+
+    Raises:
+        MisconfigurationException: there is no config of this name; it lists those that there are.
+    """
+    option, _, name = argument.partition(PREFIX)
+    if PREFIX not in argument or option not in ("", "--config=", "-c="):
+        return argument
+    folder = config_folder()
+    path = folder / f"{name.removesuffix('.yaml')}.yaml"
+    if not path.is_file():
+        names = sorted(file.relative_to(folder).with_suffix("").as_posix() for file in folder.rglob("*.yaml"))
+        listed = ", ".join(name for name in names if not name.startswith("studies/"))
+        raise MisconfigurationException(f"config: there is no {PREFIX}{name}; there are {listed}")
+    return f"{option}{path}"
+
+
+def config_of_checkpoint(path: str) -> Path:
+    """Return the configuration that a run saved beside its ``checkpoints``.
+
+    Raises:
+        MisconfigurationException: there is none.
+    """
+    file = Path(path).expanduser().absolute().parent.parent / "config.yaml"
+    if not file.is_file():
+        raise MisconfigurationException(f"config: there is no {file} beside the checkpoint; give --config")
+    return file
+
+
+def best_of_run(config: str) -> Path:
+    """Return the best checkpoint in the ``checkpoints`` beside a run's configuration.
+
+    Raises:
+        MisconfigurationException: there is none, or nothing tells which one it is.
+    """
+    folder = Path(config).expanduser().absolute().parent
+    files = sorted((folder / "checkpoints").glob("*.ckpt"), key=lambda file: file.stat().st_mtime)
+    if not files:
+        raise MisconfigurationException(
+            f"ckpt_path: best: no checkpoints in {folder / 'checkpoints'}; give the path of a checkpoint"
+        )
+    if len(files) == 1:
+        return files[0]
+    # The newest checkpoint knows the best one until then, by the path that it was saved at.
+    states = torch.load(files[-1], weights_only=True, map_location="cpu", mmap=True).get("callbacks", {})
+    best = {Path(state["best_model_path"]).name for state in states.values() if state.get("best_model_path")}
+    found = [file for file in files if file.name in best]
+    if len(found) != 1:
+        names = ", ".join(file.name for file in files)
+        raise MisconfigurationException(f"ckpt_path: best: {folder} does not tell which is the best of {names}")
+    return found[0]

@@ -1,0 +1,40 @@
+"""The tokenizer of a model, for texts that do not come through a datamodule."""
+
+from __future__ import annotations
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from lightning_modules.errors import ModelError
+from lightning_modules.pretrained import OFFLINE_PREFIX, first_line, packaged_folder, quiet_transformers
+
+
+def load_tokenizer(name: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """Load the tokenizer that belongs to a model.
+
+    Args:
+        name: The model's name, as :class:`~lightning_modules.SequenceClassifier` takes it.
+        trust_remote_code: Whether a hub repository may run code of its own.
+
+    Raises:
+        ModelError: if there is none.
+    """
+    location = packaged_folder(name) if name.startswith(OFFLINE_PREFIX) else name
+    try:
+        with quiet_transformers():
+            tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=trust_remote_code)
+    except Exception as error:
+        # The errors (no network, unknown name, damaged file) share no base class.
+        raise ModelError(f"tokenizer: cannot load that of {name!r} ({first_line(error)}); give tokenizer") from error
+    if not has_vocabulary(tokenizer):
+        raise ModelError(f"tokenizer: {name!r} has no tokenizer files; give tokenizer")
+    return tokenizer
+
+
+def has_vocabulary(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Return whether a tokenizer knows more than special tokens.
+
+    For a folder without tokenizer files, transformers 5 makes a tokenizer of special tokens alone, to which every text
+    is unknown.
+    """
+    # "▁", a space, is what T5's has beside them.
+    return bool(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens) - {"▁"})

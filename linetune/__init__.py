@@ -1,0 +1,25 @@
+"""linetune: fine-tunes pretrained transformers without tuning a learning rate.
+
+The code is in the packages ``optimizers``, ``lightning_modules``, ``datamodules`` and ``callbacks``. Importing this one
+first finds them even where the current folder has files of these names.
+"""
+
+import importlib
+import sys
+from pathlib import Path
+
+__version__ = "0.1.0"
+
+PACKAGES = ("optimizers", "datamodules", "lightning_modules", "callbacks")
+_HOME = Path(__file__).resolve().parent.parent
+
+sys.path.insert(0, str(_HOME))
+try:
+    for _name in PACKAGES:
+        _file = getattr(importlib.import_module(_name), "__file__", None) or "another place"
+        if _HOME not in Path(_file).resolve().parents:
+            raise ImportError(
+                f"linetune: {_name} was taken from {_file}; import linetune before it, or rename that file"
+            )
+finally:
+    sys.path.remove(str(_HOME))

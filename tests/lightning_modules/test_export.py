@@ -1,0 +1,285 @@
+"""What is exported is loaded by transformers alone, and predicts what the classifier does."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import peft
+import pytest
+import torch
+
+from lightning_modules import BottleneckConfig, ModelError, SequenceClassifier
+from lightning_modules.export import fold_targets, new_folder
+from tests.architectures import save_pretrained_backbone
+from tests.tiny_texts import LABELS, tiny_classifier, tiny_texts, tiny_tokenizer
+
+ARCHITECTURES = ("bert", "roberta", "distilbert", "deberta-v2", "modernbert", "gpt2", "llama")
+TEXTS = tiny_texts(9)
+PAIRS = list(zip(tiny_texts(5, 6, seed=1), tiny_texts(5, 6, seed=2), strict=True))
+
+# A process in which linetune cannot be imported; it gets cases as JSON and answers with the pipelines' outputs.
+ALONE = """
+import json, sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("linetune", "lightning_modules", "optimizers", "callbacks", "datamodules", "cli"):
+            raise ImportError(name)
+
+sys.meta_path.insert(0, Refuse())
+import torch
+from transformers import pipeline
+
+torch.set_num_threads(1)
+answers = []
+for case in json.load(sys.stdin):
+    classify = pipeline("text-classification", model=case["folder"], device="cpu")
+    inputs = [text if isinstance(text, str) else {"text": text[0], "text_pair": text[1]} for text in case["texts"]]
+    # One by one and in padded batches.
+    answers.append([classify(inputs, top_k=None), classify(inputs, top_k=None, batch_size=4)])
+print(json.dumps(answers))
+"""
+
+
+def pipelines_alone(cases: list[dict[str, Any]], cwd: Path) -> list[list[list[list[dict[str, Any]]]]]:
+    command = [sys.executable, "-I", "-c", ALONE]
+    done = subprocess.run(command, input=json.dumps(cases), cwd=cwd, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def train_a_little(module: SequenceClassifier) -> None:
+    """Move what trains, so that adapters are not at their start, where they change nothing."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter), alpha=0.1)
+
+
+def setup_with_targets(module: SequenceClassifier, mean: float, std: float) -> None:
+    """Give a module the mean and deviation of a training split, as a fit does."""
+    module._trainer = SimpleNamespace(datamodule=SimpleNamespace(label_statistics={"mean": mean, "std": std}))  # type: ignore[assignment]
+    module.setup("fit")
+    module._trainer = None
+
+
+@pytest.mark.slow
+def test_a_process_without_linetune_predicts_the_same(tmp_path: Path) -> None:
+    cases, expected = [], []
+    lora = {"adapter": peft.LoraConfig(r=2, target_modules="all-linear")}
+    for architecture in ARCHITECTURES:
+        for name, arguments in (("full", {}), ("lora", lora)):
+            for problem, num_labels, texts in (
+                ("single_label_classification", 3, TEXTS),
+                ("single_label_classification", 2, PAIRS),
+                ("multi_label_classification", 3, TEXTS),
+                ("regression", 1, TEXTS),
+            ):
+                at = tmp_path / f"{architecture}-{name}-{problem}-{num_labels}"
+                module = tiny_classifier(at / "start", architecture, num_labels, problem_type=problem, **arguments)
+                train_a_little(module)
+                if problem == "regression":
+                    setup_with_targets(module, mean=5.5, std=2.0)
+                module.export(at / "model")
+                cases.append({"folder": str(at / "model"), "texts": texts})
+                expected.append((num_labels, module.predict_texts(texts)))
+    for case, (num_labels, wanted), answer in zip(cases, expected, pipelines_alone(cases, tmp_path), strict=True):
+        for found in answer:
+            for row, text in zip(found, wanted, strict=True):
+                scores = {entry["label"]: entry["score"] for entry in row}
+                own = {"LABEL_0": text["score"]} if num_labels == 1 else text["probabilities"]
+                assert scores == pytest.approx(own, abs=1e-5), case["folder"]
+        assert num_labels == 1 or tuple(wanted[0]["probabilities"]) == LABELS[num_labels]
+
+
+def test_an_exported_folder_is_read_back_with_its_labels_and_its_task(tmp_path: Path) -> None:
+    for problem, num_labels in (
+        ("single_label_classification", 3),
+        ("multi_label_classification", 3),
+        ("regression", 1),
+    ):
+        module = tiny_classifier(tmp_path / problem, num_labels=num_labels, problem_type=problem)
+        restored = SequenceClassifier.from_exported(module.export(tmp_path / f"{problem}-model"))
+        assert restored.predict_texts(TEXTS) == module.predict_texts(TEXTS)
+        assert (restored.problem_type, restored.num_labels) == (problem, num_labels)
+        assert restored.new_parameter_names == ()
+    assert (
+        "labels"
+        in SequenceClassifier.from_exported(tmp_path / "multi_label_classification-model").predict_texts(TEXTS)[0]
+    )
+    with pytest.raises(ModelError, match=r"^model: no configuration found for '/nowhere'"):
+        SequenceClassifier.from_exported("/nowhere")
+    with pytest.raises(ModelError, match=r"does not say what its task is; give num_labels and problem_type$"):
+        SequenceClassifier.from_exported(save_pretrained_backbone(tmp_path / "backbone", "bert"))
+
+
+@pytest.mark.slow
+def test_onnxruntime_predicts_the_same_for_any_batch_and_length(tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    for architecture in ARCHITECTURES:
+        module = tiny_classifier(tmp_path / architecture, architecture, 3)
+        folder = module.export(tmp_path / f"{architecture}-model", onnx=True)
+        session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
+        tokenizer = tiny_tokenizer(architecture)
+        for texts in (TEXTS, TEXTS[:1], tiny_texts(3, 20, seed=5), PAIRS):
+            columns = [texts] if isinstance(texts[0], str) else [list(column) for column in zip(*texts, strict=True)]
+            batch = tokenizer(*columns, padding=True, return_tensors="pt")
+            (logits,) = session.run(
+                ["logits"], {entry.name: batch[entry.name].numpy() for entry in session.get_inputs()}
+            )
+            with torch.no_grad():
+                expected = module.eval()(dict(batch)).numpy()
+            assert logits == pytest.approx(expected, abs=1e-4), architecture
+
+
+def test_targets_mean_and_deviation_go_into_the_last_layer(tmp_path: Path) -> None:
+    module = tiny_classifier(tmp_path / "start", "roberta", 1)
+    before = torch.tensor([text["score"] for text in module.predict_texts(TEXTS)])
+    setup_with_targets(module, mean=5.5, std=2.0)
+    folder = module.export(tmp_path / "model")
+    after = torch.tensor([text["score"] for text in SequenceClassifier(str(folder), 1).predict_texts(TEXTS)])
+    torch.testing.assert_close(after, 5.5 + 2.0 * before, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("adapter", [None, peft.LoraConfig(r=1, target_modules="all-linear")])
+def test_a_head_without_bias_has_targets_scaled_alone(tmp_path: Path, architecture: str, adapter: Any) -> None:
+    module = tiny_classifier(tmp_path / "start", architecture, 1, adapter=adapter)
+    setup_with_targets(module, mean=3.0, std=4.0)
+    has_bias = architecture not in ("gpt2", "llama")
+    assert (module.target_mean, module.target_std) == ((3.0, 4.0) if has_bias else (0.0, 5.0))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_last_layer_is_found_in_every_architecture(tmp_path: Path, architecture: str) -> None:
+    module = tiny_classifier(tmp_path / "start", architecture, 1)
+    before = torch.tensor([text["score"] for text in module.predict_texts(TEXTS)])
+    fold_targets(module.model, 0.0, 3.0)
+    after = torch.tensor([text["score"] for text in module.predict_texts(TEXTS)])
+    torch.testing.assert_close(after, 3.0 * before)
+
+
+def test_a_mean_needs_a_bias(tmp_path: Path) -> None:
+    module = tiny_classifier(tmp_path / "start", "llama", 1)
+    with pytest.raises(ModelError, match=r"^export: the last layer of LlamaFor\w+ has no bias, .* mean of 4 needs$"):
+        fold_targets(module.model, 4.0, 1.0)
+    with pytest.raises(ModelError, match=r"^export: 0 layers with one output in Linear; one is expected$"):
+        fold_targets(torch.nn.Linear(2, 3), 0.0, 2.0)
+
+
+def test_other_weights_are_exported_and_the_module_stays_as_it_is(tmp_path: Path) -> None:
+    module = tiny_classifier(tmp_path / "start", adapter=peft.LoraConfig(r=2, target_modules="all-linear"))
+    train_a_little(module)
+    best, expected = {name: value.clone() for name, value in module.state_dict().items()}, module.predict_texts(TEXTS)
+    train_a_little(module)
+    last = {name: value.clone() for name, value in module.state_dict().items()}
+    folder = module.export(tmp_path / "model", weights=best)
+    adapter = module.save_adapter(tmp_path / "adapter", weights=best)
+    for name, value in module.state_dict().items():
+        assert torch.equal(value, last[name])
+    assert type(module.model).__name__.startswith("Peft")
+    assert module.training
+    for restored in (
+        SequenceClassifier.from_exported(folder),
+        SequenceClassifier(str(tmp_path / "start"), label_names=LABELS[2], adapter=str(adapter)),
+    ):
+        for found, wanted in zip(restored.predict_texts(TEXTS, tiny_tokenizer()), expected, strict=True):
+            assert found["probabilities"] == pytest.approx(wanted["probabilities"], abs=1e-5)
+    assert module.predict_texts(TEXTS) != expected
+    with pytest.raises(ModelError, match=r"^export: the weights are of another model: "):
+        module.export(tmp_path / "other", weights={"model.x": torch.zeros(1)})
+    assert not (tmp_path / "other").exists()
+
+
+def test_what_transformers_cannot_express_is_refused(tmp_path: Path) -> None:
+    module = tiny_classifier(tmp_path / "start", adapter=BottleneckConfig(size=4))
+    assert not module.can_be_exported
+    with pytest.raises(ModelError, match="a BottleneckConfig adapter cannot be merged"):
+        module.export(tmp_path / "model")
+    with pytest.raises(ModelError, match=r"^adapter: the module was made without one$"):
+        tiny_classifier(tmp_path / "plain").save_adapter(tmp_path / "model")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["plain", "start"]
+
+
+def test_a_model_without_tokenizer_is_refused(tmp_path: Path) -> None:
+    module = tiny_classifier(tmp_path / "start")
+    for file in (tmp_path / "start").glob("*token*"):
+        file.unlink()
+    for use in (lambda: module.export(tmp_path / "model"), lambda: module.predict_texts(TEXTS)):
+        with pytest.raises(ModelError, match=r"^tokenizer: .* has no tokenizer files; give tokenizer$"):
+            use()
+    assert not (tmp_path / "model").exists()
+
+
+def test_the_tokenizer_pads_and_cuts_as_the_training_did(tmp_path: Path) -> None:
+    module = tiny_classifier(tmp_path / "start", "gpt2")
+    tokenizer = tiny_tokenizer("gpt2")
+    tokenizer.pad_token = None
+    folder = module.export(tmp_path / "model", tokenizer, facts={"max_length": 5})
+    written = json.loads((folder / "tokenizer_config.json").read_text())
+    assert (written["pad_token"], written["model_max_length"]) == ("[PAD]", 5)
+    assert (tokenizer.pad_token, tokenizer.model_max_length) == (None, 24)
+    restored = SequenceClassifier(str(folder))
+    long = "w1 w2 w3 w4 w5 w6"
+    assert restored.predict_texts([long])[0]["score"] == pytest.approx(restored.predict_texts([long[:8]])[0]["score"])
+
+
+def test_the_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    def write_half() -> None:
+        with new_folder(tmp_path / "model") as unfinished:
+            (unfinished / "config.json").write_text("{}")
+            assert not (tmp_path / "model").exists()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write_half()
+    assert not list(tmp_path.iterdir())
+
+    module = tiny_classifier(tmp_path / "start")
+    (tmp_path / "empty").mkdir()
+    module.export(tmp_path / "empty")
+    files = {path.name for path in (tmp_path / "empty").iterdir()}
+    assert files == {"README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+    with pytest.raises(ModelError, match=r"^export: .*empty exists; name a new or an empty folder$"):
+        module.export(tmp_path / "empty")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ModelError, match=r"^export: cannot make .*file/model: Not a directory$"):
+        module.export(tmp_path / "file" / "model")
+
+
+def test_the_model_card_states_what_is_known(tmp_path: Path) -> None:
+    facts = {
+        "data": {"train_file": "reviews.csv", "text_columns": ["text"], "training rows": 9000},
+        "metrics": {"val/accuracy": 0.925},
+        "optimizer": {"class": "ParabolicAdam", "weight_decay": 0.01},
+        "step_sizes": {"model": {"largest": 3.2e-5, "last": 1.0e-7}},
+        "searched": True,
+        "checkpoint": "the best checkpoint, step 300",
+        "max_length": 20,
+        "temperature": 1.25,
+    }
+    module = tiny_classifier(tmp_path / "start", num_labels=3)
+    card = (module.export(tmp_path / "model", facts=facts) / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: transformers\npipeline_tag: text-classification\n")
+    for line in (
+        "3 labels: `low`, `middle`, `high`.",
+        'classify("Some text.", top_k=None, truncation=True)',
+        "Training cut texts at 20 tokens, and so does `truncation=True`.",
+        "- train_file: reviews.csv\n- text_columns: text\n- training rows: 9000",
+        "- val/accuracy: 0.925",
+        "Weights: the best checkpoint, step 300.",
+        "Optimizer: `ParabolicAdam`.",
+        "Step sizes, found by the optimizer:",
+        "| model | 3.2e-05 | 1e-07 |",
+        "Temperature 1.25",
+    ):
+        assert line in card
+    bare = (tiny_classifier(tmp_path / "one", num_labels=1).export(tmp_path / "bare") / "README.md").read_text()
+    assert bare.count("Not recorded.") == 3
+    assert "base_model" not in bare

@@ -1,0 +1,177 @@
+"""The way out from the command line: export, the hub, the best checkpoint of a run, configs by name."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+import cli
+from callbacks import model_exporter
+from callbacks.config_errors import configs_first, export_arguments
+from callbacks.config_files import best_of_run, config_folder, config_of_checkpoint, named_config
+from lightning_modules import SequenceClassifier
+from tests.tiny_models import save_tiny_bert
+
+ROOT = Path(__file__).parent.parent
+TEXTS = ["a lovely film", "dull and long, far too long", "fine"]
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["linetune"])
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """The folder of a short run of a tiny model with LoRA."""
+    tiny = save_tiny_bert(tmp_path / "tiny", vocab_size=30522, max_position_embeddings=128)
+    cli.main(
+        [
+            *("fit", "--config", "linetune:quickstart", "--config=linetune:trainer/cpu"),
+            *("--config", "linetune:schemes/lora", "--model.model", str(tiny)),
+            *("--data.tokenizer", "offline:all-MiniLM-L6-v2", "--data.max_train_samples", "64"),
+            *("--data.max_eval_samples", "16", "--trainer.max_epochs", "2", "--trainer.enable_progress_bar", "false"),
+        ]
+    )
+    return tmp_path / "runs" / "quickstart" / "version_0"
+
+
+def failed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as done:
+        cli.main(list(arguments))
+    assert done.value.code == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("linetune: error: ")]
+    return line.removeprefix("linetune: error: ")
+
+
+def same(one: Path, other: Path) -> None:
+    left, right = (SequenceClassifier(str(folder)).predict_texts(TEXTS) for folder in (one, other))
+    for a, b in zip(left, right, strict=True):
+        assert a["probabilities"] == pytest.approx(b["probabilities"], abs=1e-6)
+
+
+def test_export_writes_later_what_the_run_wrote_at_its_end(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    best = str(run / "checkpoints" / "best.ckpt")
+    before = sorted(path.name for path in (tmp_path / "runs").rglob("*"))
+    cli.main(["export", "--ckpt_path", best, "--to", "out"])
+    assert "exported          out\n" in capsys.readouterr().out
+    same(tmp_path / "out", run / "model")
+    assert (tmp_path / "out/README.md").read_text() == (run / "model/README.md").read_text()
+    cli.main(["export", "--config", str(run / "config.yaml"), "--ckpt_path=best", "--to", "adapter", "--merge=false"])
+    assert peft.PeftConfig.from_pretrained(str(tmp_path / "adapter")).peft_type == "LORA"
+    assert sorted(path.name for path in (tmp_path / "runs").rglob("*")) == before, "no folder of a run of its own"
+
+    assert re.search("^export: .*out exists; ", failed(capsys, "export", "--ckpt_path", best, "--to", "out"))
+    assert failed(capsys, "export", "--to", "new").startswith("ckpt_path: export needs a checkpoint; ")
+    assert failed(capsys, "export", "--ckpt_path", "no.ckpt", "--to", "new").startswith("config: there is no /")
+    other = ["export", "--ckpt_path", best, "--to", "new", "--model.adapter", "null"]
+    assert failed(capsys, *other).startswith("ckpt_path: the checkpoint's adapter is LoraConfig, the model's none")
+    missing = str(run / "checkpoints" / "no.ckpt")
+    assert failed(capsys, "export", "--ckpt_path", missing, "--to", "new").endswith("no.ckpt does not exist")
+    assert not (tmp_path / "new").exists()
+
+    uploads: list[tuple] = []
+    monkeypatch.setattr(cli, "upload", lambda folder, name: uploads.append((folder, name)) or "https://hub/me/out")
+    cli.main(["export", "--ckpt_path", best, "--to", "pushed", "--push_to_hub", "me/out"])
+    assert uploads == [(Path("pushed"), "me/out")]
+    assert "uploaded          https://hub/me/out\n" in capsys.readouterr().out
+
+
+def test_best_is_the_best_checkpoint_of_the_configs_run(
+    run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    cli.main(["validate", "--config", str(run / "config.yaml"), "--ckpt_path", "best"])
+    assert "val/accuracy" in capsys.readouterr().out
+    assert failed(capsys, "validate", "--config", "linetune:quickstart", "--ckpt_path", "best").startswith(
+        "ckpt_path: best: no checkpoints in "
+    )
+
+
+def test_which_checkpoint_is_the_best(tmp_path: Path) -> None:
+    with pytest.raises(MisconfigurationException, match=r"^ckpt_path: best: no checkpoints in .*; give the path"):
+        best_of_run(str(tmp_path / "config.yaml"))
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    for name in ("a", "b", "c"):
+        state = {"best_model_path": "" if name == "a" else "/moved/since/a.ckpt"}
+        torch.save({"callbacks": {"ModelCheckpoint{}": state, "Other": {}}}, folder / f"{name}.ckpt")
+        assert best_of_run(str(tmp_path / "config.yaml")).name == "a.ckpt"
+    torch.save({}, folder / "d.ckpt")
+    with pytest.raises(
+        MisconfigurationException, match=r"does not tell which is the best of a.ckpt, b.ckpt, c.ckpt, d"
+    ):
+        best_of_run(str(tmp_path / "config.yaml"))
+
+
+def test_configs_have_names() -> None:
+    assert config_folder() == ROOT / "configs"
+    quickstart = str(ROOT / "configs" / "quickstart.yaml")
+    for name in ("linetune:quickstart", "linetune:quickstart.yaml"):
+        assert named_config(name) == quickstart
+    assert named_config("--config=linetune:optimizers/salsa") == f"--config={ROOT / 'configs/optimizers/salsa.yaml'}"
+    for other in ("quickstart.yaml", "--model.model=linetune:quickstart", "folder/linetune:quickstart"):
+        assert named_config(other) == other
+    with pytest.raises(
+        MisconfigurationException, match=r"no linetune:quick; there are .*optimizers/salsa, .*quickstart"
+    ):
+        named_config("linetune:quick")
+    arguments = ["--a", "1", "-c", "linetune:quickstart", "--model", "linetune:quickstart"]
+    assert configs_first(arguments) == ["-c", quickstart, "--a", "1", "--model", "linetune:quickstart"]
+
+
+def test_the_configuration_of_a_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("")
+    path = str(tmp_path / "checkpoints" / "best.ckpt")
+    assert config_of_checkpoint(path) == tmp_path / "config.yaml"
+    given = ["--ckpt_path", path, "--to", "x", "--onnx", "--merge", "false"]
+    added = ["--config", str(tmp_path / "config.yaml"), *given]
+    added[added.index("--onnx")] = "--onnx=true"
+    assert export_arguments(given) == added
+    assert export_arguments(["--onnx", "false"]) == ["--onnx", "false"]
+    assert export_arguments(["--to=x", "--onnx", "--config=y"]) == ["--to=x", "--onnx=true", "--config=y"]
+    assert export_arguments(["--help"]) == ["--help"]
+    with pytest.raises(MisconfigurationException, match="export needs a checkpoint"):
+        export_arguments(["--to", "x"])
+
+
+class Hub:
+    """What `upload` uses of ``huggingface_hub.HfApi``."""
+
+    calls: list[tuple] = []  # noqa: RUF012
+
+    def create_repo(self, name: str, **options: Any) -> Any:
+        if name == "not/mine":
+            raise ConnectionError("403 Forbidden\nmore")
+        self.calls.append(("create", name, options))
+        return type("RepoUrl", (str,), {"repo_id": f"me/{name}"})(f"https://hub/me/{name}")
+
+    def upload_folder(self, **options: Any) -> None:
+        self.calls.append(("upload", options["repo_id"], options["folder_path"]))
+
+
+def test_upload_makes_a_private_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    assert model_exporter.upload(tmp_path, "stars") == "https://hub/me/stars"
+    assert Hub.calls == [
+        ("create", "stars", {"private": True, "exist_ok": True}),
+        ("upload", "me/stars", tmp_path),
+    ]
+    with pytest.raises(MisconfigurationException, match=r"^push_to_hub: not/mine: 403 Forbidden \(the folder is"):
+        model_exporter.upload(tmp_path, "not/mine")
+
+
+def test_the_version_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as done:
+        cli.main(["--version"])
+    assert done.value.code in (0, None)
+    assert capsys.readouterr().out == "linetune 0.1.0\n"

@@ -16,13 +16,13 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from callbacks import ConfigSaver, HyperparameterLogger, PredictionWriter, RunSummary, SubmissionWriter
-from callbacks.config_errors import OneLineErrorParser, line_about_what_was_given, refuses_arguments
-from callbacks.config_files import best_of_run
-from callbacks.jsonargparse_private import actions_on, own_defaults, way_to_cause
-from callbacks.model_exporter import export_checkpoint, upload
 from datamodules import DataError, GLUEDataModule
 from lightning_modules import ModelError, SequenceClassifier
 from linetune import __version__
+from linetune.config_errors import OneLineErrorParser, line_about_what_was_given, refuses_arguments
+from linetune.config_files import best_of_run
+from linetune.jsonargparse_private import actions_on, own_defaults, way_to_cause
+from linetune.trainer import LinetuneTrainer
 
 # Errors whose text is for the user: they end the program in one line, all others with a traceback.
 USER_ERRORS = (DataError, ModelError, MisconfigurationException)
@@ -69,41 +69,6 @@ def exit_with_error(text: str) -> NoReturn:
     line = line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE // 2]} … {line[-LONGEST_LINE // 2 :]}"
     print(f"linetune: error: {line}", file=sys.stderr)
     sys.exit(2)
-
-
-class LinetuneTrainer(Trainer):
-    """Lightning's Trainer with the subcommand ``export``."""
-
-    def export(
-        self,
-        model: Any,
-        datamodule: Any,
-        to: str,
-        ckpt_path: str | None = None,
-        weights_only: bool | None = None,
-        onnx: bool = False,
-        merge: bool = True,
-        push_to_hub: str | None = None,
-    ) -> None:
-        """Write a checkpoint as a folder that transformers loads without linetune.
-
-        Args:
-            model: The module of the checkpoint.
-            datamodule: The datamodule, which has the tokenizer.
-            to: Folder to write; must not exist yet, or be empty.
-            ckpt_path: The checkpoint; best for the best one of the config's run. Default config: that of its run.
-            weights_only: Not used; a checkpoint is always read without running code of its own.
-            onnx: Whether to write model.onnx as well; needs the extra onnx.
-            merge: Whether to merge an adapter into the weights, or to write peft's own folder.
-            push_to_hub: Name of a repository on the Hugging Face hub to upload the folder to; made if it does not
-                exist, as a private one.
-        """
-        if ckpt_path is None:
-            raise ModelError("ckpt_path: export needs a checkpoint; give --ckpt_path FILE")
-        folder = export_checkpoint(model, datamodule, ckpt_path, to, onnx, merge)
-        print(f"exported          {os.path.relpath(folder)}")
-        if push_to_hub is not None:
-            print(f"uploaded          {upload(folder, push_to_hub)}")
 
 
 class LinetuneCLI(LightningCLI):

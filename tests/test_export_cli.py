@@ -13,9 +13,9 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import cli
 from callbacks import model_exporter
-from callbacks.config_errors import configs_first, export_arguments
-from callbacks.config_files import best_of_run, config_folder, config_of_checkpoint, named_config
 from lightning_modules import SequenceClassifier
+from linetune.config_errors import configs_first, export_arguments
+from linetune.config_files import best_of_run, config_folder, config_of_checkpoint, named_config
 from tests.tiny_models import save_tiny_bert
 
 ROOT = Path(__file__).parent.parent
@@ -81,7 +81,9 @@ def test_export_writes_later_what_the_run_wrote_at_its_end(
     assert not (tmp_path / "new").exists()
 
     uploads: list[tuple] = []
-    monkeypatch.setattr(cli, "upload", lambda folder, name: uploads.append((folder, name)) or "https://hub/me/out")
+    monkeypatch.setattr(
+        "linetune.trainer.upload", lambda folder, name: uploads.append((folder, name)) or "https://hub/me/out"
+    )
     cli.main(["export", "--ckpt_path", best, "--to", "pushed", "--push_to_hub", "me/out"])
     assert uploads == [(Path("pushed"), "me/out")]
     assert "uploaded          https://hub/me/out\n" in capsys.readouterr().out

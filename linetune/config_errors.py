@@ -19,8 +19,8 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import optimizers
-from callbacks.config_files import config_of_checkpoint, named_config
-from callbacks.jsonargparse_private import Way, own_defaults, package_of, refusal_behind
+from linetune.config_files import config_of_checkpoint, named_config
+from linetune.jsonargparse_private import Way, own_defaults, package_of, refusal_behind
 
 OWN_PACKAGES = ("callbacks", "datamodules", "lightning_modules", "optimizers")
 

@@ -132,6 +132,8 @@ class TextDataModule(TokenizedDataModule):
         ):
             if value not in allowed:
                 raise DataError(f"{name} {value!r} is not allowed; one of {', '.join(filter(None, allowed))}")
+        # As it arrives from a shell.
+        delimiter = "\t" if delimiter == r"\t" else delimiter
         if delimiter is not None and (len(delimiter) != 1 or delimiter in '"\r\n' or not delimiter.isascii()):
             raise DataError(f"delimiter {delimiter!r} is not allowed; one ASCII character, no quote or line break")
         files = {"train_file": train_file, "val_file": val_file, "test_file": test_file, "predict_file": predict_file}
@@ -230,7 +232,7 @@ class TextDataModule(TokenizedDataModule):
             {name.partition("/")[0]: rows for name, rows in self.datasets.items()},
             self.label_names if stage != "predict" else [],
             limit if self.long_texts == "truncate" else f"{self.max_windows} windows of {limit}",
-            held_out=self._source("val") is None,
+            held_out="validation/train" in self.datasets,
         )
 
     def train_dataloader(self) -> DataLoader:

@@ -209,8 +209,7 @@ class FileSource:
             return self._csv_tables(file, names)
         if kind == "json":
             return (_with_columns(table, names) for table in _json_tables(file))
-        batches = pa.parquet.ParquetFile(file).iter_batches(BATCH_ROWS, columns=names)
-        return (pa.Table.from_batches([batch]).select(names) for batch in batches)
+        return _parquet_tables(file, names)
 
     # CSV
 
@@ -313,6 +312,14 @@ def load_splits(name: str, configuration: str | None) -> dict[str, DatasetSource
         ) from error
     splits = {"train": found} if isinstance(found, datasets.Dataset) else found
     return {split: DatasetSource(rows, f"{name}, split {split}") for split, rows in splits.items()}
+
+
+def _parquet_tables(file: Path, names: list[str]) -> Iterator[pa.Table]:
+    try:
+        for batch in pa.parquet.ParquetFile(file).iter_batches(BATCH_ROWS, columns=names):
+            yield pa.Table.from_batches([batch]).select(names)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"cannot read {file}: {_one_line(error)}") from error
 
 
 # JSON lines

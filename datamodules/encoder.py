@@ -8,17 +8,19 @@ from collections.abc import Sequence
 from typing import Any
 
 import datasets
+import numpy as np
 import pyarrow as pa
 from transformers import PreTrainedTokenizerBase
 
 from datamodules.errors import DataError
+from datamodules.word_table import WordTable
 
 
 class Encoder:
     """Turns texts, or pairs of texts, into columns of token ids.
 
     The tokenizer's backend is called directly where it gives what the tokenizer gives: that skips the offsets and the
-    Python objects per row, which take as long as the tokenization.
+    Python objects per row, which take as long as the tokenization. For tokenizers of BERT's kind words are looked up.
 
     Args:
         tokenizer: The tokenizer.
@@ -60,7 +62,7 @@ class Encoder:
                     f"window_overlap {window_overlap} is out of range: 0 to {max_length - self.special - 1}, less than "
                     "the text tokens of a window"
                 )
-        self._backend = self._untruncated = None
+        self._backend = self._untruncated = self._words = None
         if backend is not None:
             # Copies: a call of the tokenizer changes the truncation of its backend.
             self._backend, self._untruncated = copy.deepcopy(backend), copy.deepcopy(backend)
@@ -72,6 +74,7 @@ class Encoder:
             )
             self._untruncated.no_padding()
             self._untruncated.no_truncation()
+            self._words = WordTable.of(self._untruncated, pair)
         self._compared = backend is None
         # Calls of a tokenizer change its backend; a backend alone may be called by several threads.
         self._lock = threading.Lock()
@@ -92,27 +95,58 @@ class Encoder:
 
     def columns(self, *texts: Sequence[str]) -> dict[str, pa.Array]:
         """Tokenize rows, given as one list of texts or as two lists of equal length."""
-        found = self._windows(texts[0]) if self.max_windows is not None else self._rows(texts)
         schema = datasets.Features(self.features).arrow_schema
-        return {name: pa.array(found[name], schema.field(name).type) for name in schema.names}
+        found = self._windows(texts[0]) if self.max_windows is not None else self._rows(texts)
+        return {
+            name: found[name] if isinstance(found[name], pa.Array) else pa.array(found[name], schema.field(name).type)
+            for name in schema.names
+        }
 
-    def _rows(self, texts: Sequence[Sequence[str]]) -> dict[str, list]:
+    def _rows(self, texts: Sequence[Sequence[str]]) -> dict[str, Any]:
         with self._lock:
             if not self._compared:
                 self._compare([column[:64] for column in texts])
+        return self._from_words(texts) if self._words is not None else self._from_texts(texts)
+
+    def _from_words(self, texts: Sequence[Sequence[str]]) -> dict[str, pa.Array]:
+        assert self._words is not None
+        assert self._backend is not None
+        ids, types, full_lengths = self._words.rows(*texts)
+        lengths = np.minimum(full_lengths, self.max_length)
+        long = np.flatnonzero(full_lengths > self.max_length)
+        if len(long):
+            encodings = self._backend.encode_batch_fast(
+                _inputs([[column[row] for row in long.tolist()] for column in texts])
+            )
+            ends = np.cumsum(full_lengths)
+            ids_kept, types_kept, start = [], [], 0
+            for row, encoding in zip(long, encodings, strict=True):
+                ids_kept += [ids[start : ends[row] - full_lengths[row]], np.array(encoding.ids, np.int32)]
+                types_kept += [types[start : ends[row] - full_lengths[row]], np.array(encoding.type_ids, np.int8)]
+                lengths[row], start = len(encoding), ends[row]
+            ids, types = np.concatenate([*ids_kept, ids[start:]]), np.concatenate([*types_kept, types[start:]])
+        offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
+        return {
+            "input_ids": pa.ListArray.from_arrays(offsets, pa.array(ids)),
+            "token_type_ids": pa.ListArray.from_arrays(offsets, pa.array(types)),
+            "length": pa.array(lengths.astype(np.int32)),
+            "lost_tokens": pa.array((full_lengths - lengths).astype(np.int32)),
+        }
+
+    def _from_texts(self, texts: Sequence[Sequence[str]]) -> dict[str, list]:
         if self._backend is None:
             with self._lock:
                 encoding = self._reference(texts)
-            found = {name: list(encoding[name]) for name in ("input_ids", "token_type_ids") if name in encoding}
+            ids, types = list(encoding["input_ids"]), list(encoding.get("token_type_ids", ()))
         else:
             encodings = self._backend.encode_batch_fast(_inputs(texts))
-            found = {"input_ids": [encoding.ids for encoding in encodings]}
-            if self.has_types:
-                found["token_type_ids"] = [encoding.type_ids for encoding in encodings]
+            ids = [each.ids for each in encodings]
+            types = [each.type_ids for each in encodings] if self.has_types else []
+        found: dict[str, list] = {"input_ids": ids, "token_type_ids": types}
         if self.count_lost:
-            found["length"] = [len(ids) for ids in found["input_ids"]]
+            found["length"] = [len(row) for row in ids]
+            found["lost_tokens"] = [0] * len(ids)
             full = [row for row, length in enumerate(found["length"]) if length >= self.max_length]
-            found["lost_tokens"] = [0] * len(found["length"])
             if full:
                 lengths = self._full_lengths([[column[row] for row in full] for column in texts])
                 for row, length in zip(full, lengths, strict=True):
@@ -121,7 +155,6 @@ class Encoder:
 
     def _windows(self, texts: Sequence[str]) -> dict[str, list]:
         assert self._backend is not None
-        assert self.max_windows is not None
         found: dict[str, list] = {name: [] for name in ("input_ids", "token_type_ids", "length", "lost_tokens")}
         for encoding in self._backend.encode_batch_fast(list(texts)):
             windows = [encoding, *encoding.overflowing]
@@ -139,14 +172,14 @@ class Encoder:
 
     def _compare(self, texts: Sequence[Sequence[str]]) -> None:
         """Use the backend only if it gives what the tokenizer gives: a class may do more than its backend."""
-        encoding = self._reference(texts)
         assert self._backend is not None
-        direct = self._backend.encode_batch_fast(_inputs(texts))
-        same = [row.ids for row in direct] == list(encoding["input_ids"])
-        if self.has_types:
-            same = same and [row.type_ids for row in direct] == list(encoding["token_type_ids"])
-        if not same:
-            self._backend = self._untruncated = None
+        encoding = self._reference(texts)
+        found: dict[str, Any] = self._from_words(texts) if self._words is not None else self._from_texts(texts)
+        for name in ("input_ids", "token_type_ids")[: 1 + self.has_types]:
+            rows = found[name].to_pylist() if isinstance(found[name], pa.Array) else found[name]
+            if rows != list(encoding[name]):
+                self._backend = self._untruncated = self._words = None
+                break
         self._compared = True
 
     def _full_lengths(self, texts: Sequence[Sequence[str]]) -> list[int]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from datamodules import DataError
 from datamodules.encoder import Encoder
 from datamodules.tokenization import load_tokenizer
+from datamodules.word_table import WordTable
 
 TEXTS = ["A short one", "", "ünïcödé 漢字 and \t tabs\n", "word " * 50, "x" * 300, "the end ."]
 
@@ -34,6 +37,49 @@ def test_the_tokens_are_the_tokenizers(tokenizer, side, pair, monkeypatch):
     full = [len(ids) for ids in tokenizer(*texts, verbose=False)["input_ids"]]
     assert found["length"] == [len(ids) for ids in expected["input_ids"]]
     assert found["lost_tokens"] == [max(length - 16, 0) for length in full]
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    texts=st.lists(
+        st.text(st.characters(exclude_categories=["Cs"]))
+        | st.sampled_from(["[MASK] a", "a[SEP]b", "É\u0301 \u0301e", "  "]),
+        min_size=1,
+        max_size=8,
+    ),
+    pair=st.booleans(),
+    max_length=st.sampled_from([5, 12, 64]),
+)
+def test_words_that_are_looked_up_give_the_tokenizers_tokens(tokenizer, texts, pair, max_length):
+    columns = [texts, texts[::-1]] if pair else [texts]
+    encoder = Encoder(tokenizer, max_length, pair)
+    assert encoder._words is not None
+    # Without the comparison with the tokenizer, which would take over.
+    encoder._compared = True
+    expected = tokenizer(*columns, truncation=True, max_length=max_length)
+    for _ in range(2):
+        found = lists(encoder.columns(*columns))
+        assert found["input_ids"] == expected["input_ids"]
+        assert found["token_type_ids"] == expected["token_type_ids"]
+
+
+def test_the_table_of_words_stays_small(tokenizer, monkeypatch):
+    monkeypatch.setattr("datamodules.word_table.MAX_WORDS", 10)
+    encoder = Encoder(tokenizer, 16, pair=False)
+    for start in range(0, 60, 6):
+        texts = [f"word{row} and {row}" for row in range(start, start + 6)]
+        assert lists(encoder.columns(texts))["input_ids"] == tokenizer(texts)["input_ids"]
+        assert len(encoder._words._index) <= 30
+
+
+def test_tokenizers_of_other_kinds_have_no_table():
+    backend = Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
+    assert WordTable.of(backend, pair=False) is None
+    spaced = load_tokenizer("offline:all-MiniLM-L6-v2")
+    spaced.backend_tokenizer.no_padding()
+    assert WordTable.of(spaced.backend_tokenizer, pair=False) is not None
+    spaced.add_tokens("new york")
+    assert WordTable.of(spaced.backend_tokenizer, pair=False) is None
 
 
 def test_a_tokenizer_that_does_more_than_its_backend_is_asked_itself():

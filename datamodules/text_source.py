@@ -32,7 +32,7 @@ SUFFIXES = {
 }
 Quoting = Literal["minimal", "none"]
 # A row of a CSV file must fit into a block.
-CSV_BLOCK_BYTES = 16 * 2**20
+CSV_BLOCK_BYTES = 4 * 2**20
 BATCH_ROWS = 10_000
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 # Words that are remembered; the table is emptied when it holds more.
-MAX_WORDS = 200_000
+MAX_WORDS = 100_000
 # Entries of the table that are no words: the special tokens around and between the texts of a row.
 EMPTY, BEFORE, BETWEEN, AFTER = range(4)
 
@@ -47,7 +47,7 @@ class WordTable:
 
     @classmethod
     def of(cls, backend: Tokenizer, pair: bool) -> WordTable | None:
-        """Return a table for a tokenizer without truncation and padding, or ``None`` if texts are not the sum of their words."""
+        """Return a table for a tokenizer without truncation and padding; ``None`` if its texts are not their words' sum."""
         state = json.loads(backend.to_str())
         kinds = [(state[part] or {}).get("type") for part in ("normalizer", "pre_tokenizer", "model")]
         if kinds != ["BertNormalizer", "BertPreTokenizer", "WordPiece"]:

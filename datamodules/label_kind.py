@@ -230,6 +230,14 @@ def encode_labels(
     return pa.ListArray.from_arrays(_offsets(lengths), ids.cast(pa.int32()))
 
 
+def count_labels(labels: pa.ChunkedArray, num_labels: int) -> list[int]:
+    """Return how many rows have each label, from class ids or lists of label ids; nothing is copied."""
+    counts = [0] * num_labels
+    for found in pc.value_counts(pc.list_flatten(labels) if _is_list(labels.type) else labels).to_pylist():
+        counts[found["values"]] = found["counts"]
+    return counts
+
+
 def missing_labels(cells: pa.Array, names_of_numbers: Sequence[str] | None = None) -> pa.Array:
     """Return which cells have no label: gaps, empty texts, and -1 where the numbers have names."""
     missing = pc.is_null(cells)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import datasets
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 
+from datamodules.label_kind import count_labels
 from datamodules.tokenized_datamodule import column_of
 
 MAX_CLASSES = 200
@@ -34,10 +34,10 @@ def report_splits(
     lines += [_cut_line(name, rows, limit) for name, rows in splits.items()]
     rank_zero_info("\n".join(lines))
     names = list(splits)
-    hashes = {name: column_of(rows, "text_hash").to_numpy() for name, rows in splits.items()}
+    hashes = {name: column_of(rows, "text_hash") for name, rows in splits.items()}
     for place, first in enumerate(names):
         for second in names[place + 1 :]:
-            found = int(np.isin(hashes[second], hashes[first]).sum())
+            found = _in_both(hashes[first], hashes[second])
             if found:
                 rank_zero_warn(f"{found} of {len(hashes[second])} {second} rows have exactly the text of a {first} row")
 
@@ -53,9 +53,7 @@ def _rows_line(splits: Mapping[str, datasets.Dataset], held_out: bool) -> str:
 def _class_table(splits: Mapping[str, datasets.Dataset], label_names: Sequence[str]) -> list[str]:
     counts = []
     for rows in splits.values():
-        labels = column_of(rows, "label")
-        flat = pc.list_flatten(labels) if pa.types.is_list(labels.type) else labels
-        counts.append(np.bincount(flat.to_numpy(), minlength=len(label_names)))
+        counts.append(count_labels(column_of(rows, "label"), len(label_names)))
     shown = [name if len(name) <= 40 else f"{name[:37]}..." for name in label_names[:MAX_CLASSES]]
     width = max(len(name) for name in ["label", *shown])
     heads = [f"{name:>10}" for name in splits]
@@ -68,13 +66,20 @@ def _class_table(splits: Mapping[str, datasets.Dataset], label_names: Sequence[s
 
 
 def _cut_line(name: str, rows: datasets.Dataset, limit: str) -> str:
-    lost = column_of(rows, "lost_tokens").to_numpy()
-    cut = int((lost > 0).sum())
+    lost = column_of(rows, "lost_tokens")
+    cut = pc.sum(pc.greater(lost, 0)).as_py()
     if not cut:
         return f"{name}: no text is longer than {limit}"
-    kept = int(column_of(rows, "length").to_numpy().sum())
-    share = 100 * lost.sum() / (lost.sum() + kept)
+    tokens, kept = pc.sum(lost).as_py(), pc.sum(column_of(rows, "length")).as_py()
     return (
         f"{name}: {cut} of {len(rows)} texts are longer than {limit} and are cut; "
-        f"{int(lost.sum())} tokens ({share:.1f} percent) are lost"
+        f"{tokens} tokens ({100 * tokens / (tokens + kept):.1f} percent) are lost"
     )
+
+
+def _in_both(first: pa.ChunkedArray, second: pa.ChunkedArray) -> int:
+    """Return how many of the second values are among the first; only the smaller column is held in memory."""
+    if len(first) < len(second):
+        return pc.sum(pc.is_in(second, value_set=first.combine_chunks())).as_py() or 0
+    common = pc.unique(first.filter(pc.is_in(first, value_set=second.combine_chunks())))
+    return pc.sum(pc.is_in(second, value_set=common)).as_py() or 0

@@ -17,7 +17,7 @@ from datamodules.collator import Collator
 from datamodules.column_choice import check_columns, choose_text_columns
 from datamodules.errors import DataError
 from datamodules.held_out_rows import held_out_rows, keep_every_label, strata_of_label_sets
-from datamodules.label_kind import LabelKind, LabelStatistics, ProblemType, encode_labels
+from datamodules.label_kind import LabelKind, LabelStatistics, ProblemType, count_labels, encode_labels
 from datamodules.split_report import report_splits
 from datamodules.text_source import DatasetSource, FileSource, Quoting, TextSource, load_splits, with_texts
 from datamodules.text_task import TaskOptions, TextTask, find_task, task_line
@@ -414,11 +414,10 @@ class TextDataModule(TokenizedDataModule):
         rows = self.datasets_for("train")[0]
         labels = column_of(rows, "label")
         if self.problem_type == "regression":
-            scores = labels.to_numpy().astype(np.float64)
-            return LabelStatistics([], len(rows), float(scores.mean()), float(scores.std()) or 1.0)
-        if self.problem_type == "multi_label_classification":
-            labels = pc.list_flatten(labels)
-        return LabelStatistics(np.bincount(labels.to_numpy(), minlength=self.num_labels).tolist(), len(rows))
+            # A constant score is standardised by 1.
+            mean, std = pc.mean(labels).as_py(), pc.stddev(labels).as_py() or 1.0
+            return LabelStatistics([], len(rows), mean, std)
+        return LabelStatistics(count_labels(labels, self.num_labels), len(rows))
 
     # Loaders
 

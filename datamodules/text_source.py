@@ -150,17 +150,23 @@ class FileSource:
                 raise DataError(f"{option}: {file} has none of the suffixes {', '.join(SUFFIXES)}")
         self.place = ", ".join(map(str, self.files[:3])) + ", ..." * (len(self.files) > 3)
         self.label_names: dict[str, list[str]] = {}
+        self._hashed: tuple[list, str] | None = None
 
     def fingerprint(self) -> str:
-        digest = hashlib.sha256(json.dumps([self.delimiter, self.quoting]).encode())
-        for file in self.files:
-            digest.update(file.suffix.lower().encode())
-            try:
-                with file.open("rb") as stream:
-                    digest.update(hashlib.file_digest(stream, "sha256").digest())
-            except OSError as error:
-                raise DataError(f"cannot read {file}: {error.strerror}") from error
-        return digest.hexdigest()
+        try:
+            # Within one run the date of a file is enough to know whether it is the one that was hashed.
+            states = [(stat.st_size, stat.st_mtime_ns, stat.st_ino) for stat in (file.stat() for file in self.files)]
+            hashed = self._hashed
+            if hashed is None or hashed[0] != states:
+                digest = hashlib.sha256(json.dumps([self.delimiter, self.quoting]).encode())
+                for file in self.files:
+                    digest.update(file.suffix.lower().encode())
+                    with file.open("rb") as stream:
+                        digest.update(hashlib.file_digest(stream, "sha256").digest())
+                hashed = self._hashed = (states, digest.hexdigest())
+        except OSError as error:
+            raise DataError(f"cannot read {error.filename}: {error.strerror}") from error
+        return hashed[1]
 
     @cached_property
     def schema(self) -> pa.Schema:

@@ -47,7 +47,7 @@ class WordTable:
 
     @classmethod
     def of(cls, backend: Tokenizer, pair: bool) -> WordTable | None:
-        """Return a table for a tokenizer without truncation and padding; ``None`` if its texts are not their words' sum."""
+        """Return a table for a tokenizer without truncation and padding, or ``None`` if texts are more than words."""
         state = json.loads(backend.to_str())
         kinds = [(state[part] or {}).get("type") for part in ("normalizer", "pre_tokenizer", "model")]
         if kinds != ["BertNormalizer", "BertPreTokenizer", "WordPiece"]:

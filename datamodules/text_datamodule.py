@@ -45,29 +45,39 @@ class TextDataModule(TokenizedDataModule):
     ``setup("predict")``. What is found (columns, kind, names) is kept in the hyperparameters and the checkpoint.
 
     Args:
-        train_file: Training rows: a path, a glob pattern, or several; .csv, .tsv, .jsonl or .parquet.
+        train_file: Training rows, as a path, a glob pattern, or several; .csv, .tsv, .jsonl or .parquet.
         val_file: Validation rows. Default: ``val_fraction`` of the training rows.
         test_file: Rows to test on.
         predict_file: Rows to predict; they need no labels.
         dataset: Name of a data set on the hub, or a folder of ``save_to_disk``, in place of files.
         dataset_config: Configuration of the data set on the hub.
-        train_split, val_split, test_split, predict_split: Names of its splits; without ``val_split`` among them rows
-            are held out. Default of ``predict_split``: ``test_split``.
+        train_split: Name of its training split.
+        val_split: Name of its validation split; where it has none, rows are held out.
+        test_split: Name of its test split.
+        predict_split: Name of the split to predict. Default: ``test_split``.
         text_columns: One or two text columns; two are tokenized as a pair. Default: the only possible one.
         label_column: Column of the labels, or several columns of 0 and 1. Default: the only possible one.
-        problem_type: ``single_label_classification``, ``multi_label_classification`` or ``regression``. Default: found.
+        problem_type: Kind of the task, ``single_label_classification``, ``multi_label_classification`` or
+            ``regression``. Default: found from the labels.
         label_names: Names of the labels in the order of their ids. Default: those that are found, sorted.
         metrics: Names of the metrics. Default: by the kind of task.
         val_fraction: Share of the training rows to hold out where there are no validation rows, equal in each class.
         split_seed: Seed of the choice of these rows.
         drop_empty: Leave out rows with an empty text. Default: refuse them.
         delimiter: Character between the cells of CSV files. Default: a comma, and a tab in .tsv files.
-        quoting: ``minimal`` (RFC 4180), or ``none``: quotes are characters like others.
-        long_texts: ``truncate`` texts to ``max_length`` tokens, or cut them into overlapping ``windows``.
+        quoting: How CSV files are quoted: ``minimal`` (RFC 4180), or ``none``, where quotes are characters like others.
+        long_texts: What becomes of long texts: ``truncate`` cuts them at ``max_length`` tokens, ``windows`` cuts them
+            into overlapping windows of that length.
         max_windows: Maximum number of windows of a text; the rest is cut off.
         window_overlap: Tokens that a window shares with the one before it.
-        tokenizer, max_length, train_batch_size, eval_batch_size, pad_to_multiple_of, num_workers, group_by_length,
-            cache_dir: As in :class:`GLUEDataModule`.
+        tokenizer: Name of the tokenizer: on the hub, a folder, or ``offline:all-MiniLM-L6-v2``. Default: the model's.
+        max_length: Maximum number of tokens per row.
+        train_batch_size: Texts per training batch and process.
+        eval_batch_size: Texts per validation, test and prediction batch and process.
+        pad_to_multiple_of: Round the padded length up to a multiple of this, such as 8 for GPUs. Default: no rounding.
+        num_workers: Processes that load batches beside each training process.
+        group_by_length: Put training texts of similar length into the same batch, which saves padding.
+        cache_dir: Folder for tokenized rows. Default: ``linetune`` inside the folder where `datasets` keeps its own.
 
     Raises:
         DataError: An option is out of range (in the constructor), or the data cannot be used (when it is read).

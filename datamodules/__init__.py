@@ -1,8 +1,10 @@
-"""Data: the GLUE tasks from the Hugging Face hub, from a folder of official files, or generated."""
+"""Data: texts of one's own, and the GLUE tasks from the hub, from official files, or generated."""
 
 from datamodules.errors import DataError
 from datamodules.glue_datamodule import GLUEDataModule
 from datamodules.glue_tasks import TASKS, Task
+from datamodules.label_kind import LabelStatistics
 from datamodules.length_grouped_sampler import LengthGroupedSampler
+from datamodules.text_datamodule import TextDataModule
 
-__all__ = ["TASKS", "DataError", "GLUEDataModule", "LengthGroupedSampler", "Task"]
+__all__ = ["TASKS", "DataError", "GLUEDataModule", "LabelStatistics", "LengthGroupedSampler", "Task", "TextDataModule"]

@@ -1,36 +1,24 @@
 """LightningDataModule of the GLUE tasks."""
 
-import os
-from pathlib import Path
-
 import datasets
-import pyarrow.compute
-from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from torch.utils.data import DataLoader
-from transformers import PreTrainedTokenizerBase
 
 from datamodules.collator import Collator
 from datamodules.errors import DataError
 from datamodules.folder_source import FolderSource
 from datamodules.glue_tasks import find_task
 from datamodules.hub_source import HubSource
-from datamodules.length_grouped_sampler import LengthGroupedSampler
 from datamodules.row_selection import sample, thin_out_minority
 from datamodules.source import Source
 from datamodules.synthetic_source import SyntheticSource
-from datamodules.tokenization import (
-    check_max_length,
-    default_cache_dir,
-    load_tokenizer,
-    tokenized,
-)
+from datamodules.tokenization import check_max_length, tokenized
+from datamodules.tokenized_datamodule import TokenizedDataModule, check_at_least
 
 SOURCES = ("hub", "folder", "synthetic")
-DEFAULT_TOKENIZER = "offline:all-MiniLM-L6-v2"
 
 
-class GLUEDataModule(LightningDataModule):
+class GLUEDataModule(TokenizedDataModule):
     """One task of GLUE: from the Hugging Face hub, from a folder of the official files, or generated.
 
     Batches are dicts of tensors: ``input_ids``, ``attention_mask``, ``token_type_ids`` where the tokenizer gives them,
@@ -90,25 +78,23 @@ class GLUEDataModule(LightningDataModule):
         cache_dir: str | None = None,
         synthetic_seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(
+            tokenizer,
+            max_length,
+            train_batch_size,
+            eval_batch_size,
+            pad_to_multiple_of,
+            num_workers,
+            group_by_length,
+            cache_dir,
+        )
         self.task = find_task(task_name)
         if source is not None and source not in SOURCES:
             raise DataError(f"unknown source {source!r}; the sources are {', '.join(SOURCES)}")
         if source == "folder" and data_dir is None:
             raise DataError("source=folder needs data_dir, the folder with the official GLUE files")
-        for name, value in (
-            ("max_length", max_length),
-            ("train_batch_size", train_batch_size),
-            ("eval_batch_size", eval_batch_size),
-            ("pad_to_multiple_of", pad_to_multiple_of),
-            ("max_train_samples", max_train_samples),
-            ("max_eval_samples", max_eval_samples),
-        ):
-            if value is not None and value < 1:
-                raise DataError(f"{name} {value} is out of range: at least 1")
-        for name, value in (("num_workers", num_workers), ("sample_seed", sample_seed)):
-            if value < 0:
-                raise DataError(f"{name} {value} is out of range: at least 0")
+        check_at_least(1, max_train_samples=max_train_samples, max_eval_samples=max_eval_samples)
+        check_at_least(0, sample_seed=sample_seed)
         if minority_keep_fraction is not None:
             if not 0 < minority_keep_fraction <= 1:
                 raise DataError(f"minority_keep_fraction {minority_keep_fraction} is out of range: above 0, up to 1")
@@ -117,23 +103,13 @@ class GLUEDataModule(LightningDataModule):
         self.save_hyperparameters()
         self.source_name = "folder" if data_dir is not None else source or "hub"
         self.data_dir = data_dir
-        self.tokenizer_name = tokenizer
-        self.max_length = max_length
-        self.train_batch_size = train_batch_size
-        self.eval_batch_size = eval_batch_size
-        self.pad_to_multiple_of = pad_to_multiple_of or 1
-        self.num_workers = num_workers
         self.max_train_samples = max_train_samples
         self.max_eval_samples = max_eval_samples
         self.sample_seed = sample_seed
         self.minority_keep_fraction = minority_keep_fraction
-        self.group_by_length = group_by_length
-        self.cache_dir = cache_dir
         self.synthetic_seed = synthetic_seed
-        self.datasets: dict[str, datasets.Dataset] = {}
         self._source: Source | None = None
         self._row_counts: dict[str, int] = {}  # of the splits that were read
-        self._tokenizer: PreTrainedTokenizerBase | None = None
 
     @property
     def task_name(self) -> str:
@@ -159,13 +135,6 @@ class GLUEDataModule(LightningDataModule):
     def eval_set_names(self) -> list[str]:
         """Names of the evaluation sets, one per loader: matched and mismatched for mnli, otherwise one empty name."""
         return list(self.task.eval_set_names)
-
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer, loaded at first access."""
-        if self._tokenizer is None:
-            self._tokenizer = load_tokenizer(self.tokenizer_name or self._model_name())
-        return self._tokenizer
 
     def prepare_data(self) -> None:
         """Download or generate, and tokenize, the splits of the stage; Lightning calls it in one process per node.
@@ -199,18 +168,7 @@ class GLUEDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """Return the loader of shuffled training batches."""
-        rows = self._datasets("train")[0]
-        sampler = None
-        if self.group_by_length:
-            sampler = LengthGroupedSampler(
-                pyarrow.compute.list_value_length(rows.data.column("input_ids")).to_pylist(),
-                self.train_batch_size,
-                num_replicas=self.trainer.world_size if self.trainer is not None else 1,
-                rank=self.trainer.global_rank if self.trainer is not None else 0,
-                # Set by seed_everything; Lightning seeds its own samplers from it, too.
-                seed=int(os.environ.get("PL_GLOBAL_SEED", 0)),
-            )
-        return self._loader(rows, self.train_batch_size, shuffle=sampler is None, sampler=sampler)
+        return self.train_loader(self._collator())
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
         """Return the loader of validation batches in the split's order; for mnli, one per evaluation set."""
@@ -266,13 +224,12 @@ class GLUEDataModule(LightningDataModule):
                 rows = rows.select(thin_out_minority(rows["label"], fraction, self.sample_seed))
             return rows.select(sample(len(rows), limit, self.sample_seed))
 
-        cache_dir = Path(self.cache_dir).expanduser() if self.cache_dir is not None else default_cache_dir()
         return tokenized(
             read,
             self.task.text_columns,
             self.tokenizer,
             self.max_length,
-            cache_dir,
+            self.cache_folder,
             key,
             description=f"{self.task_name} {split}",
         )
@@ -300,39 +257,9 @@ class GLUEDataModule(LightningDataModule):
             return SyntheticSource(self.task, self.synthetic_seed)
         return HubSource(self.task)
 
-    def _model_name(self) -> str:
-        module = self.trainer.lightning_module if self.trainer is not None else None
-        if module is None:
-            return DEFAULT_TOKENIZER
-        name = module.hparams.get("model")
-        if not isinstance(name, str):
-            raise DataError(f"tokenizer is not set, and {type(module).__name__} has no model name in its hparams")
-        return name
-
-    def _datasets(self, purpose: str) -> list[datasets.Dataset]:
-        return [rows for name, rows in self.datasets.items() if name.startswith(f"{purpose}/")]
-
     def _eval_loaders(self, purpose: str) -> DataLoader | list[DataLoader]:
-        loaders = [self._loader(rows, self.eval_batch_size) for rows in self._datasets(purpose)]
+        loaders = [self.loader(rows, self.eval_batch_size, self._collator()) for rows in self.datasets_for(purpose)]
         return loaders[0] if len(loaders) == 1 else loaders
 
-    def _loader(
-        self,
-        rows: datasets.Dataset,
-        batch_size: int,
-        shuffle: bool = False,
-        sampler: LengthGroupedSampler | None = None,
-    ) -> DataLoader:
-        if self.num_workers:
-            # Workers are forked after the tokenizer has used threads, which it warns about unless this is set.
-            os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        return DataLoader(
-            rows,
-            batch_size=batch_size,
-            shuffle=shuffle,
-            sampler=sampler,
-            collate_fn=Collator.for_tokenizer(self.tokenizer, self.pad_to_multiple_of, self.task.is_regression),
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
-        )
+    def _collator(self) -> Collator:
+        return Collator.for_tokenizer(self.tokenizer, self.pad_to_multiple_of, self.task.is_regression)

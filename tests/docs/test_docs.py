@@ -20,7 +20,6 @@ from transformers import BertConfig
 import cli
 import optimizers
 from lightning_modules import SequenceClassifier
-from lightning_modules.pretrained import packaged_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -111,23 +110,25 @@ def test_the_line_search_of_the_page_searches_in_every_fifth_step(tmp_path: Path
     assert losses[-1] < losses[0]
 
 
-def test_the_data_of_the_page_trains_the_module(tmp_path: Path) -> None:
-    (module,) = modules_of("adding_a_task.md")
-    (tmp_path / "csv_data.py").write_text(module)
-    rows = "\n".join(f"a {word} film,{label}" for word, label in [("good", 1), ("bad", 0)] * 8)
-    (tmp_path / "rows.csv").write_text(f"text,label\n{rows}\n")
-    file = str(tmp_path / "rows.csv")
-    data = module_of(tmp_path / "csv_data.py", "csv_data").CSVData(
-        file, file, str(packaged_folder("all-MiniLM-L6-v2")), batch_size=8
-    )
+def test_the_data_of_the_page_trains_the_module_and_predicts(tmp_path: Path) -> None:
+    (tmp_path / "sums.py").write_text(modules_of("adding_a_task.md")[0])
+    options = {"tokenizer": "offline:all-MiniLM-L6-v2", "cache_dir": str(tmp_path / "cache"), "train_batch_size": 8}
+    data = module_of(tmp_path / "sums.py", "sums").Sums(str(tmp_path), rows=40, metrics=["accuracy"], **options)
+    assert data.label_names == ["even", "odd"]
     module = SequenceClassifier(
-        save_tiny_config(tmp_path / "model"), num_labels=data.num_labels, metrics=data.metrics, pretrained=False
+        save_tiny_config(tmp_path / "model"),
+        num_labels=data.num_labels,
+        label_names=data.label_names,
+        metrics=data.metrics,
+        pretrained=False,
     )
-    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    trainer = Trainer(max_epochs=1, accelerator="cpu", default_root_dir=tmp_path, **options)
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = Trainer(max_epochs=1, accelerator="cpu", default_root_dir=tmp_path, **quiet)
     trainer.fit(module, data)
-    assert trainer.global_step == 2
+    assert trainer.global_step == 5
     assert 0 <= float(trainer.callback_metrics["val/accuracy"]) <= 1
+    predictions = trainer.predict(module, data)
+    assert sorted(torch.cat([each["idx"] for each in predictions]).tolist()) == list(range(20))
 
 
 def test_the_example_script_compares_two_optimizers(tmp_path: Path) -> None:

@@ -1,0 +1,458 @@
+"""LightningDataModule of the user's own texts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from lightning.pytorch.utilities import rank_zero_info
+from torch.utils.data import DataLoader
+
+from datamodules.collator import Collator
+from datamodules.column_choice import check_columns, choose_text_columns
+from datamodules.errors import DataError
+from datamodules.held_out_rows import held_out_rows, keep_every_label, strata_of_label_sets
+from datamodules.label_kind import LabelKind, LabelStatistics, ProblemType, count_labels, encode_labels
+from datamodules.split_report import report_splits
+from datamodules.text_source import DatasetSource, FileSource, Quoting, TextSource, load_splits, with_texts
+from datamodules.text_task import TaskOptions, TextTask, find_task, task_line
+from datamodules.tokenization import check_max_length, stored, tokenized
+from datamodules.tokenized_datamodule import TokenizedDataModule, check_at_least, column_of, token_counts
+
+METRICS = {
+    "single_label_classification": ("accuracy", "macro_f1"),
+    "multi_label_classification": ("micro_f1", "macro_f1", "average_precision"),
+    "regression": ("pearson", "spearman"),
+}
+# To be raised when the same content is read in another way, so that older files are not used.
+READING_VERSION = 1
+TEXTS = ("first text", "second text")
+
+
+class TextDataModule(TokenizedDataModule):
+    """Texts of one's own with labels: from CSV, TSV, JSON lines and Parquet files, or a data set of `datasets`.
+
+    Batches are dicts of tensors as :class:`GLUEDataModule`'s, with ``labels`` (batch,) int64 classes or float32 scores,
+    or (batch, labels) float32 zeros and ones, and ``idx``, each row's number in its source, from 0. With
+    ``long_texts=windows`` each row of the tokens is a window, and ``text`` (windows,) is the place of its text in the
+    batch. Evaluation batches go from the longest text to the shortest. ``label_statistics`` has the training labels'
+    counts after ``setup("fit")``, ``predict_rows`` the rows of ``predict_file`` with all their columns after
+    ``setup("predict")``. What is found (columns, kind, names) is kept in the hyperparameters and the checkpoint.
+
+    Args:
+        train_file: Training rows, as a path, a glob pattern, or several; .csv, .tsv, .jsonl or .parquet.
+        val_file: Validation rows. Default: ``val_fraction`` of the training rows.
+        test_file: Rows to test on.
+        predict_file: Rows to predict; they need no labels.
+        dataset: Name of a data set on the hub, or a folder of ``save_to_disk``, in place of files.
+        dataset_config: Configuration of the data set on the hub.
+        train_split: Name of its training split.
+        val_split: Name of its validation split; where it has none, rows are held out.
+        test_split: Name of its test split.
+        predict_split: Name of the split to predict. Default: ``test_split``.
+        text_columns: One or two text columns; two are tokenized as a pair. Default: the only possible one.
+        label_column: Column of the labels, or several columns of 0 and 1. Default: the only possible one.
+        problem_type: Kind of the task, ``single_label_classification``, ``multi_label_classification`` or
+            ``regression``. Default: found from the labels.
+        label_names: Names of the labels in the order of their ids. Default: those that are found, sorted.
+        metrics: Names of the metrics. Default: by the kind of task.
+        val_fraction: Share of the training rows to hold out where there are no validation rows, equal in each class.
+        split_seed: Seed of the choice of these rows.
+        drop_empty: Leave out rows with an empty text. Default: refuse them.
+        delimiter: Character between the cells of CSV files. Default: a comma, and a tab in .tsv files.
+        quoting: How CSV files are quoted: ``minimal`` (RFC 4180), or ``none``, where quotes are characters like others.
+        long_texts: What becomes of long texts: ``truncate`` cuts them at ``max_length`` tokens, ``windows`` cuts them
+            into overlapping windows of that length.
+        max_windows: Maximum number of windows of a text; the rest is cut off.
+        window_overlap: Tokens that a window shares with the one before it.
+        tokenizer: Name of the tokenizer: on the hub, a folder, or ``offline:all-MiniLM-L6-v2``. Default: the model's.
+        max_length: Maximum number of tokens per row.
+        train_batch_size: Texts per training batch and process.
+        eval_batch_size: Texts per validation, test and prediction batch and process.
+        pad_to_multiple_of: Round the padded length up to a multiple of this, such as 8 for GPUs. Default: no rounding.
+        num_workers: Processes that load batches beside each training process.
+        group_by_length: Put training texts of similar length into the same batch, which saves padding.
+        cache_dir: Folder for tokenized rows. Default: ``linetune`` inside the folder where `datasets` keeps its own.
+
+    Raises:
+        DataError: An option is out of range (in the constructor), or the data cannot be used (when it is read).
+
+    Example::
+
+        data = TextDataModule("reviews.csv", text_columns="text", label_column="stars")
+    """
+
+    def __init__(
+        self,
+        train_file: list[str] | str | None = None,
+        val_file: list[str] | str | None = None,
+        test_file: list[str] | str | None = None,
+        predict_file: list[str] | str | None = None,
+        dataset: str | None = None,
+        dataset_config: str | None = None,
+        train_split: str = "train",
+        val_split: str = "validation",
+        test_split: str = "test",
+        predict_split: str | None = None,
+        text_columns: list[str] | str | None = None,
+        label_column: list[str] | str | None = None,
+        problem_type: ProblemType | None = None,
+        label_names: list[str] | None = None,
+        metrics: list[str] | None = None,
+        val_fraction: float = 0.1,
+        split_seed: int = 0,
+        drop_empty: bool = False,
+        delimiter: str | None = None,
+        quoting: Quoting = "minimal",
+        long_texts: Literal["truncate", "windows"] = "truncate",
+        max_windows: int = 8,
+        window_overlap: int = 32,
+        tokenizer: str | None = None,
+        max_length: int = 128,
+        train_batch_size: int = 32,
+        eval_batch_size: int = 64,
+        pad_to_multiple_of: int | None = None,
+        num_workers: int = 0,
+        group_by_length: bool = False,
+        cache_dir: str | None = None,
+    ) -> None:
+        super().__init__(
+            tokenizer,
+            max_length,
+            train_batch_size,
+            eval_batch_size,
+            pad_to_multiple_of,
+            num_workers,
+            group_by_length,
+            cache_dir,
+        )
+        check_at_least(1, max_windows=max_windows)
+        check_at_least(0, split_seed=split_seed, window_overlap=window_overlap)
+        if not 0 < val_fraction < 1:
+            raise DataError(f"val_fraction {val_fraction} is out of range: between 0 and 1")
+        for name, value, allowed in (
+            ("problem_type", problem_type, (None, *METRICS)),
+            ("quoting", quoting, ("minimal", "none")),
+            ("long_texts", long_texts, ("truncate", "windows")),
+        ):
+            if value not in allowed:
+                raise DataError(f"{name} {value!r} is not allowed; one of {', '.join(filter(None, allowed))}")
+        # As it arrives from a shell.
+        delimiter = "\t" if delimiter == r"\t" else delimiter
+        if delimiter is not None and (len(delimiter) != 1 or delimiter in '"\r\n' or not delimiter.isascii()):
+            raise DataError(f"delimiter {delimiter!r} is not allowed; one ASCII character, no quote or line break")
+        files = {"train_file": train_file, "val_file": val_file, "test_file": test_file, "predict_file": predict_file}
+        if dataset is not None and (train_file or val_file or test_file):
+            given = next(name for name, value in files.items() if value)
+            raise DataError(f"dataset: {given} is given, too; rows are of a data set or of files")
+        if label_names is not None and len(set(label_names)) < len(label_names):
+            raise DataError("label_names: a name is given twice")
+        self.save_hyperparameters()
+        self.files: dict[str, list[str] | str | None] = {
+            name.removesuffix("_file"): value or None for name, value in files.items()
+        }
+        self.dataset, self.dataset_config = dataset, dataset_config
+        self.splits = {
+            "train": train_split,
+            "val": val_split,
+            "test": test_split,
+            "predict": predict_split or test_split,
+        }
+        self.val_fraction, self.split_seed = val_fraction, split_seed
+        self.delimiter, self.quoting = delimiter, quoting
+        self.long_texts, self.max_windows, self.window_overlap = long_texts, max_windows, window_overlap
+        self.label_statistics: LabelStatistics | None = None
+        self.predict_rows: datasets.Dataset | None = None
+        self.options = TaskOptions(
+            [text_columns] if isinstance(text_columns, str) else text_columns,
+            [label_column] if isinstance(label_column, str) else label_column,
+            problem_type,
+            label_names,
+            drop_empty,
+        )
+        self._given_metrics = metrics
+        self._sources: dict[str, TextSource | None] = {}
+        self._dataset_splits: dict[str, DatasetSource] | None = None
+        self._found_task: TextTask | None = None
+
+    # Facts for the model
+
+    @property
+    def problem_type(self) -> ProblemType:
+        """Kind of the task in transformers' words."""
+        return self._kind().problem_type
+
+    @property
+    def num_labels(self) -> int:
+        """Number of labels; 1 for regression."""
+        return self._kind().num_labels
+
+    @property
+    def label_names(self) -> list[str]:
+        """Names of the labels in the order of their ids; empty for regression."""
+        return list(self._kind().label_names)
+
+    @property
+    def metrics(self) -> list[str]:
+        """Names of the metrics."""
+        return list(self._given_metrics or METRICS[self.problem_type])
+
+    @property
+    def eval_set_names(self) -> list[str]:
+        """One empty name: there is one evaluation set."""
+        return [""]
+
+    def _kind(self) -> LabelKind:
+        # What a checkpoint brought along needs no training rows.
+        if self.options.problem_type == "regression":
+            return LabelKind("regression", ())
+        if self.options.problem_type is not None and self.options.label_names is not None:
+            return LabelKind(self.options.problem_type, tuple(self.options.label_names))
+        return self._task().kind
+
+    # Stages
+
+    def prepare_data(self) -> None:
+        """Read and tokenize the splits of the stage; Lightning calls it in one process per node.
+
+        Without a trainer it does nothing: ``setup`` then does all of this.
+        """
+        if self.trainer is not None:
+            self._open(self.trainer.state.fn)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open the tokenized splits of a stage, or make them; Lightning calls it in every process.
+
+        Args:
+            stage: fit, validate, test or predict. Default: all for which there are rows.
+
+        Raises:
+            DataError: The data cannot be used.
+        """
+        self.datasets = self._open(stage)
+        if self.datasets_for("train"):
+            self.label_statistics = self._statistics()
+        limit = f"{self.max_length} tokens"
+        report_splits(
+            {name.partition("/")[0]: rows for name, rows in self.datasets.items()},
+            self.label_names if stage != "predict" else [],
+            limit if self.long_texts == "truncate" else f"{self.max_windows} windows of {limit}",
+            held_out="validation/train" in self.datasets,
+        )
+
+    def train_dataloader(self) -> DataLoader:
+        """Return the loader of shuffled training batches."""
+        return self.train_loader(self._collator("train"))
+
+    def val_dataloader(self) -> DataLoader:
+        """Return the loader of validation batches, the longest texts first."""
+        return self._eval_loader("validation")
+
+    def test_dataloader(self) -> DataLoader:
+        """Return the loader of test batches, the longest texts first."""
+        return self._eval_loader("test")
+
+    def predict_dataloader(self) -> DataLoader:
+        """Return the loader of the batches to predict, the longest texts first; ``idx`` has the order of the file."""
+        return self._eval_loader("predict")
+
+    def _open(self, stage: str | None) -> dict[str, datasets.Dataset]:
+        opened: dict[str, datasets.Dataset] = {}
+        if stage in ("fit", "validate") or (stage is None and self._source("train") is not None):
+            if self._source("val") is None:
+                rows = self._load("train")
+                held_out = self._held_out(rows)
+                trained_on = np.setdiff1d(np.arange(len(rows)), held_out)
+                opened["train/train"], opened["validation/train"] = rows.select(trained_on), rows.select(held_out)
+            else:
+                if stage != "validate":
+                    opened["train/train"] = self._load("train")
+                opened["validation/validation"] = self._load("val")
+        # In a fit, the test file is read for its numbers and duplicates, and so that errors do not come at the end.
+        if stage == "test" or (stage in ("fit", None) and self.files["test"] is not None):
+            opened["test/test"] = self._load("test")
+        if stage == "predict" or (stage is None and self.files["predict"] is not None):
+            opened["predict/predict"] = self._load("predict")
+            self.predict_rows = self._all_rows()
+        return opened
+
+    # Sources
+
+    def _source(self, split: str) -> TextSource | None:
+        if split not in self._sources:
+            files = self.files[split]
+            source: TextSource | None = None
+            if files is not None:
+                source = FileSource(files, f"{split}_file", self.delimiter, self.quoting)
+            elif self.dataset is not None:
+                if self._dataset_splits is None:
+                    self._dataset_splits = load_splits(self.dataset, self.dataset_config)
+                source = self._dataset_splits.get(self.splits[split])
+            self._sources[split] = source
+        return self._sources[split]
+
+    def _required(self, split: str) -> TextSource:
+        source = self._source(split)
+        if source is None:
+            if self.dataset is None:
+                raise DataError(f"{split}_file: not given; the {split} rows are read from it")
+            splits = ", ".join(self._dataset_splits or ())
+            raise DataError(
+                f"{split}_split: {self.dataset} has no split {self.splits[split]!r}; its splits are {splits}"
+            )
+        return source
+
+    # The task
+
+    def _text_columns(self) -> tuple[str, ...]:
+        if self.options.text_columns is not None:
+            return tuple(self.options.text_columns)
+        if self._source("train") is not None:
+            return self._task().text_columns
+        return choose_text_columns(self._required("predict"), None, self.options.label_columns or ())
+
+    def _task(self) -> TextTask:
+        if self._found_task is None:
+            source = self._required("train")
+            task = self._found_task = find_task(source, self.options, self.cache_folder)
+            # A checkpoint keeps what was found, so that a later run need not find it anew.
+            self.hparams.update(
+                text_columns=list(task.text_columns),
+                label_column=list(task.label_columns),
+                problem_type=task.kind.problem_type,
+                label_names=list(task.kind.label_names) or None,
+            )
+            rank_zero_info(f"{source.place}: {task_line(task, self.options)}")
+        return self._found_task
+
+    # Rows
+
+    def _load(self, split: str) -> datasets.Dataset:
+        source = self._required(split)
+        texts = self._text_columns()
+        check_max_length(self.tokenizer, self.max_length, pair=len(texts) == 2)
+        labels = () if split == "predict" else self._task_label_columns()
+        kind = None if split == "predict" else self._kind()
+        key = {
+            "rows": source.fingerprint(),
+            "texts": texts,
+            "labels": labels,
+            "kind": None if kind is None else [kind.problem_type, kind.label_names],
+            "names": source.label_names,
+            "drop_empty": self.options.drop_empty,
+            "reading": READING_VERSION,
+        }
+
+        def read() -> Iterator[pa.Table]:
+            if split == "val":
+                self._check_same_columns(source)
+            check_columns(source, "text_columns", texts)
+            check_columns(source, "label_column", labels)
+            return self._rows(source, texts, labels, kind)
+
+        return tokenized(
+            read,
+            TEXTS[: len(texts)],
+            self.tokenizer,
+            self.max_length,
+            self.cache_folder,
+            key,
+            description=source.place,
+            max_windows=self.max_windows if self.long_texts == "windows" else None,
+            window_overlap=self.window_overlap,
+            count_lost=True,
+        )
+
+    def _task_label_columns(self) -> tuple[str, ...]:
+        if self.options.label_columns is not None:
+            return tuple(self.options.label_columns)
+        return self._task().label_columns
+
+    def _check_same_columns(self, source: TextSource) -> None:
+        if self._source("train") is None:
+            return
+        trained_on = self._task().all_columns
+        if set(source.schema.names) != set(trained_on):
+            raise DataError(
+                f"{source.place} has the columns {', '.join(source.schema.names)}, and the training rows have "
+                f"{', '.join(trained_on)}; training and validation rows need the same columns"
+            )
+
+    def _rows(
+        self, source: TextSource, texts: Sequence[str], labels: Sequence[str], kind: LabelKind | None
+    ) -> Iterator[pa.Table]:
+        start, some = 0, False
+        for read in source.parts(_distinct(texts, labels)):
+            part = with_texts(read, texts, self.options.drop_empty)
+            # Under names of our own: a user's text may be called "label".
+            columns = {inner: part.table[name].combine_chunks() for inner, name in zip(TEXTS, texts, strict=False)}
+            hashes = _hashes(list(columns.values()))
+            if kind is not None:
+                columns["label"] = encode_labels(part, labels, kind, source.label_names.get(labels[0]))
+            columns |= {"idx": pa.array(start + np.asarray(part.kept), pa.int64()), "text_hash": hashes}
+            start += len(read.table)
+            if len(part.table):
+                some = True
+                yield pa.table(columns)
+        if not some:
+            raise DataError(f"{source.place} has no rows{' with a text' if start else ''}")
+
+    def _all_rows(self) -> datasets.Dataset:
+        source = self._required("predict")
+        if isinstance(source, DatasetSource):
+            return source.rows
+        key = {"all rows": source.fingerprint(), "reading": READING_VERSION}
+        return stored(self.cache_folder, key, lambda: (part.table for part in source.parts()))
+
+    def _held_out(self, rows: datasets.Dataset) -> np.ndarray:
+        labels = column_of(rows, "label")
+        problem = self.problem_type
+        if problem == "regression":
+            return held_out_rows(np.zeros(len(rows), dtype=int), self.val_fraction, self.split_seed)
+        if problem == "single_label_classification":
+            return held_out_rows(labels.to_numpy(), self.val_fraction, self.split_seed)
+        sets = labels.to_pylist()
+        chosen = held_out_rows(strata_of_label_sets(sets, self.num_labels), self.val_fraction, self.split_seed)
+        return keep_every_label(chosen, sets)
+
+    def _statistics(self) -> LabelStatistics:
+        rows = self.datasets_for("train")[0]
+        labels = column_of(rows, "label")
+        if self.problem_type == "regression":
+            # A constant score is standardised by 1.
+            mean, std = pc.mean(labels).as_py(), pc.stddev(labels).as_py() or 1.0
+            return LabelStatistics([], len(rows), mean, std)
+        return LabelStatistics(count_labels(labels, self.num_labels), len(rows))
+
+    # Loaders
+
+    def _eval_loader(self, purpose: str) -> DataLoader:
+        rows = self.datasets_for(purpose)[0]
+        order = np.argsort(-np.asarray(token_counts(rows)), kind="stable").tolist()
+        return self.loader(rows, self.eval_batch_size, self._collator(purpose), sampler=order)
+
+    def _collator(self, purpose: str) -> Collator:
+        problem = self.problem_type if purpose != "predict" else None
+        return Collator.for_tokenizer(
+            self.tokenizer,
+            self.pad_to_multiple_of,
+            regression=problem == "regression",
+            num_labels=self.num_labels if problem == "multi_label_classification" else None,
+            windows=self.long_texts == "windows",
+        )
+
+
+def _distinct(*names: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys(name for group in names for name in group))
+
+
+def _hashes(columns: Sequence[pa.Array]) -> pa.Array:
+    """Return 64 bits of a hash of each row's texts, the same in every process, to find equal texts by."""
+    rows = zip(*(column.to_pylist() for column in columns), strict=True)
+    digests = b"".join(hashlib.blake2b("\0".join(row).encode(), digest_size=8).digest() for row in rows)
+    return pa.array(np.frombuffer(digests, dtype=np.int64))

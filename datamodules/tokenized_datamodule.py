@@ -1,0 +1,159 @@
+"""Base of the datamodules: a tokenizer, tokenized splits, and the loaders of their batches."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import datasets
+import pyarrow as pa
+import pyarrow.compute
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader, Sampler
+from transformers import PreTrainedTokenizerBase
+
+from datamodules.collator import Collator
+from datamodules.errors import DataError
+from datamodules.length_grouped_sampler import LengthGroupedSampler
+from datamodules.tokenization import default_cache_dir, load_tokenizer
+
+DEFAULT_TOKENIZER = "offline:all-MiniLM-L6-v2"
+
+
+class TokenizedDataModule(LightningDataModule):
+    """Loaders of batches of tokenized rows.
+
+    A subclass fills ``datasets`` in ``setup``: per ``<purpose>/<split>``, with the purposes train, validation, test and
+    predict, rows with ``input_ids``, perhaps ``token_type_ids``, ``label`` where there are labels, and ``idx``.
+
+    Args:
+        tokenizer: Name of the tokenizer: on the hub, a folder, or ``offline:all-MiniLM-L6-v2``. Default: the model's.
+        max_length: Maximum number of tokens per row.
+        train_batch_size: Rows per training batch and process.
+        eval_batch_size: Rows per validation, test and prediction batch and process.
+        pad_to_multiple_of: Round the padded length up to a multiple of this. Default: no rounding.
+        num_workers: Processes that load batches beside each training process.
+        group_by_length: Put training rows of similar length into the same batch.
+        cache_dir: Folder for tokenized rows. Default: ``linetune`` inside the folder where `datasets` keeps its own.
+
+    Raises:
+        DataError: An option is out of range.
+    """
+
+    def __init__(
+        self,
+        tokenizer: str | None,
+        max_length: int,
+        train_batch_size: int,
+        eval_batch_size: int,
+        pad_to_multiple_of: int | None,
+        num_workers: int,
+        group_by_length: bool,
+        cache_dir: str | None,
+    ) -> None:
+        super().__init__()
+        check_at_least(
+            1,
+            max_length=max_length,
+            train_batch_size=train_batch_size,
+            eval_batch_size=eval_batch_size,
+            pad_to_multiple_of=pad_to_multiple_of,
+        )
+        check_at_least(0, num_workers=num_workers)
+        self.tokenizer_name = tokenizer
+        self.max_length = max_length
+        self.train_batch_size = train_batch_size
+        self.eval_batch_size = eval_batch_size
+        self.pad_to_multiple_of = pad_to_multiple_of or 1
+        self.num_workers = num_workers
+        self.group_by_length = group_by_length
+        self.cache_dir = cache_dir
+        self.datasets: dict[str, datasets.Dataset] = {}
+        self._tokenizer: PreTrainedTokenizerBase | None = None
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer, loaded at first access."""
+        if self._tokenizer is None:
+            self._tokenizer = load_tokenizer(self.tokenizer_name or self._model_name())
+        return self._tokenizer
+
+    @property
+    def cache_folder(self) -> Path:
+        """The folder of tokenized rows."""
+        return Path(self.cache_dir).expanduser() if self.cache_dir is not None else default_cache_dir()
+
+    def datasets_for(self, purpose: str) -> list[datasets.Dataset]:
+        """Return the tokenized rows of a purpose, one per split."""
+        return [rows for name, rows in self.datasets.items() if name.startswith(f"{purpose}/")]
+
+    def train_loader(self, collator: Collator) -> DataLoader:
+        """Return the loader of shuffled training batches."""
+        rows = self.datasets_for("train")[0]
+        sampler = None
+        if self.group_by_length:
+            sampler = LengthGroupedSampler(
+                token_counts(rows),
+                self.train_batch_size,
+                num_replicas=self.trainer.world_size if self.trainer is not None else 1,
+                rank=self.trainer.global_rank if self.trainer is not None else 0,
+                # Set by seed_everything; Lightning seeds its own samplers from it, too.
+                seed=int(os.environ.get("PL_GLOBAL_SEED", 0)),
+            )
+        return self.loader(rows, self.train_batch_size, collator, shuffle=sampler is None, sampler=sampler)
+
+    def loader(
+        self,
+        rows: datasets.Dataset,
+        batch_size: int,
+        collator: Collator,
+        shuffle: bool = False,
+        sampler: Sampler | Iterable[int] | None = None,
+    ) -> DataLoader:
+        """Return a loader of batches."""
+        if self.num_workers:
+            # Workers are forked after the tokenizer has used threads, which it warns about unless this is set.
+            os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        return DataLoader(
+            rows,
+            batch_size=batch_size,
+            shuffle=shuffle,
+            sampler=sampler,
+            collate_fn=collator,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
+        )
+
+    def _model_name(self) -> str:
+        module = self.trainer.lightning_module if self.trainer is not None else None
+        if module is None:
+            return DEFAULT_TOKENIZER
+        name = module.hparams.get("model")
+        if not isinstance(name, str):
+            raise DataError(f"tokenizer is not set, and {type(module).__name__} has no model name in its hparams")
+        return name
+
+
+def check_at_least(least: int, **options: int | None) -> None:
+    """Check that the options that are given are not below their least value.
+
+    Raises:
+        DataError: One is.
+    """
+    for name, value in options.items():
+        if value is not None and value < least:
+            raise DataError(f"{name} {value} is out of range: at least {least}")
+
+
+def column_of(rows: datasets.Dataset, name: str) -> pa.ChunkedArray:
+    """Return a column as Arrow holds it, without Python objects."""
+    return rows.select_columns([name]).with_format("arrow")[:][name]
+
+
+def token_counts(rows: datasets.Dataset) -> list[int]:
+    """Return the number of tokens of each row."""
+    if "length" in rows.column_names:
+        return column_of(rows, "length").to_pylist()
+    return pyarrow.compute.list_value_length(column_of(rows, "input_ids")).to_pylist()

@@ -1,0 +1,125 @@
+"""The kind of a task from its labels, and labels as batches need them."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+
+from datamodules import DataError
+from datamodules.label_kind import encode_labels, find_kind
+from datamodules.text_source import Part
+
+
+def part(**columns):
+    return Part(pa.table(columns), "rows.csv", 1)
+
+
+def kind_of(labels, **options):
+    return find_kind([part(label=labels)], ["label"], **options)
+
+
+@pytest.mark.parametrize(
+    ("labels", "problem_type", "names"),
+    [
+        (["pos", "neg", "pos"], "single_label_classification", ("neg", "pos")),
+        (["10", "9", "-1"], "single_label_classification", ("-1", "9", "10")),
+        ([10, 9, 9], "single_label_classification", ("9", "10")),
+        ([True, False], "single_label_classification", ("False", "True")),
+        (["NA", "None", "good"], "single_label_classification", ("NA", "None", "good")),
+        (["1.5", "2", "-3e-2"], "regression", ()),
+        ([1.0, 2.0], "regression", ()),
+        ([["b", "a"], [], ["c"]], "multi_label_classification", ("a", "b", "c")),
+        ([[10, 9], [9]], "multi_label_classification", ("9", "10")),
+    ],
+)
+def test_the_kind_follows_the_labels(labels, problem_type, names):
+    kind = kind_of(labels)
+    assert (kind.problem_type, kind.label_names) == (problem_type, names)
+    assert kind.num_labels == (len(names) or 1)
+
+
+def test_the_kind_can_be_overridden():
+    assert kind_of([1, 2, 3], problem_type="regression").problem_type == "regression"
+    assert kind_of(["1", "2"], problem_type="regression").num_labels == 1
+    kind = kind_of([1.0, 2.5, 1.0], problem_type="single_label_classification")
+    assert kind.label_names == ("1", "2.5")
+    assert kind_of(["a", "b"], label_names=["b", "a"]).label_names == ("b", "a")
+
+
+def test_numbers_with_names_keep_the_order_of_the_names():
+    kind = kind_of([1, 0], names_of_numbers=["yes", "no", "maybe"])
+    assert kind.label_names == ("yes", "no", "maybe")
+    ids = encode_labels(part(label=[2, 0]), ["label"], kind, ["maybe", "no", "yes"])
+    assert ids.to_pylist() == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("labels", "options", "message"),
+    [
+        (["a", "a"], {}, r"label column 'label' of the training split has one class only, 'a'; at least two"),
+        ([["a"], []], {}, r"label column 'label' of the training split has 1 label; at least two are needed"),
+        (["a", "", "b"], {}, r"rows.csv, row 2: the label in column 'label' is missing"),
+        (["a", None], {}, r"rows.csv, row 2: the label in column 'label' is missing"),
+        ([["a"], None, ["b"]], {}, r"rows.csv, row 2: the label in column 'label' is missing"),
+        (["1.5", "2.5", "nan"], {}, r"rows.csv, row 3: label 'nan' in column 'label' is not a finite number"),
+        (["1", "NA", "2"], {}, r"rows.csv, row 2: label 'NA' in column 'label' is not a finite number"),
+        ([1.5, float("inf")], {}, r"rows.csv, row 2: label 'inf' in column 'label' is not a finite number"),
+        ([1.5, float("nan")], {}, r"rows.csv, row 2: label 'nan' in column 'label' is not a finite number"),
+        ([0, -1], {"names_of_numbers": ["a", "b"]}, r"rows.csv, row 2: the label in column 'label' is missing"),
+        ([{"a": 1}], {}, r"rows.csv: the label column 'label' holds struct<a: int64>; labels are"),
+        (["a", "b"], {"problem_type": "regression"}, r"rows.csv, row 1: label 'a' in column 'label' is not a number"),
+        (["a", "b"], {"problem_type": "multi_label_classification"}, r"problem_type=multi_label_classification: the l"),
+        ([["a"], ["b"]], {"problem_type": "single_label_classification"}, r"problem_type=single_label_classification"),
+        ([], {}, r"the training split has no rows"),
+    ],
+)
+def test_labels_that_are_refused(labels, options, message):
+    with pytest.raises(DataError, match=message):
+        kind_of(labels, **options)
+
+
+def test_a_column_that_holds_no_classes(monkeypatch):
+    monkeypatch.setattr("datamodules.label_kind.MAX_LABELS", 3)
+    with pytest.raises(DataError, match=r"has more than 3 different labels; is it the right column\?$"):
+        kind_of(["a", "b", "c", "d", "e"])
+    assert kind_of(["1", "2", "3", "4", "5", "6.5"]).problem_type == "regression"
+
+
+def test_ids_follow_the_names():
+    kind = kind_of(["neg", "pos"])
+    assert encode_labels(part(label=["pos", "neg", "pos"]), ["label"], kind).to_pylist() == [1, 0, 1]
+    kind = kind_of([["a", "b"], ["c"]])
+    assert encode_labels(part(label=[["c", "a"], [], ["b"]]), ["label"], kind).to_pylist() == [[2, 0], [], [1]]
+    scores = encode_labels(part(label=["1.5", "-2"]), ["label"], kind_of(["1.5", "2"]))
+    assert scores.to_pylist() == [1.5, -2.0]
+    assert scores.type == pa.float32()
+
+
+def test_columns_of_0_and_1():
+    columns = {"angry": ["1", "0", "0"], "glad": [1.0, 0.0, 1.0], "sad": [False, False, True]}
+    kind = find_kind([part(**columns)], list(columns))
+    assert (kind.problem_type, kind.label_names) == ("multi_label_classification", ("angry", "glad", "sad"))
+    assert encode_labels(part(**columns), list(columns), kind).to_pylist() == [[0, 1], [], [1, 2]]
+    for cell, said in (("2", "is '2'"), ("", "is missing"), (None, "is missing")):
+        with pytest.raises(
+            DataError, match=rf"rows.csv, row 2: the label in column 'glad' {said}; allowed are 0 and 1"
+        ):
+            encode_labels(part(angry=["1", "0"], glad=["1", cell]), ["angry", "glad"], kind)
+    with pytest.raises(DataError, match=r"^problem_type=regression has one label column; several are given$"):
+        find_kind([part(**columns)], list(columns), problem_type="regression")
+
+
+@pytest.mark.parametrize(
+    ("trained", "labels", "message"),
+    [
+        (["a", "b"], ["a", "c"], r"rows.csv, row 2: label 'c' in column 'label' is none of the training labels a, b"),
+        (["a", "b"], ["a", ""], r"rows.csv, row 2: the label in column 'label' is missing"),
+        ([["a"], ["b"]], [["a", "b"], ["d"]], r"rows.csv, row 2: label 'd' in column 'label' is none of the training"),
+        ([1.5, 2.5], ["1", "one"], r"rows.csv, row 2: label 'one' in column 'label' is not a finite number"),
+        ([1.5, 2.5], [1.0, 1e300], r"rows.csv, row 2: label 1e\+300 in column 'label' is not a finite number"),
+        (["a", "b"], [["a"]], r"rows.csv, row 1: the label column 'label' holds list<.*>, unlike the training split's"),
+    ],
+)
+def test_labels_of_another_split_that_are_refused(trained, labels, message):
+    with pytest.raises(DataError, match=message):
+        encode_labels(part(label=labels), ["label"], kind_of(trained))

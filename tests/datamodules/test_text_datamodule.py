@@ -1,0 +1,512 @@
+"""Texts of one's own, from the file to the batch."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+
+from datamodules import DataError, TextDataModule
+
+MINILM = "offline:all-MiniLM-L6-v2"
+NUMBERED = [f"text number {row}" for row in range(40)]
+
+
+@pytest.fixture
+def make(tmp_path):
+    def make_datamodule(train=None, **options):
+        if train is not None:
+            options["train_file"] = write(tmp_path, "train.csv", train)
+        options = {"cache_dir": str(tmp_path / "cache"), "tokenizer": MINILM, **options}
+        if train is not None and "text" in train.splitlines()[0].split(","):
+            options = {"text_columns": "text", "label_column": "label", **options}
+        return TextDataModule(**options)
+
+    return make_datamodule
+
+
+def write(folder, name, content):
+    file = folder / name
+    if name.endswith(".jsonl"):
+        content = "".join(json.dumps(row) + "\n" for row in content)
+    file.write_text(content)
+    return str(file)
+
+
+def table(rows, columns="text,label"):
+    return columns + "\n" + "".join(",".join(map(str, row)) + "\n" for row in rows)
+
+
+BINARY = table((text, "yes" if row % 4 else "no") for row, text in enumerate(NUMBERED))
+
+
+def ids(loader):
+    return torch.cat([batch["idx"] for batch in loader]).tolist()
+
+
+def by_row(loader, name="labels"):
+    return {int(row): each for batch in loader for row, each in zip(batch["idx"], batch[name].tolist(), strict=True)}
+
+
+class Predictor(LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.save_hyperparameters({"model": MINILM}, logger=False)
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+
+    def training_step(self, batch, batch_idx):
+        return self.weight * 1.0
+
+    def validation_step(self, batch, batch_idx):
+        return None
+
+    def predict_step(self, batch, batch_idx):
+        return batch["idx"]
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def trainer(tmp_path, **options):
+    options = {"logger": False, "enable_checkpointing": False, **options}
+    return Trainer(
+        default_root_dir=tmp_path, accelerator="cpu", enable_progress_bar=False, enable_model_summary=False, **options
+    )
+
+
+def test_classes_from_a_csv_file(make):
+    data = make(BINARY)
+    assert (data.num_labels, data.label_names) == (2, ["no", "yes"])
+    assert data.problem_type == "single_label_classification"
+    assert data.metrics == ["accuracy", "macro_f1"]
+    assert data.eval_set_names == [""]
+    data.setup("fit")
+    batch = next(iter(data.train_dataloader()))
+    assert set(batch) == {"input_ids", "attention_mask", "token_type_ids", "labels", "idx"}
+    assert batch["labels"].dtype == torch.int64
+    labels = by_row(data.train_dataloader()) | by_row(data.val_dataloader())
+    assert labels == {row: int(bool(row % 4)) for row in range(40)}
+    assert data.label_statistics.counts == [9, 27]
+    assert data.label_statistics.rows == 36
+
+
+def test_a_batch_holds_what_the_tokenizer_makes_of_the_texts(make, tmp_path):
+    rows = [("NA", "a"), ("None", "b"), ("null", "a"), ("nan", "b"), ('"x ""y"", z"', "a"), ('"two\nlines"', "b")]
+    file = write(tmp_path, "val.csv", table(rows))
+    data = make(table(rows), val_file=file)
+    data.setup("validate")
+    (batch,) = data.val_dataloader()
+    texts = ["NA", "None", "null", "nan", 'x "y", z', "two\nlines"]
+    expected = data.tokenizer(texts, padding=True, return_tensors="pt")
+    order = batch["idx"]
+    for name in ("input_ids", "attention_mask", "token_type_ids"):
+        assert torch.equal(batch[name], expected[name][order])
+    assert batch["labels"].tolist() == [row % 2 for row in order.tolist()]
+
+
+def test_pairs_are_pairs(make, tmp_path):
+    rows = [(f"claim {row}", f"proof {row} of it", row % 2) for row in range(6)]
+    file = write(tmp_path, "pairs.csv", table(rows, "claim,proof,label"))
+    data = make(train_file=file, val_file=file, text_columns=["claim", "proof"], label_column="label")
+    data.setup("validate")
+    (batch,) = data.val_dataloader()
+    expected = data.tokenizer([row[0] for row in rows], [row[1] for row in rows], padding=True, return_tensors="pt")
+    assert torch.equal(batch["input_ids"], expected["input_ids"][batch["idx"]])
+    assert torch.equal(batch["token_type_ids"], expected["token_type_ids"][batch["idx"]])
+    assert batch["token_type_ids"].max() == 1
+
+
+def test_scores(make):
+    data = make(table((text, row / 4) for row, text in enumerate(NUMBERED)))
+    assert (data.num_labels, data.problem_type, data.label_names) == (1, "regression", [])
+    assert data.metrics == ["pearson", "spearman"]
+    data.setup("fit")
+    labels = by_row(data.train_dataloader())
+    assert all(labels[row] == row / 4 for row in labels)
+    assert data.label_statistics.counts == []
+    assert data.label_statistics.mean == pytest.approx(np.mean(list(labels.values())))
+    assert data.label_statistics.std == pytest.approx(np.std(list(labels.values())))
+
+
+def test_stars_are_classes_and_can_be_scores(make):
+    train = table((text, row % 3 + 9) for row, text in enumerate(NUMBERED))
+    assert make(train).label_names == ["9", "10", "11"]
+    data = make(train, problem_type="regression")
+    data.setup("fit")
+    assert next(iter(data.train_dataloader()))["labels"].dtype == torch.float32
+    assert make(train, problem_type="regression").num_labels == 1
+
+
+def test_several_labels_per_text(make, tmp_path):
+    rows = [{"text": text, "tags": ["b"] * (row % 2) + ["a"] * (row % 3 == 0)} for row, text in enumerate(NUMBERED)]
+    data = make(train_file=write(tmp_path, "train.jsonl", rows), text_columns="text", label_column="tags")
+    assert (data.problem_type, data.label_names) == ("multi_label_classification", ["a", "b"])
+    assert data.metrics == ["micro_f1", "macro_f1", "average_precision"]
+    data.setup("fit")
+    found = by_row(data.train_dataloader()) | by_row(data.val_dataloader())
+    assert found == {row: [float(row % 3 == 0), float(row % 2)] for row in range(40)}
+    assert data.label_statistics.rows == 36
+    assert data.label_statistics.counts == np.sum(list(by_row(data.train_dataloader()).values()), axis=0).tolist()
+
+
+def test_columns_of_0_and_1(make):
+    train = table(((text, row % 2, int(row % 3 == 0)) for row, text in enumerate(NUMBERED)), "text,odd,third")
+    data = make(train, label_column=["odd", "third"])
+    assert (data.problem_type, data.label_names) == ("multi_label_classification", ["odd", "third"])
+    data.setup("fit")
+    assert by_row(data.val_dataloader()).items() <= {row: [row % 2, row % 3 == 0] for row in range(40)}.items()
+
+
+def test_the_metrics_can_be_chosen(make):
+    assert make(BINARY, metrics=["matthews"]).metrics == ["matthews"]
+
+
+# Columns
+
+
+def test_columns_are_guessed_where_there_is_no_choice(make, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    numbers = table([("good one", 1), ("bad one", 2)] * 4, "review,stars")
+    data = make(train_file=write(tmp_path, "stars.csv", numbers))
+    assert data.label_names == ["1", "2"]
+    assert "text: review (the only possible column); labels: stars (the only possible column)" in caplog.text
+    assert "single_label_classification, from integers: 1, 2" in caplog.text
+    words = table([("good one", "yes"), ("bad one", "no")] * 4, "review,liked")
+    file = write(tmp_path, "words.csv", words)
+    assert make(train_file=file, text_columns="review").label_names == ["no", "yes"]
+    assert make(train_file=file, label_column="liked").label_names == ["no", "yes"]
+    with pytest.raises(
+        DataError, match=r"^text_columns and label_column: not named, and .*words\.csv leaves a choice; "
+    ):
+        _ = make(train_file=file).num_labels
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"text_columns": "texts"}, r"text_columns: .* has no column 'texts'; its columns are text, other, label$"),
+        ({"label_column": "stars"}, r"label_column: .* has no column 'stars'; its columns are text, other, label$"),
+        (
+            {"text_columns": "text", "label_column": None},
+            r"label_column: not named, and .*of the columns other, label$",
+        ),
+        (
+            {"text_columns": None},
+            r"text_columns: not named, and .* leaves a choice; name it, of the columns text, other",
+        ),
+        (
+            {"text_columns": ["text", "other", "label"]},
+            r"text_columns: text, other, label; one or two different columns",
+        ),
+        ({"text_columns": "label"}, r"text_columns: 'label' is the label column, too$"),
+    ],
+)
+def test_columns_that_are_missing_or_open(make, options, message):
+    data = make(table([("a b", "c d", "x"), ("e f", "g h", "y")] * 4, "text,other,label"), **options)
+    with pytest.raises(DataError, match=message):
+        _ = data.num_labels
+
+
+def test_texts_under_names_of_our_own_columns(make, tmp_path):
+    rows = [(text, row % 2) for row, text in enumerate(NUMBERED)]
+    file = write(tmp_path, "odd.csv", table(rows, "label,idx"))
+    data = make(train_file=file, text_columns="label", label_column="idx")
+    data.setup("fit")
+    labels = by_row(data.train_dataloader())
+    assert all(labels[row] == row % 2 for row in labels)
+
+
+# Splits
+
+
+def test_the_same_rows_are_held_out_every_time(make):
+    def held_out(**options):
+        data = make(BINARY, **options)
+        data.setup("fit")
+        assert sorted(ids(data.train_dataloader()) + ids(data.val_dataloader())) == list(range(40))
+        return sorted(ids(data.val_dataloader()))
+
+    torch.manual_seed(1)
+    first = held_out()
+    torch.manual_seed(2)
+    assert held_out() == first
+    # 30 rows of one class and 10 of the other.
+    assert [bool(row % 4) for row in first].count(True) == 3
+    assert len(first) == 4
+    assert held_out(split_seed=1) != first
+    assert len(held_out(val_fraction=0.5)) == 20
+
+
+def test_a_rare_class_stays_in_training(make):
+    rows = [(text, "common") for text in NUMBERED] + [("only one", "rare")]
+    data = make(table(rows), val_fraction=0.5)
+    data.setup("fit")
+    assert data.label_statistics.counts[1] == 1
+    with pytest.raises(
+        DataError, match=r"^none of the 2 training rows can be held out .*; give val_file, or more train"
+    ):
+        make(table([("a", "x"), ("b", "y")])).setup("fit")
+
+
+def test_files_for_every_split(make, tmp_path):
+    val = write(tmp_path, "val.csv", table([("v one", "no"), ("v two", "yes")]))
+    test = write(tmp_path, "test.csv", table([("t one", "yes")]))
+    data = make(BINARY, val_file=val, test_file=test)
+    data.setup()
+    assert len(ids(data.train_dataloader())) == 40
+    assert by_row(data.val_dataloader()) == {0: 0, 1: 1}
+    assert by_row(data.test_dataloader()) == {0: 1}
+    with pytest.raises(DataError, match=r"^test_file: not given; the test rows are read from it$"):
+        make(BINARY).setup("test")
+    with pytest.raises(DataError, match=r"^train_file: not given; the train rows are read from it$"):
+        make(val_file=val).setup("fit")
+
+
+def test_splits_of_a_saved_data_set(make, tmp_path):
+    features = datasets.Features(text=datasets.Value("string"), label=datasets.ClassLabel(names=["yes", "no"]))
+    rows = datasets.Dataset.from_dict({"text": NUMBERED, "label": [row % 2 for row in range(40)]}, features=features)
+    datasets.DatasetDict(train=rows, test=rows.select(range(5))).save_to_disk(tmp_path / "saved")
+    data = make(dataset=str(tmp_path / "saved"))
+    assert data.label_names == ["yes", "no"]
+    data.setup("fit")
+    assert len(ids(data.train_dataloader())) == 36
+    data.setup("test")
+    assert by_row(data.test_dataloader()) == {row: row % 2 for row in range(5)}
+    data.setup("predict")
+    assert data.predict_rows["text"][:] == NUMBERED[:5]
+    data = make(dataset=str(tmp_path / "saved"), val_split="test", test_split="none")
+    data.setup("fit")
+    assert len(ids(data.val_dataloader())) == 5
+    with pytest.raises(DataError, match=r"^test_split: .*saved has no split 'none'; its splits are train, test$"):
+        data.setup("test")
+
+
+def test_parquet(make, tmp_path):
+    rows = pa.table({"text": NUMBERED, "label": pa.array(["b", "a"] * 20).dictionary_encode()})
+    pa.parquet.write_table(rows, tmp_path / "rows.parquet")
+    data = make(train_file=str(tmp_path / "rows.parquet"), text_columns="text")
+    data.setup("fit")
+    assert data.label_names == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "message"),
+    [
+        (
+            BINARY,
+            table([("a", "yes"), ("b", "maybe")]),
+            r"val\.csv, row 2: label 'maybe' in column 'label' is none of th",
+        ),
+        (
+            BINARY,
+            table([("a", "yes", 1)], "text,label,id"),
+            r"val\.csv has the columns text, label, id, and the trainin",
+        ),
+        (BINARY, "text,label\n", r"val\.csv has no rows$"),
+        (BINARY, table([("a", "yes"), ("", "no")]), r"val\.csv, row 2: the text in column 'text' is empty; drop_empty"),
+        ("text,label\n", BINARY, r"the training split has no rows$"),
+        (table([("a", "x"), ("b", "x")]), BINARY, r"has one class only, 'x'; at least two are needed$"),
+        (table([("a", "x"), ("b", "")]), BINARY, r"train\.csv, row 2: the label in column 'label' is missing$"),
+        (
+            table([("a", "x"), ("  ", "y")]),
+            BINARY,
+            r"train\.csv, row 2: the text in column 'text' is empty; drop_empty",
+        ),
+    ],
+)
+def test_files_that_are_refused(make, tmp_path, train, val, message):
+    data = make(train, val_file=write(tmp_path, "val.csv", val))
+    with pytest.raises(DataError, match=message) as caught:
+        data.setup("fit")
+    assert "\n" not in str(caught.value)
+    # Nothing of it is found in the cache the next time.
+    with pytest.raises(DataError, match=message):
+        data.setup("fit")
+
+
+def test_rows_without_a_text_are_dropped(make):
+    rows = [(text, row % 2) for row, text in enumerate(NUMBERED)]
+    rows[3], rows[5] = ("", ""), ("  ", 7)
+    data = make(table(rows), drop_empty=True)
+    assert data.label_names == ["0", "1"]
+    data.setup("fit")
+    assert sorted(ids(data.train_dataloader()) + ids(data.val_dataloader())) == [*range(3), 4, *range(6, 40)]
+    with pytest.raises(DataError, match=r"train\.csv has no rows with a text$"):
+        make(
+            table([("", "a"), ("", "b")]),
+            drop_empty=True,
+            label_names=["a", "b"],
+            problem_type="single_label_classification",
+        ).setup("fit")
+
+
+# Predict
+
+
+def test_rows_to_predict_keep_their_columns_and_order(make, tmp_path):
+    content = table([(7, '"long, long text"', "NA"), (8, "b", ""), (8, "b", "x")], "id,text,note")
+    data = make(BINARY, predict_file=write(tmp_path, "new.csv", content), eval_batch_size=2)
+    data.setup("predict")
+    assert data.predict_rows[:] == {
+        "id": ["7", "8", "8"],
+        "text": ["long, long text", "b", "b"],
+        "note": ["NA", "", "x"],
+    }
+    batches = list(data.predict_dataloader())
+    assert all("labels" not in batch for batch in batches)
+    assert torch.cat([batch["idx"] for batch in batches]).tolist() == [0, 1, 2]
+
+
+def test_predict_needs_no_labels_and_no_training_rows(make, tmp_path):
+    file = write(tmp_path, "new.jsonl", [{"text": "a", "extra": [1]}, {"text": "b", "extra": None}])
+    data = make(predict_file=file, text_columns="text")
+    data.setup("predict")
+    assert data.predict_rows["extra"][:] == [[1], None]
+    assert trainer(tmp_path).predict(Predictor(), data)[0].tolist() == [0, 1]
+    with pytest.raises(DataError, match=r"^predict_file: not given; the predict rows are read from it$"):
+        make(BINARY).setup("predict")
+
+
+def test_batches_of_evaluation_go_from_long_to_short(make, tmp_path):
+    texts = ["a " * (7 * row % 40 + 1) for row in range(40)]
+    data = make(BINARY, predict_file=write(tmp_path, "new.csv", table([(text,) for text in texts], "text")))
+    data.eval_batch_size = 8
+    data.setup("predict")
+    widths = [batch["input_ids"].shape[1] for batch in data.predict_dataloader()]
+    assert widths == sorted(widths, reverse=True)
+    assert widths[0] == 42
+    assert sorted(ids(data.predict_dataloader())) == list(range(40))
+    assert sorted(torch.cat(trainer(tmp_path).predict(Predictor(), data)).tolist()) == list(range(40))
+
+
+# What is kept
+
+
+def test_a_checkpoint_keeps_names_and_columns(make, tmp_path):
+    run = trainer(tmp_path, max_epochs=1)
+    data = make(BINARY)
+    run.fit(Predictor(), data)
+    run.save_checkpoint(tmp_path / "last.ckpt")
+    # The training file now has labels of another order, and one more.
+    write(tmp_path, "train.csv", table((text, ["a", "no", "yes"][row % 3]) for row, text in enumerate(NUMBERED)))
+    again = TextDataModule.load_from_checkpoint(tmp_path / "last.ckpt")
+    assert (again.label_names, again.problem_type) == (["no", "yes"], "single_label_classification")
+    with pytest.raises(DataError, match=r"label 'a' in column 'label' is none of the training labels no, yes$"):
+        again.setup("fit")
+    (tmp_path / "train.csv").unlink()
+    new = write(tmp_path, "new.csv", "text\nhello\n")
+    again = TextDataModule.load_from_checkpoint(tmp_path / "last.ckpt", train_file=None, predict_file=new)
+    assert again.num_labels == 2
+    again.setup("predict")
+    assert len(again.predict_rows) == 1
+
+
+def test_a_file_that_changed_is_read_anew(make, tmp_path):
+    data = make(BINARY)
+    data.setup("fit")
+    times = (tmp_path / "train.csv").stat()
+    changed = BINARY.replace("number", "nimble").replace("yes", "yep")
+    data = make(changed)
+    os.utime(tmp_path / "train.csv", ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert data.label_names == ["no", "yep"]
+    data.setup("fit")
+    token = data.tokenizer("nimble")["input_ids"][1]
+    assert all((batch["input_ids"] == token).any(dim=1).all() for batch in data.train_dataloader())
+
+
+def test_a_second_start_reads_only_the_fingerprint(make, tmp_path, monkeypatch):
+    def labels():
+        data = make(BINARY)
+        data.setup("fit")
+        return data.label_names, by_row(data.train_dataloader())
+
+    first = labels()
+
+    def refuse(*arguments):
+        raise AssertionError("the file is read again")
+
+    monkeypatch.setattr("datamodules.text_source.FileSource._csv_tables", refuse)
+    assert labels() == first
+
+
+# What is said
+
+
+def test_what_is_said_about_the_splits(make, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    rows = [(text, "yes" if row % 4 else "no") for row, text in enumerate(NUMBERED)]
+    rows[0] = ("word " * 20, "no")
+    test = write(tmp_path, "test.csv", table([(NUMBERED[7], "no"), ("new", "yes")]))
+    data = make(table(rows), test_file=test, max_length=10, val_file=write(tmp_path, "val.csv", table([("v", "no")])))
+    with pytest.warns(UserWarning, match=r"^1 of 2 test rows have exactly the text of a train row$"):
+        data.setup("fit")
+    said = caplog.text
+    assert "rows: train 40, validation 1, test 2" in said
+    assert "label       train  validation        test" in said
+    assert "no             10           1           1" in said
+    assert "yes            30           0           1" in said
+    assert "train: 1 of 40 texts are longer than 10 tokens and are cut; 12 tokens (5.5 percent) are lost" in said
+    assert "validation: no text is longer than 10 tokens" in said
+
+
+def test_that_rows_are_held_out_is_said(make, caplog):
+    caplog.set_level(logging.INFO)
+    make(BINARY).setup("fit")
+    assert "rows: train 36, validation 4 (held out of the training rows)" in caplog.text
+
+
+# Long texts
+
+
+def test_windows(make, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    rows = [("word " * (row + 1), row % 2) for row in range(20)]
+    file = write(tmp_path, "val.csv", table(rows))
+    data = make(table(rows), val_file=file, long_texts="windows", max_length=8, window_overlap=2, max_windows=3)
+    data.setup("fit")
+    (batch,) = data.val_dataloader()
+    windows = torch.bincount(batch["text"])
+    assert batch["labels"].shape == batch["idx"].shape == windows.shape == (20,)
+    assert batch["input_ids"].shape == (int(windows.sum()), 8)
+    lengths = {row: min(3, 1 + max(0, -(-(row + 1 - 6) // 4))) for row in range(20)}
+    assert dict(zip(batch["idx"].tolist(), windows.tolist(), strict=True)) == lengths
+    assert "val" in caplog.text
+    assert "6 of 20 texts are longer than 3 windows of 8 tokens and are cut; 21 tokens" in caplog.text
+    grouped = make(table(rows), long_texts="windows", max_length=8, window_overlap=2, group_by_length=True)
+    grouped.setup("fit")
+    assert len(ids(grouped.train_dataloader())) == 18
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"val_fraction": 0.0}, r"val_fraction 0.0 is out of range: between 0 and 1"),
+        ({"split_seed": -1}, r"split_seed -1 is out of range: at least 0"),
+        ({"max_windows": 0}, r"max_windows 0 is out of range: at least 1"),
+        ({"window_overlap": -1}, r"window_overlap -1 is out of range: at least 0"),
+        ({"max_length": 0}, r"max_length 0 is out of range: at least 1"),
+        (
+            {"problem_type": "classes"},
+            r"problem_type 'classes' is not allowed; one of single_label_classification, mul",
+        ),
+        ({"quoting": "all"}, r"quoting 'all' is not allowed; one of minimal, none"),
+        ({"long_texts": "cut"}, r"long_texts 'cut' is not allowed; one of truncate, windows"),
+        ({"delimiter": ",,"}, r"delimiter ',,' is not allowed; one ASCII character"),
+        (
+            {"dataset": "a/b", "val_file": "x.csv"},
+            r"dataset: val_file is given, too; rows are of a data set or of files",
+        ),
+        ({"label_names": ["a", "a"]}, r"label_names: a name is given twice"),
+    ],
+)
+def test_options_that_are_refused(options, message):
+    with pytest.raises(DataError, match=rf"^{message}"):
+        TextDataModule(**options)

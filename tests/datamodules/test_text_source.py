@@ -1,0 +1,222 @@
+"""Files as people write them: texts stay literal, and errors name file and row."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from datamodules import DataError
+from datamodules.text_source import FileSource, load_splits, with_texts
+
+LITERALS = ["NA", "None", "null", "nan", "N/A", "#N/A", "-inf", "1e5", "007", "true", "2020-01-01", " padded ", "\\N"]
+
+
+def read(source, columns=None):
+    tables = [part.table for part in source.parts(columns)]
+    return pa.concat_tables(tables).to_pylist() if tables else []
+
+
+def write(folder, name, content):
+    file = folder / name
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return str(file)
+
+
+def read_text(folder, content, name="rows.csv", **options):
+    return read(FileSource(write(folder, name, content), "train_file", **options))
+
+
+def test_words_that_elsewhere_mean_a_gap_are_texts(tmp_path):
+    rows = "".join(f"{text},{text}\n" for text in LITERALS)
+    assert read_text(tmp_path, f"text,label\n{rows}") == [{"text": text, "label": text} for text in LITERALS]
+
+
+def test_quotes_delimiters_and_line_breaks_within_quotes(tmp_path):
+    content = 'text,label\r\n"a ""b"", c",1\r\n"two\r\nlines\nand\rmore",2\r\n5" disk,3\r\n\r\n"",4\r\n'
+    assert [row["text"] for row in read_text(tmp_path, content)] == [
+        'a "b", c',
+        "two\r\nlines\nand\rmore",
+        '5" disk',
+        "",
+    ]
+
+
+def test_tabs_within_quotes_and_other_delimiters(tmp_path):
+    assert read_text(tmp_path, 'text\tlabel\n"a\tb"\t1\n', "rows.tsv") == [{"text": "a\tb", "label": "1"}]
+    assert read_text(tmp_path, "text;label\na,b;1\n", delimiter=";") == [{"text": "a,b", "label": "1"}]
+
+
+def test_quotes_are_characters_without_quoting(tmp_path):
+    content = 'text\tlabel\n"open\t1\n""\t2\n'
+    rows = read_text(tmp_path, content, "rows.tsv", quoting="none")
+    assert [row["text"] for row in rows] == ['"open', '""']
+
+
+def test_a_byte_order_mark_is_dropped(tmp_path):
+    assert read_text(tmp_path, b"\xef\xbb\xbftext,label\na,1\n") == [{"text": "a", "label": "1"}]
+    assert read_text(tmp_path, b'\xef\xbb\xbf{"text": "a"}\n', "rows.jsonl") == [{"text": "a"}]
+
+
+# Anything but null bytes and lone surrogates, which are no UTF-8 text.
+TEXTS = st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1), min_size=1)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(texts=TEXTS, quote=st.sampled_from([csv.QUOTE_ALL, csv.QUOTE_MINIMAL]), tab=st.booleans())
+def test_any_texts_come_back_from_csv(tmp_path, texts, quote, tab):
+    stream = io.StringIO(newline="")
+    writer = csv.writer(stream, quoting=quote, delimiter="\t" if tab else ",", lineterminator="\r\n")
+    writer.writerows([["text", "label"], *([text, str(row)] for row, text in enumerate(texts))])
+    found = read_text(tmp_path, stream.getvalue(), "rows.tsv" if tab else "rows.csv")
+    assert [row["text"] for row in found] == texts
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(texts=TEXTS, ascii_only=st.booleans())
+def test_any_texts_come_back_from_json_lines(tmp_path, texts, ascii_only):
+    content = "".join(json.dumps({"text": text}, ensure_ascii=ascii_only) + "\n" for text in texts)
+    assert [row["text"] for row in read_text(tmp_path, content, "rows.jsonl")] == texts
+
+
+def test_json_lines_with_gaps_and_kinds_that_differ_between_batches(tmp_path, monkeypatch):
+    monkeypatch.setattr("datamodules.text_source.BATCH_ROWS", 2)
+    rows = [{"text": "a", "score": 1}, {"text": "b"}, {"text": "c", "score": 0.5, "tags": ["x"]}]
+    content = "\n".join(map(json.dumps, rows))
+    assert read_text(tmp_path, content, "rows.jsonl") == [
+        {"text": "a", "score": 1.0, "tags": None},
+        {"text": "b", "score": None, "tags": None},
+        {"text": "c", "score": 0.5, "tags": ["x"]},
+    ]
+
+
+def test_several_files_and_patterns_in_order(tmp_path):
+    for name in ("b", "a", "c"):
+        write(tmp_path, f"part_{name}.csv", f"text,label\n{name},1\n")
+    assert [row["text"] for row in read(FileSource(str(tmp_path / "part_*.csv"), "train_file"))] == ["a", "b", "c"]
+    files = [str(tmp_path / "part_c.csv"), str(tmp_path / "part_[ab].csv")]
+    source = FileSource(files, "train_file")
+    assert [row["text"] for row in read(source)] == ["c", "a", "b"]
+    assert [part.where(0).rpartition("/")[2] for part in source.parts()] == [
+        "part_c.csv, row 1",
+        "part_a.csv, row 1",
+        "part_b.csv, row 1",
+    ]
+
+
+def test_files_of_two_kinds_may_be_one_split(tmp_path):
+    files = [
+        write(tmp_path, "a.csv", "text,label\na,x\n"),
+        write(tmp_path, "b.jsonl", '{"label": "y", "text": "b"}\n'),
+    ]
+    assert read(FileSource(files, "train_file")) == [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}]
+
+
+def test_parquet_keeps_its_kinds(tmp_path):
+    table = pa.table({"text": ["a", None], "label": [1.5, 2.0], "tags": [["x"], []]})
+    pa.parquet.write_table(table, tmp_path / "rows.parquet")
+    source = FileSource(str(tmp_path / "rows.parquet"), "train_file")
+    assert read(source) == table.to_pylist()
+    assert read(source, ["label"]) == [{"label": 1.5}, {"label": 2.0}]
+
+
+def test_a_saved_data_set(tmp_path):
+    features = datasets.Features(text=datasets.Value("string"), label=datasets.ClassLabel(names=["no", "yes"]))
+    rows = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [1, 0]}, features=features)
+    datasets.DatasetDict(train=rows, dev=rows.select([0])).save_to_disk(tmp_path / "saved")
+    splits = load_splits(str(tmp_path / "saved"), None)
+    assert sorted(splits) == ["dev", "train"]
+    assert read(splits["train"], ["label"]) == [{"label": 1}, {"label": 0}]
+    assert splits["train"].label_names == {"label": ["no", "yes"]}
+    assert splits["train"].fingerprint() != splits["dev"].fingerprint()
+    rows.save_to_disk(tmp_path / "alone")
+    assert list(load_splits(str(tmp_path / "alone"), None)) == ["train"]
+    with pytest.raises(DataError, match=r"^dataset: cannot load no/such \([^\n]*\); it is a name on the hub, or a fol"):
+        load_splits("no/such", None)
+
+
+def test_the_fingerprint_follows_the_content(tmp_path):
+    file = write(tmp_path, "rows.csv", "text,label\na,1\n")
+    times = (tmp_path / "rows.csv").stat()
+    before = FileSource(file, "train_file").fingerprint()
+    assert FileSource(file, "train_file").fingerprint() == before
+    assert FileSource(file, "train_file", delimiter=";").fingerprint() != before
+    write(tmp_path, "rows.csv", "text,label\nb,1\n")
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert FileSource(file, "train_file").fingerprint() != before
+
+
+def test_large_files_are_read_in_batches(tmp_path, monkeypatch):
+    monkeypatch.setattr("datamodules.text_source.CSV_BLOCK_BYTES", 1000)
+    rows = [f'"text {row}, with\nlines",{row % 2}' for row in range(500)]
+    file = write(tmp_path, "rows.csv", "text,label\n" + "\n".join(rows))
+    parts = list(FileSource(file, "train_file").parts())
+    assert len(parts) > 10
+    assert [part.first_row for part in parts] == [1, *np.cumsum([len(part.table) for part in parts])[:-1] + 1]
+    assert sum(len(part.table) for part in parts) == 500
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("rows.csv", "", r"rows\.csv is empty; its first line must name the columns"),
+        ("rows.csv", "text,label\na,1\nb,2,3\n", r"rows\.csv, row 2: 3 cells where the header has 2$"),
+        ("rows.csv", "text,label\na,1\nb\n", r"rows\.csv, row 2: 1 cells where the header has 2; a quote that is not"),
+        (
+            "rows.csv",
+            'text,label\na,1\n"b,2\nc,3\n',
+            r"rows\.csv, row 2: 1 cells .*; a quote that is not closed\? quot",
+        ),
+        ("rows.csv", b"text,label\na,1\nb\xff,2\n", r"rows\.csv, line 3: not UTF-8 text$"),
+        ("rows.csv", b"te\xfft,label\na,1\n", r"rows\.csv, line 1: not UTF-8 text$"),
+        ("rows.csv", "text,text\na,1\n", r"rows\.csv: more than one column is named text$"),
+        ("rows.jsonl", "", r"rows\.jsonl has no rows$"),
+        ("rows.jsonl", '{"text": "a"}\n\n{"text": }\n', r"rows\.jsonl, line 3: not JSON \(Expecting value"),
+        ("rows.jsonl", '["a"]\n', r"rows\.jsonl, line 1: a JSON list; each line must be an object$"),
+        ("rows.jsonl", b'{"text": "\xff"}\n', r"rows\.jsonl, line 1: not UTF-8 text$"),
+        ("rows.jsonl", '{"text": "\\ud800"}\n', r"rows\.jsonl, lines 1 to 1: the column 'text' cannot be read; "),
+        (
+            "rows.jsonl",
+            '{"text": "a"}\n{"text": [1]}\n',
+            r"rows\.jsonl, lines 1 to 2: the column 'text' cannot be read",
+        ),
+        ("rows.parquet", "no parquet", r"rows\.parquet: not a Parquet file"),
+        ("rows.txt", "a", r"train_file: .*rows\.txt has none of the suffixes \.csv, \.tsv"),
+    ],
+)
+def test_what_is_refused(tmp_path, name, content, message):
+    with pytest.raises(DataError, match=message) as caught:
+        read_text(tmp_path, content, name)
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_are_not_there(tmp_path):
+    with pytest.raises(DataError, match=r"^val_file: there is no file .*rows_\*\.csv$"):
+        FileSource(str(tmp_path / "rows_*.csv"), "val_file")
+    with pytest.raises(DataError, match=r"^train_file: .* is a folder; name its files, or give dataset for a saved"):
+        FileSource(str(tmp_path), "train_file")
+
+
+def test_files_of_one_split_with_other_columns(tmp_path):
+    files = [write(tmp_path, "a.csv", "text,label\na,1\n"), write(tmp_path, "b.csv", "text,stars\na,1\n")]
+    with pytest.raises(DataError, match=r"b\.csv has the columns text, stars, and .*a\.csv text, label; files of one"):
+        read(FileSource(files, "train_file"))
+
+
+def test_empty_texts_are_refused_with_their_row_or_left_out(tmp_path):
+    file = write(tmp_path, "rows.csv", 'text,label\na,1\n"",2\n  ,3\nb,4\n')
+    (part,) = FileSource(file, "train_file").parts()
+    with pytest.raises(DataError, match=r"rows\.csv, row 2: the text in column 'text' is empty; drop_empty leaves"):
+        with_texts(part, ["text"], drop_empty=False)
+    kept = with_texts(part, ["text"], drop_empty=True)
+    assert kept.table["label"].to_pylist() == ["1", "4"]
+    assert kept.where(1).endswith("rows.csv, row 4")

@@ -28,6 +28,8 @@ from linetune.trainer import LinetuneTrainer
 USER_ERRORS = (DataError, ModelError, MisconfigurationException)
 # What the data knows and the model needs; written once, in the data's section.
 DATA_TO_MODEL = ("num_labels", "label_names", "metrics", "eval_set_names", "problem_type")
+# What a data module of one's own texts has found out, so that a later command need not read the training rows again.
+FOUND_IN_DATA = ("text_columns", "label_column", "problem_type", "label_names")
 LONGEST_LINE = 900
 
 
@@ -105,6 +107,7 @@ class LinetuneCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         # Lightning's own takes the model's class and arguments from the checkpoint, over what the user wrote.
         self.checkpoint_facts: dict[str, Any] = {}
+        self.data_facts: dict[str, Any] = {}
         path = self.section.get("ckpt_path")
         if path == "best" and self.config.get("subcommand") != "fit" and self.section.get("config"):
             path = self.section.ckpt_path = str(best_of_run(str(self.section.config[-1])))
@@ -113,12 +116,13 @@ class LinetuneCLI(LightningCLI):
         if not os.path.isfile(path):
             raise ModelError(f"ckpt_path: {path} does not exist")
         try:
-            stored = torch.load(path, weights_only=True, map_location="cpu", mmap=True)["hyper_parameters"]
-        except (pickle.UnpicklingError, RuntimeError, EOFError, TypeError, IndexError) as error:
+            checkpoint = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
+            # A module or a data module of the user's own may save none.
+            model, data = (checkpoint.get(f"{name}hyper_parameters", {}) for name in ("", "datamodule_"))
+        except (pickle.UnpicklingError, RuntimeError, EOFError, TypeError, IndexError, AttributeError) as error:
             raise ModelError(f"ckpt_path: {path} is not a checkpoint, or not a whole one") from error
-        except KeyError:
-            stored = {}  # a module of the user's own may save none
-        self.checkpoint_facts = {name: stored[name] for name in DATA_TO_MODEL if name in stored}
+        self.checkpoint_facts = {name: model[name] for name in DATA_TO_MODEL if name in model}
+        self.data_facts = {name: data[name] for name in FOUND_IN_DATA if data.get(name)}
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -131,6 +135,11 @@ class LinetuneCLI(LightningCLI):
             alone = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto", "precision": None}
             config.trainer.update(Namespace(**alone, logger=False, callbacks=None))
         data, model, data_class = config.data.init_args, config.model.init_args, locate(config.data.class_path)
+        for name, found in self.data_facts.items():
+            if name in data and not data[name]:
+                data[name] = found
+        if self.data_facts and "train_file" in data and self.config.get("subcommand") in ("predict", "export"):
+            data.train_file = None  # its labels are known, and it may have moved
         parameters = inspect.signature(locate(config.model.class_path)).parameters  # type: ignore[arg-type]
         for name in filter(parameters.__contains__, DATA_TO_MODEL):
             default = parameters[name].default

@@ -20,13 +20,13 @@ from lightning_modules.model_card import model_card
 from lightning_modules.pretrained import quiet_transformers
 
 if TYPE_CHECKING:
-    from lightning_modules.sequence_classifier import SequenceClassifier
+    from lightning_modules.trained_classifier import TrainedClassifier
 
 _MODEL_PREFIX = "model."
 
 
 def export_model(
-    classifier: SequenceClassifier,
+    classifier: TrainedClassifier,
     folder: str | Path,
     tokenizer: PreTrainedTokenizerBase,
     *,
@@ -72,7 +72,7 @@ def export_model(
 
 
 def export_adapter(
-    classifier: SequenceClassifier, folder: str | Path, weights: Mapping[str, Tensor] | None = None
+    classifier: TrainedClassifier, folder: str | Path, weights: Mapping[str, Tensor] | None = None
 ) -> Path:
     """Write a classifier's adapter and head alone: in peft's own format, or the same layout for bottleneck adapters.
 
@@ -92,7 +92,7 @@ def export_adapter(
     return Path(folder)
 
 
-def plain_model(classifier: SequenceClassifier, weights: Mapping[str, Tensor] | None = None) -> PreTrainedModel:
+def plain_model(classifier: TrainedClassifier, weights: Mapping[str, Tensor] | None = None) -> PreTrainedModel:
     """Return a copy of a classifier's Hugging Face model whose logits are the classifier's, on the CPU, in eval mode.
 
     Args:
@@ -176,7 +176,7 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _copy(classifier: SequenceClassifier, weights: Mapping[str, Tensor] | None) -> AdaptedModel | nn.Module:
+def _copy(classifier: TrainedClassifier, weights: Mapping[str, Tensor] | None) -> AdaptedModel | nn.Module:
     copy = deepcopy(classifier.adapted or classifier.model)
     model = copy.model if isinstance(copy, AdaptedModel) else copy
     model.cpu()

@@ -6,76 +6,59 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
-from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import ModuleList
-from transformers import PreTrainedTokenizerBase
 
 from lightning_modules.adapters import AdapterConfig, add_adapter
 from lightning_modules.closure_module import ClosureModule
 from lightning_modules.closures import Batch, count_examples
 from lightning_modules.errors import ModelError
-from lightning_modules.export import can_hold_mean, export_adapter, export_model
+from lightning_modules.export import can_hold_mean
 from lightning_modules.feature_cache import FeatureCache
 from lightning_modules.frozen_encoder import Features, FrozenEncoder
 from lightning_modules.length_split import split_by_length as parts_by_length
 from lightning_modules.losses import LossOptions, ProblemType, TaskLoss, check_problem_type, task_loss
 from lightning_modules.metrics import LOWER_IS_BETTER, EvaluationMetrics, check_metrics, predicted_labels
-from lightning_modules.pretrained import check_label_order, load_sequence_classifier, task_of
-from lightning_modules.text_prediction import (
-    TOKENS_PER_BATCH,
-    Text,
-    check_texts,
-    longest_input,
-    named_predictions,
-    predict_outputs,
-)
-from lightning_modules.tokenizer import load_tokenizer
+from lightning_modules.pretrained import check_label_order, load_sequence_classifier
 from lightning_modules.trainable_parts import Trainable, freeze_all_but, frozen_modules
+from lightning_modules.trained_classifier import TrainedClassifier
 from lightning_modules.windows import mean_per_text
 
 # What in a batch is no input of the model.
 _NO_INPUTS = ("labels", "idx", "text", "features")
 
 
-class SequenceClassifier(ClosureModule):
+class SequenceClassifier(ClosureModule, TrainedClassifier):
     """Fine-tunes a Hugging Face sequence classification or regression model.
 
-    Batches are dicts with ``input_ids``, ``attention_mask``, perhaps ``token_type_ids``, ``labels`` and ``idx``. Where
-    rows are windows of long texts, ``text`` is each window's text; logits are averaged per text. Regression targets are
-    standardised for the loss; scores and metrics are in the targets' units. Within a step, the output of a frozen
-    encoder is computed once. Logs, besides what :class:`ClosureModule` logs, ``val/loss``, ``val/<metric>``,
-    ``test/…``; a second evaluation set's name is appended to the stage (``val_mismatched/accuracy``).
+    Batches are dicts with ``input_ids``, ``attention_mask``, perhaps ``token_type_ids``, ``labels`` and ``idx``; logits
+    of the windows of a long text (key ``text``) are averaged. Regression targets are standardised for the loss; scores
+    and metrics are in their units. Logs ``val/loss``, ``val/<metric>``, ``test/…`` besides what :class:`ClosureModule`
+    logs; a second evaluation set's name is appended to the stage (``val_mismatched/accuracy``).
 
     Args:
         model: A hub name, a folder, a ``config.json``, or ``offline:all-MiniLM-L6-v2`` for packaged weights.
-        num_labels: Number of labels; 1 means regression. The command line takes it from the data.
-        label_names: Names of the labels, in order, which saved models carry. Default: those of the checkpoint. The
-            command line takes them from the data.
-        metrics: Names, the main metric first: any of accuracy, macro_f1, micro_f1, auroc, average_precision; f1,
-            matthews (one label per text); pearson, spearman, mae, rmse (regression). Default: accuracy; micro_f1 and
-            macro_f1 (several labels per text); pearson and spearman. The command line takes them from the data.
-        eval_set_names: Names of the evaluation sets where there are several. The command line takes them from the data.
-        problem_type: Kind of task: one label per text, several, or a number. Default: regression for 1 label, else one
-            label per text. The command line takes it from the data.
+        num_labels: Number of labels; 1 means regression. The command line takes it from the data, as it does
+            ``label_names``, ``metrics``, ``eval_set_names`` and ``problem_type``.
+        label_names: Names of the labels, in order, which saved models carry. Default: those of the checkpoint.
+        metrics: Names of :mod:`lightning_modules.metrics`, the main metric first. Default: accuracy; micro_f1 and
+            macro_f1 (several labels per text); pearson and spearman (regression).
+        eval_set_names: Names of the evaluation sets where there are several.
+        problem_type: Kind of task, in transformers' words. Default: regression for 1 label, else one label per text.
         loss: Class weights and label smoothing. Default: neither.
-        calibrated_predictions: Whether ``predict`` divides logits by the temperature that the callback Calibration
-            found. Default: no.
+        calibrated_predictions: Whether ``predict`` divides logits by the temperature of the callback Calibration.
         pretrained: Whether to load weights; ``False`` draws them at random from the configuration.
         trust_remote_code: Whether a hub repository may run code of its own.
         dropout: Probability in place of all dropout probabilities of the model's configuration. Default: its own.
-        adapter: Trains an adapter and the head in place of the whole model: a configuration of peft
-            (``peft.LoraConfig``, …) or ``lightning_modules.BottleneckConfig``, or the folder of a saved adapter.
-        trainable: Which parameters train: ``all``; the ``head``, which is all above the layers; or the ``new`` ones,
-            which the checkpoint did not hold. Frozen modules run in eval mode.
-        cache_features: Whether to keep the output of a frozen encoder on disk, so that it runs once per example of the
-            training and validation splits; a text is the folder for it. Default folder: beside what comes from the hub.
-        split_by_length: In how many parts of similar length a batch of training or validation goes through the model.
-            Loss and gradient are the whole batch's; padding is saved. Default: 1, the batch as it is.
+        adapter: A configuration of peft or :class:`BottleneckConfig`, or the folder of a saved adapter: trains an
+            adapter and the head in place of the whole model.
+        trainable: Which parameters train: ``all``, the ``head`` (all above the layers), or the ``new`` ones, which the
+            checkpoint did not hold. Frozen modules run in eval mode.
+        cache_features: Whether to keep the output of a frozen encoder on disk, in a folder if one is named.
+        split_by_length: In how many parts of similar length a batch goes through the model, to save padding.
         training: The arguments of :class:`ClosureModule`: ``optimizer``, ``lr_scheduler``, ``param_groups``, ….
 
     Raises:
@@ -325,94 +308,6 @@ class SequenceClassifier(ClosureModule):
         """Return the labels' probabilities: of one of them, or of each where a text has several."""
         logits = logits / self.temperature if self.calibrated_predictions else logits
         return logits.sigmoid() if self.problem_type == "multi_label_classification" else logits.softmax(dim=-1)
-
-    # Use outside of a run
-
-    @classmethod
-    def from_exported(cls, folder: str | Path, **arguments: Any) -> SequenceClassifier:
-        """Return the classifier of a folder that :meth:`export` wrote, labels and kind of task included.
-
-        Args:
-            folder: The folder, or the name of a repository on the hub that holds it.
-            arguments: Other arguments of the class, to train it further.
-
-        Example::
-
-            SequenceClassifier.from_exported("runs/own_data/version_0/model").predict_texts(["Not bad at all."])
-        """
-        return cls(str(folder), **task_of(str(folder)), **arguments)
-
-    def predict_texts(
-        self,
-        texts: Sequence[Text],
-        tokenizer: PreTrainedTokenizerBase | None = None,
-        max_length: int | None = None,
-        tokens_per_batch: int = TOKENS_PER_BATCH,
-    ) -> list[dict[str, Any]]:
-        """Predict plain texts: a dict per text, in their order.
-
-        Args:
-            texts: Texts, or pairs of texts as tuples.
-            tokenizer: What the model was trained with. Default: the one of the model's folder or name.
-            max_length: Longer texts are cut to so many tokens. Default: as many as tokenizer and model take.
-            tokens_per_batch: Tokens of a batch, padding included, at most.
-
-        Returns:
-            Of each text ``label``, ``score`` (the label's probability) and ``probabilities`` by label; with any number
-            of labels per text, ``labels`` and ``probabilities``; for regression, ``score``.
-
-        Raises:
-            ModelError: if ``texts`` holds something else, or there is no tokenizer.
-
-        Example::
-
-            SequenceClassifier("my/model", num_labels=2).predict_texts(["Not bad at all."])
-        """
-        check_texts(texts)
-        tokenizer = self.own_tokenizer if tokenizer is None else tokenizer
-        longest = max_length or min(tokenizer.model_max_length, longest_input(self.model))
-        outputs = predict_outputs(self, texts, tokenizer, longest, tokens_per_batch)
-        return named_predictions(outputs, self.label_names, self.problem_type)
-
-    def export(
-        self,
-        folder: str | Path,
-        tokenizer: PreTrainedTokenizerBase | None = None,
-        *,
-        weights: Mapping[str, Tensor] | None = None,
-        facts: Mapping[str, Any] | None = None,
-        onnx: bool = False,
-    ) -> Path:
-        """Write a folder that transformers loads by itself; see :func:`~lightning_modules.export.export_model`.
-
-        Args:
-            folder: Where to write; must not exist yet, or be empty.
-            tokenizer: What the model was trained with. Default: the one of the model's folder or name.
-            weights: State of the module in place of its own: a checkpoint's ``state_dict``.
-            facts: What the model card states.
-            onnx: Whether to write ``model.onnx`` as well; needs the extra ``onnx``.
-        """
-        tokenizer = self.own_tokenizer if tokenizer is None else tokenizer
-        return export_model(self, folder, tokenizer, weights=weights, facts=facts, onnx=onnx)
-
-    def save_adapter(self, folder: str | Path, weights: Mapping[str, Tensor] | None = None) -> Path:
-        """Write the adapter and the head, not the frozen model; see :func:`~lightning_modules.export.export_adapter`.
-
-        Args:
-            folder: Where to write; must not exist yet, or be empty. ``adapter=folder`` reads it back.
-            weights: State of the module in place of its own: a checkpoint's ``state_dict``.
-        """
-        return export_adapter(self, folder, weights)
-
-    @property
-    def can_be_exported(self) -> bool:
-        """Whether transformers alone can express the model, which it cannot with bottleneck adapters."""
-        return self.adapted is None or self.adapted.can_merge
-
-    @cached_property
-    def own_tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer of the model's folder or name, loaded at first access."""
-        return load_tokenizer(self.hparams["model"], self.trust_remote_code)
 
     # Checkpoints
 

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from lightning_modules.errors import ModelError
 
 if TYPE_CHECKING:
-    from lightning_modules.sequence_classifier import SequenceClassifier
+    from lightning_modules.trained_classifier import TrainedClassifier
 
 Text = str | tuple[str, str]
 TOKENS_PER_BATCH = 2048
@@ -22,7 +22,7 @@ POOL = 50_000
 
 
 def predict_outputs(
-    classifier: SequenceClassifier,
+    classifier: TrainedClassifier,
     texts: Sequence[Text],
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
@@ -111,7 +111,7 @@ def longest_input(model: nn.Module) -> int:
 
 
 def _predict_pool(
-    classifier: SequenceClassifier,
+    classifier: TrainedClassifier,
     texts: Sequence[Text],
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
@@ -140,7 +140,7 @@ def token_batches(order: Sequence[int], lengths: Sequence[int], tokens_per_batch
 
 
 def _padded(
-    encoded: Any, rows: list[int], tokenizer: PreTrainedTokenizerBase, classifier: SequenceClassifier
+    encoded: Any, rows: list[int], tokenizer: PreTrainedTokenizerBase, classifier: TrainedClassifier
 ) -> dict[str, Tensor]:
     # Some tokenizers make no token of an empty text, which no model takes.
     lengths = torch.tensor([len(encoded["input_ids"][row]) for row in rows])

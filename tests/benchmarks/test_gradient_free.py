@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 
 import pytest
-from transformers import BertModel
+from transformers import AutoTokenizer, BertModel
 
 from benchmarks import gradient_free
+from lightning_modules.pretrained import packaged_folder
 from tests.tiny_models import save_tiny_bert
 
 
@@ -23,6 +24,7 @@ def arguments(tmp_path, monkeypatch):
     model = save_tiny_bert(tmp_path / "whole", vocab_size=30522, max_position_embeddings=128)
     # Without the classifier, as a pretrained model comes.
     BertModel.from_pretrained(model).save_pretrained(tmp_path / "m")
+    AutoTokenizer.from_pretrained(packaged_folder("offline:all-MiniLM-L6-v2")).save_pretrained(tmp_path / "m")
     common = ["--data-dir", str(tmp_path / "glue"), "--model", str(tmp_path / "m"), "--batch-size", "8", "--steps", "2"]
     common += ["--feature-cache-dir", str(tmp_path / "features"), "--seconds", "2"]
 

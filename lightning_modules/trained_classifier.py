@@ -1,0 +1,132 @@
+"""Using a trained classifier: predictions for plain texts, and folders for transformers and peft."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from lightning_modules.adapters import AdaptedModel
+from lightning_modules.export import export_adapter, export_model
+from lightning_modules.losses import ProblemType
+from lightning_modules.pretrained import task_of
+from lightning_modules.text_prediction import (
+    TOKENS_PER_BATCH,
+    Text,
+    check_texts,
+    longest_input,
+    named_predictions,
+    predict_outputs,
+)
+from lightning_modules.tokenizer import load_tokenizer
+
+
+class TrainedClassifier(LightningModule):
+    """Base class of :class:`~lightning_modules.SequenceClassifier`: what it offers outside a Trainer.
+
+    Attributes:
+        model: The Hugging Face model, perhaps with an adapter.
+        adapted: The adapter, if there is one.
+        num_labels: Number of labels; 1 for regression.
+        label_names: Names of the labels, in order.
+        problem_type: Kind of task.
+        trust_remote_code: Whether a hub repository may run code of its own.
+    """
+
+    model: nn.Module
+    adapted: AdaptedModel | None
+    num_labels: int
+    label_names: Sequence[str]
+    problem_type: ProblemType
+    trust_remote_code: bool
+
+    @classmethod
+    def from_exported(cls, folder: str | Path, **arguments: Any) -> Self:
+        """Return the classifier of a folder that :meth:`export` wrote, labels and kind of task included.
+
+        Args:
+            folder: The folder, or the name of a repository on the hub that holds it.
+            arguments: Other arguments of the class, to train it further.
+
+        Example::
+
+            SequenceClassifier.from_exported("runs/own_data/version_0/model").predict_texts(["Not bad at all."])
+        """
+        return cls(str(folder), **task_of(str(folder)), **arguments)
+
+    def predict_texts(
+        self,
+        texts: Sequence[Text],
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        max_length: int | None = None,
+        tokens_per_batch: int = TOKENS_PER_BATCH,
+    ) -> list[dict[str, Any]]:
+        """Predict plain texts: a dict per text, in their order.
+
+        Args:
+            texts: Texts, or pairs of texts as tuples.
+            tokenizer: What the model was trained with. Default: the one of the model's folder or name.
+            max_length: Longer texts are cut to so many tokens. Default: as many as tokenizer and model take.
+            tokens_per_batch: Tokens of a batch, padding included, at most.
+
+        Returns:
+            Of each text ``label``, ``score`` (the label's probability) and ``probabilities`` by label; with any number
+            of labels per text, ``labels`` and ``probabilities``; for regression, ``score``.
+
+        Raises:
+            ModelError: if ``texts`` holds something else, or there is no tokenizer.
+
+        Example::
+
+            SequenceClassifier("my/model", num_labels=2).predict_texts(["Not bad at all."])
+        """
+        check_texts(texts)
+        tokenizer = self.own_tokenizer if tokenizer is None else tokenizer
+        longest = max_length or min(tokenizer.model_max_length, longest_input(self.model))
+        outputs = predict_outputs(self, texts, tokenizer, longest, tokens_per_batch)
+        return named_predictions(outputs, self.label_names, self.problem_type)
+
+    def export(
+        self,
+        folder: str | Path,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        *,
+        weights: Mapping[str, Tensor] | None = None,
+        facts: Mapping[str, Any] | None = None,
+        onnx: bool = False,
+    ) -> Path:
+        """Write a folder that transformers loads by itself; see :func:`~lightning_modules.export.export_model`.
+
+        Args:
+            folder: Where to write; must not exist yet, or be empty.
+            tokenizer: What the model was trained with. Default: the one of the model's folder or name.
+            weights: State of the module in place of its own: a checkpoint's ``state_dict``.
+            facts: What the model card states.
+            onnx: Whether to write ``model.onnx`` as well; needs the extra ``onnx``.
+        """
+        tokenizer = self.own_tokenizer if tokenizer is None else tokenizer
+        return export_model(self, folder, tokenizer, weights=weights, facts=facts, onnx=onnx)
+
+    def save_adapter(self, folder: str | Path, weights: Mapping[str, Tensor] | None = None) -> Path:
+        """Write the adapter and the head, not the frozen model; see :func:`~lightning_modules.export.export_adapter`.
+
+        Args:
+            folder: Where to write; must not exist yet, or be empty. ``adapter=folder`` reads it back.
+            weights: State of the module in place of its own: a checkpoint's ``state_dict``.
+        """
+        return export_adapter(self, folder, weights)
+
+    @property
+    def can_be_exported(self) -> bool:
+        """Whether transformers alone can express the model, which it cannot with bottleneck adapters."""
+        return self.adapted is None or self.adapted.can_merge
+
+    @cached_property
+    def own_tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer of the model's folder or name, loaded at first access."""
+        return load_tokenizer(self.hparams["model"], self.trust_remote_code)

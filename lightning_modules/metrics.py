@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, cast
 
 import torch
@@ -87,13 +87,15 @@ class RankedScores(Metric):
     Args:
         num_labels: Number of labels.
         multi_label: Whether labels are a 0/1 matrix or class numbers.
+        mean_of_labels: The metric: a function of scores and truth, both (texts, labels).
     """
 
     scores: list[Tensor]
     labels: list[Tensor]
 
-    def __init__(self, num_labels: int, multi_label: bool) -> None:
+    def __init__(self, num_labels: int, multi_label: bool, mean_of_labels: Callable[[Tensor, Tensor], Tensor]) -> None:
         super().__init__()
+        self.mean_of_labels = mean_of_labels
         self.num_labels = num_labels
         self.multi_label = multi_label
         self.add_state("scores", default=[], dist_reduce_fx="cat")
@@ -113,38 +115,39 @@ class RankedScores(Metric):
             return self.mean_of_labels(probabilities[:, 1:], (labels == 1).unsqueeze(1))
         return self.mean_of_labels(probabilities, nn.functional.one_hot(labels, self.num_labels) == 1)
 
-    def mean_of_labels(self, scores: Tensor, is_label: Tensor) -> Tensor:
-        """Return the metric of scores and truth, both (texts, labels)."""
-        raise NotImplementedError
 
-
-class AreaUnderROC(RankedScores):
-    """Area under the receiver operating characteristic.
+def area_under_roc(scores: Tensor, is_label: Tensor) -> Tensor:
+    """Return the area under the receiver operating characteristic, the mean over labels.
 
     It is undefined, NaN for scikit-learn, for a label that all texts or none have: the mean is over the other labels,
     and one half where there is none.
+
+    Args:
+        scores: Scores (texts, labels).
+        is_label: Which labels are right (texts, labels).
     """
-
-    def mean_of_labels(self, scores: Tensor, is_label: Tensor) -> Tensor:
-        areas = [
-            # The share of pairs of a positive and a negative text that are in order; a tie is half a pair.
-            (positives * (negatives.cumsum(0) - negatives / 2)).sum() / (positives.sum() * negatives.sum())
-            for positives, negatives in _counts_by_score(scores, is_label)
-            if positives.any() and negatives.any()
-        ]
-        return torch.stack(areas).mean().float() if areas else scores.new_tensor(0.5)
+    areas = [
+        # The share of pairs of a positive and a negative text that are in order; a tie is half a pair.
+        (positives * (negatives.cumsum(0) - negatives / 2)).sum() / (positives.sum() * negatives.sum())
+        for positives, negatives in _counts_by_score(scores, is_label)
+        if positives.any() and negatives.any()
+    ]
+    return torch.stack(areas).mean().float() if areas else scores.new_tensor(0.5)
 
 
-class AveragePrecision(RankedScores):
-    """Average precision: precision at each score, weighted by the gain in recall; 0 for a label that no text has."""
+def average_precision(scores: Tensor, is_label: Tensor) -> Tensor:
+    """Return the precision at each score, weighted by the gain in recall; 0 for a label that no text has.
 
-    def mean_of_labels(self, scores: Tensor, is_label: Tensor) -> Tensor:
-        values = []
-        for positives, negatives in _counts_by_score(scores, is_label):
-            found = positives.flip(0).cumsum(0)
-            taken = found + negatives.flip(0).cumsum(0)
-            values.append((positives.flip(0) * found / taken).sum() / positives.sum().clamp(min=1))
-        return torch.stack(values).mean().float()
+    Args:
+        scores: Scores (texts, labels).
+        is_label: Which labels are right (texts, labels).
+    """
+    values = []
+    for positives, negatives in _counts_by_score(scores, is_label):
+        found = positives.flip(0).cumsum(0)
+        taken = found + negatives.flip(0).cumsum(0)
+        values.append((positives.flip(0) * found / taken).sum() / positives.sum().clamp(min=1))
+    return torch.stack(values).mean().float()
 
 
 def _counts_by_score(scores: Tensor, is_label: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -203,7 +206,7 @@ def build_metric(name: str, num_labels: int, problem_type: ProblemType | None = 
     if name == "matthews":
         return MatthewsCorrelation(num_labels)
     if name in ("auroc", "average_precision"):
-        return (AreaUnderROC if name == "auroc" else AveragePrecision)(num_labels, multi_label)
+        return RankedScores(num_labels, multi_label, area_under_roc if name == "auroc" else average_precision)
     if name in ("mae", "rmse"):
         return MeanAbsoluteError() if name == "mae" else MeanSquaredError(squared=False)
     return PearsonCorrelation() if name == "pearson" else SpearmanCorrCoef()

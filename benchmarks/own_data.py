@@ -82,6 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--train-rows", type=int, default=2000, help="(default: %(default)s)")
     parser.add_argument("--test-rows", type=int, default=1000, help="(default: %(default)s)")
     parser.add_argument("--epochs", type=int, default=3, help="(default: %(default)s)")
+    parser.add_argument("--methods", nargs="+", choices=methods(), default=[*methods()], help="(default: all)")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -97,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         names = [f"test/{metric}" for metric in data.metrics]
         print(f"| optimizer | best val/loss | {' | '.join(names)} | seconds |")
         print(f"| --- | ---: | {'---: | ' * len(names)}---: |")
-        for method in methods():
+        for method in options.methods:
             scores, seconds = train(data, method, options.epochs, folder)
             found = " | ".join(f"{scores[name]:.3f}" for name in names)
             print(f"| {method} | {scores['val/loss']:.3f} | {found} | {seconds:.0f} |", flush=True)

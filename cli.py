@@ -138,8 +138,6 @@ class LinetuneCLI(LightningCLI):
         for name, found in self.data_facts.items():
             if name in data and not data[name]:
                 data[name] = found
-        if self.data_facts and "train_file" in data and self.config.get("subcommand") in ("predict", "export"):
-            data.train_file = None  # its labels are known, and it may have moved
         parameters = inspect.signature(locate(config.model.class_path)).parameters  # type: ignore[arg-type]
         for name in filter(parameters.__contains__, DATA_TO_MODEL):
             default = parameters[name].default

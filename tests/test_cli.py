@@ -151,6 +151,18 @@ def test_a_run_on_own_texts(tiny: str, tmp_path: Path, capsys: pytest.CaptureFix
     assert (tmp_path / "own_data" / "version_0" / "checkpoints" / "best.ckpt").is_file()
     assert "leaves a choice; name it, of the columns text, label" in failed("fit", *common, capsys=capsys)
 
+    # The checkpoint knows columns and labels: the training rows may be gone.
+    run = tmp_path / "own_data" / "version_0"
+    assert {"model", "class_report.csv"} <= {path.name for path in run.iterdir()}
+    (tmp_path / "rows.csv").unlink()
+    (tmp_path / "new.csv").write_text("text,source\nbad number 3,mail\n")
+    new = ["--data.predict_file", str(tmp_path / "new.csv"), "--trainer.enable_progress_bar", "false"]
+    cli.main(["predict", "--config", str(run / "config.yaml"), "--ckpt_path", "best", *new])
+    (written,) = (tmp_path / "own_data").rglob("predictions.csv")
+    header, row = written.read_text().splitlines()
+    assert header == "text,source,prediction,probability_bad,probability_good"
+    assert row.startswith("bad number 3,mail,")
+
 
 def test_a_run_from_command_to_submission(tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     common = ["--config", QUICKSTART, "--config", "configs/trainer/cpu.yaml", "--model.model", tiny]

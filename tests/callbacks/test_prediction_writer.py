@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import multiprocessing
-import os
-import random
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +19,7 @@ from torch.utils.data import DataLoader
 
 from callbacks import PredictionWriter
 from callbacks.prediction_writer import free_column
+from tests.ranks import on_ranks
 
 TEXTS = ["plain", "NA", 'with "quotes", a comma', "two\nlines", "a\ttab", "plain", ""]
 
@@ -196,14 +194,7 @@ def test_bad_settings_are_refused_before_anything_is_predicted(tmp_path: Path) -
     assert (tmp_path / "mine.csv").read_text() == "mine"
 
 
-def _predict_in_a_process(rank: int, root: str, port: str) -> None:
-    os.environ |= {
-        "LOCAL_RANK": str(rank),
-        "NODE_RANK": "0",
-        "WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
-    }
+def _predict_in_a_process(rank: int, root: str) -> None:
     for count, names in ((7, ("bad", "good", "so so")), (5, ("score",)), (1, ("bad", "good"))):
         # The usual distributed sampler gives five rows out as three and three.
         sampler = torch.utils.data.DistributedSampler(range(count), num_replicas=2, rank=rank, shuffle=False)
@@ -215,17 +206,7 @@ def _predict_in_a_process(rank: int, root: str, port: str) -> None:
 @pytest.mark.distributed
 @pytest.mark.slow
 def test_two_processes_write_one_file(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("fork")
-    port = str(random.SystemRandom().randint(20000, 60000))
-    processes = [
-        context.Process(target=_predict_in_a_process, args=(rank, str(tmp_path), port), daemon=True)
-        for rank in range(2)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
-    assert [process.exitcode for process in processes] == [0, 0]
+    on_ranks(_predict_in_a_process, str(tmp_path))
     for count, names in ((7, ("bad", "good", "so so")), (5, ("score",)), (1, ("bad", "good"))):
         rows = list(csv.DictReader((tmp_path / f"out{count}.csv").open(newline="")))
         assert [row["text"] for row in rows] == TEXTS[:count]

@@ -1,9 +1,5 @@
 from __future__ import annotations
 
-import multiprocessing
-import os
-import random
-
 import pytest
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
@@ -13,6 +9,7 @@ from torch.utils.data import DataLoader
 from callbacks import SubmissionWriter
 from datamodules import TASKS, GLUEDataModule
 from tests.glue_files import write_glue_folder
+from tests.ranks import on_ranks
 from tests.tiny_models import TinyLogger
 
 NAMES = {
@@ -207,14 +204,7 @@ def test_bad_settings_are_refused_before_anything_is_predicted(tmp_path):
         predict(Unused(2), Foreign(), tmp_path)
 
 
-def _predict_in_a_process(rank, root, port):
-    os.environ |= {
-        "LOCAL_RANK": str(rank),
-        "NODE_RANK": "0",
-        "WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
-    }
+def _predict_in_a_process(rank, root):
     for folder, task, counts, padded in (("odd", "mnli", [7, 3], False), ("padded", "stsb", [5], True)):
         data = Rows(task, counts)
         if padded:
@@ -231,17 +221,7 @@ def _predict_in_a_process(rank, root, port):
 @pytest.mark.distributed
 @pytest.mark.slow
 def test_two_processes_write_one_file(tmp_path):
-    context = multiprocessing.get_context("fork")
-    port = str(random.SystemRandom().randint(20000, 60000))
-    processes = [
-        context.Process(target=_predict_in_a_process, args=(rank, str(tmp_path), port), daemon=True)
-        for rank in range(2)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
-    assert [process.exitcode for process in processes] == [0, 0]
+    on_ranks(_predict_in_a_process, str(tmp_path))
     files = {str(file.relative_to(tmp_path / "out")): file.read_text() for file in tmp_path.glob("out/*/*")}
     # Of an odd number of rows, one process predicts one more than the other.
     assert files == {

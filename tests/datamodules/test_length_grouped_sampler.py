@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import itertools
-import multiprocessing
-import os
 import random
 
 import pytest
@@ -14,6 +12,7 @@ from torch.utils.data import BatchSampler
 
 from datamodules import GLUEDataModule, LengthGroupedSampler
 from tests.glue_files import write_glue_folder
+from tests.ranks import on_ranks
 
 lengths_of = st.lists(st.integers(1, 100), min_size=1, max_size=200)
 
@@ -165,32 +164,15 @@ def test_lightning_gives_each_epoch_its_own_order(tmp_path):
     assert fit(tmp_path, str(tmp_path / "cache")) == [first, second]
 
 
-def _fit_in_a_process(rank, root, port, results):
-    os.environ |= {
-        "LOCAL_RANK": str(rank),
-        "NODE_RANK": "0",
-        "WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
-    }
-    results.put((rank, fit(root, f"{root}/cache", devices=2, strategy="ddp")))
+def _fit_in_a_process(rank, root):
+    torch.save(fit(root, f"{root}/cache", devices=2, strategy="ddp"), f"{root}/{rank}.pt")
 
 
 @pytest.mark.distributed
 @pytest.mark.slow
 def test_two_processes_share_each_batch(tmp_path):
-    context = multiprocessing.get_context("fork")
-    results = context.Queue()
-    port = str(random.SystemRandom().randint(20000, 60000))
-    processes = [
-        context.Process(target=_fit_in_a_process, args=(rank, str(tmp_path), port, results), daemon=True)
-        for rank in range(2)
-    ]
-    for process in processes:
-        process.start()
-    shares = dict(results.get(timeout=120) for _ in processes)
-    for process in processes:
-        process.join()
+    on_ranks(_fit_in_a_process, str(tmp_path))
+    shares = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     for epoch in range(2):
         mine, other = ([row for batch in shares[rank][epoch] for row in batch] for rank in range(2))
         assert len(mine) == len(other) == 50

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import socket
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from optimizers import GLD, LineSearchMeZO, MeZO
 from tests.optimizers.test_gld import Task
+from tests.ranks import on_ranks
 
 OPTIMIZERS = {
     "gld": lambda groups: GLD(groups, radius=0.2, num_radii=3, success_rate=0.3),
@@ -23,10 +22,8 @@ OPTIMIZERS = {
 }
 
 
-def train(rank, world_size, port, folder):
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    dist.init_process_group("gloo", rank=rank, world_size=world_size)
-    torch.set_num_threads(1)
+def train(rank, folder):
+    dist.init_process_group("gloo")
     results = {}
     for name, make in OPTIMIZERS.items():
         task, own = Task(), Task(seed=rank)
@@ -35,7 +32,7 @@ def train(rank, world_size, port, folder):
         def evaluate(task=task):
             loss = task.loss()
             dist.all_reduce(loss)
-            return loss / world_size
+            return loss / dist.get_world_size()
 
         # The global generators of the ranks differ, as they do after different data.
         torch.manual_seed(rank)
@@ -48,10 +45,7 @@ def train(rank, world_size, port, folder):
 
 @pytest.mark.distributed
 def test_two_ranks_stay_bit_identical(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(train, args=(2, port, str(tmp_path)), nprocs=2)
+    on_ranks(train, str(tmp_path))
     one, other = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     start = Task().bits()
     for name in OPTIMIZERS:

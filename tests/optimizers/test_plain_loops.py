@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import warnings
 from functools import partial
@@ -10,12 +9,12 @@ from functools import partial
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from optimizers import SGDSLS, AdamSLS, ParabolicAdam, SaLSA
+from tests.ranks import on_ranks
 
 # The first step size is too large for this problem, so that there is something to search for.
 every_method = pytest.mark.parametrize(
@@ -297,18 +296,14 @@ def _two_rank_steps(rank):
 
 
 def _train_on_a_rank(rank, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    dist.init_process_group("gloo")
     torch.save(_two_rank_steps(rank), os.path.join(folder, f"rank{rank}.pt"))
-    # As long as the model holds the process group, gloo's threads live; one that still releases a tensor while the
-    # interpreter ends aborts the process.
-    gc.collect()
     dist.destroy_process_group()
 
 
 @pytest.mark.distributed
 def test_two_ranks_with_closures_alone_take_the_same_decisions(tmp_path):
-    mp.spawn(_train_on_a_rank, args=(str(tmp_path),), nprocs=2)
+    on_ranks(_train_on_a_rank, str(tmp_path))
     (one, ours), (other, theirs) = (torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1))
     assert one == other
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))

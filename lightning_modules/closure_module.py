@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -22,6 +21,7 @@ from lightning_modules.checkpoint_check import check_architecture, check_optimiz
 from lightning_modules.closures import StepClosures, count_examples
 from lightning_modules.combinations import check_combination
 from lightning_modules.errors import ModelError
+from lightning_modules.optimizer_calls import backward_of, check_step, make_optimizer, take_step
 from lightning_modules.run_length import RunLength, run_length, unset_keywords
 from lightning_modules.schedules import Schedule
 from optimizers import ParabolicAdam, ParamGroups, scale_learning_rates, traits
@@ -159,8 +159,8 @@ class ClosureModule(LightningModule):
         self._pending_batches = []
         optimizer = self._single_optimizer()
         step = self.step_closures(batches, optimizer)
-        offered = {"evaluate": step.evaluate, "loss": step.loss, "evaluate_many": step.evaluate_many}
-        loss = optimizer.step(closure=step.closure, **taken_by_step(optimizer.optimizer, offered))
+        is_first = self.trainer.global_step == 0
+        loss = take_step(optimizer, step, scales_gradients=self._scales_gradients, is_first=is_first)
         if not traits(optimizer.optimizer).needs_gradient:
             # The closure, which fills it in, has not run.
             step.loss.copy_(torch.as_tensor(loss))
@@ -186,7 +186,7 @@ class ClosureModule(LightningModule):
             self.compute_loss,
             batches,
             zero_grad=optimizer.zero_grad,
-            backward=self.manual_backward,
+            backward=backward_of(optimizer.optimizer, self.manual_backward),
             device=self.device,
             mean_over_ranks=lambda loss: strategy.reduce(loss, reduce_op="mean"),
             without_gradient_sync=without_gradient_sync,
@@ -199,6 +199,10 @@ class ClosureModule(LightningModule):
         # Runs once per step, after the gradients are unscaled and reduced and before the optimizer reads them.
         if self.gradient_clip is not None:
             self.clip_gradients(optimizer, self.gradient_clip.value, self.gradient_clip.algorithm)
+
+    @property
+    def _scales_gradients(self) -> bool:
+        return getattr(self.trainer.precision_plugin, "scaler", None) is not None
 
     def _single_optimizer(self) -> LightningOptimizer:
         optimizer = self.optimizers()
@@ -233,22 +237,24 @@ class ClosureModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         length = run_length(self.trainer, self.accumulate_grad_batches)
-        division = self.param_groups or ParamGroups()
-        try:
-            groups = division(self.trained_module, self.new_parameter_names)
-        except ValueError as error:
-            raise ModelError(f"param_groups: {error}") from error
         known = {"steps_per_epoch": length.steps_per_epoch, "total_steps": length.total_steps}
-        try:
-            optimizer = self.optimizer(groups, **unset_keywords(self.optimizer, known))
-        except (TypeError, ValueError) as error:
-            raise ModelError(f"optimizer: {error}") from error
+        keywords = unset_keywords(self.optimizer, known)
+        optimizer = make_optimizer(
+            self.optimizer, self.trained_module, self.param_groups, self.new_parameter_names, keywords
+        )
+        clips_gradients = self.gradient_clip is not None
+        check_step(
+            optimizer,
+            scales_gradients=self._scales_gradients,
+            ranks=self.trainer.world_size,
+            clips_gradients=clips_gradients,
+        )
         check_combination(
             optimizer,
-            division,
+            self.param_groups or ParamGroups(),
             has_schedule=self.lr_scheduler is not None,
-            scales_gradients=getattr(self.trainer.precision_plugin, "scaler", None) is not None,
-            clips_gradients=self.gradient_clip is not None,
+            scales_gradients=self._scales_gradients,
+            clips_gradients=clips_gradients,
         )
         try:
             scale_learning_rates(optimizer)
@@ -348,14 +354,3 @@ class ClosureModule(LightningModule):
         self._resumed = checkpoint if is_fit else None
         stored = checkpoint.get("run_length")
         self._resumed_length = RunLength(*stored) if is_fit and stored is not None else None
-
-
-def taken_by_step(optimizer: Optimizer, offered: dict[str, Any]) -> dict[str, Any]:
-    """Return those of ``offered`` that an optimizer's ``step`` has arguments for.
-
-    Args:
-        optimizer: Any torch optimizer.
-        offered: Keyword arguments by name.
-    """
-    taken = inspect.signature(type(optimizer).step).parameters
-    return {name: value for name, value in offered.items() if name in taken}

@@ -29,8 +29,8 @@ class StepClosures:
 
     where :math:`\ell` is the mean over a micro-batch. :meth:`closure` leaves its gradient in ``.grad``;
     :meth:`evaluate` computes the value alone, at whatever the parameters are by then. Both see the same dropout masks:
-    the generator states in front of the first call are put back before every later one, and every call leaves the
-    generators where the first one left them, so that a step draws from the stream exactly once.
+    the generator states in front of the first call are put back before every later one, which leaves the generators
+    where it found them, so that the losses of a step draw from the stream exactly once.
 
     Args:
         compute_loss: Mean loss of one micro-batch, a float32 scalar, attached to the graph when gradients are enabled.
@@ -48,7 +48,7 @@ class StepClosures:
 
     Attributes:
         num_examples: Number of examples in all micro-batches.
-        loss: 0-dim float32 tensor, filled in by :meth:`closure`. A gradient scaler runs the closure itself and calls
+        loss: 0-dim float32 tensor, filled in by the first call of :meth:`closure`: the loss at the step's start. A gradient scaler runs the closure itself and calls
             ``optimizer.step`` without it; the optimizer then reads the loss that the gradients belong to from here.
 
     Example::
@@ -88,6 +88,7 @@ class StepClosures:
         self._losses_of_candidates: list[Callable[..., Tensor]] | None = None
         self._draws = ReplayedDraws([self._device])
         self.loss = torch.zeros((), dtype=torch.float32, device=self._device)
+        self._is_opened = False
 
     def _shares_among_ranks(
         self, terms: Sequence[float | Tensor], sum_over_ranks: Callable[[Tensor], Tensor]
@@ -108,12 +109,20 @@ class StepClosures:
                     loss = _fresh_loss(self._compute_loss, batch) * weight
                     self._backward(loss)
                 total += loss.detach()
-            self.loss.copy_(self._mean_over_ranks(total))
-        return self.loss.clone()
+            total = self._mean_over_ranks(total)
+        if not self._is_opened:
+            self.loss.copy_(total)
+            self._is_opened = True
+        return total.clone()
 
     def evaluate(self) -> Tensor:
         """Return the loss at the present parameters, under ``no_grad``."""
-        with self._draws.replayed(), torch.no_grad():
+        with torch.no_grad():
+            return self.loss_alone()
+
+    def loss_alone(self) -> Tensor:
+        """Return the loss at the present parameters, attached to the graph where gradients are enabled."""
+        with self._draws.replayed():
             total = torch.zeros((), dtype=torch.float32, device=self._device)
             for batch, weight in zip(self._batches, self._weights, strict=True):
                 total += _fresh_loss(self._compute_loss, batch) * weight

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_modules.errors import ModelError
@@ -57,10 +57,32 @@ def check_optimizer_state(checkpoint: dict[str, Any], optimizer: Optimizer) -> N
         getattr(optimizer, "check_state", lambda state: None)(checkpoint["optimizer_states"][0])
     except ValueError as error:
         raise ModelError(f"ckpt_path: {error}") from error
+    if "param_groups" not in checkpoint["optimizer_states"][0]:
+        return  # a wrapper around another optimizer (pytorch_optimizer's Lookahead), with a form of its own
     both = checkpoint["optimizer_states"][0]["param_groups"], optimizer.param_groups
     theirs, ours = ([len(group["params"]) for group in groups] for groups in both)
     if theirs != ours:
         raise ModelError(
             f"ckpt_path: the checkpoint's optimizer has groups of {theirs} tensors, the run's of {ours}; resume with "
             "the checkpoint's param_groups, trainable and adapter"
+        )
+
+
+def check_moved_parameters(optimizer: Optimizer, module: nn.Module) -> None:
+    """Check that an optimizer, its state loaded, still moves a module's parameters.
+
+    torchzero 0.4.4 keeps the parameters themselves in its state, and takes the checkpoint's in place of the model's.
+
+    Args:
+        optimizer: The optimizer of a run that resumes.
+        module: The module that trains.
+
+    Raises:
+        ModelError: if one of its parameters is not the module's.
+    """
+    own = {id(parameter) for parameter in module.parameters()}
+    if any(id(parameter) not in own for group in optimizer.param_groups for parameter in group["params"]):
+        raise ModelError(
+            f"ckpt_path: {type(optimizer).__name__} cannot be resumed: with its state it takes the checkpoint's "
+            "parameters in place of the model's; start anew, or choose another optimizer"
         )

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from lightning_modules.checkpoint_check import check_architecture, check_optimizer_state
+from lightning_modules.checkpoint_check import check_architecture, check_moved_parameters, check_optimizer_state
 from lightning_modules.closures import StepClosures, count_examples
 from lightning_modules.combinations import check_combination
 from lightning_modules.errors import ModelError
@@ -312,6 +312,8 @@ class ClosureModule(LightningModule):
             self.trainer.lr_scheduler_configs[0].scheduler = new
 
     def on_train_start(self) -> None:
+        if self.trainer.ckpt_path:
+            check_moved_parameters(self._single_optimizer().optimizer, self)
         self._follow_new_length()
         # A run that was interrupted leaves both behind.
         self._pending_batches, self._validated = [], False

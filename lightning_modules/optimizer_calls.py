@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 from lightning.pytorch.core.optimizer import LightningOptimizer
@@ -86,7 +87,7 @@ def _made(make: Callable[..., Optimizer], factory: Callable[..., Any], keywords:
     try:
         return make(**keywords)
     except Exception as error:
-        if isinstance(error, (TypeError, ValueError)) or _is_installed(factory):
+        if isinstance(error, (TypeError, ValueError, NotImplementedError)) or _is_installed(factory):
             name = "" if _name(factory) in str(error) else f"{_name(factory)}: "
             raise ModelError(f"optimizer: {name}{error}") from error
         raise
@@ -128,12 +129,15 @@ def _let_closures_skip_backward(optimizer: Optimizer) -> None:
     """Let an optimizer call ``closure(backward=False)``, as torchzero does, which Lightning's closures do not take."""
     own_step = optimizer.step
 
-    def step(closure: Callable[[], Any] | None = None, *, loss_alone: Callable[[], Any], **others: Any) -> Any:
+    def step(
+        _: Optimizer, closure: Callable[[], Any] | None = None, *, loss_alone: Callable[[], Any], **others: Any
+    ) -> Any:
         if closure is None:
             return own_step(**others)
         return own_step(lambda backward=True: closure() if backward else loss_alone(), **others)
 
-    optimizer.step = step  # type: ignore[method-assign]
+    # A bound method: torch's schedules wrap it as one.
+    optimizer.step = MethodType(step, optimizer)  # type: ignore[method-assign]
 
 
 def take_step(optimizer: LightningOptimizer, step: StepClosures, *, scales_gradients: bool, is_first: bool) -> Any:

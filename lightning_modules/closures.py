@@ -48,8 +48,9 @@ class StepClosures:
 
     Attributes:
         num_examples: Number of examples in all micro-batches.
-        loss: 0-dim float32 tensor, filled in by the first call of :meth:`closure`: the loss at the step's start. A gradient scaler runs the closure itself and calls
-            ``optimizer.step`` without it; the optimizer then reads the loss that the gradients belong to from here.
+        loss: 0-dim float32 tensor, filled in by the first call of :meth:`closure`: the loss at the step's start. A
+            gradient scaler runs the closure itself and calls ``optimizer.step`` without it; the optimizer then reads
+            the loss that the gradients belong to from here.
 
     Example::
 

@@ -47,7 +47,7 @@ def check_combination(
         )
     if has_schedule and any("lr" not in group for group in optimizer.param_groups):
         raise ModelError(
-            f"lr_scheduler: {name} keeps no learning rate (lr) in its groups for a schedule to set; leave lr_scheduler out"
+            f"lr_scheduler: {name} keeps no learning rate (lr) in its groups to set; leave lr_scheduler out"
         )
     if can.sets_step_size and groups.lrs:
         raise ModelError(

@@ -39,8 +39,8 @@ def make_optimizer(
 ) -> Optimizer:
     """Make the optimizer of a module.
 
-    A factory with an argument ``model`` gets the module, one with an argument ``params`` or any other first argument the
-    parameter groups. One that takes no groups gets all parameters together, as long as nobody has asked for a division.
+    A factory with an argument ``model`` gets the module, one with an argument ``params`` or any other first argument
+    the parameter groups. One that takes one group alone gets it, as long as nobody has asked for a division.
 
     Args:
         factory: A class, a function or a partial of one.
@@ -54,7 +54,7 @@ def make_optimizer(
     """
     takes_model, takes_groups = _arguments(factory)
     if division is not None and not takes_groups:
-        raise ModelError(f"param_groups: {_name(factory)} makes groups of its own from the model; leave param_groups out")
+        raise ModelError(f"param_groups: {_name(factory)} makes its own groups from the model; leave param_groups out")
     try:
         groups = (division or ParamGroups())(module, new_parameter_names)
     except ValueError as error:
@@ -134,7 +134,11 @@ def _let_closures_skip_backward(optimizer: Optimizer) -> None:
     ) -> Any:
         if closure is None:
             return own_step(**others)
-        return own_step(lambda backward=True: closure() if backward else loss_alone(), **others)
+
+        def either(backward: bool = True) -> Any:
+            return closure() if backward else loss_alone()
+
+        return own_step(either, **others)
 
     # A bound method: torch's schedules wrap it as one.
     optimizer.step = MethodType(step, optimizer)  # type: ignore[method-assign]
@@ -192,7 +196,8 @@ def backward_of(optimizer: Optimizer, backward: Callable[..., None]) -> Callable
 
 def _needs_graph(optimizer: Optimizer) -> bool:
     # timm's attribute; pytorch_optimizer's take an estimate of the Hessian in place of the graph.
-    return bool(getattr(optimizer, "is_second_order", False)) or "hessian" in inspect.signature(optimizer.step).parameters
+    is_second_order = getattr(optimizer, "is_second_order", False)
+    return bool(is_second_order) or "hessian" in inspect.signature(optimizer.step).parameters
 
 
 def _needs_gradient_first(optimizer: Optimizer) -> bool:
@@ -202,7 +207,7 @@ def _needs_gradient_first(optimizer: Optimizer) -> bool:
 
 @contextmanager
 def _first_step(optimizer: Optimizer) -> Iterator[None]:
-    """Say in one line what another package's optimizer has against the model; errors of the loss keep their traceback."""
+    """Say in one line why another package's optimizer fails in its first step; errors of the loss stay as they are."""
     try:
         yield
     except Exception as error:

@@ -2,8 +2,8 @@
 
     python -m benchmarks.compatibility.optimizers > docs/compatibility_optimizers.md
 
-Takes some minutes. Training counts as working where it ends in the very bits that a plain loop of PyTorch ends in, written
-as the optimizer's own documentation says.
+Takes some minutes. Training counts as working where it ends in the very bits that a plain loop of PyTorch ends in,
+written as the optimizer's own documentation says.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LinearLR
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_modules import ClosureModule, ModelError, Schedule
 from optimizers import ParamGroups
@@ -43,7 +43,7 @@ PACKAGES = {
 }
 # Arguments without a default.
 ARGUMENTS: dict[str, dict[str, Any]] = {
-    **dict.fromkeys(("SAM", "FriendlySAM", "LookSAM", "WSAM"), {"base_optimizer": torch.optim.SGD, "lr": 0.1}),
+    **{name: {"base_optimizer": torch.optim.SGD, "lr": 0.1} for name in ("SAM", "FriendlySAM", "LookSAM", "WSAM")},
     "BSAM": {"num_data": 64},
     "Ranger21": {"num_iterations": 40},
 }
@@ -127,7 +127,7 @@ def torchzero_candidates(torchzero: Any) -> Iterator[Candidate]:
     for name, found in sorted(vars(torchzero.m).items()):
         if inspect.isclass(found) and issubclass(found, torchzero.core.Module):
             try:
-                has_rate = "lr" in found().defaults
+                has_rate = "lr" in found().defaults  # type: ignore[attr-defined]
             except Exception:
                 continue
             rates = [] if has_rate else [partial(torchzero.m.LR, 1e-2)]
@@ -145,7 +145,7 @@ def _composed(optimizer: Any, modules: list[Callable[[], Any]], params: Any) -> 
 def loader() -> DataLoader:
     """Return the data: 64 rows of eight numbers, labelled by the sign of the first."""
     inputs = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
-    return DataLoader(list(zip(inputs, (inputs[:, 0] > 0).long(), strict=True)), batch_size=BATCH)
+    return DataLoader(TensorDataset(inputs, (inputs[:, 0] > 0).long()), batch_size=BATCH)
 
 
 def plain_loop(candidate: Candidate) -> nn.Module:
@@ -168,7 +168,7 @@ def plain_loop(candidate: Candidate) -> nn.Module:
     for _ in range(EPOCHS):
         _set_mode(optimizer, "train")
         for batch in loader():
-            closure = _plain_closure(module, optimizer, batch, needs_graph)
+            closure: Any = _plain_closure(module, optimizer, batch, needs_graph)
             if hasattr(optimizer, "first_step"):
                 closure()
             optimizer.step(closure)
@@ -305,11 +305,11 @@ def row(candidate: Candidate, found: Outcome) -> str:
 
 HEAD = """# Optimizers of other packages
 
-Every optimizer of torch and of six packages, tried by `python -m benchmarks.compatibility.optimizers`, which writes this
-page. *Trains*: `as a plain loop` where two epochs end in the very bits of a plain loop of PyTorch that is written as the
-optimizer's own documentation says; or the line that a run is refused with. *Resumes*: whether a run that goes on from
-its checkpoint ends in the bits of one that was not interrupted; `with weights_only=False` where the optimizer's state
-holds other objects than tensors and numbers. *Schedule*: whether a learning-rate schedule goes with it.
+Every optimizer of torch and of six packages, tried by `python -m benchmarks.compatibility.optimizers`, which writes
+this page. *Trains*: `as a plain loop` where two epochs end in the very bits of a plain loop of PyTorch that is written
+as the optimizer's own documentation says; or the line that a run is refused with. *Resumes*: whether a run that goes on
+from its checkpoint ends in the bits of one that was not interrupted; `with weights_only=False` where the optimizer's
+state holds other objects than tensors and numbers. *Schedule*: whether a learning-rate schedule goes with it.
 
 An optimizer that takes groups with entries of its own (`use_muon`) is used through a function of one's own that takes
 groups, adds the entries and returns the optimizer.

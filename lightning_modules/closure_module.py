@@ -18,10 +18,16 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from lightning_modules.checkpoint_check import check_architecture, check_optimizer_state
+from lightning_modules.checkpoint_check import (
+    check_architecture,
+    check_optimizer_state,
+    check_resumable,
+    check_weights,
+)
 from lightning_modules.closures import StepClosures, count_examples
 from lightning_modules.combinations import check_combination
 from lightning_modules.errors import ModelError
+from lightning_modules.model_checkpoints import carry_over_best, save_by_step_and_time
 from lightning_modules.run_length import RunLength, run_length, unset_keywords
 from lightning_modules.schedules import Schedule
 from optimizers import ParabolicAdam, ParamGroups, scale_learning_rates, traits
@@ -287,6 +293,7 @@ class ClosureModule(LightningModule):
     # Schedule-free optimizers keep two sets of weights: train() and eval() choose between them.
 
     def on_fit_start(self) -> None:
+        save_by_step_and_time(self.trainer)
         # Callbacks that add parameter groups have put theirs back by now; the optimizer gets its state after this.
         checkpoint, self._resumed = self._resumed, None
         if checkpoint is not None and len(self.trainer.optimizers) == 1:
@@ -344,8 +351,12 @@ class ClosureModule(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self.strict_loading:
             check_architecture(checkpoint, self.state_dict(), type(self.trained_module).__name__)
+        check_weights(checkpoint, dict(self.named_parameters()))
         is_fit = self._trainer is not None and self.trainer.state.fn == "fit"
         self._resumed = checkpoint if is_fit else None
+        if is_fit:
+            check_resumable(checkpoint)
+            carry_over_best(self.trainer, checkpoint)
         stored = checkpoint.get("run_length")
         self._resumed_length = RunLength(*stored) if is_fit and stored is not None else None
 

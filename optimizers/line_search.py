@@ -151,7 +151,10 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         keep_anchors(self, self.param_groups[-1])
 
     def check_state(self, state_dict: dict[str, Any]) -> None:
-        """Raise a ValueError for a state that cannot be loaded: its groups decay towards anchors that it lacks."""
+        """Raise a ValueError for a state that cannot be loaded: it lacks step sizes, counters or anchors."""
+        for name in ("lr", *vars(UnitMemory())):
+            if any(name not in group for group in state_dict["param_groups"]):
+                raise ValueError(f"the state to load is not whole: its groups lack {name}")
         require_anchors(state_dict)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

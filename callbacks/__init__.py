@@ -13,6 +13,7 @@ from callbacks.peak_memory_monitor import PeakMemoryMonitor
 from callbacks.prediction_writer import PredictionWriter
 from callbacks.run_folder import run_folder
 from callbacks.run_summary import RunSummary
+from callbacks.save_on_interrupt import SaveOnInterrupt
 from callbacks.schedule_by_seconds import ScheduleBySeconds
 from callbacks.step_size_monitor import StepSizeMonitor
 from callbacks.submission_writer import SubmissionWriter

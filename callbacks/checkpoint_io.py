@@ -27,8 +27,8 @@ class AtomicCheckpointIO(CheckpointIO):
 
     Lightning's own plugin writes into the folder for temporary files and moves the file from there, which is a copy
     where that folder is on another file system (lightning 2.6.6, fsspec's transactions). Here the bytes are on the disk
-    before the file gets its name. Reading is :func:`~callbacks.checkpoint_reading.read_checkpoint`. Paths on remote file
-    systems and folders of sharded checkpoints are left to Lightning.
+    before the file gets its name. Reading is :func:`~callbacks.checkpoint_reading.read_checkpoint`. Paths on remote
+    file systems and folders of sharded checkpoints are left to Lightning.
 
     The command line uses this plugin wherever Lightning would use its own; from Python it is an argument.
 

@@ -13,6 +13,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 # Of every checkpoint that Lightning writes, whatever it was asked to leave out.
 _ALWAYS_THERE = ("state_dict", "pytorch-lightning_version", "epoch", "global_step")
+# What torch.load raises for the bytes of something else.
+_NOT_READABLE = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError)
 # Key of the names of classes that a checkpoint holds and that were not read.
 UNREAD_CLASSES = "unread_classes"
 
@@ -20,8 +22,8 @@ UNREAD_CLASSES = "unread_classes"
 def read_checkpoint(path: str | Path, map_location: Any = "cpu", mmap: bool = False) -> dict[str, Any]:
     """Return a Lightning checkpoint, after comparing the checksum of each of its parts.
 
-    No class is loaded beyond those that torch allows under ``weights_only=True``. What holds another one (an optimizer's
-    state, say) is left out, and the classes' names are the entry ``unread_classes``.
+    No class is loaded beyond those that torch allows under ``weights_only=True``. What holds another one (an
+    optimizer's state, say) is left out, and the classes' names are the entry ``unread_classes``.
 
     Args:
         path: The file.
@@ -40,7 +42,15 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu", mmap: bool = Fa
         raise MisconfigurationException(f"ckpt_path: {path} {reason}")
     try:
         checkpoint = _load(path, map_location, mmap)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+    ) as error:
         text = f"ckpt_path: {path} is not a checkpoint that torch can read without running code of it"
         raise MisconfigurationException(text) from error
     if not isinstance(checkpoint, dict):

@@ -21,9 +21,9 @@ class SaveOnInterrupt(Callback):
 
     The checkpoint is ``interrupted.ckpt`` in the folder of the trainer's ModelCheckpoint; without one nothing is saved.
     One line says what was kept and how to go on. The process ends with the usual status, 130 after Ctrl-C and 143 after
-    SIGTERM, where Lightning's own handling ends with 1 and 0 (lightning 2.6.6). A second Ctrl-C ends it at once. Several
-    ranks end together, whichever got the signal. Other signals, those that SLURM requeues with among them, are left to
-    Lightning.
+    SIGTERM, where Lightning's own handling ends with 1 and 0 (lightning 2.6.6). A second Ctrl-C ends it at once.
+    Several ranks end together, whichever got the signal. Other signals, those that SLURM requeues with among them, are
+    left to Lightning.
 
     The command line has it in every fit.
 
@@ -66,7 +66,8 @@ class SaveOnInterrupt(Callback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if not (self._is_saving and trainer.validating):
             return
-        # Lightning (2.6.6) goes on after a validation that has counted a batch, but makes one anew that has begun its first.
+        # Lightning (2.6.6) goes on after a validation that has counted a batch, but makes one anew that has begun its
+        # first.
         progress = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
         for counts in (progress["total"], progress["current"]):
             counts.update(ready=1, started=1, processed=0, completed=0)
@@ -138,7 +139,7 @@ class SaveOnInterrupt(Callback):
             self._is_saving = False
 
 
-_HOW = {signal.SIGINT: "; a second Ctrl-C ends it at once", signal.SIGTERM: ""}
+_HOW: dict[int, str] = {signal.SIGINT: "; a second Ctrl-C ends it at once", signal.SIGTERM: ""}
 
 
 @rank_zero_only

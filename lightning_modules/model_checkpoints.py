@@ -16,19 +16,19 @@ _NOT_PUBLIC = ("_every_n_epochs", "_save_on_train_epoch_end")
 
 
 def save_by_step_and_time(trainer: Trainer) -> None:
-    """Let every ModelCheckpoint save by step and by time as it does under automatic optimization, and no epoch's end lost.
+    """Let every ModelCheckpoint save by step and by time as it does under automatic optimization.
 
     Under manual optimization its hook `on_train_batch_end` (lightning 2.6.6) has a branch of its own. That one never
     looks at `train_time_interval`, saves with the metric of an earlier validation where one is about to run, and loads
     what a module has in `saved_models` into what it has in `layer`. The hook is called with a stand-in for the module,
     of which it reads `automatic_optimization` alone.
 
-    A save that waits for the first value of its monitor is made at the end of a validation, and only where saves are not
-    at the end of an epoch, which is the default where each epoch has one validation: so saves by step or time were
+    A save that waits for the first value of its monitor is made at the end of a validation, and only where saves are
+    not at the end of an epoch, which is the default where each epoch has one validation: so saves by step or time were
     lost. They are set to be after validations.
 
-    A run that resumes from what was saved in the last batch of an epoch begins with the next epoch: validation, schedules
-    by epoch and all else at the end are left out. Such saves are made after the end.
+    A run that resumes from what was saved in the last batch of an epoch begins with the next epoch: validation,
+    schedules by epoch and all else at the end are left out. Such saves are made after the end.
 
     Args:
         trainer: A trainer whose fit is about to start.
@@ -73,8 +73,8 @@ def carry_over_best(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
     """Let a run that goes on in another folder know the best checkpoints until then, and their scores.
 
     `ModelCheckpoint` takes over the path alone where its folder is another one (lightning 2.6.6), so that the next
-    checkpoint, however bad, becomes the best. Files that are gone are forgotten; files that were moved together with the
-    one that the run resumes from are found beside it.
+    checkpoint, however bad, becomes the best. Files that are gone are forgotten; files that were moved together with
+    the one that the run resumes from are found beside it.
 
     Args:
         trainer: A trainer that is about to restore its callbacks.

@@ -50,11 +50,8 @@ class SaveOnInterrupt(Callback):
         # After Lightning has put its own there.
         self._handle(signal.SIGTERM)
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._end_if_asked(trainer)
-
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        # After an epoch's last batch its validation and its end are due; a resumed run would leave them out.
+        # After an epoch's last batch its validation and its end are due, which a resumed run would leave out.
         if not trainer.is_last_batch:
             self._end_if_asked(trainer)
 
@@ -74,10 +71,14 @@ class SaveOnInterrupt(Callback):
         progress["is_last_batch"] = False
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._stop_handling()
+        self._stop_handling(signal.SIGINT, signal.SIGTERM)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._stop_handling()
+        self._stop_handling(signal.SIGINT, signal.SIGTERM)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        # Lightning has put back the handlers that it found when training began, this one among them.
+        self._stop_handling(signal.SIGINT)
 
     def _handle(self, number: int) -> None:
         if threading.current_thread() is threading.main_thread():
@@ -85,12 +86,11 @@ class SaveOnInterrupt(Callback):
             if previous != self._on_signal:
                 self._previous[number] = previous
 
-    def _stop_handling(self) -> None:
-        # Lightning puts back the handlers that it found, this one among them: it hands on what it gets from now on.
-        self._is_active = False
+    def _stop_handling(self, *numbers: int) -> None:
+        self._is_active = False  # a handler that stays, after an exception, hands on what it gets
         if threading.current_thread() is threading.main_thread():
-            for number, previous in self._previous.items():
-                signal.signal(number, previous)
+            for number in set(numbers) & self._previous.keys():
+                signal.signal(number, self._previous[number])
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:

@@ -356,7 +356,8 @@ class ClosureModule(LightningModule):
         self._resumed = checkpoint if is_fit else None
         if is_fit:
             check_resumable(checkpoint)
-            carry_over_best(self.trainer, checkpoint)
+        if self._trainer is not None:
+            carry_over_best(self._trainer, checkpoint)
         stored = checkpoint.get("run_length")
         self._resumed_length = RunLength(*stored) if is_fit and stored is not None else None
 

@@ -67,7 +67,9 @@ def best_of_run(config: str) -> Path:
         return files[0]
     # The newest checkpoint knows the best one until then, by the path that it was saved at.
     states = read_checkpoint(files[-1], mmap=True).get("callbacks", {})
-    best = {Path(state["best_model_path"]).name for state in states.values() if state.get("best_model_path")}
+    saved = [state for state in states.values() if state.get("best_model_path")]
+    monitored = [state for state in saved if state.get("monitor")]
+    best = {Path(state["best_model_path"]).name for state in monitored or saved}
     found = [file for file in files if file.name in best]
     if len(found) != 1:
         names = ", ".join(file.name for file in files)

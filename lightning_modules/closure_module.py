@@ -22,6 +22,8 @@ from lightning_modules.checkpoint_check import check_architecture, check_optimiz
 from lightning_modules.closures import StepClosures, count_examples
 from lightning_modules.combinations import check_combination
 from lightning_modules.errors import ModelError
+from lightning_modules.optimizer_modes import OptimizerModes
+from lightning_modules.resumption import Resumption
 from lightning_modules.run_length import RunLength, run_length, unset_keywords
 from lightning_modules.schedules import Schedule
 from optimizers import ParabolicAdam, ParamGroups, scale_learning_rates, traits
@@ -109,6 +111,8 @@ class ClosureModule(LightningModule):
         self._pending_batches: list[Any] = []
         self._validated = False  # whether the present epoch has been validated
         self._resumed: dict[str, Any] | None = None
+        self._resumption = Resumption()
+        self._modes = OptimizerModes()
         # Of a run with a schedule: its length, that of the run it goes on from, and the rates without the schedule.
         self._length: RunLength | None = None
         self._resumed_length: RunLength | None = None
@@ -232,6 +236,7 @@ class ClosureModule(LightningModule):
     # Optimizer and schedule
 
     def configure_optimizers(self) -> Any:
+        self._resumption.before_loaders(self)
         length = run_length(self.trainer, self.accumulate_grad_batches)
         division = self.param_groups or ParamGroups()
         try:
@@ -284,13 +289,16 @@ class ClosureModule(LightningModule):
             raise ModelError(f"lr_scheduler.monitor: {monitor!r} is not logged; logged: {logged}")
         schedule.step(monitored)
 
-    # Schedule-free optimizers keep two sets of weights: train() and eval() choose between them.
+    # The course of a fit
 
     def on_fit_start(self) -> None:
+        if self.trainer.train_dataloader is None:  # a subclass has made its optimizer itself
+            self._resumption.before_loaders(self)
         # Callbacks that add parameter groups have put theirs back by now; the optimizer gets its state after this.
-        checkpoint, self._resumed = self._resumed, None
-        if checkpoint is not None and len(self.trainer.optimizers) == 1:
+        checkpoint, self._resumed = self._resumed or {}, None
+        if checkpoint and len(self.trainer.optimizers) == 1:
             check_optimizer_state(checkpoint, self.trainer.optimizers[0])
+        self._modes.begin(self.trainer.optimizers, checkpoint.get("training_weights", []))
 
     def _follow_new_length(self) -> None:
         """Lay the schedule over the run's own length, where the run goes on from one of another length."""
@@ -308,31 +316,29 @@ class ClosureModule(LightningModule):
     def on_train_start(self) -> None:
         self._follow_new_length()
         # A run that was interrupted leaves both behind.
-        self._pending_batches, self._validated = [], False
-        # A run that is resumed within an epoch has no start of one, and its checkpoint is of a validation's mode.
-        self._set_optimizer_mode("train")
+        self._pending_batches, self._validated = self._resumption.at_train_start(self)
+        # A run that is resumed within an epoch has no start of one.
+        self._modes.train(self.trainer.optimizers)
 
     def on_train_epoch_start(self) -> None:
-        self._set_optimizer_mode("train")
+        self._modes.train(self.trainer.optimizers)
+        self._resumption.at_epoch_start(self)
 
     def on_train_epoch_end(self) -> None:
-        if self._schedule_per_epoch():
-            self._advance_schedule()
-        self._validated = False
-        self._set_optimizer_mode("eval")
+        # A run that stops within an epoch ends it for Lightning alone.
+        if self.trainer.is_last_batch:
+            if self._schedule_per_epoch():
+                self._advance_schedule()
+            self._validated = False
+        self._modes.evaluate(self.trainer.optimizers)
 
     def on_validation_start(self) -> None:
-        self._set_optimizer_mode("eval")
+        self._modes.evaluate(self.trainer.optimizers)
 
     def on_validation_end(self) -> None:
         if self.trainer.state.fn == "fit":
             self._validated = not self.trainer.sanity_checking
-            self._set_optimizer_mode("train")
-
-    def _set_optimizer_mode(self, mode: Literal["train", "eval"]) -> None:
-        for optimizer in self.trainer.optimizers:
-            if callable(getattr(optimizer, mode, None)):
-                getattr(optimizer, mode)()
+            self._modes.train(self.trainer.optimizers)
 
     # Checkpoints
 
@@ -340,12 +346,18 @@ class ClosureModule(LightningModule):
         checkpoint["optimizer_names"] = [type(optimizer).__name__ for optimizer in self.trainer.optimizers]
         if self._length is not None:
             checkpoint["run_length"] = list(self._length)
+        self._modes.save(checkpoint, self.trainer)
+        # Callbacks that save after a validation do so before this module learns of its end.
+        validated = self._validated or self.trainer.validating
+        self._resumption.save(checkpoint, self, self._pending_batches, validated)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self.strict_loading:
             check_architecture(checkpoint, self.state_dict(), type(self.trained_module).__name__)
         is_fit = self._trainer is not None and self.trainer.state.fn == "fit"
         self._resumed = checkpoint if is_fit else None
+        if is_fit:
+            self._resumption.load(checkpoint)
         stored = checkpoint.get("run_length")
         self._resumed_length = RunLength(*stored) if is_fit and stored is not None else None
 

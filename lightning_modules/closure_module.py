@@ -22,6 +22,7 @@ from lightning_modules.checkpoint_check import check_architecture, check_optimiz
 from lightning_modules.closures import StepClosures, count_examples
 from lightning_modules.combinations import check_combination
 from lightning_modules.errors import ModelError
+from lightning_modules.loop_progress import has_ended_epoch
 from lightning_modules.optimizer_modes import OptimizerModes
 from lightning_modules.resumption import Resumption
 from lightning_modules.run_length import RunLength, run_length, unset_keywords
@@ -110,6 +111,7 @@ class ClosureModule(LightningModule):
         self.new_parameter_names: Sequence[str] = ()
         self._pending_batches: list[Any] = []
         self._validated = False  # whether the present epoch has been validated
+        self._in_epoch = False  # whether an epoch has started and not ended
         self._resumed: dict[str, Any] | None = None
         self._resumption = Resumption()
         self._modes = OptimizerModes()
@@ -316,28 +318,35 @@ class ClosureModule(LightningModule):
     def on_train_start(self) -> None:
         self._follow_new_length()
         # A run that was interrupted leaves both behind.
-        self._pending_batches, self._validated = self._resumption.at_train_start(self)
+        self._pending_batches, saved = self._resumption.at_train_start(self)
+        self._validated = saved.get("validated", False)
+        if saved.get("epoch_end_due", False):
+            self._end_epoch()
         # A run that is resumed within an epoch has no start of one.
         self._modes.train(self.trainer.optimizers)
 
     def on_train_epoch_start(self) -> None:
         self._modes.train(self.trainer.optimizers)
         self._resumption.at_epoch_start(self)
+        self._in_epoch = True
 
     def on_train_epoch_end(self) -> None:
         # A run that stops within an epoch ends it for Lightning alone.
         if self.trainer.is_last_batch:
-            if self._schedule_per_epoch():
-                self._advance_schedule()
-            self._validated = False
+            self._end_epoch()
         self._modes.evaluate(self.trainer.optimizers)
+
+    def _end_epoch(self) -> None:
+        if self._schedule_per_epoch():
+            self._advance_schedule()
+        self._in_epoch = self._validated = False
 
     def on_validation_start(self) -> None:
         self._modes.evaluate(self.trainer.optimizers)
 
     def on_validation_end(self) -> None:
-        if self.trainer.state.fn == "fit":
-            self._validated = not self.trainer.sanity_checking
+        if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
+            self._validated = True
             self._modes.train(self.trainer.optimizers)
 
     # Checkpoints
@@ -349,7 +358,9 @@ class ClosureModule(LightningModule):
         self._modes.save(checkpoint, self.trainer)
         # Callbacks that save after a validation do so before this module learns of its end.
         validated = self._validated or self.trainer.validating
-        self._resumption.save(checkpoint, self, self._pending_batches, validated)
+        epoch_end_due = self._in_epoch and has_ended_epoch(self.trainer) and self.trainer.is_last_batch
+        facts = {"validated": validated, "epoch_end_due": epoch_end_due}
+        self._resumption.save(checkpoint, self, self._pending_batches, **facts)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self.strict_loading:

@@ -63,16 +63,14 @@ class Resumption:
 
     # Saving
 
-    def save(
-        self, checkpoint: dict[str, Any], module: LightningModule, waiting: Sequence[Any], validated: bool
-    ) -> None:
+    def save(self, checkpoint: dict[str, Any], module: LightningModule, waiting: Sequence[Any], **facts: bool) -> None:
         """Add the entries to a checkpoint.
 
         Args:
             checkpoint: The checkpoint that is being written.
             module: The module.
             waiting: The batches that wait for an accumulated step.
-            validated: Whether the present epoch has been validated.
+            facts: What :meth:`at_train_start` is to return beside the batches.
         """
         if "optimizer_states" not in checkpoint:
             return  # weights alone
@@ -85,7 +83,7 @@ class Resumption:
             "epoch_start": {name: _of_all_ranks(states, module) for name, states in self._epoch_start.items()},
             "waiting": _batches_of_all_ranks(waiting, trainer),
             "metrics": {name: value.detach().cpu() for name, value in trainer.callback_metrics.items()},
-            "validated": validated,
+            "facts": facts,
         }
 
     # Resuming
@@ -96,26 +94,26 @@ class Resumption:
         self._loader_states = fit.get("combined_loader", [])
         self._loaded = checkpoint.get(ENTRY, {})
 
-    def at_train_start(self, module: LightningModule) -> tuple[list[Any], bool]:
+    def at_train_start(self, module: LightningModule) -> tuple[list[Any], dict[str, bool]]:
         """Put everything back, as the last before training starts.
 
         Args:
             module: The module.
 
         Returns:
-            The waiting batches, and whether the present epoch has been validated.
+            The waiting batches and the facts that were saved with them.
         """
         trainer, loaded, states = module.trainer, self._loaded, self._loader_states
         self._loaded, self._loader_states = {}, []
         if not trainer.fit_loop.is_resuming:
-            return [], False
+            return [], {}
         within = is_within_epoch(trainer)
         if has_ended_epoch(trainer):
             begin_next_epoch(trainer)
         elif not within:
             _data_fetcher(trainer).done = True
         if not loaded:
-            return [], False
+            return [], {}
         if loaded["ranks"] != trainer.world_size:
             rank_zero_info(
                 f"the checkpoint is of {loaded['ranks']} ranks and this run has {trainer.world_size}: it goes on with "
@@ -132,9 +130,9 @@ class Resumption:
         waiting = loaded["waiting"]
         if isinstance(waiting, int):
             rank_zero_warn(f"{waiting} batches of an accumulated step are left out: the checkpoint could not hold them")
-            return [], loaded["validated"]
+            return [], loaded["facts"]
         own = waiting[trainer.global_rank % loaded["ranks"]]
-        return [move_data_to_device(each, module.device) for each in own], loaded["validated"]
+        return [move_data_to_device(each, module.device) for each in own], loaded["facts"]
 
     def _go_to_batch(self, module: LightningModule, states: list[dict[str, Any]]) -> None:
         """Make the iterator of the epoch again and go to the batch that comes next."""
@@ -150,6 +148,8 @@ class Resumption:
             return
         generators = _generators(trainer)
         set_random_states(self._epoch_start["iterator"], module.device, generators)
+        if "batches" in self._epoch_start:
+            fetcher.combined_loader.reset()  # workers that stay draw a seed for the first iterator alone
         iter(fetcher)
         if "batches" in self._epoch_start:
             set_random_states(self._epoch_start["batches"], module.device, generators)

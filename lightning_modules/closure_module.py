@@ -27,7 +27,10 @@ from lightning_modules.checkpoint_check import (
 from lightning_modules.closures import StepClosures, count_examples
 from lightning_modules.combinations import check_combination
 from lightning_modules.errors import ModelError
+from lightning_modules.loop_progress import has_ended_epoch
 from lightning_modules.model_checkpoints import carry_over_best, save_by_step_and_time
+from lightning_modules.optimizer_modes import OptimizerModes
+from lightning_modules.resumption import Resumption
 from lightning_modules.run_length import RunLength, run_length, unset_keywords
 from lightning_modules.schedules import Schedule
 from optimizers import ParabolicAdam, ParamGroups, scale_learning_rates, traits
@@ -114,7 +117,10 @@ class ClosureModule(LightningModule):
         self.new_parameter_names: Sequence[str] = ()
         self._pending_batches: list[Any] = []
         self._validated = False  # whether the present epoch has been validated
+        self._in_epoch = False  # whether an epoch has started and not ended
         self._resumed: dict[str, Any] | None = None
+        self._resumption = Resumption()
+        self._modes = OptimizerModes()
         # Of a run with a schedule: its length, that of the run it goes on from, and the rates without the schedule.
         self._length: RunLength | None = None
         self._resumed_length: RunLength | None = None
@@ -238,6 +244,7 @@ class ClosureModule(LightningModule):
     # Optimizer and schedule
 
     def configure_optimizers(self) -> Any:
+        self._resumption.before_loaders(self)
         length = run_length(self.trainer, self.accumulate_grad_batches)
         division = self.param_groups or ParamGroups()
         try:
@@ -290,14 +297,17 @@ class ClosureModule(LightningModule):
             raise ModelError(f"lr_scheduler.monitor: {monitor!r} is not logged; logged: {logged}")
         schedule.step(monitored)
 
-    # Schedule-free optimizers keep two sets of weights: train() and eval() choose between them.
+    # The course of a fit
 
     def on_fit_start(self) -> None:
         save_by_step_and_time(self.trainer)
+        if self.trainer.train_dataloader is None:  # a subclass has made its optimizer itself
+            self._resumption.before_loaders(self)
         # Callbacks that add parameter groups have put theirs back by now; the optimizer gets its state after this.
-        checkpoint, self._resumed = self._resumed, None
-        if checkpoint is not None and len(self.trainer.optimizers) == 1:
+        checkpoint, self._resumed = self._resumed or {}, None
+        if checkpoint and len(self.trainer.optimizers) == 1:
             check_optimizer_state(checkpoint, self.trainer.optimizers[0])
+        self._modes.begin(self.trainer.optimizers, checkpoint.get("training_weights", []))
 
     def _follow_new_length(self) -> None:
         """Lay the schedule over the run's own length, where the run goes on from one of another length."""
@@ -315,31 +325,36 @@ class ClosureModule(LightningModule):
     def on_train_start(self) -> None:
         self._follow_new_length()
         # A run that was interrupted leaves both behind.
-        self._pending_batches, self._validated = [], False
-        # A run that is resumed within an epoch has no start of one, and its checkpoint is of a validation's mode.
-        self._set_optimizer_mode("train")
+        self._pending_batches, saved = self._resumption.at_train_start(self)
+        self._validated = saved.get("validated", False)
+        if saved.get("epoch_end_due", False):
+            self._end_epoch()
+        # A run that is resumed within an epoch has no start of one.
+        self._modes.train(self.trainer.optimizers)
 
     def on_train_epoch_start(self) -> None:
-        self._set_optimizer_mode("train")
+        self._modes.train(self.trainer.optimizers)
+        self._resumption.at_epoch_start(self)
+        self._in_epoch = True
 
     def on_train_epoch_end(self) -> None:
+        # A run that stops within an epoch ends it for Lightning alone.
+        if self.trainer.is_last_batch:
+            self._end_epoch()
+        self._modes.evaluate(self.trainer.optimizers)
+
+    def _end_epoch(self) -> None:
         if self._schedule_per_epoch():
             self._advance_schedule()
-        self._validated = False
-        self._set_optimizer_mode("eval")
+        self._in_epoch = self._validated = False
 
     def on_validation_start(self) -> None:
-        self._set_optimizer_mode("eval")
+        self._modes.evaluate(self.trainer.optimizers)
 
     def on_validation_end(self) -> None:
-        if self.trainer.state.fn == "fit":
-            self._validated = not self.trainer.sanity_checking
-            self._set_optimizer_mode("train")
-
-    def _set_optimizer_mode(self, mode: Literal["train", "eval"]) -> None:
-        for optimizer in self.trainer.optimizers:
-            if callable(getattr(optimizer, mode, None)):
-                getattr(optimizer, mode)()
+        if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
+            self._validated = True
+            self._modes.train(self.trainer.optimizers)
 
     # Checkpoints
 
@@ -347,6 +362,12 @@ class ClosureModule(LightningModule):
         checkpoint["optimizer_names"] = [type(optimizer).__name__ for optimizer in self.trainer.optimizers]
         if self._length is not None:
             checkpoint["run_length"] = list(self._length)
+        self._modes.save(checkpoint, self.trainer)
+        # Callbacks that save after a validation do so before this module learns of its end.
+        validated = self._validated or self.trainer.validating
+        epoch_end_due = self._in_epoch and has_ended_epoch(self.trainer) and self.trainer.is_last_batch
+        facts = {"validated": validated, "epoch_end_due": epoch_end_due}
+        self._resumption.save(checkpoint, self, self._pending_batches, **facts)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self.strict_loading:
@@ -356,6 +377,7 @@ class ClosureModule(LightningModule):
         self._resumed = checkpoint if is_fit else None
         if is_fit:
             check_resumable(checkpoint)
+            self._resumption.load(checkpoint)
         if self._trainer is not None:
             carry_over_best(self._trainer, checkpoint)
         stored = checkpoint.get("run_length")

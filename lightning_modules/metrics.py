@@ -235,7 +235,7 @@ class EvaluationMetrics(nn.Module):
     def __init__(self, names: Sequence[str] | None, num_labels: int, problem_type: ProblemType | None = None) -> None:
         super().__init__()
         self.problem_type = check_problem_type(problem_type, num_labels)
-        self.loss = MeanMetric()
+        self.loss = MeanMetric(nan_strategy="disable")  # by default torchmetrics leaves batches out whose loss is NaN
         self.scores = nn.ModuleDict(
             {
                 name: build_metric(name, num_labels, self.problem_type)

@@ -34,7 +34,7 @@ class Traits(NamedTuple):
         sets_step_size: Whether it finds its own step size and writes it to `lr`. A schedule would be overwritten.
         measures_slope: Whether it takes the slope of the loss from the gradients, which clipping would falsify.
         takes_progress: Whether whoever knows the share of the run that is done may set its attribute `progress`.
-        checks_finite: Whether its step asks if loss and gradients are finite; whoever has asked before may set it False.
+        checks_finite: Whether its step asks if loss and gradients are finite; whoever asks before it may set it False.
     """
 
     needs_gradient: bool = True

@@ -58,7 +58,7 @@ def test_trials_see_the_masks_of_the_closure_and_the_stream_advances_once() -> N
 def test_masks_differ_from_step_to_step() -> None:
     model = nn.Sequential(nn.Linear(3, 16), nn.Dropout(0.5), nn.Linear(16, 1))
     first = regression_step(model, [8])
-    second = StepClosures(first._compute_loss, first._batches, zero_grad=model.zero_grad, backward=Tensor.backward)
+    second = StepClosures(first._compute_loss, first.batches, zero_grad=model.zero_grad, backward=Tensor.backward)
     assert not torch.equal(first.closure(), second.closure())
 
 

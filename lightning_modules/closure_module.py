@@ -27,13 +27,15 @@ from lightning_modules.checkpoint_check import (
 from lightning_modules.closures import StepClosures, count_examples
 from lightning_modules.combinations import check_combination
 from lightning_modules.errors import ModelError
+from lightning_modules.finite_steps import FiniteSteps
 from lightning_modules.loop_progress import has_ended_epoch
 from lightning_modules.model_checkpoints import carry_over_best, save_by_step_and_time
 from lightning_modules.optimizer_modes import OptimizerModes
 from lightning_modules.resumption import Resumption
 from lightning_modules.run_length import RunLength, run_length, unset_keywords
 from lightning_modules.schedules import Schedule
-from optimizers import ParabolicAdam, ParamGroups, scale_learning_rates, traits
+from optimizers import ParabolicAdam, ParamGroups, scale_learning_rates
+from optimizers.replayed import moving_buffers
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,9 @@ class ClosureModule(LightningModule):
     A subclass defines :meth:`compute_loss`; ``fit``, ``validate`` and ``test`` then work, with any torch optimizer.
     Optimization is manual in Lightning's sense: an optimizer whose ``step`` takes ``evaluate`` gets
     ``step(closure, evaluate=…, loss=…)``, any other one ``step(closure)``. All trials of a step see the same batch and
-    the same dropout masks. Logs ``train/loss``, ``train/step_size``, ``train/step_time`` (seconds of a step),
-    ``train/examples_per_second``, ``val/loss`` and ``test/loss``.
+    the same dropout masks. A step whose loss or gradients are not finite is left out. Logs ``train/loss``,
+    ``train/step_size``, ``train/step_time`` (seconds of a step), ``train/examples_per_second``,
+    ``train/skipped_steps`` (so far), ``val/loss`` and ``test/loss``.
 
     Args:
         optimizer: Makes the optimizer from parameter groups. An argument ``steps_per_epoch`` or ``total_steps`` that is
@@ -76,6 +79,7 @@ class ClosureModule(LightningModule):
         accumulate_grad_batches: Batches per optimizer step, 1 or more. A step, and every trial of a line search in it,
             is about all of them.
         gradient_clip: Bound on the gradient; not for line searches, which need the slope of the loss. Default: none.
+        max_skipped_steps: How many steps in a row may be left out before the run stops, 1 or more.
 
     Raises:
         ModelError: if an argument is out of range.
@@ -101,6 +105,7 @@ class ClosureModule(LightningModule):
         param_groups: ParamGroups | None = None,
         accumulate_grad_batches: int = 1,
         gradient_clip: GradientClip | None = None,
+        max_skipped_steps: int = 20,
     ) -> None:
         super().__init__()
         if accumulate_grad_batches < 1:
@@ -114,6 +119,9 @@ class ClosureModule(LightningModule):
         self.param_groups = param_groups
         self.accumulate_grad_batches = accumulate_grad_batches
         self.gradient_clip = gradient_clip
+        self.max_skipped_steps = max_skipped_steps
+        self._finite_steps = FiniteSteps(max_skipped_steps)
+        self._buffers_that_move: list[Tensor] = []
         self.new_parameter_names: Sequence[str] = ()
         self._pending_batches: list[Any] = []
         self._validated = False  # whether the present epoch has been validated
@@ -172,15 +180,13 @@ class ClosureModule(LightningModule):
         optimizer = self._single_optimizer()
         step = self.step_closures(batches, optimizer)
         offered = {"evaluate": step.evaluate, "loss": step.loss, "evaluate_many": step.evaluate_many}
-        loss = optimizer.step(closure=step.closure, **taken_by_step(optimizer.optimizer, offered))
-        if not traits(optimizer.optimizer).needs_gradient:
-            # The closure, which fills it in, has not run.
-            step.loss.copy_(torch.as_tensor(loss))
+        offered = taken_by_step(optimizer.optimizer, offered)
+        loss = self._finite_steps.step(optimizer, step, offered, has_scaler=self._scaler is not None)
         # Weights cached during the step must not meet the batch after it.
         torch.clear_autocast_cache()
         if not self._schedule_per_epoch():
             self._advance_schedule()
-        self._log_step(step, time.perf_counter() - started)
+        self._log_step(loss, step.num_examples, time.perf_counter() - started)
 
     def step_closures(self, batches: list[Any], optimizer: LightningOptimizer) -> StepClosures:
         """Return the closures of a step over micro-batches, as the running strategy and precision need them.
@@ -205,6 +211,9 @@ class ClosureModule(LightningModule):
             module=self,
             mean_over=self.mean_over,
             sum_over_ranks=(lambda terms: strategy.reduce(terms, reduce_op="sum")) if several else None,
+            # Scaled gradients are the scaler's to look at.
+            parameters=[] if self._scaler else [p for group in optimizer.param_groups for p in group["params"]],
+            buffers=self._buffers_that_move,
         )
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
@@ -218,13 +227,19 @@ class ClosureModule(LightningModule):
             raise ModelError(f"configure_optimizers: one optimizer is expected, got {len(self.trainer.optimizers)}")
         return optimizer
 
-    def _log_step(self, step: StepClosures, seconds: float) -> None:
-        self.log("train/loss", step.loss, prog_bar=True)
+    @property
+    def _scaler(self) -> Any:
+        """The gradient scaler of 16-mixed precision, or None."""
+        return getattr(self.trainer.precision_plugin, "scaler", None)
+
+    def _log_step(self, loss: Tensor, num_examples: int, seconds: float) -> None:
+        self.log("train/loss", loss, prog_bar=True)
         step_size = self._single_optimizer().param_groups[0].get("lr")
         if step_size is not None:
             self.log("train/step_size", float(step_size), prog_bar=True)
         self.log("train/step_time", seconds)
-        self.log("train/examples_per_second", step.num_examples * self.trainer.world_size / seconds)
+        self.log("train/examples_per_second", num_examples * self.trainer.world_size / seconds)
+        self.log("train/skipped_steps", float(self._finite_steps.skipped))
 
     # Evaluation
 
@@ -260,7 +275,7 @@ class ClosureModule(LightningModule):
             optimizer,
             division,
             has_schedule=self.lr_scheduler is not None,
-            scales_gradients=getattr(self.trainer.precision_plugin, "scaler", None) is not None,
+            scales_gradients=self._scaler is not None,
             clips_gradients=self.gradient_clip is not None,
         )
         try:
@@ -305,6 +320,8 @@ class ClosureModule(LightningModule):
             self._resumption.before_loaders(self)
         # Callbacks that add parameter groups have put theirs back by now; the optimizer gets its state after this.
         checkpoint, self._resumed = self._resumed or {}, None
+        self._finite_steps = FiniteSteps(self.max_skipped_steps)
+        self._finite_steps.load(checkpoint.get("skipped_steps", (0, 0, False)))
         if checkpoint and len(self.trainer.optimizers) == 1:
             check_optimizer_state(checkpoint, self.trainer.optimizers[0])
         self._modes.begin(self.trainer.optimizers, checkpoint.get("training_weights", []))
@@ -331,11 +348,15 @@ class ClosureModule(LightningModule):
             self._end_epoch()
         # A run that is resumed within an epoch has no start of one.
         self._modes.train(self.trainer.optimizers)
+        self._buffers_that_move = moving_buffers(self)
 
     def on_train_epoch_start(self) -> None:
         self._modes.train(self.trainer.optimizers)
         self._resumption.at_epoch_start(self)
         self._in_epoch = True
+
+    def on_train_end(self) -> None:
+        self._finite_steps.finish()
 
     def on_train_epoch_end(self) -> None:
         # A run that stops within an epoch ends it for Lightning alone.
@@ -360,6 +381,7 @@ class ClosureModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["optimizer_names"] = [type(optimizer).__name__ for optimizer in self.trainer.optimizers]
+        checkpoint["skipped_steps"] = self._finite_steps.state()
         if self._length is not None:
             checkpoint["run_length"] = list(self._length)
         self._modes.save(checkpoint, self.trainer)

@@ -206,7 +206,7 @@ class GLD(Optimizer):
         trials = Trials(step, evaluate_many if self.candidates == "at_once" else None)
         start = step.loss()
         (before,) = read_losses([start])
-        after, successes, radii, names = before, 0, [], set()
+        after, successes, radii, names, any_finite = before, 0, [], set(), False
         if math.isfinite(before):
             units = [unit for unit in candidate_units(step.members, self.param_groups, self.units) if unit.lr > 0]
             selection = step.number // self.reselect_every
@@ -217,12 +217,15 @@ class GLD(Optimizer):
                     radii.append(self._radius(unit))
                     names.add(unit.name)
                     search = self._search if self.lookahead_width == 1 else self._search_ahead
+                    trials.any_finite = False
                     after, succeeded = search(trials, unit, selection, turn, after)
-                    self._adapt_radius(unit, succeeded)
                     successes += succeeded
+                    if trials.any_finite:  # otherwise losses tell nothing about radii
+                        self._adapt_radius(unit, succeeded)
+                        any_finite = True
         else:
             before = after = float(start)
-        step.finish(skipped=not math.isfinite(before))
+        step.finish(skipped=not math.isfinite(before) or (bool(radii) and not any_finite))
         self.last_step = StepRecord(
             loss_before=before,
             loss_after=after,

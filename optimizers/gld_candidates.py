@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -123,11 +124,15 @@ class Trials:
     Args:
         step: The step, which computes the loss at the present parameters and counts.
         evaluate_many: Computes the losses of all candidates of a unit at once. None: one after the other.
+
+    Attributes:
+        any_finite: Whether a move has led to a finite loss, since it was last set to False.
     """
 
     def __init__(self, step: GradientFreeStep, evaluate_many: EvaluateMany | None) -> None:
         self._step = step
         self._evaluate_many = evaluate_many
+        self.any_finite = False
 
     def of_staying(self, unit: CandidateUnit) -> Trial:
         """Evaluate a unit where it is."""
@@ -155,6 +160,7 @@ class Trials:
             penalties.append(unit.penalty(stacks))
             self._step.evaluations += len(moves)
         read, added = read_losses(losses), read_losses(penalties)
+        self.any_finite = self.any_finite or any(map(math.isfinite, read))
         if len(added) < len(read):  # no norm is weighted
             added *= len(read)
         return [Trial(loss + extra, loss, *move) for loss, extra, move in zip(read, added, moves, strict=True)]

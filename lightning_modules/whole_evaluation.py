@@ -51,7 +51,7 @@ class WholeEvaluation(Callback):
 
     # DDP
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         model = trainer.strategy.model
         if isinstance(model, DistributedDataParallel) and getattr(pl_module, "constant_buffers", False):
             setattr(model, _SYNC_BUFFERS, False)

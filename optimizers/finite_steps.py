@@ -10,6 +10,7 @@ from torch import Tensor
 
 from optimizers.group_update import GroupUpdate
 from optimizers.scalars import gather
+from optimizers.shards import true_on_all_ranks
 
 
 def finite_start(loss: Tensor | float, updates: Sequence[GroupUpdate]) -> Tensor | float | None:
@@ -29,6 +30,8 @@ def finite_start(loss: Tensor | float, updates: Sequence[GroupUpdate]) -> Tensor
         finite = gather([*norms, loss]).isfinite().all()
     else:
         finite = gather(norms).isfinite().all() & math.isfinite(loss)
+    if updates[0].shares is not None:
+        finite = true_on_all_ranks(finite)
     if finite.device.type == "cpu":
         return loss if finite else None
     broken = ~finite

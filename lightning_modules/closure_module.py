@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ParallelStrategy
@@ -34,8 +34,12 @@ from lightning_modules.optimizer_modes import OptimizerModes
 from lightning_modules.resumption import Resumption
 from lightning_modules.run_length import RunLength, run_length, unset_keywords
 from lightning_modules.schedules import Schedule
+from lightning_modules.whole_evaluation import WholeEvaluation
 from optimizers import ParabolicAdam, ParamGroups, scale_learning_rates
 from optimizers.replayed import moving_buffers
+
+# Lightning weights a logged loss by an integer; weights of batches need not be integers.
+_WEIGHT_UNITS = 2**16
 
 
 @dataclass(frozen=True)
@@ -168,6 +172,14 @@ class ClosureModule(LightningModule):
         """The module whose parameters the optimizer gets; default: this one."""
         return self
 
+    @property
+    def constant_buffers(self) -> bool:
+        """Whether no forward pass changes a buffer, so that DDP need not exchange them; default: unknown, False."""
+        return False
+
+    def configure_callbacks(self) -> Sequence[Callback]:
+        return [WholeEvaluation()]
+
     # The step
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
@@ -253,7 +265,8 @@ class ClosureModule(LightningModule):
         name = f"{stage}/loss" if set_index == 0 else f"{stage}_{set_index}/loss"
         options: dict[str, Any] = {"on_epoch": True, "on_step": False, "add_dataloader_idx": False, "sync_dist": True}
         for part in self.prepare_batch(batch, f"{stage}{set_index}"):
-            terms = max(1, round(float(self.mean_over(part))))
+            # Lightning 2.6 averages the batch sizes of ranks as integers, and rounds down: each is made divisible.
+            terms = max(1, round(float(self.mean_over(part)) * _WEIGHT_UNITS)) * self.trainer.world_size
             self.log(name, self.compute_loss(part), batch_size=terms, **options)
 
     # Optimizer and schedule

@@ -156,6 +156,11 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         """The Hugging Face model, perhaps with an adapter."""
         return self.model
 
+    @property
+    def constant_buffers(self) -> bool:
+        """Whether the model has no running statistics; other buffers of transformers' models are constants."""
+        return not any(getattr(module, "track_running_stats", False) for module in self.model.modules())
+
     def train(self, mode: bool = True) -> SequenceClassifier:
         super().train(mode)
         if mode and self.trainable != "all":

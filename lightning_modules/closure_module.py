@@ -106,6 +106,7 @@ class ClosureModule(LightningModule):
         self.accumulate_grad_batches = accumulate_grad_batches
         self.gradient_clip = gradient_clip
         self.new_parameter_names: Sequence[str] = ()
+        self.module_order: Sequence[str] = ()  # in which the trained module's modules run, where that is known
         self._pending_batches: list[Any] = []
         self._validated = False  # whether the present epoch has been validated
         self._resumed: dict[str, Any] | None = None
@@ -235,7 +236,7 @@ class ClosureModule(LightningModule):
         length = run_length(self.trainer, self.accumulate_grad_batches)
         division = self.param_groups or ParamGroups()
         try:
-            groups = division(self.trained_module, self.new_parameter_names)
+            groups = division(self.trained_module, self.new_parameter_names, self.module_order)
         except ValueError as error:
             raise ModelError(f"param_groups: {error}") from error
         known = {"steps_per_epoch": length.steps_per_epoch, "total_steps": length.total_steps}

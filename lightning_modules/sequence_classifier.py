@@ -23,6 +23,7 @@ from lightning_modules.length_split import split_by_length as parts_by_length
 from lightning_modules.losses import LossOptions, ProblemType, TaskLoss, check_problem_type, task_loss
 from lightning_modules.metrics import LOWER_IS_BETTER, EvaluationMetrics, check_metrics, predicted_labels
 from lightning_modules.pretrained import check_label_order, load_sequence_classifier
+from lightning_modules.tiny_input import module_order
 from lightning_modules.trainable_parts import Trainable, freeze_all_but, frozen_modules
 from lightning_modules.trained_classifier import TrainedClassifier
 from lightning_modules.windows import mean_per_text
@@ -128,11 +129,14 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         self.main_metric = f"val/{names[0] if names else 'loss'}"
         self.main_metric_mode = "min" if self.main_metric.removeprefix("val/") in LOWER_IS_BETTER else "max"
         self.pad_token_id = getattr(loaded.model.config, "pad_token_id", None)
-        self.adapted = None if adapter is None else add_adapter(loaded.model, adapter, loaded.new_parameter_names)
+        order = module_order(loaded.model)
+        new = loaded.new_parameter_names
+        self.adapted = None if adapter is None else add_adapter(loaded.model, adapter, new, order)
         self.model: nn.Module = (self.adapted or loaded).model
         self.new_parameter_names = (self.adapted or loaded).new_parameter_names
+        self.module_order = order if self.adapted is None else module_order(self.model)
         try:
-            freeze_all_but(self.model, trainable, self.new_parameter_names)
+            freeze_all_but(self.model, trainable, self.new_parameter_names, self.module_order)
         except ValueError as error:
             raise ModelError(str(error)) from error
         self.trainable = trainable

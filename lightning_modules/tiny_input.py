@@ -32,7 +32,8 @@ def tiny_input(config: Any, length: int = LENGTH, device: torch.device | str = "
     # Images and the like have tokens of their own.
     special |= {value for name, value in config.to_dict().items() if name.endswith(("_token_id", "_token_index"))}
     size = getattr(text, "vocab_size", None) or 1000
-    ids = [token for token in range(size) if token not in special][:length]
+    ordinary = [token for token in range(min(size, length + 64)) if token not in special]
+    ids = [ordinary[place % len(ordinary)] for place in range(length)]
     end = getattr(text, "eos_token_id", None)
     end = end[0] if isinstance(end, list) and end else end
     if isinstance(end, int) and 0 <= end < size:

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
 
-@torch.no_grad()
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Context without gradients in which a model is in eval mode; its mode and torch's random numbers come back."""
+    training = [module for module in model.modules() if module.training]
+    devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
+    try:
+        for module in training:
+            module.training = False
+        with torch.no_grad(), torch.random.fork_rng(list(devices)):
+            yield
+    finally:
+        for module in training:
+            module.training = True
+
+
 def call_order(model: nn.Module, run: Callable[[], Any]) -> tuple[str, ...]:
     """Return the names of a model's modules in the order in which their calls begin, one entry per call.
 
-    The model runs once, in eval mode and without gradients; its mode and torch's random numbers are afterwards what
-    they were.
+    The model runs once, as in :func:`evaluating`.
 
     Args:
         model: The model; its own name is the empty string.
@@ -27,21 +41,15 @@ def call_order(model: nn.Module, run: Callable[[], Any]) -> tuple[str, ...]:
     """
     calls: list[str] = []
     names = {module: name for name, module in model.named_modules()}
-    training = [module for module in names if module.training]
 
     def note(module: nn.Module, args: Any) -> None:
         calls.append(names[module])
 
     hooks = [module.register_forward_pre_hook(note) for module in names]
-    devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
     try:
-        for module in training:
-            module.training = False
-        with torch.random.fork_rng(list(devices)):
+        with evaluating(model):
             run()
     finally:
         for hook in hooks:
             hook.remove()
-        for module in training:
-            module.training = True
     return tuple(calls)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from lightning_modules.adapter_check import check_adapter_acts
 from lightning_modules.bottleneck_adapter import (
     ADAPTER_TYPE,
     CONFIG_FILE,
@@ -112,7 +113,10 @@ def add_adapter(
             for path in heads:
                 model.get_submodule(path).requires_grad_(True)
             return AdaptedModel(model, [*new_parameter_names, *added], adapter)
-        return _add_peft_adapter(model, adapter, heads, set(new_parameter_names))
+        adapted = _add_peft_adapter(model, adapter, heads, set(new_parameter_names))
+        if order:
+            check_adapter_acts(adapted.model)
+        return adapted
     except (ValueError, TypeError, OSError, RuntimeError, KeyError) as error:
         if isinstance(error, ModelError):
             raise
@@ -153,7 +157,7 @@ def _load_adapter(model: nn.Module, folder: str, new: set[str], order: Sequence[
     saved = json.loads(path.read_text(encoding="utf-8"))
     if saved.get("peft_type") == ADAPTER_TYPE:
         config = read_bottleneck_config(saved)
-        new_in_head = head_names(model, order) & new
+        new_in_head = head_names(model, order) & new | new_beside_old(model, new)
         add_bottleneck_adapters(model, config, order)
         load_bottleneck_weights(model, folder, new_in_head)
         return AdaptedModel(model, (), config)

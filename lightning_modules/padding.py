@@ -49,7 +49,7 @@ class Padding:
         return not self.is_free("right") and not self.is_free("left")
 
     def side_for(self, own: str) -> str:
-        """Return the side on which texts are to be padded: ``own``, their tokenizer's, unless only the other is free."""
+        """Return the side on which texts are to be padded: ``own``, unless only the other is free."""
         other = "left" if own == "right" else "right"
         return other if not self.is_free(own) and self.is_free(other) else own
 

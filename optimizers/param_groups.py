@@ -118,9 +118,9 @@ class ParamGroups:
             groups[key]["new"] += (name in new_names,)
         if not groups:
             raise ValueError(f"no parameter trains in a {type(model).__name__}: all have requires_grad=False")
-        order = {unit: index for index, unit in enumerate(dict.fromkeys(units.values()))}
+        places = {unit: index for index, unit in enumerate(dict.fromkeys(units.values()))}
         parts = {part: index for index, part in enumerate(dict.fromkeys(part for part, _ in rates.values()))}
-        return [groups[key] for key in sorted(groups, key=lambda key: (order[key[0]], parts.get(key[1], 0), key[2]))]
+        return [groups[key] for key in sorted(groups, key=lambda key: (places[key[0]], parts.get(key[1], 0), key[2]))]
 
     def _units(self, model: nn.Module, order: Sequence[str]) -> dict[str, str]:
         """Return the unit of every trainable parameter by the parameter's name, from the bottom to the top."""

@@ -100,7 +100,7 @@ _OWN: dict[str, dict[str, Any]] = {
     "axk1": {"head_dim": 4},
     "axk2": {"index_head_dim": 8, "index_n_heads": 2},
     "canine": {
-        "num_hash_buckets": 64,
+        "num_hash_buckets": 128,
         "max_position_embeddings": 128,
         "downsampling_rate": 2,
         "local_transformer_stride": 8,

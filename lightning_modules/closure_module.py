@@ -127,6 +127,7 @@ class ClosureModule(LightningModule):
         self._finite_steps = FiniteSteps(max_skipped_steps)
         self._buffers_that_move: list[Tensor] = []
         self.new_parameter_names: Sequence[str] = ()
+        self.module_order: Sequence[str] = ()  # in which the trained module's modules run, where that is known
         self._pending_batches: list[Any] = []
         self._validated = False  # whether the present epoch has been validated
         self._in_epoch = False  # whether an epoch has started and not ended
@@ -276,7 +277,7 @@ class ClosureModule(LightningModule):
         length = run_length(self.trainer, self.accumulate_grad_batches)
         division = self.param_groups or ParamGroups()
         try:
-            groups = division(self.trained_module, self.new_parameter_names)
+            groups = division(self.trained_module, self.new_parameter_names, self.module_order)
         except ValueError as error:
             raise ModelError(f"param_groups: {error}") from error
         known = {"steps_per_epoch": length.steps_per_epoch, "total_steps": length.total_steps}

@@ -21,6 +21,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from lightning_modules.checkpoint_check import check_architecture, check_optimizer_state
 from lightning_modules.closures import StepClosures, count_examples
 from lightning_modules.combinations import check_combination
+from lightning_modules.compilation import compile_loss_alone
 from lightning_modules.errors import ModelError
 from lightning_modules.run_length import RunLength, run_length, unset_keywords
 from lightning_modules.schedules import Schedule
@@ -147,6 +148,9 @@ class ClosureModule(LightningModule):
     def trained_module(self) -> nn.Module:
         """The module whose parameters the optimizer gets; default: this one."""
         return self
+
+    def setup(self, stage: str) -> None:
+        compile_loss_alone(self)
 
     # The step
 

@@ -26,6 +26,7 @@ from lightning_modules.checkpoint_check import (
 )
 from lightning_modules.closures import StepClosures, count_examples
 from lightning_modules.combinations import check_combination
+from lightning_modules.compilation import compile_loss_alone
 from lightning_modules.errors import ModelError
 from lightning_modules.finite_steps import FiniteSteps
 from lightning_modules.loop_progress import has_ended_epoch
@@ -180,6 +181,9 @@ class ClosureModule(LightningModule):
 
     def configure_callbacks(self) -> Sequence[Callback]:
         return [WholeEvaluation()]
+
+    def setup(self, stage: str) -> None:
+        compile_loss_alone(self)
 
     # The step
 

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import ModuleList
 
+from lightning_modules.activation_checkpointing import checkpoint_activations
 from lightning_modules.adapters import AdapterConfig, add_adapter
 from lightning_modules.closure_module import ClosureModule
 from lightning_modules.closures import Batch, count_examples
+from lightning_modules.compilation import compile_model
 from lightning_modules.errors import ModelError
 from lightning_modules.export import can_hold_mean
 from lightning_modules.feature_cache import FeatureCache
@@ -62,6 +64,8 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
             checkpoint did not hold. Frozen modules run in eval mode.
         cache_features: Whether to keep the output of a frozen encoder on disk, in a folder if one is named.
         split_by_length: In how many parts of similar length a batch goes through the model, to save padding.
+        gradient_checkpointing: Whether to compute activations again in the backward pass in place of keeping them.
+        compile: Whether to compile the model by torch.compile.
         training: The arguments of :class:`ClosureModule`: ``optimizer``, ``lr_scheduler``, ``param_groups``, ….
 
     Raises:
@@ -99,6 +103,8 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         trainable: Trainable = "all",
         cache_features: bool | str = False,
         split_by_length: int = 1,
+        gradient_checkpointing: bool = False,
+        compile: bool = False,
         **training: Any,
     ) -> None:
         super().__init__(**training)
@@ -133,6 +139,8 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         self.pad_token_id = getattr(loaded.model.config, "pad_token_id", None)
         order = module_order(loaded.model)
         new = loaded.new_parameter_names
+        if gradient_checkpointing:
+            checkpoint_activations(loaded.model)
         self.adapted = None if adapter is None else add_adapter(loaded.model, adapter, new, order)
         self.model: nn.Module = (self.adapted or loaded).model
         self.new_parameter_names = (self.adapted or loaded).new_parameter_names
@@ -142,6 +150,8 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         except ValueError as error:
             raise ModelError(str(error)) from error
         self._takes_token_types = takes_token_types(self.model)
+        if compile:
+            compile_model(self.model)
         self.trainable = trainable
         self.trust_remote_code = trust_remote_code
         self.train()
@@ -191,6 +201,7 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         return self.task_loss.target_std
 
     def setup(self, stage: str) -> None:
+        super().setup(stage)
         data = getattr(self.trainer, "datamodule", None)
         check_data(self.model, data)
         self._padded_on = self.padding.side_for_data(data)

@@ -23,7 +23,8 @@ def compile_model(model: nn.Module) -> None:
 def compile_loss_alone(module: LightningModule) -> None:
     """Compile ``compute_loss`` of a module in place of its steps.
 
-    Lightning compiles the steps of what ``torch.compile(module)`` returns. A step under manual optimization runs the optimizer and its trials, which torch.compile cannot trace.
+    Lightning compiles the steps of what ``torch.compile(module)`` returns. A step under manual
+    optimization runs the optimizer and its trials, which torch.compile cannot trace.
 
     Args:
         module: A module with ``compute_loss``; nothing is done to one that Lightning has not compiled.

@@ -34,7 +34,7 @@ def make_optimizer(
     factory: Callable[..., Optimizer],
     module: nn.Module,
     division: ParamGroups | None,
-    new_parameter_names: Sequence[str],
+    names: tuple[Sequence[str], Sequence[str]],
     keywords: Mapping[str, Any],
 ) -> Optimizer:
     """Make the optimizer of a module.
@@ -46,7 +46,8 @@ def make_optimizer(
         factory: A class, a function or a partial of one.
         module: The module to train.
         division: Makes the groups. None: the default ones.
-        new_parameter_names: Those of the module's parameters that came from no checkpoint.
+        names: Of the module's parameters, those that came from no checkpoint; of its modules, the order in which they
+            run, or none.
         keywords: Further arguments of the factory.
 
     Raises:
@@ -56,7 +57,7 @@ def make_optimizer(
     if division is not None and not takes_groups:
         raise ModelError(f"param_groups: {_name(factory)} makes its own groups from the model; leave param_groups out")
     try:
-        groups = (division or ParamGroups())(module, new_parameter_names)
+        groups = (division or ParamGroups())(module, *names)
     except ValueError as error:
         raise ModelError(f"param_groups: {error}") from error
     if takes_model:
@@ -68,7 +69,7 @@ def make_optimizer(
         # torch's LBFGS takes one group alone; a model's default is two, with and without weight decay.
         if division is not None or len(groups) == 1:
             raise
-        together = ParamGroups(decay_norm_and_bias=True)(module, new_parameter_names)
+        together = ParamGroups(decay_norm_and_bias=True)(module, *names)
         try:
             return _made(partial(factory, together), factory, keywords)
         except ModelError:
@@ -111,7 +112,7 @@ def check_step(optimizer: Optimizer, *, scales_gradients: bool, ranks: int, clip
             raise ModelError(f"optimizer: {name} {what}, which a training step here does not do; choose another one")
     if "closure" not in arguments:
         raise ModelError(f"optimizer: {name}.step takes no closure, which every step is given; choose another one")
-    if scales_gradients and (_needs_gradient_first(optimizer) or _needs_graph(optimizer)):
+    if scales_gradients and (_needs_second_gradient(optimizer) or _needs_graph(optimizer)):
         raise ModelError(
             f"precision: {name} needs the gradient more than once in a step, which the scaler of 16-mixed does not "
             "allow; choose bf16-mixed or 32-true"
@@ -144,49 +145,39 @@ def _let_closures_skip_backward(optimizer: Optimizer) -> None:
     optimizer.step = MethodType(step, optimizer)  # type: ignore[method-assign]
 
 
-def take_step(optimizer: LightningOptimizer, step: StepClosures, *, scales_gradients: bool, is_first: bool) -> Any:
-    """Step an optimizer, and return what its step returns.
+def step_keywords(optimizer: Optimizer, step: StepClosures, has_scaler: bool) -> dict[str, Any]:
+    """Return what an optimizer's ``step`` is handed besides the closure.
+
+    Args:
+        optimizer: The optimizer.
+        step: The loss of the step.
+        has_scaler: Whether a gradient scaler runs the step, without the closure.
+    """
+    offered: dict[str, Any] = {"evaluate": step.evaluate, "evaluate_many": step.evaluate_many, "loss_alone": step.loss_alone}
+    arguments = inspect.signature(optimizer.step).parameters
+    if "evaluate" in arguments or has_scaler:
+        offered["loss"] = step.loss  # an ordinary step takes a closure or a loss
+    return {name: value for name, value in offered.items() if name in arguments}
+
+
+@contextmanager
+def step_context(optimizer: LightningOptimizer, is_first: bool) -> Iterator[None]:
+    """Context of a step: second derivatives where they are needed, and one line for what fails in the first one.
 
     Args:
         optimizer: The optimizer, as Lightning wraps it.
-        step: The loss of the step.
-        scales_gradients: Whether a gradient scaler runs the step, without the closure.
         is_first: Whether it is the run's first step, in which an optimizer may turn out not to fit the model.
 
     Raises:
         ModelError: if the first step of another package's optimizer fails on its own account.
     """
-    inner = optimizer.optimizer
-    offered = {
-        "evaluate": step.evaluate,
-        "loss": step.loss,
-        "evaluate_many": step.evaluate_many,
-        "loss_alone": step.loss_alone,
-    }
-    taken = taken_by_step(inner, offered)
-    if "evaluate" not in taken and not scales_gradients:
-        taken.pop("loss", None)  # an ordinary step takes a closure or a loss
-    needs_graph = _needs_graph(inner)
+    needs_graph = _needs_graph(optimizer.optimizer)
     # Fused attention has no second derivative.
     attention: AbstractContextManager[Any] = sdpa_kernel(SDPBackend.MATH) if needs_graph else nullcontext()
-    with attention, _first_step(inner) if is_first else nullcontext():
-        if _needs_gradient_first(inner):
-            step.closure()
-        result = optimizer.step(closure=step.closure, **taken)
+    with attention, _first_step(optimizer.optimizer) if is_first else nullcontext():
+        yield
     if needs_graph:
         optimizer.zero_grad()  # a gradient with a graph holds the activations
-    return result
-
-
-def taken_by_step(optimizer: Optimizer, offered: dict[str, Any]) -> dict[str, Any]:
-    """Return those of ``offered`` that an optimizer's ``step`` has arguments for.
-
-    Args:
-        optimizer: Any torch optimizer.
-        offered: Keyword arguments by name.
-    """
-    arguments = inspect.signature(optimizer.step).parameters
-    return {name: value for name, value in offered.items() if name in arguments}
 
 
 def backward_of(optimizer: Optimizer, backward: Callable[..., None]) -> Callable[..., None]:
@@ -200,8 +191,8 @@ def _needs_graph(optimizer: Optimizer) -> bool:
     return bool(is_second_order) or "hessian" in inspect.signature(optimizer.step).parameters
 
 
-def _needs_gradient_first(optimizer: Optimizer) -> bool:
-    """Whether a step starts from the gradient in ``.grad`` and calls the closure after its first half (SAM)."""
+def _needs_second_gradient(optimizer: Optimizer) -> bool:
+    """Whether a step moves the parameters and calls the closure again (SAM)."""
     return callable(getattr(optimizer, "first_step", None))
 
 

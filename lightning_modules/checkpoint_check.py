@@ -149,6 +149,8 @@ def _absent_options(stored: list[dict[str, Any]], optimizer: Optimizer) -> list[
 def _check_entries(state: dict[str, Any], optimizer: Optimizer) -> None:
     """Check that the parameters of a group have the same entries in an optimizer's state, and of their own shape."""
     entries, missing, name = state["state"], 0, type(optimizer).__name__
+    # Others keep less under these names: pytorch_optimizer's SaRA, moments of a part of the entries.
+    is_known = type(optimizer).__module__.split(".")[0] in ("torch", "optimizers")
     for stored, own in zip(state["param_groups"], optimizer.param_groups, strict=True):
         found = {index: entries[index] for index in stored["params"] if entries.get(index)}
         missing += len(stored["params"]) - len(found) if found else 0
@@ -162,8 +164,8 @@ def _check_entries(state: dict[str, Any], optimizer: Optimizer) -> None:
                     f"ckpt_path: the checkpoint's state of {name} is not whole: parameter {index} lacks {absent[0]}"
                 )
             for entry, value in found[index].items():
-                is_like_parameter = entry in ("exp_avg", "exp_avg_sq", "momentum_buffer") and isinstance(value, Tensor)
-                if is_like_parameter and value.shape != parameter.shape:
+                is_like_parameter = is_known and entry in ("exp_avg", "exp_avg_sq", "momentum_buffer")
+                if is_like_parameter and isinstance(value, Tensor) and value.shape != parameter.shape:
                     raise ModelError(
                         f"ckpt_path: the checkpoint's state of {name} is not this model's: {entry} of parameter "
                         f"{index} is {tuple(value.shape)}, the parameter {tuple(parameter.shape)}"

@@ -130,7 +130,8 @@ def kill_runs(folder: Path, kills: int, hidden_size: int = 128, seconds: float =
         seconds: The longest time from the start of training to a kill.
         seed: For the moments of the kills.
     """
-    chance, found = random.Random(seed), []
+    chance = random.Random(seed)
+    found: list[Kill] = []
     save_model(folder / "model", hidden_size)
     log = folder / "log.txt"
     for number in range(kills + 1):

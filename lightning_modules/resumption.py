@@ -81,6 +81,7 @@ class Resumption:
             "ranks": trainer.world_size,
             "random_states": _of_all_ranks(now, module),
             "epoch_start": {name: _of_all_ranks(states, module) for name, states in self._epoch_start.items()},
+            "sampler_seeds": [sampler.seed for sampler in _seeded_samplers(trainer)],
             "waiting": _batches_of_all_ranks(waiting, trainer),
             "metrics": {name: value.detach().cpu() for name, value in trainer.callback_metrics.items()},
             "facts": facts,
@@ -120,6 +121,8 @@ class Resumption:
                 "another order of the data and other random numbers"
             )
         trainer.callback_metrics.update(loaded["metrics"])
+        for sampler, seed in zip(_seeded_samplers(trainer), loaded["sampler_seeds"], strict=False):
+            sampler.seed = seed
         if within:
             # Lightning's own judgement does not know that an iterator is made again.
             warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch")
@@ -170,7 +173,8 @@ def _of_all_ranks(states: RandomStates, module: LightningModule) -> RandomStates
 
 
 def _of_rank(states: RandomStates, trainer: Trainer) -> RandomStates:
-    return {name: each[trainer.global_rank % len(each)] for name, each in states.items()}
+    # Copies: torch 2.13 reads a generator's state from the start of a tensor's storage.
+    return {name: each[trainer.global_rank % len(each)].clone() for name, each in states.items()}
 
 
 def _batches_of_all_ranks(batches: Sequence[Any], trainer: Trainer) -> list[list[Any]] | int:
@@ -208,6 +212,12 @@ def _generators(trainer: Trainer) -> list[torch.Generator]:
             if isinstance(generator, torch.Generator):
                 found[id(generator)] = generator
     return list(found.values())
+
+
+def _seeded_samplers(trainer: Trainer) -> list[Any]:
+    """The samplers whose order follows from a seed and the epoch, as that of torch's DistributedSampler."""
+    found = {id(each): each for loader in _loaders(trainer) for each in _samplers(loader)}
+    return [each for each in found.values() if isinstance(getattr(each, "seed", None), int)]
 
 
 def _samplers(loader: Any) -> list[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.strategies import DDPStrategy
 from prodigyopt import Prodigy
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, TensorDataset
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from datamodules.length_grouped_sampler import LengthGroupedSampler
@@ -164,7 +164,7 @@ MOMENTS = {"epoch's end": "epoch0", "mid-epoch": "batch8", "mid-accumulation": "
 @lru_cache(maxsize=2)
 def whole_run(name: str) -> tuple[dict[str, Any], Course, list[Any]]:
     course = Course(Path(mkdtemp()), save_after=(8, 9))
-    trainer, course = run(ALL[name], course=course, training={"accumulate_grad_batches": 2})
+    trainer, course = run(ALL[name], course=course, training={"accumulate_grad_batches": 2}, max_epochs=2)
     return final_state(trainer), course, trainer.logger.lines
 
 
@@ -186,7 +186,8 @@ def assert_resumes(
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("name", ALL)
 def test_a_resumed_run_is_the_run_that_was_not_interrupted(name: str, moment: str) -> None:
-    assert_resumes(MOMENTS[moment], whole_run(name), ALL[name], training={"accumulate_grad_batches": 2})
+    options: dict[str, Any] = {"training": {"accumulate_grad_batches": 2}, "max_epochs": 2}
+    assert_resumes(MOMENTS[moment], whole_run(name), ALL[name], **options)
 
 
 # Where Lightning 2.6.6 goes on wrongly by itself: the last batch of an epoch, a validation within an epoch, max_steps
@@ -243,6 +244,36 @@ def dataset() -> TensorDataset:
     return TensorDataset(*tensors())
 
 
+class Stream(IterableDataset):
+    """Rows in an order of each epoch, of no known length."""
+
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        rows = dataset()
+        yield from (rows[index] for index in torch.randperm(EXAMPLES).tolist())
+
+
+class StatefulStream(Stream):
+    """The same, with a state."""
+
+    def __init__(self) -> None:
+        self.order, self.place, self.resumed = torch.zeros(0), 0, False
+
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        if not self.resumed:
+            self.order, self.place = torch.randperm(EXAMPLES), 0
+        self.resumed = False
+        rows = dataset()
+        while self.place < EXAMPLES:
+            self.place += 1
+            yield rows[self.order[self.place - 1]]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"order": self.order, "place": self.place}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.order, self.place, self.resumed = state["order"], state["place"], True
+
+
 LOADERS: dict[str, Callable[[], Any]] = {
     "in order": partial(loader, False),
     "workers": partial(loader, num_workers=2),
@@ -254,6 +285,8 @@ LOADERS: dict[str, Callable[[], Any]] = {
     ),
     "stateful": lambda: StatefulDataLoader(dataset(), BATCH, shuffle=True),
     "stateful, workers": lambda: StatefulDataLoader(dataset(), BATCH, shuffle=True, num_workers=2),
+    "stream": lambda: DataLoader(Stream(), BATCH),
+    "stateful stream": lambda: StatefulDataLoader(StatefulStream(), BATCH),
     "stateful, set_epoch": lambda: StatefulDataLoader(
         dataset(), BATCH, sampler=DistributedSampler(dataset(), 1, 0, seed=3)
     ),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ParallelStrategy
@@ -18,15 +18,29 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from lightning_modules.checkpoint_check import check_architecture, check_optimizer_state
+from lightning_modules.checkpoint_check import (
+    check_architecture,
+    check_optimizer_state,
+    check_resumable,
+    check_weights,
+)
 from lightning_modules.closures import StepClosures, count_examples
 from lightning_modules.combinations import check_combination
+from lightning_modules.compilation import compile_loss_alone
 from lightning_modules.errors import ModelError
 from lightning_modules.finite_steps import FiniteSteps
+from lightning_modules.loop_progress import has_ended_epoch
+from lightning_modules.model_checkpoints import carry_over_best, save_by_step_and_time
+from lightning_modules.optimizer_modes import OptimizerModes
+from lightning_modules.resumption import Resumption
 from lightning_modules.run_length import RunLength, run_length, unset_keywords
 from lightning_modules.schedules import Schedule
+from lightning_modules.whole_evaluation import WholeEvaluation
 from optimizers import ParabolicAdam, ParamGroups, scale_learning_rates
 from optimizers.replayed import moving_buffers
+
+# Lightning weights a logged loss by an integer; weights of batches need not be integers.
+_WEIGHT_UNITS = 2**16
 
 
 @dataclass(frozen=True)
@@ -114,9 +128,13 @@ class ClosureModule(LightningModule):
         self._finite_steps = FiniteSteps(max_skipped_steps)
         self._buffers_that_move: list[Tensor] = []
         self.new_parameter_names: Sequence[str] = ()
+        self.module_order: Sequence[str] = ()  # in which the trained module's modules run, where that is known
         self._pending_batches: list[Any] = []
         self._validated = False  # whether the present epoch has been validated
+        self._in_epoch = False  # whether an epoch has started and not ended
         self._resumed: dict[str, Any] | None = None
+        self._resumption = Resumption()
+        self._modes = OptimizerModes()
         # Of a run with a schedule: its length, that of the run it goes on from, and the rates without the schedule.
         self._length: RunLength | None = None
         self._resumed_length: RunLength | None = None
@@ -155,6 +173,17 @@ class ClosureModule(LightningModule):
     def trained_module(self) -> nn.Module:
         """The module whose parameters the optimizer gets; default: this one."""
         return self
+
+    @property
+    def constant_buffers(self) -> bool:
+        """Whether no forward pass changes a buffer, so that DDP need not exchange them; default: unknown, False."""
+        return False
+
+    def configure_callbacks(self) -> Sequence[Callback]:
+        return [WholeEvaluation()]
+
+    def setup(self, stage: str) -> None:
+        compile_loss_alone(self)
 
     # The step
 
@@ -241,16 +270,18 @@ class ClosureModule(LightningModule):
         name = f"{stage}/loss" if set_index == 0 else f"{stage}_{set_index}/loss"
         options: dict[str, Any] = {"on_epoch": True, "on_step": False, "add_dataloader_idx": False, "sync_dist": True}
         for part in self.prepare_batch(batch, f"{stage}{set_index}"):
-            terms = max(1, round(float(self.mean_over(part))))
+            # Lightning 2.6 averages the batch sizes of ranks as integers, and rounds down: each is made divisible.
+            terms = max(1, round(float(self.mean_over(part)) * _WEIGHT_UNITS)) * self.trainer.world_size
             self.log(name, self.compute_loss(part), batch_size=terms, **options)
 
     # Optimizer and schedule
 
     def configure_optimizers(self) -> Any:
+        self._resumption.before_loaders(self)
         length = run_length(self.trainer, self.accumulate_grad_batches)
         division = self.param_groups or ParamGroups()
         try:
-            groups = division(self.trained_module, self.new_parameter_names)
+            groups = division(self.trained_module, self.new_parameter_names, self.module_order)
         except ValueError as error:
             raise ModelError(f"param_groups: {error}") from error
         known = {"steps_per_epoch": length.steps_per_epoch, "total_steps": length.total_steps}
@@ -299,15 +330,19 @@ class ClosureModule(LightningModule):
             raise ModelError(f"lr_scheduler.monitor: {monitor!r} is not logged; logged: {logged}")
         schedule.step(monitored)
 
-    # Schedule-free optimizers keep two sets of weights: train() and eval() choose between them.
+    # The course of a fit
 
     def on_fit_start(self) -> None:
+        save_by_step_and_time(self.trainer)
+        if self.trainer.train_dataloader is None:  # a subclass has made its optimizer itself
+            self._resumption.before_loaders(self)
         # Callbacks that add parameter groups have put theirs back by now; the optimizer gets its state after this.
-        checkpoint, self._resumed = self._resumed, None
+        checkpoint, self._resumed = self._resumed or {}, None
         self._finite_steps = FiniteSteps(self.max_skipped_steps)
-        self._finite_steps.load((checkpoint or {}).get("skipped_steps", (0, 0, False)))
-        if checkpoint is not None and len(self.trainer.optimizers) == 1:
+        self._finite_steps.load(checkpoint.get("skipped_steps", (0, 0, False)))
+        if checkpoint and len(self.trainer.optimizers) == 1:
             check_optimizer_state(checkpoint, self.trainer.optimizers[0])
+        self._modes.begin(self.trainer.optimizers, checkpoint.get("training_weights", []))
 
     def _follow_new_length(self) -> None:
         """Lay the schedule over the run's own length, where the run goes on from one of another length."""
@@ -325,35 +360,40 @@ class ClosureModule(LightningModule):
     def on_train_start(self) -> None:
         self._follow_new_length()
         # A run that was interrupted leaves both behind.
-        self._pending_batches, self._validated = [], False
+        self._pending_batches, saved = self._resumption.at_train_start(self)
+        self._validated = saved.get("validated", False)
+        if saved.get("epoch_end_due", False):
+            self._end_epoch()
+        # A run that is resumed within an epoch has no start of one.
+        self._modes.train(self.trainer.optimizers)
         self._buffers_that_move = moving_buffers(self)
-        # A run that is resumed within an epoch has no start of one, and its checkpoint is of a validation's mode.
-        self._set_optimizer_mode("train")
 
     def on_train_epoch_start(self) -> None:
-        self._set_optimizer_mode("train")
+        self._modes.train(self.trainer.optimizers)
+        self._resumption.at_epoch_start(self)
+        self._in_epoch = True
 
     def on_train_end(self) -> None:
         self._finite_steps.finish()
 
     def on_train_epoch_end(self) -> None:
+        # A run that stops within an epoch ends it for Lightning alone.
+        if self.trainer.is_last_batch:
+            self._end_epoch()
+        self._modes.evaluate(self.trainer.optimizers)
+
+    def _end_epoch(self) -> None:
         if self._schedule_per_epoch():
             self._advance_schedule()
-        self._validated = False
-        self._set_optimizer_mode("eval")
+        self._in_epoch = self._validated = False
 
     def on_validation_start(self) -> None:
-        self._set_optimizer_mode("eval")
+        self._modes.evaluate(self.trainer.optimizers)
 
     def on_validation_end(self) -> None:
-        if self.trainer.state.fn == "fit":
-            self._validated = not self.trainer.sanity_checking
-            self._set_optimizer_mode("train")
-
-    def _set_optimizer_mode(self, mode: Literal["train", "eval"]) -> None:
-        for optimizer in self.trainer.optimizers:
-            if callable(getattr(optimizer, mode, None)):
-                getattr(optimizer, mode)()
+        if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
+            self._validated = True
+            self._modes.train(self.trainer.optimizers)
 
     # Checkpoints
 
@@ -362,12 +402,24 @@ class ClosureModule(LightningModule):
         checkpoint["skipped_steps"] = self._finite_steps.state()
         if self._length is not None:
             checkpoint["run_length"] = list(self._length)
+        self._modes.save(checkpoint, self.trainer)
+        # Callbacks that save after a validation do so before this module learns of its end.
+        validated = self._validated or self.trainer.validating
+        epoch_end_due = self._in_epoch and has_ended_epoch(self.trainer) and self.trainer.is_last_batch
+        facts = {"validated": validated, "epoch_end_due": epoch_end_due}
+        self._resumption.save(checkpoint, self, self._pending_batches, **facts)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self.strict_loading:
             check_architecture(checkpoint, self.state_dict(), type(self.trained_module).__name__)
+        check_weights(checkpoint, dict(self.named_parameters()))
         is_fit = self._trainer is not None and self.trainer.state.fn == "fit"
         self._resumed = checkpoint if is_fit else None
+        if is_fit:
+            check_resumable(checkpoint)
+            self._resumption.load(checkpoint)
+        if self._trainer is not None:
+            carry_over_best(self._trainer, checkpoint)
         stored = checkpoint.get("run_length")
         self._resumed_length = RunLength(*stored) if is_fit and stored is not None else None
 

@@ -223,9 +223,7 @@ def predicted_labels(outputs: Tensor, problem_type: ProblemType) -> Tensor:
 class EvaluationMetrics(nn.Module):
     """Loss and task metrics of one evaluation set, exact over batches of any size.
 
-    Several ranks are scored together. Where their number does not divide the examples, Lightning's sampler fills up
-    with repeated examples, fewer than there are ranks, which count twice, as Lightning warns; one device scores each
-    once.
+    Several ranks are scored together, each example once (:class:`~lightning_modules.whole_evaluation.WholeEvaluation`).
 
     Args:
         names: Names that :func:`build_metric` knows. Default: see :func:`check_metrics`.

@@ -2,6 +2,7 @@
 
 from optimizers.adamw_l2sp import AdamWL2SP
 from optimizers.cadence import Cadence, Drift, EveryStep, Ratio
+from optimizers.call_order import call_order
 from optimizers.candidate_losses import candidate_losses
 from optimizers.directions import Direction, DirectionFunction, adam, lion, sgd
 from optimizers.gld import GLD
@@ -48,6 +49,7 @@ __all__ = [
     "Traits",
     "UnitReport",
     "adam",
+    "call_order",
     "candidate_losses",
     "lion",
     "measure_parabola",

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from optimizers.group_update import GroupUpdate
 from optimizers.scalars import gather
+from optimizers.shards import true_on_all_ranks
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -53,6 +54,8 @@ def finite_start(loss: Tensor | float, updates: Sequence[GroupUpdate]) -> Tensor
     if not updates:
         return loss
     finite = all_finite(loss, [grad for update in updates for grad in update.grads])
+    if updates[0].shares is not None:
+        finite = true_on_all_ranks(finite)
     if finite.device.type == "cpu":
         return loss if finite else None
     broken = ~finite

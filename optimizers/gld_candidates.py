@@ -14,6 +14,7 @@ from torch import Tensor
 
 from optimizers.gradient_free_step import GradientFreeStep, read_losses
 from optimizers.perturbation import Perturbation
+from optimizers.shards import is_sharded, local_part, share_of, sum_over_ranks
 from optimizers.step_contract import Loss
 
 UnitKind = Literal["tensor", "group"]
@@ -63,7 +64,9 @@ class CandidateUnit:
         for place, (tensor, group) in enumerate(self.members):
             if group["norm_weight"] > 0:
                 vector_norm = torch.linalg.vector_norm
-                norm = vector_norm(tensor) if stacks is None else vector_norm(stacks[place], dim=1)
+                norm = vector_norm(local_part(tensor)) if stacks is None else vector_norm(stacks[place], dim=1)
+                if is_sharded(tensor):
+                    norm = sum_over_ranks(norm.square() * share_of(tensor)).sqrt()
                 total = total + group["norm_weight"] * norm
         return total
 

@@ -17,10 +17,11 @@ from optimizers.checks import require, require_one_of
 from optimizers.directions import DirectionFunction
 from optimizers.failed_searches import MANY_FAILURES, warn_of_failures
 from optimizers.finite_steps import finite_start
-from optimizers.group_update import GroupUpdate
+from optimizers.group_update import GroupUpdate, group_updates, make_state
 from optimizers.line import Line
 from optimizers.options import Reset, in_force, with_options
 from optimizers.searches import Past, Search, SearchResult
+from optimizers.shards import asks_for_state
 from optimizers.step_contract import Closure, Evaluate, StepRecord, UnitReport, open_step
 from optimizers.units import Unit, UnitMemory, UpdateRule, divide, merge, next_to_search, search_jointly
 
@@ -154,7 +155,10 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         keep_anchors(self, self.param_groups[-1])
 
     def check_state(self, state_dict: dict[str, Any]) -> None:
-        """Raise a ValueError for a state that cannot be loaded: its groups decay towards anchors that it lacks."""
+        """Raise a ValueError for a state that cannot be loaded: it lacks step sizes, counters or anchors."""
+        for name in ("lr", *vars(UnitMemory())):
+            if any(name not in group for group in state_dict["param_groups"]):
+                raise ValueError(f"the state to load is not whole: its groups lack {name}")
         require_anchors(state_dict)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -209,12 +213,13 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         Returns:
             The loss at the start of the step.
         """
+        if asks_for_state(self.param_groups, closure, evaluate, loss):
+            return make_state(group_updates(self.param_groups, self.state, self.direction))
         parameters = [p for group in self.param_groups for p in group["params"]]
         loss, start, evaluate = open_step(type(self).__name__, closure, evaluate, loss, parameters)
         for group in self.param_groups:
             group["steps_since_search"] += 1
-        updates = [GroupUpdate(group, self.state, self.direction) for group in self.param_groups]
-        updates = [update for update in updates if update.params]
+        updates = group_updates(self.param_groups, self.state, self.direction)
         finite = finite_start(start, updates) if self.checks_finite else start
         if finite is None or not updates:
             for group in self.param_groups:

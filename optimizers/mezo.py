@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from optimizers.gradient_free_step import GradientFreeStep, read_losses
 from optimizers.perturbation import NoiseDevice, Perturbation, derive_seed
 from optimizers.searches import ArmijoSearch, SearchResult
+from optimizers.shards import asks_for_state
 from optimizers.step_contract import Closure, Evaluate, Loss, StepRecord
 
 # In units of epsilon; beyond it a slope measured over epsilon says little.
@@ -168,6 +169,8 @@ class MeZO(_RandomDirection):
         Returns:
             The mean of the two losses, which is the loss at the start up to terms of order ε².
         """
+        if asks_for_state(self.param_groups, closure, evaluate, loss):
+            return math.nan
         step = GradientFreeStep(self, closure, evaluate)
         seed = self._direction_seed(step)
         perturbation = self._perturbation(step, self.epsilon)
@@ -269,6 +272,8 @@ class LineSearchMeZO(_RandomDirection):
         Returns:
             The loss at the start of the step.
         """
+        if asks_for_state(self.param_groups, closure, evaluate, loss):
+            return math.nan
         step = GradientFreeStep(self, closure, evaluate)
         seed = self._direction_seed(step)
         perturbation = self._perturbation(step, self.epsilon)

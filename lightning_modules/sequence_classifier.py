@@ -14,6 +14,7 @@ from torch.nn import ModuleList
 
 from lightning_modules.activation_checkpointing import checkpoint_activations
 from lightning_modules.adapters import AdapterConfig, add_adapter
+from lightning_modules.batch_check import check_batch, embedded_tokens
 from lightning_modules.closure_module import ClosureModule
 from lightning_modules.closures import Batch, count_examples
 from lightning_modules.compilation import compile_model
@@ -161,6 +162,7 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
             FeatureCache(self.frozen_encoder, self.model, self._logits, folder) if cache_features else None
         )
         self.num_labels = num_labels
+        self._vocabulary = embedded_tokens(self.model)
         self.split_by_length = split_by_length
         self.padding = Padding(self.model, self._logits)
         self._padded_on: str | None = None
@@ -222,6 +224,11 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
                 )
 
     # Forward and loss
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        is_scored = self._trainer is None or not self.trainer.predicting
+        check_batch(batch, self._vocabulary, self.num_labels, self.problem_type if is_scored else None)
+        return batch
 
     def prepare_batch(self, batch: Batch, split: str) -> list[Batch]:
         batch = self._on_its_side(batch)

@@ -23,7 +23,8 @@ def compile_model(model: nn.Module) -> None:
 def compile_loss_alone(module: LightningModule) -> None:
     """Compile ``compute_loss`` of a module in place of its steps.
 
-    Lightning compiles the steps of what ``torch.compile(module)`` returns. A step under manual optimization runs the optimizer and its trials, which torch.compile cannot trace.
+    Lightning compiles the steps of what ``torch.compile(module)`` returns. A step under manual optimization runs the
+    optimizer and its trials, which torch.compile cannot trace.
 
     Args:
         module: A module with ``compute_loss``; nothing is done to one that Lightning has not compiled.
@@ -38,4 +39,4 @@ def compile_loss_alone(module: LightningModule) -> None:
     context: dict[str, Any] | None = module._compiler_ctx
     if context is not None:
         to_uncompiled(module)
-        module.compute_loss = context["dynamo_ctx"](type(module).compute_loss.__get__(module))
+        module.compute_loss = context["dynamo_ctx"](module.compute_loss)

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
-from transformers import LlamaConfig, LlamaForSequenceClassification
+from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrainedModel
 
 from callbacks.peak_memory_monitor import resident_bytes, restart_peak
 from lightning_modules.activation_checkpointing import checkpoint_activations
@@ -111,7 +111,7 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, int]:
     before = resident_bytes("VmRSS")
     model = build_model(options.size, getattr(torch, options.dtype), options.device, method.lora)
     if options.gradient_checkpointing:
-        checkpoint_activations(model.get_base_model() if method.lora else model)
+        checkpoint_activations(next(each for each in model.modules() if isinstance(each, PreTrainedModel)))
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     on_gpu = options.device == "cuda"
     if on_gpu:
@@ -200,7 +200,8 @@ def main() -> None:
     where = torch.cuda.get_device_name() if options.device == "cuda" else f"CPU, {options.threads} thread(s)"
     count = next(iter(found.values()))["parameters"] / 1e6
     again = ", gradient checkpointing" if options.gradient_checkpointing else ""
-    title = f"Llama of {count:.0f} M parameters, {options.dtype}{again}; {options.batch_size} texts of {options.length} words"
+    batch = f"{options.batch_size} texts of {options.length} words"
+    title = f"Llama of {count:.0f} M parameters, {options.dtype}{again}; {batch}"
     report = f"{title}; {where}; torch {torch.__version__}\n\n{table(found)}\n"
     print(report)
     if options.output is not None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from lightning_modules.adapter_check import check_adapter_acts
 from lightning_modules.bottleneck_adapter import (
     ADAPTER_TYPE,
     CONFIG_FILE,
@@ -19,7 +20,7 @@ from lightning_modules.bottleneck_adapter import (
     save_bottleneck_adapters,
 )
 from lightning_modules.errors import ModelError
-from optimizers import named_parts
+from lightning_modules.trainable_parts import head_names, new_beside_old
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -83,7 +84,7 @@ class AdaptedModel:
 
 
 def add_adapter(
-    model: nn.Module, adapter: AdapterConfig | str, new_parameter_names: Sequence[str] = ()
+    model: nn.Module, adapter: AdapterConfig | str, new_parameter_names: Sequence[str] = (), order: Sequence[str] = ()
 ) -> AdaptedModel:
     """Freeze a model and add an adapter to it, which trains together with the head.
 
@@ -94,6 +95,7 @@ def add_adapter(
         adapter: A configuration of peft (``peft.LoraConfig``, ``peft.IA3Config``, …) or a
             :class:`~lightning_modules.BottleneckConfig`, for a new adapter; or the folder of a saved one.
         new_parameter_names: Those of the model's parameters that came from no checkpoint.
+        order: The order in which the model's modules run, of :func:`~optimizers.call_order`.
 
     Raises:
         ModelError: if the adapter does not fit the model or the folder holds none.
@@ -104,14 +106,17 @@ def add_adapter(
     """
     try:
         if isinstance(adapter, str):
-            return _load_adapter(model, adapter, set(new_parameter_names))
-        heads = _head_modules(model, set(new_parameter_names))
+            return _load_adapter(model, adapter, set(new_parameter_names), order)
+        heads = _head_modules(model, new_parameter_names, order)
         if isinstance(adapter, BottleneckConfig):
-            added = add_bottleneck_adapters(model, adapter)
+            added = add_bottleneck_adapters(model, adapter, order)
             for path in heads:
                 model.get_submodule(path).requires_grad_(True)
             return AdaptedModel(model, [*new_parameter_names, *added], adapter)
-        return _add_peft_adapter(model, adapter, heads, set(new_parameter_names))
+        adapted = _add_peft_adapter(model, adapter, heads, set(new_parameter_names))
+        if order:
+            check_adapter_acts(adapted.model)
+        return adapted
     except (ValueError, TypeError, OSError, RuntimeError, KeyError) as error:
         if isinstance(error, ModelError):
             raise
@@ -142,7 +147,7 @@ def _add_peft_adapter(model: nn.Module, config: Any, heads: list[str], new: set[
     return AdaptedModel(wrapped, added, config)
 
 
-def _load_adapter(model: nn.Module, folder: str, new: set[str]) -> AdaptedModel:
+def _load_adapter(model: nn.Module, folder: str, new: set[str], order: Sequence[str]) -> AdaptedModel:
     path = Path(folder) / CONFIG_FILE
     if not path.is_file():
         raise ModelError(
@@ -152,8 +157,8 @@ def _load_adapter(model: nn.Module, folder: str, new: set[str]) -> AdaptedModel:
     saved = json.loads(path.read_text(encoding="utf-8"))
     if saved.get("peft_type") == ADAPTER_TYPE:
         config = read_bottleneck_config(saved)
-        new_in_head = _head(model) & new
-        add_bottleneck_adapters(model, config)
+        new_in_head = head_names(model, order) & new | new_beside_old(model, new)
+        add_bottleneck_adapters(model, config, order)
         load_bottleneck_weights(model, folder, new_in_head)
         return AdaptedModel(model, (), config)
     try:
@@ -164,20 +169,16 @@ def _load_adapter(model: nn.Module, folder: str, new: set[str]) -> AdaptedModel:
     return AdaptedModel(wrapped, (), wrapped.peft_config["default"])
 
 
-def _head_modules(model: nn.Module, new: set[str]) -> list[str]:
-    """Return the paths of the largest modules of which all parameters belong to the trainable head."""
-    head = _head(model)
-    chosen = head & new or head
+def _head_modules(model: nn.Module, new_parameter_names: Sequence[str], order: Sequence[str]) -> list[str]:
+    """Return the paths of the largest modules of which all parameters are new or belong to the trainable head."""
+    head = head_names(model, order)
+    chosen = (head & set(new_parameter_names) or head) | new_beside_old(model, new_parameter_names)
     paths: list[str] = []
     for path, module in model.named_modules():
         names = [f"{path}.{name}" if path else name for name, _ in module.named_parameters()]
         if names and set(names) <= chosen and not any(path.startswith(f"{other}.") for other in paths):
             paths.append(path)
     return paths
-
-
-def _head(model: nn.Module) -> set[str]:
-    return {name for part in named_parts(model) if part.kind == "head" for name, _ in part.parameters}
 
 
 def _original_name(name: str) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ParallelStrategy
@@ -18,14 +18,29 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from lightning_modules.checkpoint_check import check_architecture, check_optimizer_state
+from lightning_modules.checkpoint_check import (
+    check_architecture,
+    check_optimizer_state,
+    check_resumable,
+    check_weights,
+)
 from lightning_modules.closures import StepClosures, count_examples
 from lightning_modules.combinations import check_combination
 from lightning_modules.compilation import compile_loss_alone
 from lightning_modules.errors import ModelError
+from lightning_modules.finite_steps import FiniteSteps
+from lightning_modules.loop_progress import has_ended_epoch
+from lightning_modules.model_checkpoints import carry_over_best, save_by_step_and_time
+from lightning_modules.optimizer_modes import OptimizerModes
+from lightning_modules.resumption import Resumption
 from lightning_modules.run_length import RunLength, run_length, unset_keywords
 from lightning_modules.schedules import Schedule
-from optimizers import ParabolicAdam, ParamGroups, scale_learning_rates, traits
+from lightning_modules.whole_evaluation import WholeEvaluation
+from optimizers import ParabolicAdam, ParamGroups, scale_learning_rates
+from optimizers.replayed import moving_buffers
+
+# Lightning weights a logged loss by an integer; weights of batches need not be integers.
+_WEIGHT_UNITS = 2**16
 
 
 @dataclass(frozen=True)
@@ -56,8 +71,9 @@ class ClosureModule(LightningModule):
     A subclass defines :meth:`compute_loss`; ``fit``, ``validate`` and ``test`` then work, with any torch optimizer.
     Optimization is manual in Lightning's sense: an optimizer whose ``step`` takes ``evaluate`` gets
     ``step(closure, evaluate=…, loss=…)``, any other one ``step(closure)``. All trials of a step see the same batch and
-    the same dropout masks. Logs ``train/loss``, ``train/step_size``, ``train/step_time`` (seconds of a step),
-    ``train/examples_per_second``, ``val/loss`` and ``test/loss``.
+    the same dropout masks. A step whose loss or gradients are not finite is left out. Logs ``train/loss``,
+    ``train/step_size``, ``train/step_time`` (seconds of a step), ``train/examples_per_second``,
+    ``train/skipped_steps`` (so far), ``val/loss`` and ``test/loss``.
 
     Args:
         optimizer: Makes the optimizer from parameter groups. An argument ``steps_per_epoch`` or ``total_steps`` that is
@@ -68,6 +84,7 @@ class ClosureModule(LightningModule):
         accumulate_grad_batches: Batches per optimizer step, 1 or more. A step, and every trial of a line search in it,
             is about all of them.
         gradient_clip: Bound on the gradient; not for line searches, which need the slope of the loss. Default: none.
+        max_skipped_steps: How many steps in a row may be left out before the run stops, 1 or more.
 
     Raises:
         ModelError: if an argument is out of range.
@@ -93,6 +110,7 @@ class ClosureModule(LightningModule):
         param_groups: ParamGroups | None = None,
         accumulate_grad_batches: int = 1,
         gradient_clip: GradientClip | None = None,
+        max_skipped_steps: int = 20,
     ) -> None:
         super().__init__()
         if accumulate_grad_batches < 1:
@@ -106,10 +124,17 @@ class ClosureModule(LightningModule):
         self.param_groups = param_groups
         self.accumulate_grad_batches = accumulate_grad_batches
         self.gradient_clip = gradient_clip
+        self.max_skipped_steps = max_skipped_steps
+        self._finite_steps = FiniteSteps(max_skipped_steps)
+        self._buffers_that_move: list[Tensor] = []
         self.new_parameter_names: Sequence[str] = ()
+        self.module_order: Sequence[str] = ()  # in which the trained module's modules run, where that is known
         self._pending_batches: list[Any] = []
         self._validated = False  # whether the present epoch has been validated
+        self._in_epoch = False  # whether an epoch has started and not ended
         self._resumed: dict[str, Any] | None = None
+        self._resumption = Resumption()
+        self._modes = OptimizerModes()
         # Of a run with a schedule: its length, that of the run it goes on from, and the rates without the schedule.
         self._length: RunLength | None = None
         self._resumed_length: RunLength | None = None
@@ -149,6 +174,14 @@ class ClosureModule(LightningModule):
         """The module whose parameters the optimizer gets; default: this one."""
         return self
 
+    @property
+    def constant_buffers(self) -> bool:
+        """Whether no forward pass changes a buffer, so that DDP need not exchange them; default: unknown, False."""
+        return False
+
+    def configure_callbacks(self) -> Sequence[Callback]:
+        return [WholeEvaluation()]
+
     def setup(self, stage: str) -> None:
         compile_loss_alone(self)
 
@@ -164,15 +197,13 @@ class ClosureModule(LightningModule):
         optimizer = self._single_optimizer()
         step = self.step_closures(batches, optimizer)
         offered = {"evaluate": step.evaluate, "loss": step.loss, "evaluate_many": step.evaluate_many}
-        loss = optimizer.step(closure=step.closure, **taken_by_step(optimizer.optimizer, offered))
-        if not traits(optimizer.optimizer).needs_gradient:
-            # The closure, which fills it in, has not run.
-            step.loss.copy_(torch.as_tensor(loss))
+        offered = taken_by_step(optimizer.optimizer, offered)
+        loss = self._finite_steps.step(optimizer, step, offered, has_scaler=self._scaler is not None)
         # Weights cached during the step must not meet the batch after it.
         torch.clear_autocast_cache()
         if not self._schedule_per_epoch():
             self._advance_schedule()
-        self._log_step(step, time.perf_counter() - started)
+        self._log_step(loss, step.num_examples, time.perf_counter() - started)
 
     def step_closures(self, batches: list[Any], optimizer: LightningOptimizer) -> StepClosures:
         """Return the closures of a step over micro-batches, as the running strategy and precision need them.
@@ -197,6 +228,9 @@ class ClosureModule(LightningModule):
             module=self,
             mean_over=self.mean_over,
             sum_over_ranks=(lambda terms: strategy.reduce(terms, reduce_op="sum")) if several else None,
+            # Scaled gradients are the scaler's to look at.
+            parameters=[] if self._scaler else [p for group in optimizer.param_groups for p in group["params"]],
+            buffers=self._buffers_that_move,
         )
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
@@ -210,13 +244,19 @@ class ClosureModule(LightningModule):
             raise ModelError(f"configure_optimizers: one optimizer is expected, got {len(self.trainer.optimizers)}")
         return optimizer
 
-    def _log_step(self, step: StepClosures, seconds: float) -> None:
-        self.log("train/loss", step.loss, prog_bar=True)
+    @property
+    def _scaler(self) -> Any:
+        """The gradient scaler of 16-mixed precision, or None."""
+        return getattr(self.trainer.precision_plugin, "scaler", None)
+
+    def _log_step(self, loss: Tensor, num_examples: int, seconds: float) -> None:
+        self.log("train/loss", loss, prog_bar=True)
         step_size = self._single_optimizer().param_groups[0].get("lr")
         if step_size is not None:
             self.log("train/step_size", float(step_size), prog_bar=True)
         self.log("train/step_time", seconds)
-        self.log("train/examples_per_second", step.num_examples * self.trainer.world_size / seconds)
+        self.log("train/examples_per_second", num_examples * self.trainer.world_size / seconds)
+        self.log("train/skipped_steps", float(self._finite_steps.skipped))
 
     # Evaluation
 
@@ -230,16 +270,18 @@ class ClosureModule(LightningModule):
         name = f"{stage}/loss" if set_index == 0 else f"{stage}_{set_index}/loss"
         options: dict[str, Any] = {"on_epoch": True, "on_step": False, "add_dataloader_idx": False, "sync_dist": True}
         for part in self.prepare_batch(batch, f"{stage}{set_index}"):
-            terms = max(1, round(float(self.mean_over(part))))
+            # Lightning 2.6 averages the batch sizes of ranks as integers, and rounds down: each is made divisible.
+            terms = max(1, round(float(self.mean_over(part)) * _WEIGHT_UNITS)) * self.trainer.world_size
             self.log(name, self.compute_loss(part), batch_size=terms, **options)
 
     # Optimizer and schedule
 
     def configure_optimizers(self) -> Any:
+        self._resumption.before_loaders(self)
         length = run_length(self.trainer, self.accumulate_grad_batches)
         division = self.param_groups or ParamGroups()
         try:
-            groups = division(self.trained_module, self.new_parameter_names)
+            groups = division(self.trained_module, self.new_parameter_names, self.module_order)
         except ValueError as error:
             raise ModelError(f"param_groups: {error}") from error
         known = {"steps_per_epoch": length.steps_per_epoch, "total_steps": length.total_steps}
@@ -251,7 +293,7 @@ class ClosureModule(LightningModule):
             optimizer,
             division,
             has_schedule=self.lr_scheduler is not None,
-            scales_gradients=getattr(self.trainer.precision_plugin, "scaler", None) is not None,
+            scales_gradients=self._scaler is not None,
             clips_gradients=self.gradient_clip is not None,
         )
         try:
@@ -288,13 +330,19 @@ class ClosureModule(LightningModule):
             raise ModelError(f"lr_scheduler.monitor: {monitor!r} is not logged; logged: {logged}")
         schedule.step(monitored)
 
-    # Schedule-free optimizers keep two sets of weights: train() and eval() choose between them.
+    # The course of a fit
 
     def on_fit_start(self) -> None:
+        save_by_step_and_time(self.trainer)
+        if self.trainer.train_dataloader is None:  # a subclass has made its optimizer itself
+            self._resumption.before_loaders(self)
         # Callbacks that add parameter groups have put theirs back by now; the optimizer gets its state after this.
-        checkpoint, self._resumed = self._resumed, None
-        if checkpoint is not None and len(self.trainer.optimizers) == 1:
+        checkpoint, self._resumed = self._resumed or {}, None
+        self._finite_steps = FiniteSteps(self.max_skipped_steps)
+        self._finite_steps.load(checkpoint.get("skipped_steps", (0, 0, False)))
+        if checkpoint and len(self.trainer.optimizers) == 1:
             check_optimizer_state(checkpoint, self.trainer.optimizers[0])
+        self._modes.begin(self.trainer.optimizers, checkpoint.get("training_weights", []))
 
     def _follow_new_length(self) -> None:
         """Lay the schedule over the run's own length, where the run goes on from one of another length."""
@@ -312,44 +360,66 @@ class ClosureModule(LightningModule):
     def on_train_start(self) -> None:
         self._follow_new_length()
         # A run that was interrupted leaves both behind.
-        self._pending_batches, self._validated = [], False
-        # A run that is resumed within an epoch has no start of one, and its checkpoint is of a validation's mode.
-        self._set_optimizer_mode("train")
+        self._pending_batches, saved = self._resumption.at_train_start(self)
+        self._validated = saved.get("validated", False)
+        if saved.get("epoch_end_due", False):
+            self._end_epoch()
+        # A run that is resumed within an epoch has no start of one.
+        self._modes.train(self.trainer.optimizers)
+        self._buffers_that_move = moving_buffers(self)
 
     def on_train_epoch_start(self) -> None:
-        self._set_optimizer_mode("train")
+        self._modes.train(self.trainer.optimizers)
+        self._resumption.at_epoch_start(self)
+        self._in_epoch = True
+
+    def on_train_end(self) -> None:
+        self._finite_steps.finish()
 
     def on_train_epoch_end(self) -> None:
+        # A run that stops within an epoch ends it for Lightning alone.
+        if self.trainer.is_last_batch:
+            self._end_epoch()
+        self._modes.evaluate(self.trainer.optimizers)
+
+    def _end_epoch(self) -> None:
         if self._schedule_per_epoch():
             self._advance_schedule()
-        self._validated = False
-        self._set_optimizer_mode("eval")
+        self._in_epoch = self._validated = False
 
     def on_validation_start(self) -> None:
-        self._set_optimizer_mode("eval")
+        self._modes.evaluate(self.trainer.optimizers)
 
     def on_validation_end(self) -> None:
-        if self.trainer.state.fn == "fit":
-            self._validated = not self.trainer.sanity_checking
-            self._set_optimizer_mode("train")
-
-    def _set_optimizer_mode(self, mode: Literal["train", "eval"]) -> None:
-        for optimizer in self.trainer.optimizers:
-            if callable(getattr(optimizer, mode, None)):
-                getattr(optimizer, mode)()
+        if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
+            self._validated = True
+            self._modes.train(self.trainer.optimizers)
 
     # Checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["optimizer_names"] = [type(optimizer).__name__ for optimizer in self.trainer.optimizers]
+        checkpoint["skipped_steps"] = self._finite_steps.state()
         if self._length is not None:
             checkpoint["run_length"] = list(self._length)
+        self._modes.save(checkpoint, self.trainer)
+        # Callbacks that save after a validation do so before this module learns of its end.
+        validated = self._validated or self.trainer.validating
+        epoch_end_due = self._in_epoch and has_ended_epoch(self.trainer) and self.trainer.is_last_batch
+        facts = {"validated": validated, "epoch_end_due": epoch_end_due}
+        self._resumption.save(checkpoint, self, self._pending_batches, **facts)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self.strict_loading:
             check_architecture(checkpoint, self.state_dict(), type(self.trained_module).__name__)
+        check_weights(checkpoint, dict(self.named_parameters()))
         is_fit = self._trainer is not None and self.trainer.state.fn == "fit"
         self._resumed = checkpoint if is_fit else None
+        if is_fit:
+            check_resumable(checkpoint)
+            self._resumption.load(checkpoint)
+        if self._trainer is not None:
+            carry_over_best(self._trainer, checkpoint)
         stored = checkpoint.get("run_length")
         self._resumed_length = RunLength(*stored) if is_fit and stored is not None else None
 

@@ -23,8 +23,8 @@ def compile_model(model: nn.Module) -> None:
 def compile_loss_alone(module: LightningModule) -> None:
     """Compile ``compute_loss`` of a module in place of its steps.
 
-    Lightning compiles the steps of what ``torch.compile(module)`` returns. A step under manual optimization runs the
-    optimizer and its trials, which torch.compile cannot trace.
+    Lightning compiles the steps of what ``torch.compile(module)`` returns. A step under manual
+    optimization runs the optimizer and its trials, which torch.compile cannot trace.
 
     Args:
         module: A module with ``compute_loss``; nothing is done to one that Lightning has not compiled.
@@ -33,9 +33,7 @@ def compile_loss_alone(module: LightningModule) -> None:
         ModelError: if Lightning keeps the compiler elsewhere than 2.6 does.
     """
     if not hasattr(module, "_compiler_ctx"):
-        raise ModelError(
-            "this version of Lightning does not say whether a module is compiled; give Trainer.fit the module"
-        )
+        raise ModelError("this version of Lightning does not say whether a module is compiled (_compiler_ctx)")
     context: dict[str, Any] | None = module._compiler_ctx
     if context is not None:
         to_uncompiled(module)

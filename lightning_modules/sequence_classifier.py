@@ -21,10 +21,13 @@ from lightning_modules.errors import ModelError
 from lightning_modules.export import can_hold_mean
 from lightning_modules.feature_cache import FeatureCache
 from lightning_modules.frozen_encoder import Features, FrozenEncoder
+from lightning_modules.input_limits import check_data, takes_token_types
 from lightning_modules.length_split import split_by_length as parts_by_length
 from lightning_modules.losses import LossOptions, ProblemType, TaskLoss, check_problem_type, task_loss
 from lightning_modules.metrics import LOWER_IS_BETTER, EvaluationMetrics, check_metrics, predicted_labels
+from lightning_modules.padding import Padding, padded_on
 from lightning_modules.pretrained import check_label_order, load_sequence_classifier
+from lightning_modules.tiny_input import module_order
 from lightning_modules.trainable_parts import Trainable, freeze_all_but, frozen_modules
 from lightning_modules.trained_classifier import TrainedClassifier
 from lightning_modules.windows import mean_per_text
@@ -134,15 +137,19 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         self.main_metric = f"val/{names[0] if names else 'loss'}"
         self.main_metric_mode = "min" if self.main_metric.removeprefix("val/") in LOWER_IS_BETTER else "max"
         self.pad_token_id = getattr(loaded.model.config, "pad_token_id", None)
+        order = module_order(loaded.model)
+        new = loaded.new_parameter_names
         if gradient_checkpointing:
             checkpoint_activations(loaded.model)
-        self.adapted = None if adapter is None else add_adapter(loaded.model, adapter, loaded.new_parameter_names)
+        self.adapted = None if adapter is None else add_adapter(loaded.model, adapter, new, order)
         self.model: nn.Module = (self.adapted or loaded).model
         self.new_parameter_names = (self.adapted or loaded).new_parameter_names
+        self.module_order = order if self.adapted is None else module_order(self.model)
         try:
-            freeze_all_but(self.model, trainable, self.new_parameter_names)
+            freeze_all_but(self.model, trainable, self.new_parameter_names, self.module_order)
         except ValueError as error:
             raise ModelError(str(error)) from error
+        self._takes_token_types = takes_token_types(self.model)
         if compile:
             compile_model(self.model)
         self.trainable = trainable
@@ -155,6 +162,11 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         )
         self.num_labels = num_labels
         self.split_by_length = split_by_length
+        self.padding = Padding(self.model, self._logits)
+        self._padded_on: str | None = None
+        for option, is_on in (("split_by_length", split_by_length > 1), ("cache_features", bool(cache_features))):
+            if is_on:
+                self.padding.refuse_where_it_matters(option)
         self.eval_set_names = tuple(eval_set_names)
         self.val_metrics, self.test_metrics = (
             ModuleList(EvaluationMetrics(names, num_labels, self.problem_type) for _ in self.eval_set_names)
@@ -165,6 +177,11 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
     def trained_module(self) -> nn.Module:
         """The Hugging Face model, perhaps with an adapter."""
         return self.model
+
+    @property
+    def constant_buffers(self) -> bool:
+        """Whether the model has no running statistics; other buffers of transformers' models are constants."""
+        return not any(getattr(module, "track_running_stats", False) for module in self.model.modules())
 
     def train(self, mode: bool = True) -> SequenceClassifier:
         super().train(mode)
@@ -185,9 +202,12 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
+        data = getattr(self.trainer, "datamodule", None)
+        check_data(self.model, data)
+        self._padded_on = self.padding.side_for_data(data)
         if stage == "fit":
             self.temperature = 1.0
-            statistics = getattr(getattr(self.trainer, "datamodule", None), "label_statistics", None)
+            statistics = getattr(data, "label_statistics", None)
             if statistics is not None:
                 self.task_loss = task_loss(self.problem_type, self.loss_options, self.label_names, statistics)
                 self._has_statistics = True
@@ -204,6 +224,7 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
     # Forward and loss
 
     def prepare_batch(self, batch: Batch, split: str) -> list[Batch]:
+        batch = self._on_its_side(batch)
         if "text" in batch and (self.split_by_length > 1 or self.feature_cache is not None):
             name = "split_by_length" if self.split_by_length > 1 else "cache_features"
             raise ModelError(f"{name}: it does not go with long texts as windows; leave it out, or truncate long texts")
@@ -212,7 +233,10 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
 
     def forward(self, batch: Batch) -> Tensor:
         """Return ``(texts, labels)`` logits, or ``(texts,)`` scores in the targets' units, in float32."""
-        return self.task_loss.in_user_units(self._outputs(batch))
+        return self.task_loss.in_user_units(self._outputs(self._on_its_side(batch)))
+
+    def _on_its_side(self, batch: Batch) -> Batch:
+        return batch if self._padded_on is None or "attention_mask" not in batch else padded_on(batch, self._padded_on)
 
     def _outputs(self, batch: Batch) -> Tensor:
         """Return logits, or standardised scores, per text."""
@@ -224,7 +248,8 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         return logits.squeeze(-1) if self.num_labels == 1 else logits
 
     def _logits(self, batch: Batch) -> Tensor:
-        inputs = {key: value for key, value in batch.items() if key not in _NO_INPUTS}
+        left_out = _NO_INPUTS if self._takes_token_types else (*_NO_INPUTS, "token_type_ids")
+        inputs = {key: value for key, value in batch.items() if key not in left_out}
         if self.pad_token_id is not None and "attention_mask" in inputs:
             # Decoders read their logits at the last token that is not the model's own padding token, whatever the mask
             # says; tokenizers may pad with another one.

@@ -16,6 +16,7 @@ from optimizers.gld_candidates import CandidateUnit, EvaluateMany, Trial, Trials
 from optimizers.gradient_free_step import GradientFreeStep, discard_gradients, read_losses
 from optimizers.lookahead import Option, OptionTree, Path
 from optimizers.perturbation import NoiseDevice, Perturbation, derive_seed
+from optimizers.shards import asks_for_state, is_sharded, local_part
 from optimizers.step_contract import Closure, Evaluate, Loss, StepRecord
 
 # Attributes that are kept when the optimizer is pickled.
@@ -200,13 +201,17 @@ class GLD(Optimizer):
         Raises:
             ValueError: A callable that the settings need is missing.
         """
+        if asks_for_state(self.param_groups, closure, evaluate, loss):
+            return math.nan
         if self.candidates == "at_once" and evaluate_many is None:
             raise ValueError("candidates: at_once needs step(evaluate_many=…); without it use one_at_a_time")
+        if self.candidates == "at_once" and any(is_sharded(p) for group in self.param_groups for p in group["params"]):
+            raise ValueError("candidates: at_once needs whole parameters; sharded ones take one_at_a_time")
         step = GradientFreeStep(self, closure, evaluate)
         trials = Trials(step, evaluate_many if self.candidates == "at_once" else None)
         start = step.loss()
         (before,) = read_losses([start])
-        after, successes, radii, names = before, 0, [], set()
+        after, successes, radii, names, any_finite = before, 0, [], set(), False
         if math.isfinite(before):
             units = [unit for unit in candidate_units(step.members, self.param_groups, self.units) if unit.lr > 0]
             selection = step.number // self.reselect_every
@@ -217,12 +222,15 @@ class GLD(Optimizer):
                     radii.append(self._radius(unit))
                     names.add(unit.name)
                     search = self._search if self.lookahead_width == 1 else self._search_ahead
+                    trials.any_finite = False
                     after, succeeded = search(trials, unit, selection, turn, after)
-                    self._adapt_radius(unit, succeeded)
                     successes += succeeded
+                    if trials.any_finite:  # otherwise losses tell nothing about radii
+                        self._adapt_radius(unit, succeeded)
+                        any_finite = True
         else:
             before = after = float(start)
-        step.finish(skipped=not math.isfinite(before))
+        step.finish(skipped=not math.isfinite(before) or (bool(radii) and not any_finite))
         self.last_step = StepRecord(
             loss_before=before,
             loss_after=after,
@@ -343,7 +351,7 @@ class GLD(Optimizer):
     def _put(self, unit: CandidateUnit, options: Iterable[Option]) -> None:
         """Put a unit at the root of its tree and move it by some options, in order."""
         for tensor in unit.tensors:
-            tensor.copy_(self.state[tensor]["root"])
+            local_part(tensor).copy_(local_part(self.state[tensor]["root"]))
         for option in options:
             if option.scale != 0:
                 self._perturbation(unit, option.selection, option.scale).move(option.seed, option.scale)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from optimizers.gradient_free_step import GradientFreeStep, read_losses
 from optimizers.perturbation import Perturbation
+from optimizers.shards import is_sharded, local_part, share_of, sum_over_ranks
 from optimizers.step_contract import Loss
 
 UnitKind = Literal["tensor", "group"]
@@ -62,7 +64,9 @@ class CandidateUnit:
         for place, (tensor, group) in enumerate(self.members):
             if group["norm_weight"] > 0:
                 vector_norm = torch.linalg.vector_norm
-                norm = vector_norm(tensor) if stacks is None else vector_norm(stacks[place], dim=1)
+                norm = vector_norm(local_part(tensor)) if stacks is None else vector_norm(stacks[place], dim=1)
+                if is_sharded(tensor):
+                    norm = sum_over_ranks(norm.square() * share_of(tensor)).sqrt()
                 total = total + group["norm_weight"] * norm
         return total
 
@@ -123,11 +127,15 @@ class Trials:
     Args:
         step: The step, which computes the loss at the present parameters and counts.
         evaluate_many: Computes the losses of all candidates of a unit at once. None: one after the other.
+
+    Attributes:
+        any_finite: Whether a move has led to a finite loss, since it was last set to False.
     """
 
     def __init__(self, step: GradientFreeStep, evaluate_many: EvaluateMany | None) -> None:
         self._step = step
         self._evaluate_many = evaluate_many
+        self.any_finite = False
 
     def of_staying(self, unit: CandidateUnit) -> Trial:
         """Evaluate a unit where it is."""
@@ -155,6 +163,7 @@ class Trials:
             penalties.append(unit.penalty(stacks))
             self._step.evaluations += len(moves)
         read, added = read_losses(losses), read_losses(penalties)
+        self.any_finite = self.any_finite or any(map(math.isfinite, read))
         if len(added) < len(read):  # no norm is weighted
             added *= len(read)
         return [Trial(loss + extra, loss, *move) for loss, extra, move in zip(read, added, moves, strict=True)]

@@ -63,6 +63,10 @@ def check_combination(
             f"lr_scheduler: {name} finds its own step size, which a schedule would overwrite; leave lr_scheduler out, "
             "or choose an optimizer with a learning rate"
         )
+    if has_schedule and any("lr" not in group for group in optimizer.param_groups):
+        raise ModelError(
+            f"lr_scheduler: {name} keeps no learning rate (lr) in its groups to set; leave lr_scheduler out"
+        )
     if can.sets_step_size and groups.lrs:
         raise ModelError(
             f"param_groups: {name} finds its own step size, so parts cannot be given learning rates; give them "

@@ -208,6 +208,8 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         check_data(self.model, data)
         self._padded_on = self.padding.side_for_data(data)
         if stage == "fit":
+            if self.adapted is not None:
+                self.adapted.check_trains()
             self.temperature = 1.0
             statistics = getattr(data, "label_statistics", None)
             if statistics is not None:
@@ -357,6 +359,8 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         checkpoint["adapter"] = self._adapter_name()
+        if self.adapted is not None and self.adapted.start:
+            checkpoint["adapter_start"] = self.adapted.start
         checkpoint["task"] = {
             "problem_type": self.problem_type,
             "temperature": self.temperature,
@@ -372,6 +376,8 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         names = checkpoint.get("hyper_parameters", {}).get("label_names") or ()
         check_label_order("ckpt_path: the checkpoint", names, self.hparams["label_names"] or ())
         super().on_load_checkpoint(checkpoint)
+        if self.adapted is not None and "adapter_start" in checkpoint:
+            self.adapted.start = checkpoint["adapter_start"]
         if "task" in checkpoint:  # earlier versions had none of this
             self._load_task(checkpoint["task"])
 

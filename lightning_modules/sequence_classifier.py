@@ -153,7 +153,9 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         self.num_labels = num_labels
         self.split_by_length = split_by_length
         self.padding = Padding(self.model, self._logits)
+        # Until a datamodule's tokenizer is known, padding may be on either side.
         self._padded_on: str | None = None
+        self._has_met_data = False
         for option, is_on in (("split_by_length", split_by_length > 1), ("cache_features", bool(cache_features))):
             if is_on:
                 self.padding.refuse_where_it_matters(option)
@@ -188,7 +190,7 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
     def setup(self, stage: str) -> None:
         data = getattr(self.trainer, "datamodule", None)
         check_data(self.model, data)
-        self._padded_on = self.padding.side_for_data(data)
+        self._padded_on, self._has_met_data = self.padding.side_for_data(data), True
         if stage == "fit":
             self.temperature = 1.0
             statistics = getattr(data, "label_statistics", None)
@@ -220,6 +222,9 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         return self.task_loss.in_user_units(self._outputs(self._on_its_side(batch)))
 
     def _on_its_side(self, batch: Batch) -> Batch:
+        """Return a batch padded on the side where padding is free."""
+        if not self._has_met_data:
+            self._padded_on, self._has_met_data = self.padding.only_free_side(), True
         return batch if self._padded_on is None or "attention_mask" not in batch else padded_on(batch, self._padded_on)
 
     def _outputs(self, batch: Batch) -> Tensor:

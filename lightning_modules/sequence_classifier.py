@@ -165,7 +165,9 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         self._vocabulary = embedded_tokens(self.model)
         self.split_by_length = split_by_length
         self.padding = Padding(self.model, self._logits)
+        # Until a datamodule's tokenizer is known, padding may be on either side.
         self._padded_on: str | None = None
+        self._has_met_data = False
         for option, is_on in (("split_by_length", split_by_length > 1), ("cache_features", bool(cache_features))):
             if is_on:
                 self.padding.refuse_where_it_matters(option)
@@ -206,7 +208,7 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         super().setup(stage)
         data = getattr(self.trainer, "datamodule", None)
         check_data(self.model, data)
-        self._padded_on = self.padding.side_for_data(data)
+        self._padded_on, self._has_met_data = self.padding.side_for_data(data), True
         if stage == "fit":
             if self.adapted is not None:
                 self.adapted.check_trains()
@@ -245,6 +247,9 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         return self.task_loss.in_user_units(self._outputs(self._on_its_side(batch)))
 
     def _on_its_side(self, batch: Batch) -> Batch:
+        """Return a batch padded on the side where padding is free."""
+        if not self._has_met_data:
+            self._padded_on, self._has_met_data = self.padding.only_free_side(), True
         return batch if self._padded_on is None or "attention_mask" not in batch else padded_on(batch, self._padded_on)
 
     def _outputs(self, batch: Batch) -> Tensor:

@@ -153,7 +153,11 @@ def step_keywords(optimizer: Optimizer, step: StepClosures, has_scaler: bool) ->
         step: The loss of the step.
         has_scaler: Whether a gradient scaler runs the step, without the closure.
     """
-    offered: dict[str, Any] = {"evaluate": step.evaluate, "evaluate_many": step.evaluate_many, "loss_alone": step.loss_alone}
+    offered: dict[str, Any] = {
+        "evaluate": step.evaluate,
+        "evaluate_many": step.evaluate_many,
+        "loss_alone": step.loss_alone,
+    }
     arguments = inspect.signature(optimizer.step).parameters
     if "evaluate" in arguments or has_scaler:
         offered["loss"] = step.loss  # an ordinary step takes a closure or a loss

@@ -10,7 +10,6 @@ import logging
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +24,8 @@ from transformers import logging as transformers_logging
 from callbacks import GradualUnfreezing
 from lightning_modules import BottleneckConfig, SequenceClassifier
 from lightning_modules.errors import ModelError
-from lightning_modules.tiny_input import module_order
 from optimizers import AdamSLS, ParabolicAdam, ParamGroups
-from tests.families import END, FAMILIES, PAD, UNBUILT, VOCAB_SIZE, family_batch, family_model
+from tests.families import END, FAMILIES, PAD, VOCAB_SIZE, family_batch, family_model
 
 
 class Support:
@@ -220,6 +218,9 @@ if __name__ == "__main__":
                     line.append(f"{feature}: REFUSED {error}")
                 except Exception as error:
                     t = traceback.extract_tb(error.__traceback__)[-1]
-                    line.append(f"{feature}: FAIL {type(error).__name__} {' '.join(str(error).split())[:160]} {t.filename.split('/')[-1]}:{t.lineno}")
+                    line.append(
+                        f"{feature}: FAIL {type(error).__name__} {' '.join(str(error).split())[:160]} {t.filename.split('/')[-1]}:{t.lineno}"
+                    )
             print(family, "ok" if not line else "", flush=True)
-            for l in line: print("     ", l, flush=True)
+            for l in line:
+                print("     ", l, flush=True)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_modules.errors import ModelError
@@ -96,6 +96,8 @@ def check_optimizer_state(checkpoint: dict[str, Any], optimizer: Optimizer) -> N
         raise ModelError(
             f"ckpt_path: the checkpoint's optimizer is {stored}, the run's is {name}; resume with {stored}"
         )
+    if "param_groups" not in optimizer.state_dict():
+        return  # a wrapper around another optimizer (pytorch_optimizer's Lookahead), with a form of its own
     state = checkpoint["optimizer_states"][0]
     try:
         getattr(optimizer, "check_state", lambda state: None)(state)
@@ -115,6 +117,26 @@ def check_optimizer_state(checkpoint: dict[str, Any], optimizer: Optimizer) -> N
     if absent:
         raise ModelError(f"ckpt_path: the checkpoint's state of {name} is not whole: its groups lack {absent[0]}")
     _check_entries(state["param_groups"], entries, optimizer)
+
+
+def check_moved_parameters(optimizer: Optimizer, module: nn.Module) -> None:
+    """Check that an optimizer, its state loaded, still moves a module's parameters.
+
+    torchzero 0.4.4 keeps the parameters themselves in its state, and takes the checkpoint's in place of the model's.
+
+    Args:
+        optimizer: The optimizer of a run that resumes.
+        module: The module that trains.
+
+    Raises:
+        ModelError: if one of its parameters is not the module's.
+    """
+    own = {id(parameter) for parameter in module.parameters()}
+    if any(id(parameter) not in own for group in optimizer.param_groups for parameter in group["params"]):
+        raise ModelError(
+            f"ckpt_path: {type(optimizer).__name__} cannot be resumed: with its state it takes the checkpoint's "
+            "parameters in place of the model's; start anew, or choose another optimizer"
+        )
 
 
 def _absent_options(stored: list[dict[str, Any]], optimizer: Optimizer) -> list[str]:

@@ -71,13 +71,13 @@ def is_within_epoch(trainer: Trainer) -> bool:
 
 def has_ended_epoch(trainer: Trainer) -> bool:
     """Return whether a resumed run begins with a new epoch."""
-    epoch = trainer.fit_loop.epoch_progress.current
+    epoch: Any = trainer.fit_loop.epoch_progress.current
     return epoch.processed >= epoch.started
 
 
 def begin_next_epoch(trainer: Trainer) -> None:
     """Begin a resumed run's first epoch as any other one: its start, its iterator, its first batch."""
-    loop = trainer.fit_loop
+    loop: Any = trainer.fit_loop
     for counters in loop.epoch_progress.total, loop.epoch_progress.current:
         counters.ready = counters.started = counters.completed = counters.processed
     for each in (loop, loop.epoch_loop, loop.epoch_loop.val_loop):

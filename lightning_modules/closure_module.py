@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -20,6 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from lightning_modules.checkpoint_check import (
     check_architecture,
+    check_moved_parameters,
     check_optimizer_state,
     check_resumable,
     check_weights,
@@ -31,6 +31,7 @@ from lightning_modules.errors import ModelError
 from lightning_modules.finite_steps import FiniteSteps
 from lightning_modules.loop_progress import has_ended_epoch
 from lightning_modules.model_checkpoints import carry_over_best, save_by_step_and_time
+from lightning_modules.optimizer_calls import backward_of, check_step, make_optimizer, step_context, step_keywords
 from lightning_modules.optimizer_modes import OptimizerModes
 from lightning_modules.resumption import Resumption
 from lightning_modules.run_length import RunLength, run_length, unset_keywords
@@ -196,9 +197,10 @@ class ClosureModule(LightningModule):
         self._pending_batches = []
         optimizer = self._single_optimizer()
         step = self.step_closures(batches, optimizer)
-        offered = {"evaluate": step.evaluate, "loss": step.loss, "evaluate_many": step.evaluate_many}
-        offered = taken_by_step(optimizer.optimizer, offered)
-        loss = self._finite_steps.step(optimizer, step, offered, has_scaler=self._scaler is not None)
+        has_scaler = self._scaler is not None
+        offered = step_keywords(optimizer.optimizer, step, has_scaler)
+        with step_context(optimizer, is_first=self.trainer.global_step == 0):
+            loss = self._finite_steps.step(optimizer, step, offered, has_scaler)
         # Weights cached during the step must not meet the batch after it.
         torch.clear_autocast_cache()
         if not self._schedule_per_epoch():
@@ -221,7 +223,7 @@ class ClosureModule(LightningModule):
             self.compute_loss,
             batches,
             zero_grad=optimizer.zero_grad,
-            backward=self.manual_backward,
+            backward=backward_of(optimizer.optimizer, self.manual_backward),
             device=self.device,
             mean_over_ranks=lambda loss: strategy.reduce(loss, reduce_op="mean"),
             without_gradient_sync=without_gradient_sync,
@@ -279,22 +281,24 @@ class ClosureModule(LightningModule):
     def configure_optimizers(self) -> Any:
         self._resumption.before_loaders(self)
         length = run_length(self.trainer, self.accumulate_grad_batches)
-        division = self.param_groups or ParamGroups()
-        try:
-            groups = division(self.trained_module, self.new_parameter_names, self.module_order)
-        except ValueError as error:
-            raise ModelError(f"param_groups: {error}") from error
         known = {"steps_per_epoch": length.steps_per_epoch, "total_steps": length.total_steps}
-        try:
-            optimizer = self.optimizer(groups, **unset_keywords(self.optimizer, known))
-        except (TypeError, ValueError) as error:
-            raise ModelError(f"optimizer: {error}") from error
+        keywords = unset_keywords(self.optimizer, known)
+        division = self.param_groups
+        names = self.new_parameter_names, self.module_order
+        optimizer = make_optimizer(self.optimizer, self.trained_module, division, names, keywords)
+        clips_gradients = self.gradient_clip is not None
+        check_step(
+            optimizer,
+            scales_gradients=self._scaler is not None,
+            ranks=self.trainer.world_size,
+            clips_gradients=clips_gradients,
+        )
         check_combination(
             optimizer,
-            division,
+            division or ParamGroups(),
             has_schedule=self.lr_scheduler is not None,
             scales_gradients=self._scaler is not None,
-            clips_gradients=self.gradient_clip is not None,
+            clips_gradients=clips_gradients,
         )
         try:
             scale_learning_rates(optimizer)
@@ -358,6 +362,8 @@ class ClosureModule(LightningModule):
             self.trainer.lr_scheduler_configs[0].scheduler = new
 
     def on_train_start(self) -> None:
+        if self.trainer.ckpt_path:
+            check_moved_parameters(self._single_optimizer().optimizer, self)
         self._follow_new_length()
         # A run that was interrupted leaves both behind.
         self._pending_batches, saved = self._resumption.at_train_start(self)
@@ -426,14 +432,3 @@ class ClosureModule(LightningModule):
             carry_over_best(self._trainer, checkpoint)
         stored = checkpoint.get("run_length")
         self._resumed_length = RunLength(*stored) if is_fit and stored is not None else None
-
-
-def taken_by_step(optimizer: Optimizer, offered: dict[str, Any]) -> dict[str, Any]:
-    """Return those of ``offered`` that an optimizer's ``step`` has arguments for.
-
-    Args:
-        optimizer: Any torch optimizer.
-        offered: Keyword arguments by name.
-    """
-    taken = inspect.signature(type(optimizer).step).parameters
-    return {name: value for name, value in offered.items() if name in taken}

@@ -31,9 +31,9 @@ class StepClosures:
 
     where :math:`\ell` is the mean over a micro-batch. :meth:`closure` leaves its gradient in ``.grad``;
     :meth:`evaluate` computes the value alone, at whatever the parameters are by then. Both see the same dropout masks:
-    the generator states in front of the first call are put back before every later one, and every call leaves the
-    generators where the first one left them, so that a step draws from the stream exactly once. The same goes for
-    buffers, which a step moves once (running statistics).
+    the generator states in front of the first call are put back before every later one, which leaves the generators
+    where it found them, so that the losses of a step draw from the stream exactly once. The same goes for buffers,
+    which a step moves once (running statistics).
 
     Args:
         compute_loss: Mean loss of one micro-batch, a float32 scalar, attached to the graph when gradients are enabled.
@@ -137,7 +137,12 @@ class StepClosures:
 
     def evaluate(self) -> Tensor:
         """Return the loss at the present parameters, under ``no_grad``."""
-        with self._draws.replayed(), self._buffers.replayed(), torch.no_grad():
+        with torch.no_grad():
+            return self.loss_alone()
+
+    def loss_alone(self) -> Tensor:
+        """Return the loss at the present parameters, attached to the graph where gradients are enabled."""
+        with self._draws.replayed(), self._buffers.replayed():
             total = torch.zeros((), dtype=torch.float32, device=self._device)
             for batch, weight in zip(self.batches, self._weights, strict=True):
                 total += _fresh_loss(self._compute_loss, batch) * weight

@@ -14,6 +14,7 @@ from torch.nn import ModuleList
 
 from lightning_modules.activation_checkpointing import checkpoint_activations
 from lightning_modules.adapters import AdapterConfig, add_adapter
+from lightning_modules.batch_check import check_batch, embedded_tokens
 from lightning_modules.closure_module import ClosureModule
 from lightning_modules.closures import Batch, count_examples
 from lightning_modules.compilation import compile_model
@@ -161,9 +162,12 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
             FeatureCache(self.frozen_encoder, self.model, self._logits, folder) if cache_features else None
         )
         self.num_labels = num_labels
+        self._vocabulary = embedded_tokens(self.model)
         self.split_by_length = split_by_length
         self.padding = Padding(self.model, self._logits)
+        # Until a datamodule's tokenizer is known, padding may be on either side.
         self._padded_on: str | None = None
+        self._has_met_data = False
         for option, is_on in (("split_by_length", split_by_length > 1), ("cache_features", bool(cache_features))):
             if is_on:
                 self.padding.refuse_where_it_matters(option)
@@ -204,8 +208,10 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         super().setup(stage)
         data = getattr(self.trainer, "datamodule", None)
         check_data(self.model, data)
-        self._padded_on = self.padding.side_for_data(data)
+        self._padded_on, self._has_met_data = self.padding.side_for_data(data), True
         if stage == "fit":
+            if self.adapted is not None:
+                self.adapted.check_trains()
             self.temperature = 1.0
             statistics = getattr(data, "label_statistics", None)
             if statistics is not None:
@@ -223,6 +229,11 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
 
     # Forward and loss
 
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        is_scored = self._trainer is None or not self.trainer.predicting
+        check_batch(batch, self._vocabulary, self.num_labels, self.problem_type if is_scored else None)
+        return batch
+
     def prepare_batch(self, batch: Batch, split: str) -> list[Batch]:
         batch = self._on_its_side(batch)
         if "text" in batch and (self.split_by_length > 1 or self.feature_cache is not None):
@@ -236,6 +247,9 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         return self.task_loss.in_user_units(self._outputs(self._on_its_side(batch)))
 
     def _on_its_side(self, batch: Batch) -> Batch:
+        """Return a batch padded on the side where padding is free."""
+        if not self._has_met_data:
+            self._padded_on, self._has_met_data = self.padding.only_free_side(), True
         return batch if self._padded_on is None or "attention_mask" not in batch else padded_on(batch, self._padded_on)
 
     def _outputs(self, batch: Batch) -> Tensor:
@@ -350,6 +364,8 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         checkpoint["adapter"] = self._adapter_name()
+        if self.adapted is not None and self.adapted.start:
+            checkpoint["adapter_start"] = self.adapted.start
         checkpoint["task"] = {
             "problem_type": self.problem_type,
             "temperature": self.temperature,
@@ -365,6 +381,8 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         names = checkpoint.get("hyper_parameters", {}).get("label_names") or ()
         check_label_order("ckpt_path: the checkpoint", names, self.hparams["label_names"] or ())
         super().on_load_checkpoint(checkpoint)
+        if self.adapted is not None and "adapter_start" in checkpoint:
+            self.adapted.start = checkpoint["adapter_start"]
         if "task" in checkpoint:  # earlier versions had none of this
             self._load_task(checkpoint["task"])
 

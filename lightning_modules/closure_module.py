@@ -393,6 +393,10 @@ class ClosureModule(LightningModule):
             self._advance_schedule()
         self._in_epoch = self._validated = False
 
+    def on_validation_model_zero_grad(self) -> None:
+        super().on_validation_model_zero_grad()
+        self._resumption.before_validation(self)
+
     def on_validation_start(self) -> None:
         self._modes.evaluate(self.trainer.optimizers)
 

@@ -32,6 +32,7 @@ from lightning_modules.finite_steps import FiniteSteps
 from lightning_modules.loop_progress import has_ended_epoch
 from lightning_modules.model_checkpoints import carry_over_best, save_by_step_and_time
 from lightning_modules.optimizer_modes import OptimizerModes
+from lightning_modules.own_step_size import OwnStepSize, check_callbacks
 from lightning_modules.resumption import Resumption
 from lightning_modules.run_length import RunLength, run_length, unset_keywords
 from lightning_modules.schedules import Schedule
@@ -126,6 +127,7 @@ class ClosureModule(LightningModule):
         self.gradient_clip = gradient_clip
         self.max_skipped_steps = max_skipped_steps
         self._finite_steps = FiniteSteps(max_skipped_steps)
+        self._own_step_size = OwnStepSize()
         self._buffers_that_move: list[Tensor] = []
         self.new_parameter_names: Sequence[str] = ()
         self.module_order: Sequence[str] = ()  # in which the trained module's modules run, where that is known
@@ -198,7 +200,9 @@ class ClosureModule(LightningModule):
         step = self.step_closures(batches, optimizer)
         offered = {"evaluate": step.evaluate, "loss": step.loss, "evaluate_many": step.evaluate_many}
         offered = taken_by_step(optimizer.optimizer, offered)
+        self._own_step_size.check(optimizer.optimizer, self.trainer)
         loss = self._finite_steps.step(optimizer, step, offered, has_scaler=self._scaler is not None)
+        self._own_step_size.note(optimizer.optimizer)
         # Weights cached during the step must not meet the batch after it.
         torch.clear_autocast_cache()
         if not self._schedule_per_epoch():
@@ -296,6 +300,7 @@ class ClosureModule(LightningModule):
             scales_gradients=self._scaler is not None,
             clips_gradients=self.gradient_clip is not None,
         )
+        check_callbacks(self.trainer.callbacks, optimizer, self)  # type: ignore[attr-defined]
         try:
             scale_learning_rates(optimizer)
         except ValueError as error:
@@ -367,6 +372,7 @@ class ClosureModule(LightningModule):
         # A run that is resumed within an epoch has no start of one.
         self._modes.train(self.trainer.optimizers)
         self._buffers_that_move = moving_buffers(self)
+        self._own_step_size = OwnStepSize()
 
     def on_train_epoch_start(self) -> None:
         self._modes.train(self.trainer.optimizers)

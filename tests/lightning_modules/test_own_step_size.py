@@ -45,11 +45,11 @@ def fit(module: SequenceClassifier, folder: Path, *callbacks: Callback, max_epoc
 def test_callbacks_that_write_learning_rates_are_refused(
     optimizer: Any, callback: Any, tiny: str, tmp_path: Path
 ) -> None:
-    made = callback()
-    with pytest.raises(
-        ModelError, match=f"{type(made).__name__} sets the learning rate, and {optimizer.__name__} finds"
-    ):
-        fit(SequenceClassifier(tiny, optimizer=optimizer), tmp_path, made)
+    made, module = callback(), SequenceClassifier(tiny, optimizer=optimizer)
+    module.backbone = module.model.bert  # what BackboneFinetuning looks for
+    name = optimizer.__name__
+    with pytest.raises(ModelError, match=f"{type(made).__name__} sets the learning rate, and {name} finds"):
+        fit(module, tmp_path, made)
 
 
 class Overwriting(Callback):
@@ -66,7 +66,7 @@ class Scheduling(Callback):
 
 
 def test_anybody_elses_are_noticed_in_the_next_step(tiny: str, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="something has set lr from .* to 123 between two steps of SaLSA"):
+    with pytest.raises(ModelError, match=r"something has set lr from .* to 123 between two steps of SaLSA"):
         fit(SequenceClassifier(tiny, optimizer=SaLSA), tmp_path, Overwriting())
     with pytest.raises(ModelError, match="something has installed StepLR, and SaLSA finds its own step size"):
         fit(SequenceClassifier(tiny, optimizer=SaLSA), tmp_path, Scheduling())
@@ -85,10 +85,10 @@ def test_weight_averaging_anneals_over_epochs(schedule: Schedule | None, tiny: s
     averaging = StochasticWeightAveraging(0.5, swa_epoch_start=1, annealing_epochs=3, annealing_strategy="linear")
     module = SequenceClassifier(tiny, optimizer=partial(torch.optim.SGD, lr=0.01), lr_scheduler=schedule)
     fit(module, tmp_path, averaging, Watch(), max_epochs=5)
-    steps = [after - before for before, after in zip(rates, rates[1:], strict=False)]
     assert rates[-1] == pytest.approx(0.5)
-    assert 0 < rates[0] < 0.4
-    assert steps[0] > 0.05 and steps[1] > 0.05
+    assert rates[0] < 0.05
+    assert rates[1] - rates[0] > 0.1
+    assert rates[2] - rates[1] > 0.1
 
 
 def test_weight_averaging_with_batch_normalisation_is_refused(tiny: str, tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from lightning_modules.loop_progress import has_ended_epoch
 from lightning_modules.model_checkpoints import carry_over_best, save_by_step_and_time
 from lightning_modules.optimizer_calls import backward_of, check_step, make_optimizer, step_context, step_keywords
 from lightning_modules.optimizer_modes import OptimizerModes
+from lightning_modules.own_step_size import OwnStepSize, check_callbacks
 from lightning_modules.resumption import Resumption
 from lightning_modules.run_length import RunLength, run_length, unset_keywords
 from lightning_modules.schedules import Schedule
@@ -127,6 +128,7 @@ class ClosureModule(LightningModule):
         self.gradient_clip = gradient_clip
         self.max_skipped_steps = max_skipped_steps
         self._finite_steps = FiniteSteps(max_skipped_steps)
+        self._own_step_size = OwnStepSize()
         self._buffers_that_move: list[Tensor] = []
         self.new_parameter_names: Sequence[str] = ()
         self.module_order: Sequence[str] = ()  # in which the trained module's modules run, where that is known
@@ -199,8 +201,10 @@ class ClosureModule(LightningModule):
         step = self.step_closures(batches, optimizer)
         has_scaler = self._scaler is not None
         offered = step_keywords(optimizer.optimizer, step, has_scaler)
+        self._own_step_size.check(optimizer.optimizer, self.trainer)
         with step_context(optimizer, is_first=self.trainer.global_step == 0):
             loss = self._finite_steps.step(optimizer, step, offered, has_scaler)
+        self._own_step_size.note(optimizer.optimizer)
         # Weights cached during the step must not meet the batch after it.
         torch.clear_autocast_cache()
         if not self._schedule_per_epoch():
@@ -300,6 +304,7 @@ class ClosureModule(LightningModule):
             scales_gradients=self._scaler is not None,
             clips_gradients=clips_gradients,
         )
+        check_callbacks(self.trainer.callbacks, optimizer, self)  # type: ignore[attr-defined]
         try:
             scale_learning_rates(optimizer)
         except ValueError as error:
@@ -373,6 +378,7 @@ class ClosureModule(LightningModule):
         # A run that is resumed within an epoch has no start of one.
         self._modes.train(self.trainer.optimizers)
         self._buffers_that_move = moving_buffers(self)
+        self._own_step_size = OwnStepSize()
 
     def on_train_epoch_start(self) -> None:
         self._modes.train(self.trainer.optimizers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
@@ -32,6 +33,9 @@ from lightning_modules.tiny_input import module_order
 from lightning_modules.trainable_parts import Trainable, freeze_all_but, frozen_modules
 from lightning_modules.trained_classifier import TrainedClassifier
 from lightning_modules.windows import mean_per_text
+
+# Lightning says so of every datamodule, whether or not it has a hook of its own.
+warnings.filterwarnings("ignore", "You have overridden `on_before_batch_transfer` in `LightningModule` but have passed")
 
 # What in a batch is no input of the model.
 _NO_INPUTS = ("labels", "idx", "text", "features")

@@ -29,6 +29,7 @@ from lightning_modules.combinations import check_combination
 from lightning_modules.compilation import compile_loss_alone
 from lightning_modules.errors import ModelError
 from lightning_modules.finite_steps import FiniteSteps
+from lightning_modules.lightning_callbacks import check_callbacks, check_rate_monitor
 from lightning_modules.loop_progress import has_ended_epoch
 from lightning_modules.model_checkpoints import carry_over_best, save_by_step_and_time
 from lightning_modules.optimizer_calls import backward_of, check_step, make_optimizer, step_context, step_keywords
@@ -37,8 +38,9 @@ from lightning_modules.own_step_size import OwnStepSize, check_callbacks
 from lightning_modules.resumption import Resumption
 from lightning_modules.run_length import RunLength, run_length, unset_keywords
 from lightning_modules.schedules import Schedule
+from lightning_modules.step_axis import StepAxis
 from lightning_modules.whole_evaluation import WholeEvaluation
-from optimizers import ParabolicAdam, ParamGroups, scale_learning_rates
+from optimizers import ParabolicAdam, ParamGroups, scale_learning_rates, traits
 from optimizers.replayed import moving_buffers
 
 # Lightning weights a logged loss by an integer; weights of batches need not be integers.
@@ -138,10 +140,14 @@ class ClosureModule(LightningModule):
         self._resumed: dict[str, Any] | None = None
         self._resumption = Resumption()
         self._modes = OptimizerModes()
+        self._axis = StepAxis()
         # Of a run with a schedule: its length, that of the run it goes on from, and the rates without the schedule.
         self._length: RunLength | None = None
         self._resumed_length: RunLength | None = None
         self._rates: list[float] = []
+        # What a search for a learning rate has found, and whether the present optimizer is yet to take it.
+        self._found_rate: float | None = None
+        self._takes_found_rate = False
 
     # What a subclass may define
 
@@ -187,13 +193,32 @@ class ClosureModule(LightningModule):
 
     def setup(self, stage: str) -> None:
         compile_loss_alone(self)
+        if stage == "fit":
+            check_callbacks(self.trainer, self)
+            self._axis.begin(self.trainer, self.accumulate_grad_batches)
+
+    def teardown(self, stage: str) -> None:
+        if stage == "fit":
+            self._axis.finish(self.trainer)
+
+    @property
+    def lr(self) -> float | None:
+        """The learning rate, or None; set by Lightning's ``Tuner.lr_find``, for this and later fits."""
+        optimizers = self.trainer.optimizers if self._trainer is not None else []
+        return optimizers[0].param_groups[0].get("lr") if optimizers else self._found_rate
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        self._found_rate, self._takes_found_rate = float(value), True
 
     # The step
 
-    def training_step(self, batch: Any, batch_idx: int) -> None:
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
         self._pending_batches.append(batch)
         if len(self._pending_batches) < self.accumulate_grad_batches and not self.trainer.is_last_batch:
-            return
+            self._axis.rest(self.trainer)
+            return None
+        self._axis.resume(self.trainer)
         started = time.perf_counter()
         batches = [part for each in self._pending_batches for part in self.prepare_batch(each, "train")]
         self._pending_batches = []
@@ -210,6 +235,7 @@ class ClosureModule(LightningModule):
         if not self._schedule_per_epoch():
             self._advance_schedule()
         self._log_step(loss, step.num_examples, time.perf_counter() - started)
+        return loss  # for callbacks that watch it (SpikeDetection, LearningRateFinder)
 
     def step_closures(self, batches: list[Any], optimizer: LightningOptimizer) -> StepClosures:
         """Return the closures of a step over micro-batches, as the running strategy and precision need them.
@@ -287,6 +313,9 @@ class ClosureModule(LightningModule):
         length = run_length(self.trainer, self.accumulate_grad_batches)
         known = {"steps_per_epoch": length.steps_per_epoch, "total_steps": length.total_steps}
         keywords = unset_keywords(self.optimizer, known)
+        if self._found_rate is not None:
+            keywords["lr"] = self._found_rate
+        self._takes_found_rate = False
         division = self.param_groups
         names = self.new_parameter_names, self.module_order
         optimizer = make_optimizer(self.optimizer, self.trained_module, division, names, keywords)
@@ -366,9 +395,36 @@ class ClosureModule(LightningModule):
             new = self.lr_scheduler.rebuild(optimizer, self._length, self._rates, schedule.last_epoch)
             self.trainer.lr_scheduler_configs[0].scheduler = new
 
+    def _check_installed_schedule(self) -> None:
+        """Refuse a schedule that a callback or Lightning's search for a rate lays over a searched step size."""
+        optimizer = self._single_optimizer().optimizer
+        if self.trainer.lr_scheduler_configs and traits(optimizer).sets_step_size:
+            name, schedule = type(optimizer).__name__, type(self.trainer.lr_scheduler_configs[0].scheduler).__name__
+            raise ModelError(
+                f"optimizer: {name} finds its own step size, which {schedule} would overwrite; a search for a learning "
+                "rate or a schedule is for optimizers with a learning rate"
+            )
+
+    def _take_found_rate(self) -> None:
+        """Give the optimizer and its schedule the learning rate that a search at the start of this fit has found."""
+        if not self._takes_found_rate or self._found_rate is None:
+            return
+        self._takes_found_rate = False
+        optimizer = self.trainer.optimizers[0]
+        rates = [self._found_rate * group.get("lr_factor", 1.0) for group in optimizer.param_groups]
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        if self.lr_scheduler is not None and self._length is not None and self.trainer.lr_scheduler_configs:
+            self._rates = rates
+            new = self.lr_scheduler.rebuild(optimizer, self._length, rates, 0)
+            self.trainer.lr_scheduler_configs[0].scheduler = new
+
     def on_train_start(self) -> None:
         if self.trainer.ckpt_path:
             check_moved_parameters(self._single_optimizer().optimizer, self)
+        check_rate_monitor(self.trainer)
+        self._check_installed_schedule()
+        self._take_found_rate()
         self._follow_new_length()
         # A run that was interrupted leaves both behind.
         self._pending_batches, saved = self._resumption.at_train_start(self)

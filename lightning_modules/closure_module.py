@@ -20,12 +20,14 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from lightning_modules.checkpoint_check import check_architecture, check_optimizer_state
 from lightning_modules.closures import StepClosures, count_examples
-from lightning_modules.combinations import check_combination
+from lightning_modules.combinations import check_combination, check_gradients_of_ranks
 from lightning_modules.errors import ModelError
 from lightning_modules.run_length import RunLength, run_length, unset_keywords
 from lightning_modules.schedules import Schedule
+from lightning_modules.sharded_model import shard_model, sharded_modules
 from lightning_modules.whole_evaluation import WholeEvaluation
 from optimizers import ParabolicAdam, ParamGroups, scale_learning_rates, traits
+from optimizers.shards import complete_state
 
 # Lightning weights a logged loss by an integer; weights of batches need not be integers.
 _WEIGHT_UNITS = 2**16
@@ -157,6 +159,10 @@ class ClosureModule(LightningModule):
         """Whether no forward pass changes a buffer, so that DDP need not exchange them; default: unknown, False."""
         return False
 
+    def configure_model(self) -> None:
+        """Shard the model, under ModelParallelStrategy; a subclass may do so in its own way (`fully_shard`)."""
+        shard_model(self.trainer, self, self.trained_module)
+
     def configure_callbacks(self) -> Sequence[Callback]:
         return [WholeEvaluation()]
 
@@ -193,7 +199,13 @@ class ClosureModule(LightningModule):
         without_gradient_sync: Callable[[], AbstractContextManager[None]] = (
             strategy.block_backward_sync if isinstance(strategy, ParallelStrategy) else nullcontext
         )
-        several = self.trainer.world_size > 1
+        several, sharded = self.trainer.world_size > 1, list(sharded_modules(self))
+
+        def after_evaluation() -> None:
+            # What is still gathered would not follow the shards that a search moves.
+            for each in sharded:
+                each.reshard()
+
         return StepClosures(
             self.compute_loss,
             batches,
@@ -205,9 +217,12 @@ class ClosureModule(LightningModule):
             module=self,
             mean_over=self.mean_over,
             sum_over_ranks=(lambda terms: strategy.reduce(terms, reduce_op="sum")) if several else None,
+            after_evaluation=after_evaluation,
         )
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        if self.trainer.global_step == 0:
+            check_gradients_of_ranks(self.trainer, self)
         # Runs once per step, after the gradients are unscaled and reduced and before the optimizer reads them.
         if self.gradient_clip is not None:
             self.clip_gradients(optimizer, self.gradient_clip.value, self.gradient_clip.algorithm)
@@ -267,6 +282,8 @@ class ClosureModule(LightningModule):
             scale_learning_rates(optimizer)
         except ValueError as error:
             raise ModelError(f"param_groups: {error}") from error
+        if optimizer.state and any(True for _ in sharded_modules(self)):
+            complete_state(optimizer)
         if self.lr_scheduler is None:
             return {"optimizer": optimizer}
         self._length, self._rates = length, [group.get("lr", 0.0) for group in optimizer.param_groups]

@@ -45,6 +45,7 @@ class StepClosures:
         mean_over: How many terms a micro-batch's loss is a mean over, :math:`n`, or the sum of their weights. Default:
             its examples.
         sum_over_ranks: Sums a tensor over the ranks, whose :math:`n` may differ. Default: one rank.
+        after_evaluation: Called when the loss has been evaluated, before parameters may move. Default: nothing to do.
 
     Attributes:
         num_examples: Number of examples in all micro-batches.
@@ -70,6 +71,7 @@ class StepClosures:
         module: nn.Module | None = None,
         mean_over: Callable[[Any], float | Tensor] | None = None,
         sum_over_ranks: Callable[[Tensor], Tensor] | None = None,
+        after_evaluation: Callable[[], None] = lambda: None,
     ) -> None:
         self._compute_loss = compute_loss
         self._batches = batches
@@ -84,6 +86,7 @@ class StepClosures:
         self._backward = backward
         self._mean_over_ranks = mean_over_ranks
         self._without_gradient_sync = without_gradient_sync
+        self._after_evaluation = after_evaluation
         self._module = module
         self._losses_of_candidates: list[Callable[..., Tensor]] | None = None
         self._draws = ReplayedDraws([self._device])
@@ -117,6 +120,7 @@ class StepClosures:
             total = torch.zeros((), dtype=torch.float32, device=self._device)
             for batch, weight in zip(self._batches, self._weights, strict=True):
                 total += _fresh_loss(self._compute_loss, batch) * weight
+            self._after_evaluation()
             return self._mean_over_ranks(total)
 
     def evaluate_many(self, parameters: Sequence[Tensor], values: Sequence[Tensor]) -> Tensor:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from lightning.pytorch import Trainer
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from lightning_modules.errors import ModelError
@@ -59,4 +62,27 @@ def check_combination(
         raise ModelError(
             f"param_groups: {name} has no anchor_decay; choose optimizers.AdamWL2SP or a line search (AdamSLS, SaLSA, "
             "SGDSLS), or leave anchor_decay out"
+        )
+
+
+def check_gradients_of_ranks(trainer: Trainer, module: nn.Module) -> None:
+    """Refuse, in the first step, parameters without a gradient that DDP would wait for in the second.
+
+    Args:
+        trainer: The trainer, after a backward pass.
+        module: The module.
+
+    Raises:
+        ModelError: if there are some; it names the first and the strategy to take.
+    """
+    model = trainer.strategy.model
+    if not isinstance(model, DistributedDataParallel) or model.find_unused_parameters or model.static_graph:
+        return
+    unused = [
+        name for name, parameter in module.named_parameters() if parameter.requires_grad and parameter.grad is None
+    ]
+    if unused:
+        raise ModelError(
+            f"trainer.strategy: {len(unused)} parameters get no gradient ({unused[0]}, …), which ddp waits for; take "
+            "ddp_find_unused_parameters_true"
         )

@@ -49,7 +49,7 @@ class OwnStepSize:
         self._found = _step_sizes(optimizer) if traits(optimizer).sets_step_size else None
 
 
-def check_callbacks(callbacks: Sequence[Callback], optimizer: Optimizer, module: LightningModule) -> None:
+def check_rate_writers(callbacks: Sequence[Callback], optimizer: Optimizer, module: LightningModule) -> None:
     """Refuse callbacks of Lightning that write learning rates where the optimizer finds its own.
 
     Raises:

@@ -25,7 +25,7 @@ from lightning_modules.checkpoint_check import (
     check_weights,
 )
 from lightning_modules.closures import StepClosures, count_examples
-from lightning_modules.combinations import check_combination
+from lightning_modules.combinations import check_combination, check_gradients_of_ranks
 from lightning_modules.compilation import compile_loss_alone
 from lightning_modules.errors import ModelError
 from lightning_modules.finite_steps import FiniteSteps
@@ -34,13 +34,16 @@ from lightning_modules.loop_progress import has_ended_epoch
 from lightning_modules.model_checkpoints import carry_over_best, save_by_step_and_time
 from lightning_modules.optimizer_calls import backward_of, check_step, make_optimizer, step_context, step_keywords
 from lightning_modules.optimizer_modes import OptimizerModes
+from lightning_modules.own_step_size import OwnStepSize
 from lightning_modules.resumption import Resumption
 from lightning_modules.run_length import RunLength, run_length, unset_keywords
 from lightning_modules.schedules import Schedule
+from lightning_modules.sharded_model import shard_model, sharded_modules
 from lightning_modules.step_axis import StepAxis
 from lightning_modules.whole_evaluation import WholeEvaluation
 from optimizers import ParabolicAdam, ParamGroups, scale_learning_rates, traits
 from optimizers.replayed import moving_buffers
+from optimizers.shards import complete_state
 
 # Lightning weights a logged loss by an integer; weights of batches need not be integers.
 _WEIGHT_UNITS = 2**16
@@ -129,6 +132,7 @@ class ClosureModule(LightningModule):
         self.gradient_clip = gradient_clip
         self.max_skipped_steps = max_skipped_steps
         self._finite_steps = FiniteSteps(max_skipped_steps)
+        self._own_step_size = OwnStepSize()
         self._buffers_that_move: list[Tensor] = []
         self.new_parameter_names: Sequence[str] = ()
         self.module_order: Sequence[str] = ()  # in which the trained module's modules run, where that is known
@@ -186,6 +190,10 @@ class ClosureModule(LightningModule):
         """Whether no forward pass changes a buffer, so that DDP need not exchange them; default: unknown, False."""
         return False
 
+    def configure_model(self) -> None:
+        """Shard the model, under ModelParallelStrategy; a subclass may do so in its own way (`fully_shard`)."""
+        shard_model(self.trainer, self, self.trained_module)
+
     def configure_callbacks(self) -> Sequence[Callback]:
         if self.trainer.state.fn == "fit":
             check_callbacks(self.trainer, self)
@@ -225,8 +233,10 @@ class ClosureModule(LightningModule):
         step = self.step_closures(batches, optimizer)
         has_scaler = self._scaler is not None
         offered = step_keywords(optimizer.optimizer, step, has_scaler)
+        self._own_step_size.check(optimizer.optimizer, self.trainer)
         with step_context(optimizer, is_first=self.trainer.global_step == 0):
             loss = self._finite_steps.step(optimizer, step, offered, has_scaler)
+        self._own_step_size.note(optimizer.optimizer)
         # Weights cached during the step must not meet the batch after it.
         torch.clear_autocast_cache()
         if not self._schedule_per_epoch():
@@ -245,7 +255,13 @@ class ClosureModule(LightningModule):
         without_gradient_sync: Callable[[], AbstractContextManager[None]] = (
             strategy.block_backward_sync if isinstance(strategy, ParallelStrategy) else nullcontext
         )
-        several = self.trainer.world_size > 1
+        several, sharded = self.trainer.world_size > 1, list(sharded_modules(self))
+
+        def after_evaluation() -> None:
+            # What is still gathered would not follow the shards that a search moves.
+            for each in sharded:
+                each.reshard()
+
         return StepClosures(
             self.compute_loss,
             batches,
@@ -260,9 +276,12 @@ class ClosureModule(LightningModule):
             # Scaled gradients are the scaler's to look at.
             parameters=[] if self._scaler else [p for group in optimizer.param_groups for p in group["params"]],
             buffers=self._buffers_that_move,
+            after_evaluation=after_evaluation,
         )
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        if self.trainer.global_step == 0:
+            check_gradients_of_ranks(self.trainer, self)
         # Runs once per step, after the gradients are unscaled and reduced and before the optimizer reads them.
         if self.gradient_clip is not None:
             self.clip_gradients(optimizer, self.gradient_clip.value, self.gradient_clip.algorithm)
@@ -330,10 +349,13 @@ class ClosureModule(LightningModule):
             scales_gradients=self._scaler is not None,
             clips_gradients=clips_gradients,
         )
+        check_rate_writers(self.trainer.callbacks, optimizer, self)  # type: ignore[attr-defined]
         try:
             scale_learning_rates(optimizer)
         except ValueError as error:
             raise ModelError(f"param_groups: {error}") from error
+        if optimizer.state and any(True for _ in sharded_modules(self)):
+            complete_state(optimizer)
         if self.lr_scheduler is None:
             return {"optimizer": optimizer}
         self._length, self._rates = length, [group.get("lr", 0.0) for group in optimizer.param_groups]
@@ -430,6 +452,7 @@ class ClosureModule(LightningModule):
         # A run that is resumed within an epoch has no start of one.
         self._modes.train(self.trainer.optimizers)
         self._buffers_that_move = moving_buffers(self)
+        self._own_step_size = OwnStepSize()
 
     def on_train_epoch_start(self) -> None:
         self._modes.train(self.trainer.optimizers)
@@ -449,6 +472,10 @@ class ClosureModule(LightningModule):
         if self._schedule_per_epoch():
             self._advance_schedule()
         self._in_epoch = self._validated = False
+
+    def on_validation_model_zero_grad(self) -> None:
+        super().on_validation_model_zero_grad()
+        self._resumption.before_validation(self)
 
     def on_validation_start(self) -> None:
         self._modes.evaluate(self.trainer.optimizers)

@@ -29,35 +29,42 @@ def check_batch(batch: Any, vocabulary: int | None, num_labels: int, problem_typ
     """
     if not isinstance(batch, Mapping):
         return
-    tokens, labels = batch.get("input_ids"), batch.get("labels")
-    if _is_readable(tokens):
-        if tokens.shape[0] == 0:
-            raise ModelError("a batch of no rows: input_ids has the shape " + str(tuple(tokens.shape)))
-        if vocabulary is not None and not tokens.is_floating_point():
-            mask = batch.get("attention_mask")
-            read = tokens if mask is None or mask.shape != tokens.shape else torch.where(mask != 0, tokens, 0)
-            unknown = (read < 0) | (read >= vocabulary)
-            if unknown.any():
-                place = unknown.nonzero()[0]
-                raise ModelError(
-                    f"input_ids: {_row(batch, int(place[0]))} has token {int(tokens[tuple(place)])}, and the model has "
-                    f"embeddings for tokens 0 to {vocabulary - 1}; tokenize with the model's own tokenizer"
-                )
-    if not _is_readable(labels) or problem_type in (None, "regression"):
-        return
-    if problem_type == "single_label_classification":
+    tokens, labels = _on_cpu(batch.get("input_ids")), _on_cpu(batch.get("labels"))
+    if tokens is not None:
+        _check_tokens(batch, tokens, vocabulary)
+    if labels is not None and problem_type == "single_label_classification":
         if labels.is_floating_point() or labels.ndim != 1:
             raise ModelError(
                 f"labels: a {labels.dtype} tensor of shape {tuple(labels.shape)}; one class number per row is needed, "
                 "or problem_type multi_label_classification"
             )
-        wrong, allowed = (labels < 0) | (labels >= num_labels), f"0 to {num_labels - 1} (num_labels {num_labels})"
-    else:
+        allowed = f"0 to {num_labels - 1} (num_labels {num_labels})"
+        _refuse_any((labels < 0) | (labels >= num_labels), batch, labels, allowed)
+    elif labels is not None and problem_type == "multi_label_classification":
         if labels.ndim != 2 or labels.shape[1] != num_labels:
             raise ModelError(
                 f"labels: a tensor of shape {tuple(labels.shape)}; a column per label is needed, {num_labels} of them"
             )
-        wrong, allowed = (labels != 0) & (labels != 1), "0 and 1, a column per label"
+        _refuse_any((labels != 0) & (labels != 1), batch, labels, "0 and 1, a column per label")
+
+
+def _check_tokens(batch: Mapping[str, Any], tokens: Tensor, vocabulary: int | None) -> None:
+    if tokens.shape[0] == 0:
+        raise ModelError(f"a batch of no rows: input_ids has the shape {tuple(tokens.shape)}")
+    if vocabulary is None or tokens.is_floating_point():
+        return
+    mask = batch.get("attention_mask")
+    read = tokens if mask is None or mask.shape != tokens.shape else torch.where(mask != 0, tokens, 0)
+    unknown = (read < 0) | (read >= vocabulary)
+    if unknown.any():
+        place = unknown.nonzero()[0]
+        raise ModelError(
+            f"input_ids: {_row(batch, int(place[0]))} has token {int(tokens[tuple(place)])}, and the model has "
+            f"embeddings for tokens 0 to {vocabulary - 1}; tokenize with the model's own tokenizer"
+        )
+
+
+def _refuse_any(wrong: Tensor, batch: Mapping[str, Any], labels: Tensor, allowed: str) -> None:
     if wrong.any():
         place = wrong.nonzero()[0]
         raise ModelError(
@@ -74,8 +81,8 @@ def embedded_tokens(model: Any) -> int | None:
     return table.num_embeddings if isinstance(table, nn.Embedding) else None
 
 
-def _is_readable(tensor: Any) -> bool:
-    return isinstance(tensor, Tensor) and tensor.device.type == "cpu" and tensor.ndim > 0
+def _on_cpu(value: Any) -> Tensor | None:
+    return value if isinstance(value, Tensor) and value.device.type == "cpu" and value.ndim > 0 else None
 
 
 def _row(batch: Mapping[str, Any], place: int) -> str:

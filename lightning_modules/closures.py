@@ -50,6 +50,7 @@ class StepClosures:
         sum_over_ranks: Sums a tensor over the ranks, whose :math:`n` may differ. Default: one rank.
         parameters: Those whose gradients :attr:`finite` is about.
         buffers: What forward passes may change in the module. Default: nothing.
+        after_evaluation: Called when the loss has been evaluated, before parameters may move. Default: nothing to do.
 
     Attributes:
         batches: The micro-batches.
@@ -79,6 +80,7 @@ class StepClosures:
         sum_over_ranks: Callable[[Tensor], Tensor] | None = None,
         parameters: Sequence[Tensor] = (),
         buffers: Sequence[Tensor] = (),
+        after_evaluation: Callable[[], None] = lambda: None,
     ) -> None:
         self._compute_loss = compute_loss
         self.batches = batches
@@ -93,6 +95,7 @@ class StepClosures:
         self._backward = backward
         self._mean_over_ranks = mean_over_ranks
         self._without_gradient_sync = without_gradient_sync
+        self._after_evaluation = after_evaluation
         self._module = module
         self._losses_of_candidates: list[Callable[..., Tensor]] | None = None
         self._draws = ReplayedDraws([self._device])
@@ -146,6 +149,7 @@ class StepClosures:
             total = torch.zeros((), dtype=torch.float32, device=self._device)
             for batch, weight in zip(self.batches, self._weights, strict=True):
                 total += _fresh_loss(self._compute_loss, batch) * weight
+            self._after_evaluation()
             return self._mean_over_ranks(total)
 
     def evaluate_many(self, parameters: Sequence[Tensor], values: Sequence[Tensor]) -> Tensor:

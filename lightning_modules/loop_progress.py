@@ -46,6 +46,16 @@ def correct_progress(loops: dict[str, Any], trainer: Trainer) -> None:
             fit["epoch_loop.state_dict"]["_batches_that_stepped"] += 1
 
 
+def repeats_validation(loops: dict[str, Any]) -> bool:
+    """Return whether Lightning begins a validation anew from a checkpoint, which was written within one.
+
+    Args:
+        loops: The checkpoint's entry ``loops``.
+    """
+    total = loops["fit_loop"]["epoch_loop.val_loop.batch_progress"]["total"]
+    return total["processed"] < total["started"]
+
+
 def _validates_after_batch(trainer: Trainer, epoch: int) -> bool:
     """Return whether a validation follows the present batch, apart from one that a stop brings about.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import lightning
 import torch
@@ -14,7 +14,13 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch import Tensor
 
-from lightning_modules.loop_progress import begin_next_epoch, correct_progress, has_ended_epoch, is_within_epoch
+from lightning_modules.loop_progress import (
+    begin_next_epoch,
+    correct_progress,
+    has_ended_epoch,
+    is_within_epoch,
+    repeats_validation,
+)
 from lightning_modules.random_states import RandomStates, random_states, set_random_states
 
 ENTRY = "resumption"
@@ -37,6 +43,7 @@ class Resumption:
     def __init__(self) -> None:
         self._loaded: dict[str, Any] = {}
         self._loader_states: list[dict[str, Any]] = []
+        self._before_validation: RandomStates | None = None
         # At the start of the epoch: when its iterator was made and, where that was earlier, at its first batch.
         self._epoch_start: dict[str, RandomStates] = {}
 
@@ -61,6 +68,10 @@ class Resumption:
         }
         self._epoch_start = {"iterator": self._epoch_start["iterator"] | fresh, "batches": states}
 
+    def before_validation(self, module: LightningModule) -> None:
+        """Note the generators' states before the loaders of a validation draw from them."""
+        self._before_validation = random_states(module.device, _generators(module.trainer))
+
     # Saving
 
     def save(self, checkpoint: dict[str, Any], module: LightningModule, waiting: Sequence[Any], **facts: bool) -> None:
@@ -77,6 +88,8 @@ class Resumption:
         trainer = module.trainer
         correct_progress(checkpoint["loops"], trainer)
         now = random_states(module.device, _generators(trainer))
+        if trainer.validating and repeats_validation(checkpoint["loops"]) and self._before_validation is not None:
+            now = self._before_validation
         checkpoint[ENTRY] = {
             "ranks": trainer.world_size,
             "random_states": _of_all_ranks(now, module),
@@ -177,9 +190,8 @@ def _of_all_ranks(states: RandomStates, module: LightningModule) -> RandomStates
     if module.trainer.world_size == 1:
         return {name: state[None] for name, state in states.items()}
     # Bytes, which every backend gathers as they are.
-    gathered = {
-        name: module.all_gather(state.view(torch.uint8).to(module.device)).cpu() for name, state in states.items()
-    }
+    sent = {name: state.view(torch.uint8).to(module.device) for name, state in states.items()}
+    gathered = {name: cast(Tensor, module.all_gather(each)).cpu() for name, each in sent.items()}
     return {name: each.view(states[name].dtype) for name, each in gathered.items()}
 
 

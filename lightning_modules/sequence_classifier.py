@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
@@ -28,10 +29,14 @@ from lightning_modules.losses import LossOptions, ProblemType, TaskLoss, check_p
 from lightning_modules.metrics import LOWER_IS_BETTER, EvaluationMetrics, check_metrics, predicted_labels
 from lightning_modules.padding import Padding, padded_on
 from lightning_modules.pretrained import check_label_order, load_sequence_classifier
+from lightning_modules.sharded_model import sharded_modules
 from lightning_modules.tiny_input import module_order
 from lightning_modules.trainable_parts import Trainable, freeze_all_but, frozen_modules
 from lightning_modules.trained_classifier import TrainedClassifier
 from lightning_modules.windows import mean_per_text
+
+# Lightning says so of every datamodule, whether or not it has a hook of its own.
+warnings.filterwarnings("ignore", "You have overridden `on_before_batch_transfer` in `LightningModule` but have passed")
 
 # What in a batch is no input of the model.
 _NO_INPUTS = ("labels", "idx", "text", "features")
@@ -203,6 +208,18 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
     def target_std(self) -> float:
         """Standard deviation of the regression targets of the training split; 1 where they are used as they are."""
         return self.task_loss.target_std
+
+    def configure_model(self) -> None:
+        super().configure_model()
+        for name, given in (
+            ("split_by_length", self.split_by_length > 1),
+            ("cache_features", self.feature_cache is not None),
+        ):
+            if given and any(True for _ in sharded_modules(self)):
+                raise ModelError(
+                    f"{name}: it does not go with sharded parameters, which all ranks gather for every forward pass; "
+                    "leave it out"
+                )
 
     def setup(self, stage: str) -> None:
         super().setup(stage)

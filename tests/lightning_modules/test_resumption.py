@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -16,12 +18,14 @@ import pytest
 import schedulefree
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy
 from prodigyopt import Prodigy
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, TensorDataset
 from torchdata.stateful_dataloader import StatefulDataLoader
 
+from callbacks import SaveOnInterrupt
 from datamodules.length_grouped_sampler import LengthGroupedSampler
 from lightning_modules import ClosureModule, Schedule
 from lightning_modules.resumption import _data_fetcher
@@ -117,7 +121,7 @@ def run(
     trainer = Trainer(
         accelerator="cpu",
         logger=Journal(),
-        enable_checkpointing=False,
+        enable_checkpointing=settings.pop("enable_checkpointing", False),
         enable_progress_bar=False,
         enable_model_summary=False,
         callbacks=[course, *settings.pop("callbacks", [])],
@@ -342,6 +346,39 @@ def test_a_checkpoint_of_any_moment_holds_the_weights_that_would_have_been_valid
     assert printed(trainer.lightning_module, None) == pytest.approx(losses[-1], rel=1e-6)
 
 
+class Interrupting(Callback):
+    """Sends the signal that ends a run, in a training batch or in a validation batch."""
+
+    def __init__(self, batch: int, validating: bool) -> None:
+        self.place, self.seen = (batch, validating), 0
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.seen += 1
+        self.send(False)
+
+    def on_validation_batch_start(self, *_: Any) -> None:
+        self.send(True)
+
+    def send(self, validating: bool) -> None:
+        if self.place == (self.seen, validating):
+            self.place = (0, False)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize(("batch", "validating"), [(8, False), (9, True), (12, True)])
+def test_a_run_that_a_signal_ends_goes_on_bit_for_bit(batch: int, validating: bool, tmp_path: Path) -> None:
+    optimizer, options = OTHERS["schedule-free adamw"], {"val_check_interval": 0.5}
+    whole, course = run(optimizer, **options)
+    callbacks = [Interrupting(batch, validating), ModelCheckpoint(tmp_path), SaveOnInterrupt()]
+    with pytest.raises(SystemExit):
+        run(optimizer, callbacks=callbacks, enable_checkpointing=True, **options)
+    resumed, rest = run(optimizer, seed=7, checkpoint=tmp_path / "interrupted.ckpt", **options)
+    assert rest.batches == course.batches[batch:]
+    assert_same(final_state(resumed), final_state(whole))
+    lines = resumed.logger.lines
+    assert lines == whole.logger.lines[-len(lines) :]
+
+
 @dataclass
 class Rows:
     inputs: Tensor
@@ -382,6 +419,7 @@ class OnRank(Net):
     """Every rank draws random numbers of its own."""
 
     def setup(self, stage: str) -> None:
+        super().setup(stage)
         torch.manual_seed(torch.initial_seed() + self.global_rank)
 
     def on_train_end(self) -> None:

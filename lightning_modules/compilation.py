@@ -33,10 +33,8 @@ def compile_loss_alone(module: LightningModule) -> None:
         ModelError: if Lightning keeps the compiler elsewhere than 2.6 does.
     """
     if not hasattr(module, "_compiler_ctx"):
-        raise ModelError(
-            "this version of Lightning does not say whether a module is compiled; give Trainer.fit the module"
-        )
+        raise ModelError("this version of Lightning does not say whether a module is compiled (_compiler_ctx)")
     context: dict[str, Any] | None = module._compiler_ctx
     if context is not None:
         to_uncompiled(module)
-        module.compute_loss = context["dynamo_ctx"](type(module).compute_loss.__get__(module))
+        module.compute_loss = context["dynamo_ctx"](module.compute_loss)

@@ -46,10 +46,10 @@ class OwnStepSize:
 
     def note(self, optimizer: Optimizer) -> None:
         """Remember what a step has left behind."""
-        self._found = _step_sizes(optimizer)
+        self._found = _step_sizes(optimizer) if traits(optimizer).sets_step_size else None
 
 
-def check_callbacks(callbacks: Sequence[Callback], optimizer: Optimizer, module: LightningModule) -> None:
+def check_rate_writers(callbacks: Sequence[Callback], optimizer: Optimizer, module: LightningModule) -> None:
     """Refuse callbacks of Lightning that write learning rates where the optimizer finds its own.
 
     Raises:

@@ -29,6 +29,7 @@ from lightning_modules.losses import LossOptions, ProblemType, TaskLoss, check_p
 from lightning_modules.metrics import LOWER_IS_BETTER, EvaluationMetrics, check_metrics, predicted_labels
 from lightning_modules.padding import Padding, padded_on
 from lightning_modules.pretrained import check_label_order, load_sequence_classifier
+from lightning_modules.sharded_model import sharded_modules
 from lightning_modules.tiny_input import module_order
 from lightning_modules.trainable_parts import Trainable, freeze_all_but, frozen_modules
 from lightning_modules.trained_classifier import TrainedClassifier
@@ -169,7 +170,9 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         self._vocabulary = embedded_tokens(self.model)
         self.split_by_length = split_by_length
         self.padding = Padding(self.model, self._logits)
+        # Until a datamodule's tokenizer is known, padding may be on either side.
         self._padded_on: str | None = None
+        self._has_met_data = False
         for option, is_on in (("split_by_length", split_by_length > 1), ("cache_features", bool(cache_features))):
             if is_on:
                 self.padding.refuse_where_it_matters(option)
@@ -206,12 +209,26 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         """Standard deviation of the regression targets of the training split; 1 where they are used as they are."""
         return self.task_loss.target_std
 
+    def configure_model(self) -> None:
+        super().configure_model()
+        for name, given in (
+            ("split_by_length", self.split_by_length > 1),
+            ("cache_features", self.feature_cache is not None),
+        ):
+            if given and any(True for _ in sharded_modules(self)):
+                raise ModelError(
+                    f"{name}: it does not go with sharded parameters, which all ranks gather for every forward pass; "
+                    "leave it out"
+                )
+
     def setup(self, stage: str) -> None:
         super().setup(stage)
         data = getattr(self.trainer, "datamodule", None)
         check_data(self.model, data)
-        self._padded_on = self.padding.side_for_data(data)
+        self._padded_on, self._has_met_data = self.padding.side_for_data(data), True
         if stage == "fit":
+            if self.adapted is not None:
+                self.adapted.check_trains()
             self.temperature = 1.0
             statistics = getattr(data, "label_statistics", None)
             if statistics is not None:
@@ -247,6 +264,9 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         return self.task_loss.in_user_units(self._outputs(self._on_its_side(batch)))
 
     def _on_its_side(self, batch: Batch) -> Batch:
+        """Return a batch padded on the side where padding is free."""
+        if not self._has_met_data:
+            self._padded_on, self._has_met_data = self.padding.only_free_side(), True
         return batch if self._padded_on is None or "attention_mask" not in batch else padded_on(batch, self._padded_on)
 
     def _outputs(self, batch: Batch) -> Tensor:
@@ -361,6 +381,8 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         checkpoint["adapter"] = self._adapter_name()
+        if self.adapted is not None and self.adapted.start:
+            checkpoint["adapter_start"] = self.adapted.start
         checkpoint["task"] = {
             "problem_type": self.problem_type,
             "temperature": self.temperature,
@@ -376,6 +398,8 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         names = checkpoint.get("hyper_parameters", {}).get("label_names") or ()
         check_label_order("ckpt_path: the checkpoint", names, self.hparams["label_names"] or ())
         super().on_load_checkpoint(checkpoint)
+        if self.adapted is not None and "adapter_start" in checkpoint:
+            self.adapted.start = checkpoint["adapter_start"]
         if "task" in checkpoint:  # earlier versions had none of this
             self._load_task(checkpoint["task"])
 

@@ -20,6 +20,8 @@ def check_trainer_numbers(trainer: Any) -> None:
     Raises:
         MisconfigurationException: one line: the key, what was given and what is allowed.
     """
+    if not hasattr(trainer, "get"):
+        raise MisconfigurationException(f"trainer: {trainer!r} is not allowed; a section with the trainer's arguments")
     interval, epochs = trainer.get("val_check_interval"), trainer.get("check_val_every_n_epoch")
     if isinstance(interval, int) and not isinstance(interval, bool) and interval == 0:
         raise MisconfigurationException(

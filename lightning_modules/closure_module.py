@@ -192,7 +192,8 @@ class ClosureModule(LightningModule):
 
     def configure_model(self) -> None:
         """Shard the model, under ModelParallelStrategy; a subclass may do so in its own way (`fully_shard`)."""
-        shard_model(self.trainer, self, self.trained_module)
+        if self._trainer is not None:  # load_from_checkpoint calls this as well
+            shard_model(self.trainer, self, self.trained_module)
 
     def configure_callbacks(self) -> Sequence[Callback]:
         return [WholeEvaluation()]

@@ -58,7 +58,7 @@ class PeakMemoryMonitor(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.measure(pl_module.device)
         for logger in trainer.loggers:
-            logger.log_metrics({"memory/peak_mib": self.peak / _MIB}, step=trainer.global_step)
+            logger.log_metrics({"memory/peak_mib": self.peak / _MIB}, step=max(0, trainer.global_step - 1))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.measure(pl_module.device)

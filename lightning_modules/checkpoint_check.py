@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_modules.errors import ModelError
@@ -65,6 +65,8 @@ def check_architecture(checkpoint: dict[str, Any], expected: Mapping[str, Tensor
     Raises:
         ModelError: if they are not; it names the first tensor that differs.
     """
+    if "state_dict" not in checkpoint:
+        return  # a distributed checkpoint, whose tensors have been compared when they were loaded
     stored = checkpoint["state_dict"]
     for name in sorted(stored.keys() | expected.keys()):
         found = tuple(stored[name].shape) if name in stored else "absent"
@@ -96,12 +98,15 @@ def check_optimizer_state(checkpoint: dict[str, Any], optimizer: Optimizer) -> N
         raise ModelError(
             f"ckpt_path: the checkpoint's optimizer is {stored}, the run's is {name}; resume with {stored}"
         )
+    if "param_groups" not in optimizer.state_dict():
+        return  # a wrapper around another optimizer (pytorch_optimizer's Lookahead), with a form of its own
     state = checkpoint["optimizer_states"][0]
     try:
         getattr(optimizer, "check_state", lambda state: None)(state)
         both = state["param_groups"], optimizer.param_groups
         theirs, ours = ([len(group["params"]) for group in groups] for groups in both)
         absent = _absent_options(state["param_groups"], optimizer)
+        entries = dict(state["state"])
     except ValueError as error:
         raise ModelError(f"ckpt_path: {error}") from error
     except (KeyError, TypeError, AttributeError) as error:
@@ -113,7 +118,27 @@ def check_optimizer_state(checkpoint: dict[str, Any], optimizer: Optimizer) -> N
         )
     if absent:
         raise ModelError(f"ckpt_path: the checkpoint's state of {name} is not whole: its groups lack {absent[0]}")
-    _check_entries(state, optimizer)
+    _check_entries(state["param_groups"], entries, optimizer)
+
+
+def check_moved_parameters(optimizer: Optimizer, module: nn.Module) -> None:
+    """Check that an optimizer, its state loaded, still moves a module's parameters.
+
+    torchzero 0.4.4 keeps the parameters themselves in its state, and takes the checkpoint's in place of the model's.
+
+    Args:
+        optimizer: The optimizer of a run that resumes.
+        module: The module that trains.
+
+    Raises:
+        ModelError: if one of its parameters is not the module's.
+    """
+    own = {id(parameter) for parameter in module.parameters()}
+    if any(id(parameter) not in own for group in optimizer.param_groups for parameter in group["params"]):
+        raise ModelError(
+            f"ckpt_path: {type(optimizer).__name__} cannot be resumed: with its state it takes the checkpoint's "
+            "parameters in place of the model's; start anew, or choose another optimizer"
+        )
 
 
 def _absent_options(stored: list[dict[str, Any]], optimizer: Optimizer) -> list[str]:
@@ -124,27 +149,28 @@ def _absent_options(stored: list[dict[str, Any]], optimizer: Optimizer) -> list[
     return sorted({name for own, found in pairs for name in own.keys() - found.keys()})
 
 
-def _check_entries(state: dict[str, Any], optimizer: Optimizer) -> None:
-    """Check that the parameters of a group have the same entries in an optimizer's state, and of their own shape."""
-    entries, missing, name = state["state"], 0, type(optimizer).__name__
-    for stored, own in zip(state["param_groups"], optimizer.param_groups, strict=True):
+def _check_entries(groups: list[dict[str, Any]], entries: dict[Any, Any], optimizer: Optimizer) -> None:
+    """Check that the moments in an optimizer's state are there and of their parameter's shape."""
+    missing, name = 0, type(optimizer).__name__
+    # Others keep moments of these names in other shapes, or of some parameters alone.
+    is_known = type(optimizer).__module__.startswith("torch.optim.") or hasattr(optimizer, "check_state")
+    moments = {"exp_avg", "exp_avg_sq"} & set().union(*entries.values()) if is_known else set()
+    for stored, own in zip(groups, optimizer.param_groups, strict=True):
         found = {index: entries[index] for index in stored["params"] if entries.get(index)}
         missing += len(stored["params"]) - len(found) if found else 0
-        names = set().union(*found.values())
         for index, parameter in zip(stored["params"], own["params"], strict=True):
-            if index not in found:
-                continue
-            absent = sorted(names - found[index].keys())
-            if absent:
+            there = moments & found.get(index, {}).keys()
+            if there and there != moments:
+                (absent,) = moments - there
                 raise ModelError(
-                    f"ckpt_path: the checkpoint's state of {name} is not whole: parameter {index} lacks {absent[0]}"
+                    f"ckpt_path: the checkpoint's state of {name} is not whole: parameter {index} lacks {absent}"
                 )
-            for entry, value in found[index].items():
-                is_like_parameter = entry in ("exp_avg", "exp_avg_sq", "momentum_buffer") and isinstance(value, Tensor)
-                if is_like_parameter and value.shape != parameter.shape:
+            for entry in sorted(there):
+                shapes = tuple(found[index][entry].shape), tuple(parameter.shape)
+                if shapes[0] != shapes[1]:
                     raise ModelError(
                         f"ckpt_path: the checkpoint's state of {name} is not this model's: {entry} of parameter "
-                        f"{index} is {tuple(value.shape)}, the parameter {tuple(parameter.shape)}"
+                        f"{index} is {shapes[0]}, the parameter {shapes[1]}"
                     )
     if missing:
         rank_zero_info(f"{missing} parameters have no state of {name} in the checkpoint; theirs starts anew")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -20,24 +19,31 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from lightning_modules.checkpoint_check import (
     check_architecture,
+    check_moved_parameters,
     check_optimizer_state,
     check_resumable,
     check_weights,
 )
 from lightning_modules.closures import StepClosures, count_examples
-from lightning_modules.combinations import check_combination
+from lightning_modules.combinations import check_combination, check_gradients_of_ranks
 from lightning_modules.compilation import compile_loss_alone
 from lightning_modules.errors import ModelError
 from lightning_modules.finite_steps import FiniteSteps
+from lightning_modules.lightning_callbacks import check_callbacks, check_rate_monitor
 from lightning_modules.loop_progress import has_ended_epoch
 from lightning_modules.model_checkpoints import carry_over_best, save_by_step_and_time
+from lightning_modules.optimizer_calls import backward_of, check_step, make_optimizer, step_context, step_keywords
 from lightning_modules.optimizer_modes import OptimizerModes
+from lightning_modules.own_step_size import OwnStepSize
 from lightning_modules.resumption import Resumption
 from lightning_modules.run_length import RunLength, run_length, unset_keywords
 from lightning_modules.schedules import Schedule
+from lightning_modules.sharded_model import shard_model, sharded_modules
+from lightning_modules.step_axis import StepAxis
 from lightning_modules.whole_evaluation import WholeEvaluation
-from optimizers import ParabolicAdam, ParamGroups, scale_learning_rates
+from optimizers import ParabolicAdam, ParamGroups, scale_learning_rates, traits
 from optimizers.replayed import moving_buffers
+from optimizers.shards import complete_state
 
 # Lightning weights a logged loss by an integer; weights of batches need not be integers.
 _WEIGHT_UNITS = 2**16
@@ -126,6 +132,7 @@ class ClosureModule(LightningModule):
         self.gradient_clip = gradient_clip
         self.max_skipped_steps = max_skipped_steps
         self._finite_steps = FiniteSteps(max_skipped_steps)
+        self._own_step_size = OwnStepSize()
         self._buffers_that_move: list[Tensor] = []
         self.new_parameter_names: Sequence[str] = ()
         self.module_order: Sequence[str] = ()  # in which the trained module's modules run, where that is known
@@ -135,10 +142,14 @@ class ClosureModule(LightningModule):
         self._resumed: dict[str, Any] | None = None
         self._resumption = Resumption()
         self._modes = OptimizerModes()
+        self._axis = StepAxis()
         # Of a run with a schedule: its length, that of the run it goes on from, and the rates without the schedule.
         self._length: RunLength | None = None
         self._resumed_length: RunLength | None = None
         self._rates: list[float] = []
+        # What a search for a learning rate has found, and whether the present optimizer is yet to take it.
+        self._found_rate: float | None = None
+        self._takes_found_rate = False
 
     # What a subclass may define
 
@@ -179,31 +190,58 @@ class ClosureModule(LightningModule):
         """Whether no forward pass changes a buffer, so that DDP need not exchange them; default: unknown, False."""
         return False
 
+    def configure_model(self) -> None:
+        """Shard the model, under ModelParallelStrategy; a subclass may do so in its own way (`fully_shard`)."""
+        shard_model(self.trainer, self, self.trained_module)
+
     def configure_callbacks(self) -> Sequence[Callback]:
         return [WholeEvaluation()]
 
     def setup(self, stage: str) -> None:
         compile_loss_alone(self)
+        if stage == "fit":
+            check_callbacks(self.trainer, self)
+            self._axis.begin(self.trainer, self.accumulate_grad_batches)
+
+    def teardown(self, stage: str) -> None:
+        if stage == "fit":
+            self._axis.finish(self.trainer)
+
+    @property
+    def lr(self) -> float | None:
+        """The learning rate, or None; set by Lightning's ``Tuner.lr_find``, for this and later fits."""
+        optimizers = self.trainer.optimizers if self._trainer is not None else []
+        return optimizers[0].param_groups[0].get("lr") if optimizers else self._found_rate
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        self._found_rate, self._takes_found_rate = float(value), True
 
     # The step
 
-    def training_step(self, batch: Any, batch_idx: int) -> None:
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
         self._pending_batches.append(batch)
         if len(self._pending_batches) < self.accumulate_grad_batches and not self.trainer.is_last_batch:
-            return
+            self._axis.rest(self.trainer)
+            return None
+        self._axis.resume(self.trainer)
         started = time.perf_counter()
         batches = [part for each in self._pending_batches for part in self.prepare_batch(each, "train")]
         self._pending_batches = []
         optimizer = self._single_optimizer()
         step = self.step_closures(batches, optimizer)
-        offered = {"evaluate": step.evaluate, "loss": step.loss, "evaluate_many": step.evaluate_many}
-        offered = taken_by_step(optimizer.optimizer, offered)
-        loss = self._finite_steps.step(optimizer, step, offered, has_scaler=self._scaler is not None)
+        has_scaler = self._scaler is not None
+        offered = step_keywords(optimizer.optimizer, step, has_scaler)
+        self._own_step_size.check(optimizer.optimizer, self.trainer)
+        with step_context(optimizer, is_first=self.trainer.global_step == 0):
+            loss = self._finite_steps.step(optimizer, step, offered, has_scaler)
+        self._own_step_size.note(optimizer.optimizer)
         # Weights cached during the step must not meet the batch after it.
         torch.clear_autocast_cache()
         if not self._schedule_per_epoch():
             self._advance_schedule()
         self._log_step(loss, step.num_examples, time.perf_counter() - started)
+        return loss  # for callbacks that watch it (SpikeDetection, LearningRateFinder)
 
     def step_closures(self, batches: list[Any], optimizer: LightningOptimizer) -> StepClosures:
         """Return the closures of a step over micro-batches, as the running strategy and precision need them.
@@ -216,12 +254,18 @@ class ClosureModule(LightningModule):
         without_gradient_sync: Callable[[], AbstractContextManager[None]] = (
             strategy.block_backward_sync if isinstance(strategy, ParallelStrategy) else nullcontext
         )
-        several = self.trainer.world_size > 1
+        several, sharded = self.trainer.world_size > 1, list(sharded_modules(self))
+
+        def after_evaluation() -> None:
+            # What is still gathered would not follow the shards that a search moves.
+            for each in sharded:
+                each.reshard()
+
         return StepClosures(
             self.compute_loss,
             batches,
             zero_grad=optimizer.zero_grad,
-            backward=self.manual_backward,
+            backward=backward_of(optimizer.optimizer, self.manual_backward),
             device=self.device,
             mean_over_ranks=lambda loss: strategy.reduce(loss, reduce_op="mean"),
             without_gradient_sync=without_gradient_sync,
@@ -231,9 +275,12 @@ class ClosureModule(LightningModule):
             # Scaled gradients are the scaler's to look at.
             parameters=[] if self._scaler else [p for group in optimizer.param_groups for p in group["params"]],
             buffers=self._buffers_that_move,
+            after_evaluation=after_evaluation,
         )
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        if self.trainer.global_step == 0:
+            check_gradients_of_ranks(self.trainer, self)
         # Runs once per step, after the gradients are unscaled and reduced and before the optimizer reads them.
         if self.gradient_clip is not None:
             self.clip_gradients(optimizer, self.gradient_clip.value, self.gradient_clip.algorithm)
@@ -279,27 +326,35 @@ class ClosureModule(LightningModule):
     def configure_optimizers(self) -> Any:
         self._resumption.before_loaders(self)
         length = run_length(self.trainer, self.accumulate_grad_batches)
-        division = self.param_groups or ParamGroups()
-        try:
-            groups = division(self.trained_module, self.new_parameter_names, self.module_order)
-        except ValueError as error:
-            raise ModelError(f"param_groups: {error}") from error
         known = {"steps_per_epoch": length.steps_per_epoch, "total_steps": length.total_steps}
-        try:
-            optimizer = self.optimizer(groups, **unset_keywords(self.optimizer, known))
-        except (TypeError, ValueError) as error:
-            raise ModelError(f"optimizer: {error}") from error
+        keywords = unset_keywords(self.optimizer, known)
+        if self._found_rate is not None:
+            keywords["lr"] = self._found_rate
+        self._takes_found_rate = False
+        division = self.param_groups
+        names = self.new_parameter_names, self.module_order
+        optimizer = make_optimizer(self.optimizer, self.trained_module, division, names, keywords)
+        clips_gradients = self.gradient_clip is not None
+        check_step(
+            optimizer,
+            scales_gradients=self._scaler is not None,
+            ranks=self.trainer.world_size,
+            clips_gradients=clips_gradients,
+        )
         check_combination(
             optimizer,
-            division,
+            division or ParamGroups(),
             has_schedule=self.lr_scheduler is not None,
             scales_gradients=self._scaler is not None,
-            clips_gradients=self.gradient_clip is not None,
+            clips_gradients=clips_gradients,
         )
+        check_rate_writers(self.trainer.callbacks, optimizer, self)  # type: ignore[attr-defined]
         try:
             scale_learning_rates(optimizer)
         except ValueError as error:
             raise ModelError(f"param_groups: {error}") from error
+        if optimizer.state and any(True for _ in sharded_modules(self)):
+            complete_state(optimizer)
         if self.lr_scheduler is None:
             return {"optimizer": optimizer}
         self._length, self._rates = length, [group.get("lr", 0.0) for group in optimizer.param_groups]
@@ -357,7 +412,36 @@ class ClosureModule(LightningModule):
             new = self.lr_scheduler.rebuild(optimizer, self._length, self._rates, schedule.last_epoch)
             self.trainer.lr_scheduler_configs[0].scheduler = new
 
+    def _check_installed_schedule(self) -> None:
+        """Refuse a schedule that a callback or Lightning's search for a rate lays over a searched step size."""
+        optimizer = self._single_optimizer().optimizer
+        if self.trainer.lr_scheduler_configs and traits(optimizer).sets_step_size:
+            name, schedule = type(optimizer).__name__, type(self.trainer.lr_scheduler_configs[0].scheduler).__name__
+            raise ModelError(
+                f"optimizer: {name} finds its own step size, which {schedule} would overwrite; a search for a learning "
+                "rate or a schedule is for optimizers with a learning rate"
+            )
+
+    def _take_found_rate(self) -> None:
+        """Give the optimizer and its schedule the learning rate that a search at the start of this fit has found."""
+        if not self._takes_found_rate or self._found_rate is None:
+            return
+        self._takes_found_rate = False
+        optimizer = self.trainer.optimizers[0]
+        rates = [self._found_rate * group.get("lr_factor", 1.0) for group in optimizer.param_groups]
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        if self.lr_scheduler is not None and self._length is not None and self.trainer.lr_scheduler_configs:
+            self._rates = rates
+            new = self.lr_scheduler.rebuild(optimizer, self._length, rates, 0)
+            self.trainer.lr_scheduler_configs[0].scheduler = new
+
     def on_train_start(self) -> None:
+        if self.trainer.ckpt_path:
+            check_moved_parameters(self._single_optimizer().optimizer, self)
+        check_rate_monitor(self.trainer)
+        self._check_installed_schedule()
+        self._take_found_rate()
         self._follow_new_length()
         # A run that was interrupted leaves both behind.
         self._pending_batches, saved = self._resumption.at_train_start(self)
@@ -367,6 +451,7 @@ class ClosureModule(LightningModule):
         # A run that is resumed within an epoch has no start of one.
         self._modes.train(self.trainer.optimizers)
         self._buffers_that_move = moving_buffers(self)
+        self._own_step_size = OwnStepSize()
 
     def on_train_epoch_start(self) -> None:
         self._modes.train(self.trainer.optimizers)
@@ -386,6 +471,10 @@ class ClosureModule(LightningModule):
         if self._schedule_per_epoch():
             self._advance_schedule()
         self._in_epoch = self._validated = False
+
+    def on_validation_model_zero_grad(self) -> None:
+        super().on_validation_model_zero_grad()
+        self._resumption.before_validation(self)
 
     def on_validation_start(self) -> None:
         self._modes.evaluate(self.trainer.optimizers)
@@ -422,14 +511,3 @@ class ClosureModule(LightningModule):
             carry_over_best(self._trainer, checkpoint)
         stored = checkpoint.get("run_length")
         self._resumed_length = RunLength(*stored) if is_fit and stored is not None else None
-
-
-def taken_by_step(optimizer: Optimizer, offered: dict[str, Any]) -> dict[str, Any]:
-    """Return those of ``offered`` that an optimizer's ``step`` has arguments for.
-
-    Args:
-        optimizer: Any torch optimizer.
-        offered: Keyword arguments by name.
-    """
-    taken = inspect.signature(type(optimizer).step).parameters
-    return {name: value for name, value in offered.items() if name in taken}

@@ -31,9 +31,9 @@ class StepClosures:
 
     where :math:`\ell` is the mean over a micro-batch. :meth:`closure` leaves its gradient in ``.grad``;
     :meth:`evaluate` computes the value alone, at whatever the parameters are by then. Both see the same dropout masks:
-    the generator states in front of the first call are put back before every later one, and every call leaves the
-    generators where the first one left them, so that a step draws from the stream exactly once. The same goes for
-    buffers, which a step moves once (running statistics).
+    the generator states in front of the first call are put back before every later one, which leaves the generators
+    where it found them, so that the losses of a step draw from the stream exactly once. The same goes for buffers,
+    which a step moves once (running statistics).
 
     Args:
         compute_loss: Mean loss of one micro-batch, a float32 scalar, attached to the graph when gradients are enabled.
@@ -50,6 +50,7 @@ class StepClosures:
         sum_over_ranks: Sums a tensor over the ranks, whose :math:`n` may differ. Default: one rank.
         parameters: Those whose gradients :attr:`finite` is about.
         buffers: What forward passes may change in the module. Default: nothing.
+        after_evaluation: Called when the loss has been evaluated, before parameters may move. Default: nothing to do.
 
     Attributes:
         batches: The micro-batches.
@@ -79,6 +80,7 @@ class StepClosures:
         sum_over_ranks: Callable[[Tensor], Tensor] | None = None,
         parameters: Sequence[Tensor] = (),
         buffers: Sequence[Tensor] = (),
+        after_evaluation: Callable[[], None] = lambda: None,
     ) -> None:
         self._compute_loss = compute_loss
         self.batches = batches
@@ -93,6 +95,7 @@ class StepClosures:
         self._backward = backward
         self._mean_over_ranks = mean_over_ranks
         self._without_gradient_sync = without_gradient_sync
+        self._after_evaluation = after_evaluation
         self._module = module
         self._losses_of_candidates: list[Callable[..., Tensor]] | None = None
         self._draws = ReplayedDraws([self._device])
@@ -137,10 +140,16 @@ class StepClosures:
 
     def evaluate(self) -> Tensor:
         """Return the loss at the present parameters, under ``no_grad``."""
-        with self._draws.replayed(), self._buffers.replayed(), torch.no_grad():
+        with torch.no_grad():
+            return self.loss_alone()
+
+    def loss_alone(self) -> Tensor:
+        """Return the loss at the present parameters, attached to the graph where gradients are enabled."""
+        with self._draws.replayed(), self._buffers.replayed():
             total = torch.zeros((), dtype=torch.float32, device=self._device)
             for batch, weight in zip(self.batches, self._weights, strict=True):
                 total += _fresh_loss(self._compute_loss, batch) * weight
+            self._after_evaluation()
             return self._mean_over_ranks(total)
 
     def evaluate_many(self, parameters: Sequence[Tensor], values: Sequence[Tensor]) -> Tensor:

@@ -73,7 +73,7 @@ class FiniteSteps:
         with guard:
             optimizer.step(closure=step.closure, **offered)
         left_out = guard.left_out if guard.was_called else has_scaler
-        loss = step.loss if guard.loss is None else torch.tensor(guard.loss)
+        loss = step.loss if guard.loss is None else torch.tensor(guard.loss, dtype=torch.float32)
         self._count(left_out or _left_out_itself(inner, counted), loss, step, has_scaler and not guard.was_called)
         return loss
 

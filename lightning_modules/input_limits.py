@@ -33,7 +33,9 @@ def takes_token_types(model: Any) -> bool:
     taken = inspect.signature(inner.forward).parameters
     if "token_type_ids" not in taken and not any(p.kind is p.VAR_KEYWORD for p in taken.values()):
         return False
-    return getattr(model.config.get_text_config(), "type_vocab_size", None) not in (0, 1)
+    config = model.config.get_text_config()
+    # TAPAS has several kinds of types, for the cells of a table.
+    return getattr(config, "type_vocab_size", None) not in (0, 1) and not hasattr(config, "type_vocab_sizes")
 
 
 def check_data(model: nn.Module, data: Any) -> None:

@@ -46,6 +46,16 @@ def correct_progress(loops: dict[str, Any], trainer: Trainer) -> None:
             fit["epoch_loop.state_dict"]["_batches_that_stepped"] += 1
 
 
+def repeats_validation(loops: dict[str, Any]) -> bool:
+    """Return whether Lightning begins a validation anew from a checkpoint, which was written within one.
+
+    Args:
+        loops: The checkpoint's entry ``loops``.
+    """
+    total = loops["fit_loop"]["epoch_loop.val_loop.batch_progress"]["total"]
+    return total["processed"] < total["started"]
+
+
 def _validates_after_batch(trainer: Trainer, epoch: int) -> bool:
     """Return whether a validation follows the present batch, apart from one that a stop brings about.
 
@@ -71,13 +81,13 @@ def is_within_epoch(trainer: Trainer) -> bool:
 
 def has_ended_epoch(trainer: Trainer) -> bool:
     """Return whether a resumed run begins with a new epoch."""
-    epoch = trainer.fit_loop.epoch_progress.current
+    epoch: Any = trainer.fit_loop.epoch_progress.current
     return epoch.processed >= epoch.started
 
 
 def begin_next_epoch(trainer: Trainer) -> None:
     """Begin a resumed run's first epoch as any other one: its start, its iterator, its first batch."""
-    loop = trainer.fit_loop
+    loop: Any = trainer.fit_loop
     for counters in loop.epoch_progress.total, loop.epoch_progress.current:
         counters.ready = counters.started = counters.completed = counters.processed
     for each in (loop, loop.epoch_loop, loop.epoch_loop.val_loop):

@@ -59,10 +59,8 @@ class OptimizerModes:
         was_training = self.is_training
         if was_training:
             self.evaluate(trainer.optimizers)
-            weights = trainer.strategy.lightning_module_state_dict()
-            checkpoint["state_dict"] = {
-                name: value.clone() if isinstance(value, Tensor) else value for name, value in weights.items()
-            }
+            weights = checkpoint["state_dict"] = trainer.strategy.lightning_module_state_dict()
+            weights.update({name: value.clone() for name, value in weights.items() if isinstance(value, Tensor)})
         if "optimizer_states" in checkpoint:
             checkpoint["optimizer_states"] = [trainer.strategy.optimizer_state(each) for each in trainer.optimizers]
             checkpoint["training_weights"] = [

@@ -20,7 +20,7 @@ from optimizers.call_order import evaluating
 # Tokens of the text that is probed, and the widths that it is padded to: beyond the 64 tokens of a chunk (Reformer).
 _TEXT, _WIDTHS = 5, {"right": 72, "left": 8}
 # The largest difference between logits, as a share of the largest of them, that rounding makes in float32.
-_ROUNDING = 1e-4
+_ROUNDING = 5e-5
 
 
 class Padding:

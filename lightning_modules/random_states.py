@@ -29,10 +29,10 @@ def random_states(device: torch.device, generators: Sequence[torch.Generator] = 
         set_random_states(before, torch.device("cpu"))  # the same numbers come again
     """
     _, python, python_normal = random.getstate()
-    _, keys, position, has_normal, normal = np.random.get_state(legacy=True)
+    _, keys, *rest = np.random.get_state(legacy=True)
     states = {
         "python": _as_numbers([*python, math.nan if python_normal is None else python_normal]),
-        "numpy": _as_numbers([*keys.tolist(), position, has_normal, normal]),
+        "numpy": _as_numbers([*map(float, keys), *map(float, rest)]),
     }
     for where, state in generator_states([device]).items():
         states["torch" if where.type == "cpu" else "device"] = torch.as_tensor(state)

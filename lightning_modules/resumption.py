@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import lightning
 import torch
@@ -14,7 +14,13 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch import Tensor
 
-from lightning_modules.loop_progress import begin_next_epoch, correct_progress, has_ended_epoch, is_within_epoch
+from lightning_modules.loop_progress import (
+    begin_next_epoch,
+    correct_progress,
+    has_ended_epoch,
+    is_within_epoch,
+    repeats_validation,
+)
 from lightning_modules.random_states import RandomStates, random_states, set_random_states
 
 ENTRY = "resumption"
@@ -37,6 +43,7 @@ class Resumption:
     def __init__(self) -> None:
         self._loaded: dict[str, Any] = {}
         self._loader_states: list[dict[str, Any]] = []
+        self._before_validation: RandomStates | None = None
         # At the start of the epoch: when its iterator was made and, where that was earlier, at its first batch.
         self._epoch_start: dict[str, RandomStates] = {}
 
@@ -61,6 +68,10 @@ class Resumption:
         }
         self._epoch_start = {"iterator": self._epoch_start["iterator"] | fresh, "batches": states}
 
+    def before_validation(self, module: LightningModule) -> None:
+        """Note the generators' states before the loaders of a validation draw from them."""
+        self._before_validation = random_states(module.device, _generators(module.trainer))
+
     # Saving
 
     def save(self, checkpoint: dict[str, Any], module: LightningModule, waiting: Sequence[Any], **facts: bool) -> None:
@@ -77,11 +88,16 @@ class Resumption:
         trainer = module.trainer
         correct_progress(checkpoint["loops"], trainer)
         now = random_states(module.device, _generators(trainer))
+        if trainer.validating and repeats_validation(checkpoint["loops"]) and self._before_validation is not None:
+            now = self._before_validation
         checkpoint[ENTRY] = {
             "ranks": trainer.world_size,
             "random_states": _of_all_ranks(now, module),
             "epoch_start": {name: _of_all_ranks(states, module) for name, states in self._epoch_start.items()},
+            "sampler_seeds": [sampler.seed for sampler in _seeded_samplers(trainer)],
             "waiting": _batches_of_all_ranks(waiting, trainer),
+            # Of a stream of unknown length Lightning fetches a batch ahead, to know the last one.
+            "fetched": _batches_of_all_ranks(_fetched_ahead(trainer), trainer),
             "metrics": {name: value.detach().cpu() for name, value in trainer.callback_metrics.items()},
             "facts": facts,
         }
@@ -120,31 +136,42 @@ class Resumption:
                 "another order of the data and other random numbers"
             )
         trainer.callback_metrics.update(loaded["metrics"])
+        for sampler, seed in zip(_seeded_samplers(trainer), loaded["sampler_seeds"], strict=False):
+            sampler.seed = seed
+        # Lightning's own judgement does not know that an iterator is made again.
+        warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch")
         if within:
-            # Lightning's own judgement does not know that an iterator is made again.
-            warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch")
-            epoch_start = {name: _of_rank(each, trainer) for name, each in loaded["epoch_start"].items()}
-            self._epoch_start = epoch_start
-            self._go_to_batch(module, states)
+            self._epoch_start = {name: _of_rank(each, trainer) for name, each in loaded["epoch_start"].items()}
+            fetched = loaded["fetched"]
+            self._go_to_batch(module, states, None if isinstance(fetched, int) else _share(fetched, trainer))
         set_random_states(_of_rank(loaded["random_states"], trainer), module.device, _generators(trainer))
         waiting = loaded["waiting"]
         if isinstance(waiting, int):
             rank_zero_warn(f"{waiting} batches of an accumulated step are left out: the checkpoint could not hold them")
             return [], loaded["facts"]
-        own = waiting[trainer.global_rank % loaded["ranks"]]
-        return [move_data_to_device(each, module.device) for each in own], loaded["facts"]
+        return [move_data_to_device(each, module.device) for each in _share(waiting, trainer)], loaded["facts"]
 
-    def _go_to_batch(self, module: LightningModule, states: list[dict[str, Any]]) -> None:
-        """Make the iterator of the epoch again and go to the batch that comes next."""
+    def _go_to_batch(self, module: LightningModule, states: list[dict[str, Any]], fetched: list[Any] | None) -> None:
+        """Make the iterator of the epoch again and go to the batch that comes next.
+
+        Args:
+            module: The module.
+            states: The states of the loaders that have one.
+            fetched: The batches that had been fetched ahead; None where they are not known.
+        """
         trainer = module.trainer
-        loop, fetcher, loaders = trainer.fit_loop, _data_fetcher(trainer), _loaders(trainer)
+        progress: Any = trainer.fit_loop.epoch_progress, trainer.fit_loop.epoch_loop.batch_progress
+        epochs, batches = (each.current.processed for each in progress)
+        fetcher, loaders = _data_fetcher(trainer), _loaders(trainer)
         for loader in loaders:
-            _set_epoch(loader, loop.epoch_progress.current.processed)
+            _set_epoch(loader, epochs)
         has_states = len(states) == len(loaders) > 0 and all(hasattr(each, "load_state_dict") for each in loaders)
-        if has_states:
+        if has_states and fetched is not None:
             for loader, state in zip(loaders, states, strict=True):
                 loader.load_state_dict(state)
             iter(fetcher)
+            if fetched:
+                fetcher.batches = [*fetched, *fetcher.batches]
             return
         generators = _generators(trainer)
         set_random_states(self._epoch_start["iterator"], module.device, generators)
@@ -153,7 +180,7 @@ class Resumption:
         iter(fetcher)
         if "batches" in self._epoch_start:
             set_random_states(self._epoch_start["batches"], module.device, generators)
-        for _ in range(loop.epoch_loop.batch_progress.current.processed):
+        for _ in range(batches):
             next(fetcher, None)
         fetcher.fetched = 0  # Lightning adds the batches that were trained on
 
@@ -163,14 +190,19 @@ def _of_all_ranks(states: RandomStates, module: LightningModule) -> RandomStates
     if module.trainer.world_size == 1:
         return {name: state[None] for name, state in states.items()}
     # Bytes, which every backend gathers as they are.
-    gathered = {
-        name: module.all_gather(state.view(torch.uint8).to(module.device)).cpu() for name, state in states.items()
-    }
+    sent = {name: state.view(torch.uint8).to(module.device) for name, state in states.items()}
+    gathered = {name: cast(Tensor, module.all_gather(each)).cpu() for name, each in sent.items()}
     return {name: each.view(states[name].dtype) for name, each in gathered.items()}
 
 
 def _of_rank(states: RandomStates, trainer: Trainer) -> RandomStates:
-    return {name: each[trainer.global_rank % len(each)] for name, each in states.items()}
+    # Copies: torch 2.13 reads a generator's state from the start of a tensor's storage.
+    return {name: each[trainer.global_rank % len(each)].clone() for name, each in states.items()}
+
+
+def _share(of_ranks: list[list[Any]], trainer: Trainer) -> list[Any]:
+    # Of as many batches on every rank, so that all step together.
+    return of_ranks[trainer.global_rank % len(of_ranks)]
 
 
 def _batches_of_all_ranks(batches: Sequence[Any], trainer: Trainer) -> list[list[Any]] | int:
@@ -180,6 +212,8 @@ def _batches_of_all_ranks(batches: Sequence[Any], trainer: Trainer) -> list[list
         return len(own)
     if trainer.world_size == 1 or not own:
         return [own] * trainer.world_size
+    if not torch.distributed.is_initialized():
+        return len(own)
     every: list[Any] = [None] * trainer.world_size
     torch.distributed.all_gather_object(every, own)
     return every
@@ -210,6 +244,12 @@ def _generators(trainer: Trainer) -> list[torch.Generator]:
     return list(found.values())
 
 
+def _seeded_samplers(trainer: Trainer) -> list[Any]:
+    """The samplers whose order follows from a seed and the epoch, as that of torch's DistributedSampler."""
+    found = {id(each): each for loader in _loaders(trainer) for each in _samplers(loader)}
+    return [each for each in found.values() if isinstance(getattr(each, "seed", None), int)]
+
+
 def _samplers(loader: Any) -> list[Any]:
     batch_sampler = getattr(loader, "batch_sampler", None)
     return [getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None)]
@@ -220,6 +260,12 @@ def _set_epoch(loader: Any, epoch: int) -> None:
     for sampler in _samplers(loader):
         if callable(getattr(sampler, "set_epoch", None)):
             sampler.set_epoch(epoch)
+
+
+def _fetched_ahead(trainer: Trainer) -> list[Any]:
+    # There is no iterator before a fit and after it.
+    is_made = getattr(trainer.fit_loop, "_data_fetcher", True) is not None
+    return getattr(_data_fetcher(trainer), "batches", []) if is_made else []
 
 
 def _data_fetcher(trainer: Trainer) -> Any:

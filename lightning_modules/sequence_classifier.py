@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
@@ -14,6 +15,7 @@ from torch.nn import ModuleList
 
 from lightning_modules.activation_checkpointing import checkpoint_activations
 from lightning_modules.adapters import AdapterConfig, add_adapter
+from lightning_modules.batch_check import check_batch, embedded_tokens
 from lightning_modules.closure_module import ClosureModule
 from lightning_modules.closures import Batch, count_examples
 from lightning_modules.compilation import compile_model
@@ -27,10 +29,14 @@ from lightning_modules.losses import LossOptions, ProblemType, TaskLoss, check_p
 from lightning_modules.metrics import LOWER_IS_BETTER, EvaluationMetrics, check_metrics, predicted_labels
 from lightning_modules.padding import Padding, padded_on
 from lightning_modules.pretrained import check_label_order, load_sequence_classifier
+from lightning_modules.sharded_model import sharded_modules
 from lightning_modules.tiny_input import module_order
 from lightning_modules.trainable_parts import Trainable, freeze_all_but, frozen_modules
 from lightning_modules.trained_classifier import TrainedClassifier
 from lightning_modules.windows import mean_per_text
+
+# Lightning says so of every datamodule, whether or not it has a hook of its own.
+warnings.filterwarnings("ignore", "You have overridden `on_before_batch_transfer` in `LightningModule` but have passed")
 
 # What in a batch is no input of the model.
 _NO_INPUTS = ("labels", "idx", "text", "features")
@@ -161,9 +167,12 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
             FeatureCache(self.frozen_encoder, self.model, self._logits, folder) if cache_features else None
         )
         self.num_labels = num_labels
+        self._vocabulary = embedded_tokens(self.model)
         self.split_by_length = split_by_length
         self.padding = Padding(self.model, self._logits)
+        # Until a datamodule's tokenizer is known, padding may be on either side.
         self._padded_on: str | None = None
+        self._has_met_data = False
         for option, is_on in (("split_by_length", split_by_length > 1), ("cache_features", bool(cache_features))):
             if is_on:
                 self.padding.refuse_where_it_matters(option)
@@ -200,12 +209,26 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         """Standard deviation of the regression targets of the training split; 1 where they are used as they are."""
         return self.task_loss.target_std
 
+    def configure_model(self) -> None:
+        super().configure_model()
+        for name, given in (
+            ("split_by_length", self.split_by_length > 1),
+            ("cache_features", self.feature_cache is not None),
+        ):
+            if given and any(True for _ in sharded_modules(self)):
+                raise ModelError(
+                    f"{name}: it does not go with sharded parameters, which all ranks gather for every forward pass; "
+                    "leave it out"
+                )
+
     def setup(self, stage: str) -> None:
         super().setup(stage)
         data = getattr(self.trainer, "datamodule", None)
         check_data(self.model, data)
-        self._padded_on = self.padding.side_for_data(data)
+        self._padded_on, self._has_met_data = self.padding.side_for_data(data), True
         if stage == "fit":
+            if self.adapted is not None:
+                self.adapted.check_trains()
             self.temperature = 1.0
             statistics = getattr(data, "label_statistics", None)
             if statistics is not None:
@@ -223,6 +246,11 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
 
     # Forward and loss
 
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        is_scored = self._trainer is None or not self.trainer.predicting
+        check_batch(batch, self._vocabulary, self.num_labels, self.problem_type if is_scored else None)
+        return batch
+
     def prepare_batch(self, batch: Batch, split: str) -> list[Batch]:
         batch = self._on_its_side(batch)
         if "text" in batch and (self.split_by_length > 1 or self.feature_cache is not None):
@@ -236,6 +264,9 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         return self.task_loss.in_user_units(self._outputs(self._on_its_side(batch)))
 
     def _on_its_side(self, batch: Batch) -> Batch:
+        """Return a batch padded on the side where padding is free."""
+        if not self._has_met_data:
+            self._padded_on, self._has_met_data = self.padding.only_free_side(), True
         return batch if self._padded_on is None or "attention_mask" not in batch else padded_on(batch, self._padded_on)
 
     def _outputs(self, batch: Batch) -> Tensor:
@@ -350,6 +381,8 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         checkpoint["adapter"] = self._adapter_name()
+        if self.adapted is not None and self.adapted.start:
+            checkpoint["adapter_start"] = self.adapted.start
         checkpoint["task"] = {
             "problem_type": self.problem_type,
             "temperature": self.temperature,
@@ -365,6 +398,8 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         names = checkpoint.get("hyper_parameters", {}).get("label_names") or ()
         check_label_order("ckpt_path: the checkpoint", names, self.hparams["label_names"] or ())
         super().on_load_checkpoint(checkpoint)
+        if self.adapted is not None and "adapter_start" in checkpoint:
+            self.adapted.start = checkpoint["adapter_start"]
         if "task" in checkpoint:  # earlier versions had none of this
             self._load_task(checkpoint["task"])
 

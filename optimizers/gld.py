@@ -300,7 +300,9 @@ class GLD(Optimizer):
         perturbation = self._perturbation(unit, selection, self._radius(unit))
         stay = loss + read_losses([unit.penalty()])[0]
         try:
-            best = min(trials.of_moves(perturbation, unit, self._moves(unit, turn)), key=objective)
+            staying, moved = trials.of_moves(perturbation, unit, self._moves(unit, turn))
+            stay = stay if staying is None else staying.objective
+            best = min(moved, key=objective)
         except BaseException:
             perturbation.back()
             raise
@@ -320,22 +322,28 @@ class GLD(Optimizer):
             self._keep_root(unit)
         tree = OptionTree.from_state(state)
         here = Trial(loss + read_losses([unit.penalty()])[0], loss)
-        # The unit is at the best leaf of the steps before; only a lower objective takes it elsewhere.
-        best, best_path = here, tree.current
         children: dict[Path, list[Option]] = {}
+        first: dict[Path, Trial] = {}
         for leaf, path in enumerate(tree.leaves()):
             try:
                 self._put(unit, tree.along(path))
-                stay = here if path == tree.current else trials.of_staying(unit)
+                is_known = trials.at_once or path == tree.current
+                stay = here if is_known else trials.of_staying(unit)
                 perturbation = self._perturbation(unit, selection, self._radius(unit))
-                found = [stay, *trials.of_moves(perturbation, unit, self._moves(unit, turn, leaf))]
+                staying, moved = trials.of_moves(perturbation, unit, self._moves(unit, turn, leaf))
+                stay = staying or stay
             except BaseException:
                 self._put(unit, tree.along(tree.current))
                 raise
-            found.sort(key=objective)  # stable: staying comes first among equals
+            here = stay if path == tree.current else here
+            found = sorted([stay, *moved], key=objective)  # stable: staying comes first among equals
             children[path] = [Option(selection, trial.seed, trial.scale) for trial in found[: self.lookahead_width]]
-            if found[0].objective < best.objective:
-                best, best_path = found[0], path
+            first[path] = found[0]
+        # The unit is at the best leaf of the steps before; only a lower objective takes it elsewhere.
+        best, best_path = here, tree.current
+        for path, trial in first.items():
+            if trial.objective < best.objective:
+                best, best_path = trial, path
         tree.grow(children)
         self._put(unit, [tree.commit(best_path)])
         self._keep_root(unit)

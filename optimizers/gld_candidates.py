@@ -137,6 +137,11 @@ class Trials:
         self._evaluate_many = evaluate_many
         self.any_finite = False
 
+    @property
+    def at_once(self) -> bool:
+        """Whether all candidates of a unit are evaluated at once, staying among them."""
+        return self._evaluate_many is not None
+
     def of_staying(self, unit: CandidateUnit) -> Trial:
         """Evaluate a unit where it is."""
         loss, penalty = read_losses([self._step.loss(), unit.penalty()])
@@ -144,8 +149,15 @@ class Trials:
 
     def of_moves(
         self, perturbation: Perturbation, unit: CandidateUnit, moves: Sequence[tuple[int, float]]
-    ) -> list[Trial]:
-        """Evaluate the candidates at some moves, pairs of seed and scale; the unit stays at one of them."""
+    ) -> tuple[Trial | None, list[Trial]]:
+        """Evaluate the candidates at some moves, pairs of seed and scale.
+
+        Candidates at once are computed by other kernels than a single one, whose losses round otherwise: there staying
+        is one of them. One after the other, the unit is left at the last.
+
+        Returns:
+            Staying, where it was evaluated together with the moves; and the moves.
+        """
         losses: list[Loss] = []
         penalties: list[Loss] = []
         if self._evaluate_many is None:
@@ -154,6 +166,7 @@ class Trials:
                 losses.append(self._step.loss())
                 penalties.append(unit.penalty())
         else:
+            moves = [(0, 0.0), *moves]
             stacks = perturbation.candidates(moves)
             shaped = [
                 stack.as_strided((len(moves), *tensor.shape), (tensor.numel(), *tensor.stride()))
@@ -161,9 +174,11 @@ class Trials:
             ]
             losses.append(self._evaluate_many(unit.tensors, shaped))
             penalties.append(unit.penalty(stacks))
-            self._step.evaluations += len(moves)
+            self._step.evaluations += len(moves) - 1
         read, added = read_losses(losses), read_losses(penalties)
-        self.any_finite = self.any_finite or any(map(math.isfinite, read))
         if len(added) < len(read):  # no norm is weighted
             added *= len(read)
-        return [Trial(loss + extra, loss, *move) for loss, extra, move in zip(read, added, moves, strict=True)]
+        found = [Trial(loss + extra, loss, *move) for loss, extra, move in zip(read, added, moves, strict=True)]
+        stay = None if self._evaluate_many is None else found.pop(0)
+        self.any_finite = self.any_finite or any(math.isfinite(trial.loss) for trial in found)
+        return stay, found

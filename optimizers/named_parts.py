@@ -37,9 +37,10 @@ def named_parts(model: nn.Module, order: Sequence[str] = ()) -> list[Part]:
     - Modules that first run before the first layer belong to the embeddings, those after the last layer (a final norm,
       a pooler) to the head. One that runs between two layers belongs to the layer before it, or to the embeddings if
       all layers in the module around it run later (the norm on a decoder's embeddings).
-    - Without `order`, and for what does not run, modules in the backbone registered before the stack belong to the
-      embeddings, those after it to the head, except what follows an `nn.Embedding` there in the same module; modules
-      outside the backbone are the head.
+    - A module that does not run belongs to the part around it, or to the embeddings: its parameters are read by others.
+    - Without `order`, modules in the backbone registered before the stack belong to the embeddings, those after it to
+      the head, except what follows an `nn.Embedding` there in the same module; modules outside the backbone are the
+      head.
 
     Layers that share their weights are one part. A tied parameter belongs where the model names it first. Parameters
     with `requires_grad=False` are left out, and so are parts that have no other: in a model with adapters, the part
@@ -83,6 +84,17 @@ def named_parts(model: nn.Module, order: Sequence[str] = ()) -> list[Part]:
         for name, parameters in members.items()
         if parameters
     ]
+
+
+def layer_modules(model: nn.Module, order: Sequence[str] = ()) -> list[nn.Module]:
+    """Return the modules that :func:`named_parts` takes for layers, from the bottom to the top; none without a stack.
+
+    Args:
+        model: A model as :func:`named_parts` takes it.
+        order: As :func:`named_parts` takes it.
+    """
+    layer_of, _ = _find_stack(model, order)
+    return [model.get_submodule(path) for path in layer_of]
 
 
 def _find_stack(model: nn.Module, order: Sequence[str]) -> tuple[dict[str, int], str]:
@@ -178,8 +190,11 @@ def _parts_by_order(
         if _enclosing(path, layer_of) is not None or any(_is_inside(layer, path) for layer in layer_of):
             continue
         if path not in first_call:
+            # Another module reads its parameters (a table of relative positions), or none does.
             if around in found:
-                found[path] = found[around]  # another module reads its parameters
+                found[path] = found[around]
+            elif _is_inside(path, backbone):
+                found[path] = "embeddings"
             continue
         before = [layer for time, layer in runs if time < first_call[path]]
         if not before or (isinstance(module, nn.Embedding) and _is_inside(path, backbone)):

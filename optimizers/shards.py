@@ -147,3 +147,26 @@ def asks_for_state(groups: Iterable[Mapping[str, Any]], *given: Any) -> bool:
         given: The arguments of the step.
     """
     return all(each is None for each in given) and all(group["lr"] == 0 for group in groups)
+
+
+def complete_state(optimizer: torch.optim.Optimizer) -> None:
+    """Make all of a new optimizer's state, so that `torch.distributed.checkpoint` finds the tensors that it is to fill.
+
+    It does so itself for an optimizer without any state; one that keeps anchors has some from the start.
+
+    Args:
+        optimizer: An optimizer of this package that has made no step.
+    """
+    params = [param for group in optimizer.param_groups for param in group["params"] if param.requires_grad]
+    rates = [group["lr"] for group in optimizer.param_groups]
+    for param in params:
+        param.grad = torch.zeros_like(param)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    optimizer.step()
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    for state in optimizer.state.values():
+        if "step" in state:  # all averages are still zero
+            state["step"].zero_()
+    optimizer.zero_grad()

@@ -219,9 +219,17 @@ def family_config(family: str, **settings: Any) -> PretrainedConfig:
 
 
 def family_model(family: str, seed: int = 0, **settings: Any) -> PreTrainedModel:
-    """Return a tiny classifier with random weights, in training mode."""
+    """Return a tiny classifier with random weights, in training mode.
+
+    Matrices are six times what a new model's are: with the latter, logits of a tiny model hardly depend on its text.
+    """
     torch.manual_seed(seed)
-    return AutoModelForSequenceClassification.from_config(family_config(family, **settings)).train()
+    model = AutoModelForSequenceClassification.from_config(family_config(family, **settings)).train()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(6)
+    return model
 
 
 def family_batch(rows: int = 4, width: int = 8) -> dict[str, Tensor]:

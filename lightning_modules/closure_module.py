@@ -196,12 +196,13 @@ class ClosureModule(LightningModule):
             shard_model(self.trainer, self, self.trained_module)
 
     def configure_callbacks(self) -> Sequence[Callback]:
+        if self.trainer.state.fn == "fit":
+            check_callbacks(self.trainer, self)
         return [WholeEvaluation()]
 
     def setup(self, stage: str) -> None:
         compile_loss_alone(self)
         if stage == "fit":
-            check_callbacks(self.trainer, self)
             self._axis.begin(self.trainer, self.accumulate_grad_batches)
 
     def teardown(self, stage: str) -> None:

@@ -6,6 +6,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -20,13 +21,16 @@ from lightning_modules.bottleneck_adapter import (
     save_bottleneck_adapters,
 )
 from lightning_modules.errors import ModelError
+from lightning_modules.lora_start import add_to_original, check_start, lora_start
 from lightning_modules.trainable_parts import head_names, new_beside_old
 
 if TYPE_CHECKING:
     from peft import PeftConfig
+    from peft.utils import ModulesToSaveWrapper
 else:
     try:
         from peft import PeftConfig
+        from peft.utils import ModulesToSaveWrapper
     except ImportError:  # peft is an extra; without it there are the bottleneck adapters
 
         class PeftConfig:
@@ -51,6 +55,8 @@ class AdaptedModel:
         self.config = config
         # Taken now: gradual unfreezing may freeze some of these parameters for a while.
         self._names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+        # What a LoRA has taken out of the base weights; a checkpoint brings its own.
+        self.start = lora_start(model, config)
 
     def save(self, folder: str | Path) -> None:
         """Write the adapter and the head: in peft's own format, or the same layout for bottleneck adapters.
@@ -62,6 +68,21 @@ class AdaptedModel:
             save_bottleneck_adapters(self.model, self._names, self.config, folder)
         else:
             self.model.save_pretrained(str(folder))  # type: ignore[operator]
+            if self.start:
+                add_to_original(folder, self.start)
+
+    def check_trains(self) -> None:
+        """Refuse to train an adapter that needs a part of its own in the training loop.
+
+        Raises:
+            ModelError: for AdaLoRA, whose ranks ``update_and_allocate`` prunes after every step, and whose penalty peft
+                adds to a loss that it computes itself.
+        """
+        if hasattr(getattr(self.model, "base_model", None), "update_and_allocate"):
+            raise ModelError(
+                "adapter: AdaLoraConfig prunes its ranks within the training loop, which nothing here does: it would "
+                "train unpruned; choose peft.LoraConfig"
+            )
 
     @property
     def can_merge(self) -> bool:
@@ -80,6 +101,10 @@ class AdaptedModel:
             raise ModelError(
                 f"adapter: a {getattr(kind, 'value', kind)} adapter cannot be merged into the model's weights"
             )
+        for path, module in list(self.model.named_modules()):
+            if isinstance(module, ModulesToSaveWrapper):
+                # peft 0.21.2 unwraps these itself, but for most kinds of adapter only where the head is one layer.
+                self.model.set_submodule(path, module.modules_to_save[module.active_adapter])
         return self.model.merge_and_unload()  # type: ignore[operator]
 
 
@@ -117,7 +142,7 @@ def add_adapter(
         if order:
             check_adapter_acts(adapted.model)
         return adapted
-    except (ValueError, TypeError, OSError, RuntimeError, KeyError) as error:
+    except (ValueError, TypeError, OSError, RuntimeError, KeyError, NotImplementedError) as error:
         if isinstance(error, ModelError):
             raise
         raise ModelError(f"adapter: {' '.join(str(error).split())}") from error
@@ -128,6 +153,7 @@ def _add_peft_adapter(model: nn.Module, config: Any, heads: list[str], new: set[
 
     if not isinstance(config, PeftConfig):
         raise ModelError(f"adapter: {type(config).__name__} is neither a configuration of peft nor a BottleneckConfig")
+    check_start(config)
     config = deepcopy(config)  # the caller's stays as it was written
     if config.task_type is None:
         config.task_type = TaskType.SEQ_CLS
@@ -141,10 +167,47 @@ def _add_peft_adapter(model: nn.Module, config: Any, heads: list[str], new: set[
         wrapped = get_peft_model(model, config)
     except ValueError as error:
         raise ValueError(f"{error} The linear modules of this model are called {', '.join(linear)}.") from error
+    for path, module in wrapped.named_modules():
+        if type(module) is nn.Linear and module.weight.shape != (module.out_features, module.in_features):
+            # peft 0.21.2 transposes what OLoRA takes out of GPT-2's weights; the first forward pass would fail.
+            raise ValueError(
+                f"this start does not go with the model: {path} gets a weight of {tuple(module.weight.shape)} in place "
+                f"of {(module.out_features, module.in_features)}"
+            )
+    if config.is_prompt_learning:
+        _check_prompts(wrapped, str(getattr(config.peft_type, "value", config.peft_type)))
     names = [name for name, parameter in wrapped.named_parameters() if parameter.requires_grad]
     came_with_model = {name: _original_name(name) for name in names}
     added = [name for name in names if came_with_model[name] not in original or came_with_model[name] in new]
     return AdaptedModel(wrapped, added, config)
+
+
+def _check_prompts(model: nn.Module, kind: str) -> None:
+    """Check that a model with virtual tokens takes them, and that a text's logits do not change with its padding.
+
+    Decoders read their logits at the last token that is not padding, which they do not find among embeddings, as which
+    peft hands over a prompt and the text (peft 0.21.2, transformers 5.23.0: the last token, padding or not).
+    """
+    config = model.config
+    pad, end = (getattr(config, f"{name}_token_id", None) for name in ("pad", "eos"))
+    pad, end = (value if isinstance(value, int) else 0 for value in (pad, end))
+    words = [token for token in range(8) if token not in (pad, end)][:4]
+    ids = torch.tensor([[*words, end, pad, pad, pad]], device=next(model.parameters()).device)
+    mask = torch.ones_like(ids)
+    mask[:, -3:] = 0
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            alone = model(input_ids=ids[:, :-3], attention_mask=mask[:, :-3]).logits
+            padded = model(input_ids=ids, attention_mask=mask).logits
+    finally:
+        model.train(was_training)
+    if not torch.allclose(alone, padded, rtol=1e-3, atol=1e-3 * float(alone.abs().max())):
+        raise ModelError(
+            f"adapter: with {kind} the logits of this model change with the padding beside a text, since it reads them "
+            "at the last token; choose peft.PrefixTuningConfig or peft.LoraConfig"
+        )
 
 
 def _load_adapter(model: nn.Module, folder: str, new: set[str], order: Sequence[str]) -> AdaptedModel:
@@ -165,7 +228,9 @@ def _load_adapter(model: nn.Module, folder: str, new: set[str], order: Sequence[
         from peft import PeftModel
     except ImportError as error:
         raise ModelError(f'adapter: {folder!r} needs the extra "peft": pip install "linetune[peft]"') from error
-    wrapped = PeftModel.from_pretrained(model, folder, is_trainable=True)
+    # A saved prompt has lost the network that it was made by, so that it cannot go on training.
+    is_trainable = not PeftConfig.from_pretrained(folder).is_prompt_learning
+    wrapped = PeftModel.from_pretrained(model, folder, is_trainable=is_trainable)
     return AdaptedModel(wrapped, (), wrapped.peft_config["default"])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Literal, cast
 
@@ -222,9 +223,7 @@ def predicted_labels(outputs: Tensor, problem_type: ProblemType) -> Tensor:
 class EvaluationMetrics(nn.Module):
     """Loss and task metrics of one evaluation set, exact over batches of any size.
 
-    Several ranks are scored together. Where their number does not divide the examples, Lightning's sampler fills up
-    with repeated examples, fewer than there are ranks, which count twice, as Lightning warns; one device scores each
-    once.
+    Several ranks are scored together, each example once (:class:`~lightning_modules.whole_evaluation.WholeEvaluation`).
 
     Args:
         names: Names that :func:`build_metric` knows. Default: see :func:`check_metrics`.
@@ -235,7 +234,9 @@ class EvaluationMetrics(nn.Module):
     def __init__(self, names: Sequence[str] | None, num_labels: int, problem_type: ProblemType | None = None) -> None:
         super().__init__()
         self.problem_type = check_problem_type(problem_type, num_labels)
-        self.loss = MeanMetric()
+        # A batch whose loss is NaN makes the mean NaN. By default torchmetrics 1.9.0 leaves it out, and with
+        # nan_strategy="disable" it takes all weights for 1.
+        self.loss = MeanMetric(nan_strategy=math.nan)
         self.scores = nn.ModuleDict(
             {
                 name: build_metric(name, num_labels, self.problem_type)

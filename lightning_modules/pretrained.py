@@ -102,7 +102,10 @@ def load_sequence_classifier(
     set_pad_token(config)
     if not pretrained:
         try:
-            model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=trust_remote_code)
+            # Otherwise in the type that the configuration was saved in, in which half of the updates round to nothing.
+            model = AutoModelForSequenceClassification.from_config(
+                config, dtype=torch.float32, trust_remote_code=trust_remote_code
+            )
         except ValueError as error:
             raise ModelError(f"model: {name!r} does not make a sequence classifier: {first_line(error)}") from error
         return LoadedModel(model.train(), tuple(sorted(name for name, _ in model.named_parameters())))

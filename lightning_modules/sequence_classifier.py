@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
@@ -12,9 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import ModuleList
 
+from lightning_modules.activation_checkpointing import checkpoint_activations
 from lightning_modules.adapters import AdapterConfig, add_adapter
+from lightning_modules.batch_check import check_batch, embedded_tokens
 from lightning_modules.closure_module import ClosureModule
 from lightning_modules.closures import Batch, count_examples
+from lightning_modules.compilation import compile_model
 from lightning_modules.errors import ModelError
 from lightning_modules.export import can_hold_mean
 from lightning_modules.feature_cache import FeatureCache
@@ -25,10 +29,14 @@ from lightning_modules.losses import LossOptions, ProblemType, TaskLoss, check_p
 from lightning_modules.metrics import LOWER_IS_BETTER, EvaluationMetrics, check_metrics, predicted_labels
 from lightning_modules.padding import Padding, padded_on
 from lightning_modules.pretrained import check_label_order, load_sequence_classifier
+from lightning_modules.sharded_model import sharded_modules
 from lightning_modules.tiny_input import module_order
 from lightning_modules.trainable_parts import Trainable, freeze_all_but, frozen_modules
 from lightning_modules.trained_classifier import TrainedClassifier
 from lightning_modules.windows import mean_per_text
+
+# Lightning says so of every datamodule, whether or not it has a hook of its own.
+warnings.filterwarnings("ignore", "You have overridden `on_before_batch_transfer` in `LightningModule` but have passed")
 
 # What in a batch is no input of the model.
 _NO_INPUTS = ("labels", "idx", "text", "features")
@@ -62,6 +70,8 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
             checkpoint did not hold. Frozen modules run in eval mode.
         cache_features: Whether to keep the output of a frozen encoder on disk, in a folder if one is named.
         split_by_length: In how many parts of similar length a batch goes through the model, to save padding.
+        gradient_checkpointing: Whether to compute activations again in the backward pass in place of keeping them.
+        compile: Whether to compile the model by torch.compile.
         training: The arguments of :class:`ClosureModule`: ``optimizer``, ``lr_scheduler``, ``param_groups``, ….
 
     Raises:
@@ -99,6 +109,8 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         trainable: Trainable = "all",
         cache_features: bool | str = False,
         split_by_length: int = 1,
+        gradient_checkpointing: bool = False,
+        compile: bool = False,
         **training: Any,
     ) -> None:
         super().__init__(**training)
@@ -133,6 +145,8 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         self.pad_token_id = getattr(loaded.model.config, "pad_token_id", None)
         order = module_order(loaded.model)
         new = loaded.new_parameter_names
+        if gradient_checkpointing:
+            checkpoint_activations(loaded.model)
         self.adapted = None if adapter is None else add_adapter(loaded.model, adapter, new, order)
         self.model: nn.Module = (self.adapted or loaded).model
         self.new_parameter_names = (self.adapted or loaded).new_parameter_names
@@ -142,6 +156,8 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         except ValueError as error:
             raise ModelError(str(error)) from error
         self._takes_token_types = takes_token_types(self.model)
+        if compile:
+            compile_model(self.model)
         self.trainable = trainable
         self.trust_remote_code = trust_remote_code
         self.train()
@@ -151,6 +167,7 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
             FeatureCache(self.frozen_encoder, self.model, self._logits, folder) if cache_features else None
         )
         self.num_labels = num_labels
+        self._vocabulary = embedded_tokens(self.model)
         self.split_by_length = split_by_length
         self.padding = Padding(self.model, self._logits)
         # Until a datamodule's tokenizer is known, padding may be on either side.
@@ -170,6 +187,11 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         """The Hugging Face model, perhaps with an adapter."""
         return self.model
 
+    @property
+    def constant_buffers(self) -> bool:
+        """Whether the model has no running statistics; other buffers of transformers' models are constants."""
+        return not any(getattr(module, "track_running_stats", False) for module in self.model.modules())
+
     def train(self, mode: bool = True) -> SequenceClassifier:
         super().train(mode)
         if mode and self.trainable != "all":
@@ -187,11 +209,26 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         """Standard deviation of the regression targets of the training split; 1 where they are used as they are."""
         return self.task_loss.target_std
 
+    def configure_model(self) -> None:
+        super().configure_model()
+        for name, given in (
+            ("split_by_length", self.split_by_length > 1),
+            ("cache_features", self.feature_cache is not None),
+        ):
+            if given and any(True for _ in sharded_modules(self)):
+                raise ModelError(
+                    f"{name}: it does not go with sharded parameters, which all ranks gather for every forward pass; "
+                    "leave it out"
+                )
+
     def setup(self, stage: str) -> None:
+        super().setup(stage)
         data = getattr(self.trainer, "datamodule", None)
         check_data(self.model, data)
         self._padded_on, self._has_met_data = self.padding.side_for_data(data), True
         if stage == "fit":
+            if self.adapted is not None:
+                self.adapted.check_trains()
             self.temperature = 1.0
             statistics = getattr(data, "label_statistics", None)
             if statistics is not None:
@@ -208,6 +245,11 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
                 )
 
     # Forward and loss
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        is_scored = self._trainer is None or not self.trainer.predicting
+        check_batch(batch, self._vocabulary, self.num_labels, self.problem_type if is_scored else None)
+        return batch
 
     def prepare_batch(self, batch: Batch, split: str) -> list[Batch]:
         batch = self._on_its_side(batch)
@@ -339,6 +381,8 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         checkpoint["adapter"] = self._adapter_name()
+        if self.adapted is not None and self.adapted.start:
+            checkpoint["adapter_start"] = self.adapted.start
         checkpoint["task"] = {
             "problem_type": self.problem_type,
             "temperature": self.temperature,
@@ -354,6 +398,8 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         names = checkpoint.get("hyper_parameters", {}).get("label_names") or ()
         check_label_order("ckpt_path: the checkpoint", names, self.hparams["label_names"] or ())
         super().on_load_checkpoint(checkpoint)
+        if self.adapted is not None and "adapter_start" in checkpoint:
+            self.adapted.start = checkpoint["adapter_start"]
         if "task" in checkpoint:  # earlier versions had none of this
             self._load_task(checkpoint["task"])
 

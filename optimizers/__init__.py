@@ -13,6 +13,7 @@ from optimizers.options import CommonOptions
 from optimizers.parabolic_adam import ParabolicAdam
 from optimizers.param_groups import ParamGroups, scale_learning_rates
 from optimizers.peak_rate import Parabola, PeakRate, PeakRateState, measure_parabola
+from optimizers.replayed import replayed
 from optimizers.salsa import SaLSA
 from optimizers.searches import ArmijoSearch, Past, Search, SearchResult
 from optimizers.sls import SGDSLS, AdamSLS
@@ -53,6 +54,7 @@ __all__ = [
     "lion",
     "measure_parabola",
     "named_parts",
+    "replayed",
     "scale_learning_rates",
     "sgd",
     "traits",

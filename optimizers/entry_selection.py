@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from optimizers.perturbation import chosen_at_random, flat_view
+from optimizers.shards import flat_part, gathered, is_sharded
 from optimizers.step_contract import Closure
 
 Selection = Literal["all", "random", "largest", "fisher"]
@@ -48,6 +49,12 @@ def select_entries(tensor: Tensor, selection: Selection, count: int, seed: int) 
         return None
     if selection == "random":
         return chosen_at_random(tensor.numel(), count, seed).to(tensor.device)
+    if is_sharded(tensor):
+        part, begin, _ = flat_part(tensor if selection == "largest" or tensor.grad is None else tensor.grad)
+        scores = torch.zeros_like(part) if selection == "fisher" and tensor.grad is None else part.abs()
+        own = scores.topk(min(count, scores.numel()), sorted=False)
+        values, positions = gathered(own.values, -1.0), gathered(own.indices + begin, -1)
+        return positions[values.topk(count, sorted=False).indices].sort().values
     if selection == "largest":
         scores = flat_view(tensor).abs()
     elif tensor.grad is None:

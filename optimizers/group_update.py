@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from optimizers.anchored_decay import apply_decay
 from optimizers.directions import STEPS, Direction, DirectionFunction
 from optimizers.scalars import gather
+from optimizers.shards import is_sharded, local_part, share_of, states_of, sum_over_ranks
 
 _HALF = (torch.float16, torch.bfloat16)
 _CPU_CHUNK = 1 << 18  # entries
@@ -23,10 +24,15 @@ class GroupUpdate:
     A step without: `step_without_search`. The group's `lr_factor` scales the direction: parts of a unit may move at
     different rates along one line.
 
+    Of sharded parameters the tensors are the rank's own parts, and slopes are sums over these (`over_ranks`).
+
     Args:
         group: A param group of an optimizer.
         state: The optimizer's state.
         direction: The function that computes the direction; `compute_direction` calls it, once.
+
+    Attributes:
+        shares: Of each tensor, what the rank's part counts in a sum over ranks; None where nothing is sharded.
     """
 
     def __init__(
@@ -34,17 +40,21 @@ class GroupUpdate:
     ) -> None:
         self.group = group
         self._direction_function = direction
-        self.params: list[Tensor] = []
-        self.grads: list[Tensor] = []
+        owners: list[Tensor] = []
         for param in dict.fromkeys(group["params"]):
             if param.grad is None or not param.numel():
                 continue
             if param.grad.is_sparse or param.is_complex():
                 kind = "sparse gradients" if param.grad.is_sparse else "complex parameters"
                 raise ValueError(f"line search optimizers do not take {kind}: {tuple(param.shape)} in a group")
-            self.params.append(param)
-            self.grads.append(param.grad)
-        self.states = [state[param] for param in self.params]
+            owners.append(param)
+        self.owners = owners
+        self.params, self.grads = owners, [param.grad for param in owners if param.grad is not None]
+        self.states: list[Any] = [state[param] for param in owners]
+        if any(map(is_sharded, owners)):
+            self.params, self.grads = list(map(local_part, owners)), list(map(local_part, self.grads))
+            self.states = states_of(owners, state)
+        self.shares: list[float] | None = None
         self.factor: float = group["lr_factor"]
         self.start: list[Tensor] = []
         self._direction: Direction | None = None
@@ -63,10 +73,6 @@ class GroupUpdate:
         assert self._direction is not None, "the direction has not been computed"
         return self._direction
 
-    def gradient_norms(self) -> list[Tensor]:
-        """Return the norm of each gradient, not finite where one of its entries is not; float32 at least."""
-        return list(torch._foreach_norm(self.grads, 2, dtype=torch.float32 if self.grads[0].dtype in _HALF else None))
-
     def slope(self, without_momentum: bool) -> Tensor:
         """Return the inner product of gradient and direction: 0-dim, float32 at least, on the device."""
         direction = self._along(without_momentum)
@@ -76,6 +82,8 @@ class GroupUpdate:
                 grad, numerator = grad.float(), numerator.float()
             move = numerator if denominator is None else self._quotient(numerator, denominator)
             product = torch.dot(grad.reshape(-1), move.reshape(-1))
+            if self.shares is not None and self.shares[i] != 1:
+                product = product * self.shares[i]
             products.append(product if direction.scales is None else product * direction.scales[i])
         return gather(products).sum() * self.factor
 
@@ -90,6 +98,8 @@ class GroupUpdate:
         if self._split_slope is None:
             direction = self.direction
             scales = direction.scales or [1.0] * len(self.grads)
+            if self.shares is not None:
+                scales = [scale * share for scale, share in zip(scales, self.shares, strict=True)]
             owners, earlier, present = [], [], []
             for i, grad, numerator, denominator in self._pieces(self.grads, direction):
                 if grad.dtype in _HALF:
@@ -222,6 +232,29 @@ class GroupUpdate:
             if eps:
                 torch._foreach_add_(self._denominators, eps)
         return self._denominators
+
+
+def group_updates(
+    groups: Iterable[dict[str, Any]], state: Mapping[Tensor, dict[str, Any]], direction: DirectionFunction
+) -> list[GroupUpdate]:
+    """Return the updates of those of an optimizer's groups that have something to move."""
+    updates = [update for update in (GroupUpdate(group, state, direction) for group in groups) if update.params]
+    if any(is_sharded(owner) for update in updates for owner in update.owners):
+        for update in updates:
+            update.shares = [share_of(owner) for owner in update.owners]
+    return updates
+
+
+def make_state(updates: Iterable[GroupUpdate]) -> None:
+    """Make the optimizer's state of what a loaded state will fill (`shards.asks_for_state`); nothing moves."""
+    for update in updates:
+        update.compute_direction()
+        update.reset_momentum()
+
+
+def over_ranks(values: Tensor, updates: Sequence[GroupUpdate]) -> Tensor:
+    """Return sums over the tensors of some updates, where these are sharded over all ranks' parts of them."""
+    return values if updates[0].shares is None else sum_over_ranks(values)
 
 
 def _momentum_buffers(params: list[Tensor], states: list[dict[str, Any]]) -> list[Tensor]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from optimizers.group_update import GroupUpdate
+from optimizers.group_update import GroupUpdate, over_ranks
 from optimizers.scalars import gather
 from optimizers.searches import Past, Search, SearchResult
 from optimizers.step_contract import Evaluate, as_loss
@@ -55,7 +55,8 @@ class Line:
 
     def slopes(self) -> Tensor:
         """Return what each group contributes to the slope of the line, in one vector."""
-        return gather([update.slope(self.without_momentum) * factor for update, factor in self.updates])
+        slopes = gather([update.slope(self.without_momentum) * factor for update, factor in self.updates])
+        return over_ranks(slopes, [update for update, _ in self.updates])
 
     def move_to(self, step_size: float, without_momentum: bool | None = None) -> None:
         """Put the parameters at this step size, always starting from the same bits."""

@@ -86,6 +86,17 @@ def named_parts(model: nn.Module, order: Sequence[str] = ()) -> list[Part]:
     ]
 
 
+def layer_modules(model: nn.Module, order: Sequence[str] = ()) -> list[nn.Module]:
+    """Return the modules that :func:`named_parts` takes for layers, from the bottom to the top; none without a stack.
+
+    Args:
+        model: A model as :func:`named_parts` takes it.
+        order: As :func:`named_parts` takes it.
+    """
+    layer_of, _ = _find_stack(model, order)
+    return [model.get_submodule(path) for path in layer_of]
+
+
 def _find_stack(model: nn.Module, order: Sequence[str]) -> tuple[dict[str, int], str]:
     """Return the layer number of every entry of the stack, by the entry's path, and the path of the backbone."""
     called_first = list(dict.fromkeys(order))

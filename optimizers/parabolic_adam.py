@@ -13,10 +13,12 @@ from torch.optim.optimizer import ParamsT
 from optimizers.anchored_decay import keep_anchors, place_anchors, require_anchors
 from optimizers.checks import require
 from optimizers.directions import adam
+from optimizers.failed_searches import MANY_FAILURES, warn_of_failures
 from optimizers.finite_steps import finite_start
-from optimizers.group_update import GroupUpdate
+from optimizers.group_update import GroupUpdate, group_updates, make_state, over_ranks
 from optimizers.peak_rate import LARGEST_PROBE, LEAST_PROBE, PeakRate, PeakRateState, measure_parabola
 from optimizers.scalars import gather
+from optimizers.shards import asks_for_state
 from optimizers.step_contract import Closure, Evaluate, Loss, StepRecord, UnitReport, as_loss, open_step
 from optimizers.warmup_and_decay import decay_factor, warmup_factor
 
@@ -71,6 +73,7 @@ class ParabolicAdam(torch.optim.Optimizer):
     sets_step_size = True
     measures_slope = True
     takes_progress = True
+    checks_finite = True
     # Arguments of earlier versions, and what is in their place.
     renamed_arguments: ClassVar[dict[str, str]] = {
         "c": "now peak_fraction = 2 (1 - c)",
@@ -182,6 +185,8 @@ class ParabolicAdam(torch.optim.Optimizer):
         self, closure: Closure | None = None, *, evaluate: Evaluate | None = None, loss: Tensor | float | None = None
     ) -> Any:
         """Make one step and return the loss at its start; the arguments are those of `step_contract.open_step`."""
+        if asks_for_state(self.param_groups, closure, evaluate, loss):
+            return make_state(group_updates(self.param_groups, self.state, adam))
         parameters = [p for group in self.param_groups for p in group["params"]]
         returned, start, evaluate = open_step("ParabolicAdam", closure, evaluate, loss, parameters)
         group = self.param_groups[0]
@@ -193,10 +198,8 @@ class ParabolicAdam(torch.optim.Optimizer):
             state.log_distance = math.log(
                 group["lr"] / estimator.probe_share
             )  # a group may start from a rate of its own
-        updates = [
-            update for update in (GroupUpdate(group, self.state, adam) for group in self.param_groups) if update.params
-        ]
-        finite = finite_start(start, updates)
+        updates = group_updates(self.param_groups, self.state, adam)
+        finite = finite_start(start, updates) if self.checks_finite else start
         if finite is None or not updates:
             self._set(**vars(state), skipped=group["skipped"] + (finite is None))
             self._note(start, accepted=finite is not None)
@@ -241,13 +244,13 @@ class ParabolicAdam(torch.optim.Optimizer):
             update.save()
         # On their way while the first trial runs, which waits for the device anyway.
         sums = state.slope_sums.to("cpu", non_blocking=True)
-        slopes = gather([_split_slope(update).sum() for update in updates])
+        slopes = over_ranks(gather([_split_slope(update).sum() for update in updates]), updates)
         options = {name: group[name] for name in ("max_trials", "relative_tolerance")}
         found = measure_parabola(loss_at, start, slopes, estimator.probe(state), **options)
         loss_after = found.loss if found.curvature is None else found.probed_loss
         figures = {"trials": group["trials"] + found.trials, "backtracks": group["backtracks"] + found.rejected}
         # Uphill, the step is made by what was measured before.
-        moves = found.curvature is not None or (group["searches"] > 0 and math.isfinite(found.loss + found.slope))
+        moves = found.is_finite and (found.curvature is not None or group["searches"] > 0)
         if moves:
             keeps_largest = self.total_steps is not None or self.progress is not None
             estimator.update(
@@ -262,10 +265,12 @@ class ParabolicAdam(torch.optim.Optimizer):
             for name, value in (("average_slope", found.slope), ("average_decrease", found.loss - loss_after)):
                 figures[name] = _SMOOTHING * group[name] + (1 - _SMOOTHING) * value
         else:
-            counter = "failures" if math.isfinite(found.loss) else "skipped"
+            counter = "failures" if found.is_finite else "skipped"
             figures[counter] = group[counter] + 1
-            if not group["searches"]:
+            if found.is_finite and not group["searches"]:
                 figures["lr"] = found.probe
+                if figures[counter] == MANY_FAILURES:
+                    warn_of_failures("ParabolicAdam")
         self._set(**figures)
         record = {"evaluations": found.trials, "backtracks": found.rejected, "slope": found.slope}
         self._note(found.loss, loss_after=loss_after, accepted=moves, **record)
@@ -309,4 +314,4 @@ def _add_slopes(estimator: PeakRate, state: PeakRateState, updates: list[GroupUp
         longer = torch.where(has_past, (1 - power) / (beta - power), 0.0).to(earlier, non_blocking=True)
         counts = has_past.to(earlier, non_blocking=True)
         slopes.append(torch.stack([longer * earlier, counts * earlier, counts * present]).sum(1))
-    estimator.add_slopes(state, *gather(slopes).view(-1, 3).sum(0))
+    estimator.add_slopes(state, *over_ranks(gather(slopes).view(-1, 3).sum(0), updates))

@@ -10,6 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from optimizers.shards import flat_part, is_sharded, largest_over_ranks
+
 NoiseDevice = Literal["cpu", "parameter"]
 
 # Numbers drawn at a time. Part of what a seed means: a normal's value depends on the chunk it is drawn in.
@@ -90,6 +92,9 @@ class Perturbation:
 
     A copy of tensors of half precision, which have too few bits for that, is kept whatever their size.
 
+    Of a sharded tensor a rank moves its own part. Noise is a function of the whole tensor: each rank draws all of it,
+    in pieces, and takes what belongs to its part, so that any number of ranks moves as one does.
+
     Args:
         tensors: Dense tensors, moved in place.
         indices: For each tensor the positions that move, in memory order, or None for all. The rest is not touched.
@@ -120,27 +125,25 @@ class Perturbation:
         noise_device: NoiseDevice = "cpu",
         factors: Sequence[float] | None = None,
     ) -> None:
-        views = [flat_view(tensor) for tensor in tensors]
-        chosen = indices if indices is not None else [None] * len(views)
+        chosen = indices if indices is not None else [None] * len(tensors)
         size = sum(
-            view.element_size() * (view.numel() if index is None else index.numel())
-            for view, index in zip(views, chosen, strict=True)
+            tensor.element_size() * (tensor.numel() if index is None else index.numel())
+            for tensor, index in zip(tensors, chosen, strict=True)
         )
         self._noise_device = noise_device
         self._largest_scale = abs(largest_scale)
         self._position: tuple[int, float] | None = None
         self._movers = []
-        for view, index, factor in zip(views, chosen, factors or [1.0] * len(views), strict=True):
-            if index is not None:
-                mover = _Mover(view, factor, view[index], index)
-            elif size <= copy_limit or view.dtype not in (torch.float32, torch.float64):
-                mover = _Mover(view, factor, view.clone())
-            else:
-                mover = _Mover(view, factor)
+        for tensor, index, factor in zip(tensors, chosen, factors or [1.0] * len(tensors), strict=True):
+            mover = _mover(tensor, index, factor)
+            if mover.index is not None:
+                mover.base = mover.view[mover.index]
+            elif size <= copy_limit or tensor.dtype not in (torch.float32, torch.float64):
+                mover.base = mover.view.clone()
             self._movers.append(mover)
         exact = [mover for mover in self._movers if mover.base is None]
         self._is_exact = bool(exact)
-        _round_to_multiples(exact, _LARGEST_NORMAL * self._largest_scale)
+        _round_to_multiples(exact, _LARGEST_NORMAL * self._largest_scale, any(map(is_sharded, tensors)))
 
     def move(self, seed: int, scale: float) -> None:
         """Move the tensors to :math:`p + r z`, `scale` times the noise of `seed`, from wherever they are."""
@@ -192,6 +195,10 @@ class Perturbation:
             stacks[id(mover)] = rows.new_empty(rows.shape) if is_written else rows.clone()
         for row, (seed, scale) in enumerate(moves):
             self._check_scale(scale)
+            if scale == 0:
+                for mover in self._movers:
+                    stacks[id(mover)][row].copy_(mover.view)
+                continue
             for mover, at, noise in self._noise(seed):
                 moved = stacks[id(mover)][row]
                 if mover.base is None:
@@ -239,13 +246,18 @@ class Perturbation:
             device = torch.device("cpu") if self._noise_device == "cpu" else view.device
             if device not in generators:
                 generators[device] = torch.Generator(device).manual_seed(seed)
-            numel = view.numel() if mover.index is None else mover.index.numel()
-            for start in range(0, numel, _CHUNK):
-                at = slice(start, min(start + _CHUNK, numel))
-                noise = torch.empty(at.stop - at.start, device=device).normal_(generator=generators[device])
+            own = view.numel() if mover.index is None else mover.index.numel()
+            for start in range(0, mover.total, _CHUNK):
+                stop = min(start + _CHUNK, mover.total)
+                noise = torch.empty(stop - start, device=device).normal_(generator=generators[device])
+                # What of it belongs to the rank's own part.
+                low, high = max(start, mover.first), min(stop, mover.first + own)
+                if low >= high:
+                    continue
+                noise = noise[low - start : high - start]
                 if mover.factor != 1:
                     noise *= mover.factor
-                yield mover, at, noise.to(view.device, view.dtype)
+                yield mover, slice(low - mover.first, high - mover.first), noise.to(view.device, view.dtype)
 
     def _check_scale(self, scale: float) -> None:
         if self._is_exact and abs(scale) > self._largest_scale:
@@ -254,21 +266,36 @@ class Perturbation:
 
 @dataclass
 class _Mover:
-    """A tensor in motion.
+    """A tensor in motion, or the rank's own part of one.
 
     Args:
         view: All its entries, flat.
         factor: What its noise is multiplied by.
-        base: A copy of the entries that move; None where no copy is kept.
+        total: How many entries of the whole tensor move.
+        first: The place of the part's first entry among these.
         index: The positions of the entries that move; None where all do.
+        base: A copy of the entries that move; None where no copy is kept.
         quantum: The power of two that all entries are multiples of, where no copy is kept.
     """
 
     view: Tensor
     factor: float
-    base: Tensor | None = None
+    total: int
+    first: int = 0
     index: Tensor | None = None
+    base: Tensor | None = None
     quantum: float = 0.0
+
+
+def _mover(tensor: Tensor, index: Tensor | None, factor: float) -> _Mover:
+    """Return a mover of a tensor, or of the rank's own part of it; `index` counts in the whole tensor."""
+    if not is_sharded(tensor):
+        return _Mover(flat_view(tensor), factor, tensor.numel() if index is None else index.numel(), 0, index)
+    part, begin, total = flat_part(tensor)
+    if index is None:
+        return _Mover(part, factor, total, begin)
+    first, stop = torch.searchsorted(index, torch.tensor([begin, begin + part.numel()], device=index.device)).tolist()
+    return _Mover(part, factor, index.numel(), first, index[first:stop] - begin)
 
 
 def _rounded(values: Tensor, quantum: float) -> Tensor:
@@ -276,12 +303,19 @@ def _rounded(values: Tensor, quantum: float) -> Tensor:
     return values.div_(quantum).round_().mul_(quantum)
 
 
-def _round_to_multiples(movers: Sequence[_Mover], reach: float) -> None:
+def _round_to_multiples(movers: Sequence[_Mover], reach: float, sharded: bool) -> None:
     """Round each tensor to multiples of the smallest power of two that makes sums with numbers up to `reach` exact."""
     if not movers:
         return
-    norms = [torch.linalg.vector_norm(mover.view, math.inf).double().cpu() for mover in movers]
-    for mover, largest in zip(movers, torch.stack(norms).tolist(), strict=True):
+    # A part may have no entries.
+    norms = [
+        torch.linalg.vector_norm(mover.view, math.inf) if mover.view.numel() else mover.view.new_zeros(())
+        for mover in movers
+    ]
+    largest_of = torch.stack([norm.double().cpu() for norm in norms])
+    if sharded:
+        largest_of = largest_over_ranks(largest_of.to(movers[0].view.device)).cpu()
+    for mover, largest in zip(movers, largest_of.tolist(), strict=True):
         view, bound = mover.view, largest + reach * abs(mover.factor)
         if not math.isfinite(bound):
             raise ValueError(f"a parameter of shape {tuple(mover.view.shape)} holds values that are not finite")

@@ -36,6 +36,7 @@ from linetune.exit_status import usual_status
 from linetune.jsonargparse_private import actions_on, own_defaults, way_to_cause
 from linetune.last_checkpoint import last_checkpoint
 from linetune.trainer import LinetuneTrainer
+from linetune.trainer_numbers import check_trainer_numbers
 
 # Errors whose text is for the user: they end the program in one line, all others with a traceback.
 USER_ERRORS = (DataError, ModelError, MisconfigurationException)
@@ -148,6 +149,7 @@ class LinetuneCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         config = self.section
+        check_trainer_numbers(config.trainer)
         if self.config.get("subcommand") == "export":
             # It runs on any machine, and leaves no folder of a run.
             alone = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto", "precision": None}

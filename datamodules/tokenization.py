@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib
+import importlib.util
 import json
 import os
 import tempfile
@@ -51,6 +51,9 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     except Exception as error:
         # The errors (no network, unknown name, damaged file, a repository with code of its own) share no base class.
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        # Without sentencepiece, transformers 5 takes a file of SentencePiece for one of tiktoken, which cannot read it.
+        if "tiktoken" in reason and importlib.util.find_spec("sentencepiece") is None:
+            reason = 'a file of SentencePiece needs the extra "sentencepiece": pip install "linetune[sentencepiece]"'
         raise DataError(
             f"cannot load the tokenizer {name!r}: {reason} (a tokenizer is a name on the hub, a folder, or "
             f"{_offline_names()})"

@@ -235,9 +235,11 @@ def _load_adapter(model: nn.Module, folder: str, new: set[str], order: Sequence[
 
 
 def _head_modules(model: nn.Module, new_parameter_names: Sequence[str], order: Sequence[str]) -> list[str]:
-    """Return the paths of the largest modules of which all parameters are new or belong to the trainable head."""
+    """Return the paths of the largest modules whose parameters are all of the trainable head or beside new ones."""
     head = head_names(model, order)
-    chosen = (head & set(new_parameter_names) or head) | new_beside_old(model, new_parameter_names)
+    owners = {name.rpartition(".")[0] for name in new_beside_old(model, new_parameter_names)}
+    beside_new = {name for name, _ in model.named_parameters() if name.rpartition(".")[0] in owners}
+    chosen = (head & set(new_parameter_names) or head) | beside_new
     paths: list[str] = []
     for path, module in model.named_modules():
         names = [f"{path}.{name}" if path else name for name, _ in module.named_parameters()]

@@ -17,8 +17,8 @@ from lightning_modules.pretrained import first_line
 from lightning_modules.tiny_input import tiny_input
 from optimizers.call_order import evaluating
 
-# Tokens of the text that is probed, and the widths that it is padded to: beyond the 64 tokens of a chunk (Reformer).
-_TEXT, _WIDTHS = 5, {"right": 72, "left": 8}
+# Tokens of the text that is tried, and the width that it is padded to: beyond the 64 tokens of Reformer's chunks.
+_TEXT, _WIDTH = 5, 72
 # The largest difference between logits, as a share of the largest of them, that rounding makes in float32.
 _ROUNDING = 5e-5
 
@@ -99,7 +99,7 @@ class Padding:
     def _try(self, side: str) -> bool:
         device = next(self._model.parameters()).device
         text = tiny_input(self._model.config, _TEXT, device)
-        width = min(_WIDTHS[side], longest_input(self._model))
+        width = min(_WIDTH, longest_input(self._model))
         if width <= _TEXT:
             return True
         pad = getattr(self._model.config.get_text_config(), "pad_token_id", None) or 0

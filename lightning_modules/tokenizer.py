@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from lightning_modules.errors import ModelError
@@ -24,7 +26,11 @@ def load_tokenizer(name: str, trust_remote_code: bool = False) -> PreTrainedToke
             tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=trust_remote_code)
     except Exception as error:
         # The errors (no network, unknown name, damaged file) share no base class.
-        raise ModelError(f"tokenizer: cannot load that of {name!r} ({first_line(error)}); give tokenizer") from error
+        reason = first_line(error)
+        # Without sentencepiece, transformers 5 takes a file of SentencePiece for one of tiktoken, which cannot read it.
+        if "tiktoken" in reason and importlib.util.find_spec("sentencepiece") is None:
+            reason = 'a file of SentencePiece needs the extra "sentencepiece": pip install "linetune[sentencepiece]"'
+        raise ModelError(f"tokenizer: cannot load that of {name!r} ({reason}); give tokenizer") from error
     if not has_vocabulary(tokenizer):
         raise ModelError(f"tokenizer: {name!r} has no tokenizer files; give tokenizer")
     return tokenizer

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import sys
 import tempfile
 import warnings
@@ -17,15 +18,37 @@ import torch
 from lightning.pytorch import Trainer
 from peft import LoraConfig
 from tokenizers import Tokenizer, models
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
 from transformers import logging as transformers_logging
+from transformers.pytorch_utils import Conv1D
 
 from callbacks import GradualUnfreezing
 from lightning_modules import BottleneckConfig, SequenceClassifier
 from lightning_modules.errors import ModelError
-from optimizers import AdamSLS, ParabolicAdam, ParamGroups
-from tests.families import END, FAMILIES, PAD, VOCAB_SIZE, family_batch, family_model
+from lightning_modules.tiny_input import module_order
+from optimizers import AdamSLS, ParabolicAdam, ParamGroups, named_parts
+from tests.families import END, FAMILIES, PAD, UNBUILT, VOCAB_SIZE, family_batch, family_model
+
+INTRODUCTION = """# Compatibility
+
+What works with each family of models that transformers 5.23.0 classifies texts with. Each cell is an outcome of
+`tests/family_support.py`, on a classifier of a few thousand random weights: it works as promised, or it is refused in
+one line before training. `python -m tests.family_support > docs/compatibility.md` writes this page anew.
+
+- fit: two steps of ParabolicAdam, on a batch padded on the right with token types.
+- split by length: `split_by_length: 2`, the same logits.
+- cache features: `cache_features` under `trainable: head` and `new`, the same logits.
+- units per layer: `param_groups.units: layer` with AdamSLS, every trainable parameter in one unit.
+- gradual unfreezing: the callback `GradualUnfreezing`, another part at each step.
+- LoRA: peft's, on every linear module of the layers; merge: the merged model's logits are the adapted one's.
+- bottleneck: adapters behind the feed-forward.
+- export: a folder that transformers loads, the same logits.
+
+Where split by length is refused, logits depend on how far a text is padded: on the batch that it is in, unless
+`data.pad_to_multiple_of` pads all texts alike. Where padding is free on one side alone (XLNet: the left; encoders with
+absolute positions and GPT-2's kin: the right), texts are padded there.
+"""
 
 
 class Support:
@@ -118,7 +141,8 @@ class Support:
         return SequenceClassifier(str(self.folder / "pretrained"), num_labels=3, **arguments)
 
     def lora_module(self) -> SequenceClassifier:
-        return self.module(adapter=LoraConfig(r=2, target_modules="all-linear"), dropout=0.0)
+        targets = linear_in_layers(self.module().model)
+        return self.module(adapter=LoraConfig(r=2, target_modules=targets), dropout=0.0)
 
     def step(self, module: SequenceClassifier) -> None:
         optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=1e-2)
@@ -164,6 +188,13 @@ def support(family: str, folder: Path) -> dict[str, str]:
     return found
 
 
+def linear_in_layers(model: nn.Module) -> list[str]:
+    """Return the paths of the linear modules of a model's layers."""
+    layers = [part for part in named_parts(model, module_order(model)) if part.kind == "layer"]
+    owners = {name.rpartition(".")[0] for layer in layers for name, _ in layer.parameters}
+    return sorted(path for path in owners if isinstance(model.get_submodule(path), nn.Linear | Conv1D))
+
+
 def train(module: SequenceClassifier, batches: list, *callbacks: Any) -> None:
     """Fit a module on batches, once."""
     trainer = Trainer(
@@ -204,23 +235,36 @@ def quiet() -> Any:
         yield
 
 
-if __name__ == "__main__":
-    import traceback
+def page(found: dict[str, dict[str, str]]) -> str:
+    """Return the page with a row per family and a numbered list of the reasons for which something is refused."""
+    reasons: list[str] = []
+    rows = []
+    for family, outcomes in found.items():
+        cells = []
+        for feature in FEATURES:
+            if outcomes[feature] != "works" and (reason := general(outcomes[feature])) not in reasons:
+                reasons.append(reason)
+            works = outcomes[feature] == "works"
+            cells.append("works" if works else f"refused ({reasons.index(general(outcomes[feature])) + 1})")
+        rows.append(f"| {family} | {' | '.join(cells)} |")
+    head = ["| family | " + " | ".join(FEATURES.values()) + " |", "| --- |" + " --- |" * len(FEATURES)]
+    numbered = [f"{number}. {reason}" for number, reason in enumerate(reasons, 1)]
+    unbuilt = [f"`{family}` is not tried: {why}." for family, why in UNBUILT.items()]
+    title = "Refused, in one line before training:"
+    return "\n".join([INTRODUCTION, *head, *rows, "", title, "", *numbered, "", *unbuilt, ""])
 
-    for family in sys.argv[1:] or FAMILIES:
-        with quiet(), tempfile.TemporaryDirectory() as folder:
-            tried = Support(family, Path(folder))
-            line = []
-            for feature in FEATURES:
-                try:
-                    getattr(tried, feature)()
-                except ModelError as error:
-                    line.append(f"{feature}: REFUSED {error}")
-                except Exception as error:
-                    t = traceback.extract_tb(error.__traceback__)[-1]
-                    line.append(
-                        f"{feature}: FAIL {type(error).__name__} {' '.join(str(error).split())[:160]} {t.filename.split('/')[-1]}:{t.lineno}"
-                    )
-            print(family, "ok" if not line else "", flush=True)
-            for l in line:
-                print("     ", l, flush=True)
+
+def general(refusal: str) -> str:
+    """Return a refusal without what is particular to one class of models."""
+    refusal = re.sub(r"\w+ForSequenceClassification", "model", refusal)
+    refusal = re.sub(r" found in the layer of .*", "", refusal, flags=re.DOTALL)
+    return re.sub(r" This might be caused .*", "", refusal, flags=re.DOTALL)
+
+
+if __name__ == "__main__":
+    outcomes = {}
+    with quiet():
+        for name in sys.argv[1:] or FAMILIES:
+            with tempfile.TemporaryDirectory() as temporary:
+                outcomes[name] = support(name, Path(temporary))
+    print(page(outcomes), end="")

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, BartCon
 from lightning_modules import ModelError, SequenceClassifier, pretrained
 from lightning_modules.pretrained import load_sequence_classifier, set_dropout
 from tests.architectures import ARCHITECTURES, tiny_config
+from tests.families import family_config
 from tests.tiny_models import save_tiny_bert
 
 
@@ -169,3 +170,25 @@ def test_dropout_is_not_the_skipping_of_layers() -> None:
     set_dropout(config, 0.1)
     assert (config.dropout, config.attention_dropout, config.classifier_dropout) == (0.1, 0.1, 0.1)
     assert (config.encoder_layerdrop, config.decoder_layerdrop, config.drop_path_rate) == (0.0, 0.2, 0.3)
+
+
+@pytest.mark.parametrize("family", ["bert", "t5gemma", "t5gemma2", "gemma3"])
+def test_dropout_reaches_nested_configurations(family: str) -> None:
+    config = family_config(family)
+    set_dropout(config, 0.25)
+    model = AutoModelForSequenceClassification.from_config(config)
+    assert {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)} <= {0.25}
+    rates = [module.attention_dropout for module in model.modules() if hasattr(module, "attention_dropout")]
+    assert all(rate == 0.25 for rate in rates)
+    assert rates or family == "bert"
+
+
+def test_dropout_says_where_it_does_not_reach() -> None:
+    """transformers 5.23.0 declares MPT's attn_pdrop an integer and checks it: of the probabilities it takes 0 alone."""
+    config = family_config("mpt")
+    with pytest.warns(
+        UserWarning, match=r"^dropout: MptAttentionConfig\.attn_pdrop stays 0: .*expected int, got float"
+    ):
+        set_dropout(config, 0.25)
+    assert config.attn_config.attn_pdrop == 0
+    assert config.resid_pdrop == config.emb_pdrop == 0.25

@@ -6,12 +6,14 @@ import sys
 from pydoc import locate
 from typing import Any, NoReturn
 
+import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning_utilities.core.enums import StrEnum
 
 from callbacks import (
     ConfigSaver,
@@ -34,6 +36,7 @@ from linetune.exit_status import usual_status
 from linetune.jsonargparse_private import actions_on, own_defaults, way_to_cause
 from linetune.last_checkpoint import last_checkpoint
 from linetune.trainer import LinetuneTrainer
+from linetune.trainer_numbers import check_trainer_numbers
 
 # Errors whose text is for the user: they end the program in one line, all others with a traceback.
 USER_ERRORS = (DataError, ModelError, MisconfigurationException)
@@ -42,6 +45,9 @@ DATA_TO_MODEL = ("num_labels", "label_names", "metrics", "eval_set_names", "prob
 # What a data module of one's own texts has found out, so that a later command need not read the training rows again.
 FOUND_IN_DATA = ("text_columns", "label_column", "problem_type", "label_names")
 LONGEST_LINE = 900
+
+# A default of Lightning 2.6.6's Timer is a member of an enumeration, which no YAML file can hold; its word can.
+yaml.SafeDumper.add_multi_representer(StrEnum, lambda dumper, member: dumper.represent_str(member.value))
 
 
 def main(args: ArgsType = None) -> None:
@@ -143,6 +149,7 @@ class LinetuneCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         config = self.section
+        check_trainer_numbers(config.trainer)
         if self.config.get("subcommand") == "export":
             # It runs on any machine, and leaves no folder of a run.
             alone = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto", "precision": None}

@@ -126,7 +126,7 @@ def kill_runs(folder: Path, kills: int, hidden_size: int = 128, seconds: float =
     Args:
         folder: An empty folder.
         kills: How often.
-        hidden_size: Of the model; its checkpoint has about 1 MB for each unit of it.
+        hidden_size: Of the model; its checkpoint has about 0.4 MB for each unit of it.
         seconds: The longest time from the start of training to a kill.
         seed: For the moments of the kills.
     """

@@ -7,10 +7,12 @@
 #   DEVICE=cpu benchmarks/on_gpu.sh   the same on a CPU, with tiny settings: a check of this script
 #
 # Variables: PACK (.gpu), PACK_PYTHON (3.12: the Python of the GPU's machine), PYTHON (python3), OUT
-# (benchmarks/results/gpu), DEVICE (cuda), MINUTES (9).
+# (benchmarks/results/gpu), DEVICE (cuda), MINUTES (9; 30 on a CPU, where sections may take four times as long).
 set -uo pipefail
 cd "$(dirname "$0")/.."
 PACK=${PACK:-.gpu} PYTHON=${PYTHON:-python3} OUT=${OUT:-benchmarks/results/gpu} DEVICE=${DEVICE:-cuda}
+SLOWER=1
+[ "$DEVICE" = cpu ] && SLOWER=4 MINUTES=${MINUTES:-30}
 DEADLINE=$((SECONDS + ${MINUTES:-9} * 60))
 # What a machine with torch, transformers, lightning and peft may lack.
 WHEELS=(datasets dill multiprocess xxhash jsonargparse docstring-parser typeshed-client tensorboard
@@ -61,7 +63,7 @@ REPORT="$OUT/report.md"
 
 # Runs a command for at most so many seconds, and no longer than to the deadline; its output goes into the report.
 section() {
-    local title=$1 seconds=$2 left=$((DEADLINE - SECONDS))
+    local title=$1 seconds=$(($2 * SLOWER)) left=$((DEADLINE - SECONDS))
     shift 2
     printf '\n## %s\n\n' "$title" >>"$REPORT"
     if [ "$left" -lt 10 ]; then
@@ -103,10 +105,10 @@ section "Peak memory" 150 "$PYTHON" -m benchmarks.memory --device "$DEVICE" --si
     ${memory[@]+--methods "${memory[@]}"}
 # The last half minute is for the report of what has finished.
 DEADLINE=$((DEADLINE - 30))
-study=("$PYTHON" -m benchmarks.study configs/studies/on_gpu.yaml ${study[@]+"${study[@]}"} --output "$OUT/../../runs_on_gpu"
-    --report "$OUT" --device "$DEVICE" --jobs 2)
+study=("$PYTHON" -m benchmarks.study configs/studies/on_gpu.yaml ${study[@]+"${study[@]}"} --output "$PACK/runs"
+    --report "$OUT/study" --device "$DEVICE" --jobs 2)
 section "Study of methods without a learning rate" 600 "${study[@]}"
 DEADLINE=$((DEADLINE + 30))
-[ -f "$OUT/runs.csv" ] || section "Report of the runs that finished" 30 "${study[@]}" --report-only
+[ -f "$OUT/study/report.md" ] || section "Report of the runs that finished" 30 "${study[@]}" --report-only
 rm -f "$OUT/errors.txt"
 echo "$REPORT"

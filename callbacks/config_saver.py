@@ -5,12 +5,15 @@ import os
 from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
 
 from callbacks.run_folder import run_folder
 
 
 class ConfigSaver(SaveConfigCallback):
     """Saves the resolved configuration in the run's folder, whatever the logger; never over another file.
+
+    A fit's is a text in TensorBoard as well.
 
     Lightning's own callback saves where ``Trainer.log_dir`` points, which is the run's folder for TensorBoard and CSV
     files alone. The file is ``config.yaml``; where a file of that name holds something else, ``config-v1.yaml`` and so
@@ -33,6 +36,15 @@ class ConfigSaver(SaveConfigCallback):
         folder = run_folder(trainer)
         if trainer.is_global_zero:
             self.saved_as = self._save_in(folder)
+            if stage == "fit":
+                self._show_in_tensorboard(trainer)
+
+    def _show_in_tensorboard(self, trainer: Trainer) -> None:
+        text = self.parser.dump(self.config, skip_unset=False)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                # As a block of Markdown: TensorBoard shows texts as such.
+                logger.experiment.add_text("configuration", "\n".join(f"    {line}" for line in text.splitlines()))
 
     def _save_in(self, folder: str) -> str:
         files = get_filesystem(folder)

@@ -13,7 +13,8 @@ from torch.utils.tensorboard.summary import hparams
 class HyperparameterLogger(Callback):
     """Writes a finished run's hyperparameters with its validation metrics, as one row of TensorBoard's HPARAMS tab.
 
-    The row holds the model's and the data's hyperparameters, the optimizer's class and the arguments it was built with.
+    The row holds the model's and the data's hyperparameters, the kind of adapter and how many parameters train, the
+    optimizer's class and the arguments it was built with.
     Beside them TensorBoard shows the last value of all that was logged, by name; the ``val`` metrics stand near the
     front a second time, as ``hp/…``. Other loggers are left alone.
 
@@ -46,6 +47,9 @@ def hyperparameters(trainer: Trainer, pl_module: LightningModule) -> dict[str, A
     """Flat hyperparameters of a run: plain values alone, those of the optimizer named ``optimizer/…``."""
     row = dict(pl_module.hparams)
     row |= dict(getattr(getattr(trainer, "datamodule", None), "hparams", {}))
+    adapted = getattr(pl_module, "adapted", None)
+    row["adapter"] = "none" if adapted is None else type(adapted.config).__name__
+    row["trained_parameters"] = sum(p.numel() for p in pl_module.parameters() if p.requires_grad)
     for optimizer in trainer.optimizers:
         row["optimizer"] = type(optimizer).__name__
         # Many optimizers keep state among their defaults, which is no argument.

@@ -3,18 +3,19 @@
 import os
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from callbacks.config_saver import ConfigSaver
+from callbacks.main_metric_stopping import MainMetricStopping
 
 
 class RunSummary(Callback):
     """Prints the validation metrics of a finished ``fit``, its best checkpoint and where to look further.
 
     Metrics are those of the last validation and, beside them, those of the validation that the best checkpoint was
-    saved at. A run that resumes says so in its first line, one that left out steps in its last ones.
+    saved at. A run that resumes says so in its first line, one that left out steps or stopped early in its last ones.
 
     Example::
 
@@ -41,6 +42,9 @@ class RunSummary(Callback):
         if skipped := int(trainer.callback_metrics.get("train/skipped_steps", 0)):
             print(f"skipped steps     {skipped} of {trainer.global_step}: loss, gradients or trials were not finite")
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            is_plain = isinstance(callback, EarlyStopping) and not isinstance(callback, MainMetricStopping)
+            if is_plain and callback.stopping_reason_message:
+                print(f"stopped early     {callback.stopping_reason_message}")
             if isinstance(callback, ConfigSaver) and callback.saved_as:
                 print(f"configuration     {os.path.relpath(callback.saved_as)}")
         for logger in trainer.loggers:

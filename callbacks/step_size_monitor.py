@@ -19,7 +19,7 @@ class StepSizeMonitor(Callback):
     """Logs step sizes and searches, per unit, to every logger of the Trainer.
 
     For each unit of an optimizer with ``unit_reports()`` (``model`` where one step size serves all), at
-    ``<quantity>/<unit>``:
+    ``search/<quantity>/<unit>``:
 
     - ``step_size``: the step size in force; ``slope``: the slope at the unit's last search; ``smoothed_slope`` and
       ``smoothed_decrease``: their exponential averages over searches;
@@ -28,8 +28,8 @@ class StepSizeMonitor(Callback):
     - ``search_interval``: how many steps may pass between two searches now, where the optimizer decides that;
     - ``failures``: searches that found no step size, and ``skipped``: steps that were not finite, since the start.
 
-    An optimizer with a record in ``last_step`` alone gets ``step_size/model``, ``trials/model`` and
-    ``backtracks/model`` of its last step. ``seconds_per_step`` is the mean time of a step, without loading its data.
+    An optimizer with a record in ``last_step`` alone gets ``step_size``, ``trials`` and ``backtracks`` of it.
+    ``search/seconds_per_step`` is the mean time of a step, without loading its data.
 
     Args:
         every_n_steps: Log every so many optimizer steps, at least 1.
@@ -87,6 +87,7 @@ class StepSizeMonitor(Callback):
             metrics |= self._metrics(optimizer, steps)
         if metrics:
             metrics["seconds_per_step"] = self._seconds / steps
+            metrics = {f"search/{name}": value for name, value in metrics.items()}  # one section of TensorBoard
             for logger in trainer.loggers:
                 logger.log_metrics(metrics, step=self._axis)
         self._logged_at = trainer.global_step

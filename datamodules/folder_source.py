@@ -23,8 +23,8 @@ class FolderSource:
     """Reads the official TSV files of GLUE.
 
     Fields are separated by tabs and never quoted: quotation marks are part of the text. Columns are found by their
-    heading in the first line, except in CoLA's training and validation files, which have no header. A byte-order mark
-    is dropped. A file may end without a line break.
+    heading in the first line, except in CoLA's training and validation files, which have no header. A row with more
+    columns than the heading is refused. A byte-order mark is dropped. A file may end without a line break.
 
     Args:
         task: The task to read.
@@ -87,6 +87,11 @@ class FolderSource:
                 raise DataError(
                     f"{path}, line {number}: {len(fields)} column{'s' * (len(fields) > 1)} where at least {needed} are "
                     f"needed; the file is cut short or not a TSV of {self.task.name}"
+                )
+            if len(fields) > len(header):
+                raise DataError(
+                    f"{path}, line {number}: {len(fields)} columns where the heading has {len(header)}; a tab within a "
+                    "text shifts the columns behind it"
                 )
             for column, position in zip(columns, positions, strict=True):
                 text = fields[position]

@@ -34,7 +34,7 @@ from lightning_modules.loop_progress import has_ended_epoch
 from lightning_modules.model_checkpoints import carry_over_best, save_by_step_and_time
 from lightning_modules.optimizer_calls import backward_of, check_step, make_optimizer, step_context, step_keywords
 from lightning_modules.optimizer_modes import OptimizerModes
-from lightning_modules.own_step_size import OwnStepSize
+from lightning_modules.own_step_size import OwnStepSize, check_rate_writers
 from lightning_modules.resumption import Resumption
 from lightning_modules.run_length import RunLength, run_length, unset_keywords
 from lightning_modules.schedules import Schedule
@@ -192,15 +192,17 @@ class ClosureModule(LightningModule):
 
     def configure_model(self) -> None:
         """Shard the model, under ModelParallelStrategy; a subclass may do so in its own way (`fully_shard`)."""
-        shard_model(self.trainer, self, self.trained_module)
+        if self._trainer is not None:  # load_from_checkpoint calls this as well
+            shard_model(self.trainer, self, self.trained_module)
 
     def configure_callbacks(self) -> Sequence[Callback]:
+        if self.trainer.state.fn == "fit":
+            check_callbacks(self.trainer, self)
         return [WholeEvaluation()]
 
     def setup(self, stage: str) -> None:
         compile_loss_alone(self)
         if stage == "fit":
-            check_callbacks(self.trainer, self)
             self._axis.begin(self.trainer, self.accumulate_grad_batches)
 
     def teardown(self, stage: str) -> None:

@@ -46,7 +46,7 @@ def last_checkpoint(config: Namespace, subcommand: str) -> str | None:
     files += _saved_for_requeue(config.trainer)
     # A link to the newest file comes after the file itself.
     newest_first = sorted(files, key=lambda file: (-_changed(file), file.is_symlink()))
-    for folder in {file.parent for file in files}:
+    for folder in found:
         remove_leftovers(folder)
     for file in newest_first:
         try:

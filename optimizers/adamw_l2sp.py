@@ -168,8 +168,8 @@ class AdamWL2SP(Optimizer):
 
 def _check(group: dict[str, Any]) -> None:
     for name in ("lr", "eps", "anchor_decay", "weight_decay"):
-        if not group[name] >= 0:
-            raise ValueError(f"{name}: {group[name]} is not allowed; 0 or more")
+        if not 0 <= group[name] <= torch.finfo(torch.float32).max:
+            raise ValueError(f"{name}: {group[name]} is not allowed; 0 or more, and a number of float32")
     for name, beta in zip(("beta1", "beta2"), group["betas"], strict=True):
         if not 0 <= beta < 1:
             raise ValueError(f"betas: {name} = {beta} is not allowed; 0 or more and below 1")

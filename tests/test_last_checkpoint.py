@@ -125,8 +125,10 @@ def test_other_commands_look_beside_the_configuration_of_a_run(tmp_path: Path) -
 
 def test_leftovers_of_killed_processes_are_removed(tmp_path: Path) -> None:
     saved(tmp_path / "exp/version_0/checkpoints/last.ckpt")
-    left = tmp_path / "exp/version_0/checkpoints/.unfinished-elsewhere-1"
-    left.touch()
-    os.utime(left, (1_000_000,) * 2)
+    (tmp_path / "exp/version_1/checkpoints").mkdir(parents=True)
+    left = [tmp_path / f"exp/version_{version}/checkpoints/.unfinished-elsewhere-1" for version in (0, 1)]
+    for file in left:
+        file.touch()
+        os.utime(file, (1_000_000,) * 2)
     last_checkpoint(configuration(tmp_path, logger(tmp_path)), "fit")
-    assert not left.exists()
+    assert not any(file.exists() for file in left)

@@ -192,3 +192,27 @@ def test_the_command_line_says_what_it_would_do_and_what_is_wrong(tmp_path: Path
     wrong = study("--dry-run")
     assert wrong.returncode == 2
     assert wrong.stderr == f"study: error: {path}: the key 'seeds' is missing\n"
+
+
+@pytest.mark.slow
+def test_emitted_commands_run_from_the_shell_of_an_array_job(tmp_path: Path) -> None:
+    here = tmp_path / "a folder"
+    here.mkdir()
+    text = STUDY.replace("HERE", str(here)).split("    later:")[0] + "seeds: [4]\nbudget: {steps: 6}\n"
+    (here / "tiny.yaml").write_text(text)
+    save_model_config(here / "model")
+    study = f"{sys.executable} -m benchmarks.study '{here}/tiny.yaml' --output '{here}/out'"
+    # As docs/studies.md says; the shell stands in for sbatch, which runs the text once per line.
+    script = f"""
+        {study} --emit-commands > '{here}/commands.txt' || exit 1
+        for SLURM_ARRAY_TASK_ID in $(seq 1 $(wc -l < '{here}/commands.txt')); do
+            (eval "$(sed -n ${{SLURM_ARRAY_TASK_ID}}p '{here}/commands.txt')") || exit 1
+        done
+        {study} --report-only
+    """
+    done = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len((here / "commands.txt").read_text().splitlines()) == 1
+    with ResultsFile(here / "out" / "results.sqlite") as store:
+        assert [(row.status, row.seed) for row in store.results().values()] == [(FINISHED, 4)]
+    assert (here / "out" / "report" / "report.md").exists()

@@ -35,6 +35,9 @@ def test_a_finished_run_is_a_row_with_its_metrics(tmp_path: Path) -> None:
     assert row["optimizer/betas"].string_value == "(0.5, 0.75)"
     assert row["optimizer/amsgrad"].string_value == "False"
     assert row["model"].string_value == str(model)
+    assert row["adapter"].string_value == "none"
+    trained = sum(p.numel() for p in trainer.lightning_module.parameters())
+    assert row["trained_parameters"].number_value == trained
     for name in ("accuracy", "loss"):
         last = EventAccumulator(str(trainer.log_dir)).Reload().Scalars(f"hp/{name}")[-1]
         assert last.value == pytest.approx(float(trainer.callback_metrics[f"val/{name}"]))

@@ -37,7 +37,7 @@ def fit(folder, optimizer, monitor, logger, units="model", **options):
 
 def read_csv(logger):
     with open(f"{logger.log_dir}/metrics.csv") as file:
-        return [row for row in csv.DictReader(file) if row.get("seconds_per_step")]
+        return [row for row in csv.DictReader(file) if row.get("search/seconds_per_step")]
 
 
 def test_every_step_of_every_unit_reaches_the_log(tmp_path):
@@ -49,15 +49,15 @@ def test_every_step_of_every_unit_reaches_the_log(tmp_path):
     units = {group["unit"]: group for group in optimizer.param_groups}
     assert len(units) == 4
     for name, group in units.items():
-        assert float(rows[-1][f"step_size/{name}"]) == pytest.approx(group["lr"])
-        assert float(rows[-1][f"smoothed_slope/{name}"]) == pytest.approx(group["average_slope"])
-        assert sum(float(row[f"trials/{name}"]) for row in rows) == pytest.approx(group["trials"])
-        assert sum(float(row[f"backtracks/{name}"]) for row in rows) == pytest.approx(group["backtracks"])
+        assert float(rows[-1][f"search/step_size/{name}"]) == pytest.approx(group["lr"])
+        assert float(rows[-1][f"search/smoothed_slope/{name}"]) == pytest.approx(group["average_slope"])
+        assert sum(float(row[f"search/trials/{name}"]) for row in rows) == pytest.approx(group["trials"])
+        assert sum(float(row[f"search/backtracks/{name}"]) for row in rows) == pytest.approx(group["backtracks"])
         # Two joint searches, then one search every fourth step.
-        assert [float(row[f"search_frequency/{name}"]) for row in rows[:2]] == [1, 1]
-    in_turn = [[float(row[f"search_frequency/{name}"]) for name in units] for row in rows[2:]]
+        assert [float(row[f"search/search_frequency/{name}"]) for row in rows[:2]] == [1, 1]
+    in_turn = [[float(row[f"search/search_frequency/{name}"]) for name in units] for row in rows[2:]]
     assert all(sum(row) == 1 for row in in_turn)
-    assert all(float(row["seconds_per_step"]) > 0 for row in rows)
+    assert all(float(row["search/seconds_per_step"]) > 0 for row in rows)
 
 
 def test_every_few_steps_it_logs_means(tmp_path):
@@ -65,12 +65,12 @@ def test_every_few_steps_it_logs_means(tmp_path):
     optimizer = fit(tmp_path, SaLSA, StepSizeMonitor(every_n_steps=5), logger)
     events = EventAccumulator(logger.log_dir)
     events.Reload()
-    trials = [event.value for event in events.Scalars("trials/model")]
-    assert [event.step for event in events.Scalars("trials/model")] == [4, 9, 11]
+    trials = [event.value for event in events.Scalars("search/trials/model")]
+    assert [event.step for event in events.Scalars("search/trials/model")] == [4, 9, 11]
     assert 5 * trials[0] + 5 * trials[1] + 2 * trials[2] == pytest.approx(optimizer.param_groups[0]["trials"])
-    interval = events.Scalars("search_interval/model")[-1].value
+    interval = events.Scalars("search/search_interval/model")[-1].value
     assert interval == pytest.approx(optimizer.unit_reports()["model"].search_interval)
-    frequency = [event.value for event in events.Scalars("search_frequency/model")]
+    frequency = [event.value for event in events.Scalars("search/search_frequency/model")]
     assert frequency[:2] == [1, 1]
 
 

@@ -227,3 +227,15 @@ def test_a_missing_file_and_a_missing_folder(glue, tmp_path):
 
 def test_every_file_of_the_layout_is_covered():
     assert {task.folder for task in TASKS.values()} == set(FILES)
+
+
+@pytest.mark.parametrize("task", ["mrpc", "cola", "qqp"])
+def test_a_tab_within_a_text_is_refused_with_its_line(glue, task):
+    path = glue / TASKS[task].folder / "dev.tsv"
+    first, second, *rest = path.read_text().split("\n")
+    path.write_text("\n".join([first, f"{second}\tand more", *rest]))
+    columns = second.count("\t") + 2
+    with pytest.raises(
+        DataError, match=rf"dev.tsv, line 2: {columns} columns where the heading has {columns - 1}; a tab"
+    ):
+        read(glue, task, "validation")

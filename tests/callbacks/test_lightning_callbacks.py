@@ -1,0 +1,124 @@
+"""Lightning's own callbacks beside a module under manual optimization: they work, or one line says what to use."""
+
+from __future__ import annotations
+
+import csv
+from functools import partial
+from pathlib import Path
+
+import pytest
+import pytorch_optimizer
+import torch
+from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.callbacks import (
+    BackboneFinetuning,
+    BatchSizeFinder,
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    LearningRateMonitor,
+    SpikeDetection,
+)
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.tuner import Tuner
+from torch.optim.lr_scheduler import LinearLR
+from torch.utils.data import DataLoader, TensorDataset
+
+from benchmarks.compatibility.callbacks import CALLBACKS
+from benchmarks.compatibility.optimizers import SmallClassifier
+from callbacks import StepSizeMonitor
+from lightning_modules import ModelError, Schedule
+from optimizers import ParabolicAdam, SaLSA
+
+ADAMW = partial(torch.optim.AdamW, lr=1e-5)
+
+
+def loader(batches=40):
+    inputs = torch.randn(16 * batches, 8, generator=torch.Generator().manual_seed(0))
+    return DataLoader(TensorDataset(inputs, (inputs[:, 0] > 0).long()), batch_size=16)
+
+
+class Data(LightningDataModule):
+    def train_dataloader(self):
+        return loader()
+
+
+def trainer(folder, *callbacks, **options):
+    options = {"logger": False, "max_epochs": 1, "enable_checkpointing": False, "enable_progress_bar": False} | options
+    return Trainer(
+        accelerator="cpu", callbacks=list(callbacks), enable_model_summary=False, default_root_dir=folder, **options
+    )
+
+
+def test_lr_find_suggests_a_rate_that_later_fits_take(tmp_path):
+    """Lightning 2.6.6's search reads the loss that a training step returns, and steps the schedule it has put in."""
+    module = SmallClassifier(optimizer=ADAMW)
+    found = Tuner(trainer(tmp_path)).lr_find(module, loader(), num_training=40)
+    assert all(loss > 0 for loss in found.results["loss"])
+    assert 1e-6 < found.suggestion() < 1
+    assert module.lr == found.suggestion()
+    fit = trainer(tmp_path, max_steps=1)
+    fit.fit(module, loader())
+    assert fit.optimizers[0].param_groups[0]["lr"] == found.suggestion()
+
+
+def test_a_rate_that_is_found_at_the_start_of_a_fit_goes_into_its_schedule(tmp_path):
+    schedule = Schedule(partial(LinearLR, start_factor=0.5, total_iters=8))
+    module = SmallClassifier(optimizer=ADAMW, lr_scheduler=schedule, accumulate_grad_batches=2)
+    fit = trainer(tmp_path, LearningRateFinder(num_training_steps=15))
+    fit.fit(module, loader())
+    assert fit.global_step == 20
+    assert fit.optimizers[0].param_groups[0]["lr"] == pytest.approx(module._found_rate, rel=1e-6)
+    assert module._found_rate > 1e-5
+
+
+@pytest.mark.parametrize("method", [SaLSA, ParabolicAdam])
+def test_lr_find_is_refused_where_a_step_size_is_searched(method, tmp_path):
+    with pytest.raises(ModelError, match=f"optimizer: {method.__name__} finds its own step size"):
+        Tuner(trainer(tmp_path)).lr_find(SmallClassifier(optimizer=method), loader(), num_training=20)
+
+
+REFUSED = {
+    "GradientAccumulationScheduler": (GradientAccumulationScheduler({0: 2}), "give model.accumulate_grad_batches"),
+    "BackboneFinetuning": (BackboneFinetuning(), "use callbacks.GradualUnfreezing, or model.trainable: head"),
+    "BatchSizeFinder": (BatchSizeFinder(), "give data.train_batch_size"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_callback_for_something_else_names_our_way(name, tmp_path):
+    callback, line = REFUSED[name]
+    with pytest.raises(ModelError, match=f"trainer.callbacks: {name}: .*{line}"):
+        trainer(tmp_path, callback).fit(SmallClassifier(optimizer=SaLSA), datamodule=Data())
+
+
+def test_a_monitor_of_rates_is_refused_where_there_is_none(tmp_path):
+    module = SmallClassifier(optimizer=pytorch_optimizer.AliG)
+    with pytest.raises(ModelError, match="LearningRateMonitor: AliG keeps no learning rate"):
+        trainer(tmp_path, LearningRateMonitor(), logger=CSVLogger(tmp_path)).fit(module, loader())
+
+
+def test_callbacks_that_watch_the_loss_get_it(tmp_path):
+    """Lightning 2.6.6's SpikeDetection takes ``loss`` out of what a training step returns."""
+    trainer(tmp_path, SpikeDetection()).fit(SmallClassifier(optimizer=SaLSA), loader(4))
+
+
+@pytest.mark.parametrize("accumulated", [1, 4])
+def test_all_curves_are_over_optimizer_steps(accumulated, tmp_path):
+    """Lightning 2.6.6 counts batches under manual optimization, its axis and ``log_every_n_steps`` with them."""
+    monitors = StepSizeMonitor(), LearningRateMonitor(logging_interval="step")
+    fit = trainer(tmp_path, *monitors, logger=CSVLogger(tmp_path), log_every_n_steps=2)
+    module = SmallClassifier(optimizer=SaLSA, accumulate_grad_batches=accumulated)
+    for _ in range(2):  # the trainer is left as it was, so that it takes a second fit
+        fit.fit(module, loader(10 * accumulated))
+        assert (fit.log_every_n_steps, fit.accumulate_grad_batches) == (2, 1)
+    with (Path(fit.logger.log_dir) / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    at = {name: [int(row["step"]) for row in rows if row[name]] for name in ("train/loss", "lr-SaLSA/model")}
+    at["monitor"] = [int(row["step"]) for row in rows if row[next(name for name in row if "step_size/" in name)]]
+    assert at["train/loss"] == at["lr-SaLSA/model"] == [1, 3, 5, 7, 9]
+    assert at["monitor"] == list(range(10))
+
+
+def test_the_page_has_every_callback():
+    text = (Path(__file__).parents[2] / "docs" / "compatibility_callbacks.md").read_text(encoding="utf-8")
+    assert [name for name in CALLBACKS if f"| {name} |" not in text] == []

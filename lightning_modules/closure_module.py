@@ -22,6 +22,7 @@ from lightning_modules.checkpoint_check import check_architecture, check_optimiz
 from lightning_modules.closures import StepClosures, count_examples
 from lightning_modules.combinations import check_combination, check_gradients_of_ranks
 from lightning_modules.errors import ModelError
+from lightning_modules.reduction import reduced
 from lightning_modules.run_length import RunLength, run_length, unset_keywords
 from lightning_modules.schedules import Schedule
 from lightning_modules.sharded_model import shard_model, sharded_modules
@@ -212,11 +213,11 @@ class ClosureModule(LightningModule):
             zero_grad=optimizer.zero_grad,
             backward=self.manual_backward,
             device=self.device,
-            mean_over_ranks=lambda loss: strategy.reduce(loss, reduce_op="mean"),
+            mean_over_ranks=lambda loss: reduced(loss, strategy, "mean"),
             without_gradient_sync=without_gradient_sync,
             module=self,
             mean_over=self.mean_over,
-            sum_over_ranks=(lambda terms: strategy.reduce(terms, reduce_op="sum")) if several else None,
+            sum_over_ranks=(lambda terms: reduced(terms, strategy, "sum")) if several else None,
             after_evaluation=after_evaluation,
         )
 

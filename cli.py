@@ -22,6 +22,7 @@ from linetune import __version__
 from linetune.config_errors import OneLineErrorParser, line_about_what_was_given, refuses_arguments
 from linetune.config_files import best_of_run
 from linetune.jsonargparse_private import actions_on, own_defaults, way_to_cause
+from linetune.lost_rank import line_about_lost_rank
 from linetune.trainer import LinetuneTrainer
 
 # Errors whose text is for the user: they end the program in one line, all others with a traceback.
@@ -63,6 +64,11 @@ def main(args: ArgsType = None) -> None:
         if debug == "true":
             raise
         exit_with_error(str(error))
+    except RuntimeError as error:
+        line = line_about_lost_rank(error)
+        if line is None or debug == "true":
+            raise
+        exit_with_error(line)
 
 
 def exit_with_error(text: str) -> NoReturn:

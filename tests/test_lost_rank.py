@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
 PROGRAM = """
 import os, pathlib, signal, sys
-import torch
+import cli
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy
 from lightning_modules import ModelError, SequenceClassifier
@@ -33,15 +33,16 @@ class Dying(SequenceClassifier):
 strategy = DDPStrategy(process_group_backend="gloo")
 quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
 trainer = Trainer(accelerator="cpu", devices=2, strategy=strategy, max_epochs=50, limit_val_batches=0, **quiet)
-trainer.fit(Dying(sys.argv[1]), TinyData(64, 4))
+cli.LinetuneCLI = lambda **options: trainer.fit(Dying(sys.argv[1]), TinyData(64, 4))
+cli.main()
 """
 
 
-@pytest.mark.parametrize("launcher", ["lightning", "torchrun"])
-@pytest.mark.parametrize(("rank", "how"), [(1, "killed"), (0, "killed"), (1, "raises")])
-def test_a_rank_that_dies_ends_the_run(rank: int, how: str, launcher: str, tmp_path: Path) -> None:
-    if launcher == "torchrun" and (rank, how) == (1, "raises"):
-        pytest.skip("like Lightning's launcher")
+@pytest.mark.parametrize(
+    ("launcher", "rank", "how"),
+    [("lightning", 1, "killed"), ("lightning", 0, "killed"), ("lightning", 1, "raises"), ("torchrun", 1, "killed")],
+)
+def test_a_rank_that_dies_ends_the_run(launcher: str, rank: int, how: str, tmp_path: Path) -> None:
     tiny = save_tiny_bert(tmp_path / "m")
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
@@ -59,7 +60,11 @@ def test_a_rank_that_dies_ends_the_run(rank: int, how: str, launcher: str, tmp_p
     )
     assert time.time() - died.stat().st_mtime < 60
     assert ended.returncode != 0
-    print(ended.returncode, time.time() - died.stat().st_mtime, ended.stderr[-700:])
+    lines = [line for line in ended.stderr.splitlines() if line.startswith("linetune: error:")]
+    if how == "raises":
+        assert "linetune: error: the data of this rank are broken" in lines
+    if launcher == "lightning":
+        assert any(f"rank {1 - rank} lost another rank of the run" in line for line in lines)
     # No process of the run is left.
     left = subprocess.run(["pgrep", "-f", str(program)], capture_output=True, text=True)
     assert not left.stdout

@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader, DistributedSampler
+from transformers import XLNetConfig, XLNetForSequenceClassification
 
-from lightning_modules import SequenceClassifier
+from lightning_modules import ModelError, SequenceClassifier
 from optimizers import GLD, ParamGroups
 from tests.optimizers.all_optimizers import OPTIMIZERS
 from tests.ranks import on_ranks
@@ -113,3 +115,34 @@ def test_two_ranks_are_alike_and_make_the_steps_of_one(tmp_path: Path) -> None:
     # What needs no gradient sends losses: of one trial, of five candidates at once, or the examples' number and 1.
     assert {name: largest for name, (largest, _) in sent.items()} == {"sgd": parameters, "mezo": 2, "gld, at once": 5}
     assert max(broadcasts for _, broadcasts in sent.values()) <= 10
+
+
+def train_with_unused_parameters(rank: int, folder: Path) -> None:
+    environment = {name: os.environ[name] for name in LAUNCHER}
+    loader = DataLoader(rows(16), batch_size=4, sampler=Dealt(16, 2))
+    module = SequenceClassifier(str(folder / "xlnet"))
+    trainer_on(2, find_unused_parameters=True).fit(module, loader)
+    ours = torch.cat([parameter.detach().flatten() for parameter in module.parameters()])
+    theirs = ours.clone()
+    torch.distributed.broadcast(theirs, 0)
+    assert torch.equal(ours, theirs)
+    os.environ |= environment
+    # By itself DDP would stop in the second step, with a traceback.
+    with pytest.raises(ModelError, match=r"get no gradient .*; take ddp_find_unused_parameters_true"):
+        trainer_on(2).fit(SequenceClassifier(str(folder / "xlnet")), loader)
+    torch.distributed.destroy_process_group()
+
+
+def test_parameters_without_a_gradient_are_found(tmp_path: Path) -> None:
+    # XLNet's mask embedding takes part in its language modelling alone (transformers 5.23).
+    config = XLNetConfig(vocab_size=64, d_model=16, n_layer=2, n_head=2, d_inner=32, pad_token_id=0)
+    XLNetForSequenceClassification(config).save_pretrained(tmp_path / "xlnet")
+    on_ranks(train_with_unused_parameters, tmp_path)
+
+
+def test_the_shipped_configuration_finds_them() -> None:
+    for name in ("ddp", "multi_node"):
+        config = yaml.safe_load((Path(__file__).parents[2] / f"configs/trainer/{name}.yaml").read_text())
+        strategy = Trainer(accelerator="cpu", devices=2, strategy=config["trainer"]["strategy"], logger=False).strategy
+        assert isinstance(strategy, DDPStrategy)
+        assert strategy._ddp_kwargs["find_unused_parameters"] is True

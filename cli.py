@@ -2,12 +2,10 @@
 
 import inspect
 import os
-import pickle
 import sys
 from pydoc import locate
 from typing import Any, NoReturn
 
-import torch
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter, ProgressBar, TQDMProgressBar
@@ -15,13 +13,26 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from callbacks import ConfigSaver, HyperparameterLogger, PredictionWriter, RunSummary, SubmissionWriter
+from callbacks import (
+    ConfigSaver,
+    HyperparameterLogger,
+    PredictionWriter,
+    RunSummary,
+    SaveOnInterrupt,
+    SubmissionWriter,
+    claim_run_folders,
+)
+from callbacks.checkpoint_io import write_atomically
+from callbacks.checkpoint_reading import read_checkpoint
 from datamodules import DataError, GLUEDataModule
 from lightning_modules import ModelError, SequenceClassifier
+from lightning_modules.checkpoint_check import check_resumable
 from linetune import __version__
 from linetune.config_errors import OneLineErrorParser, line_about_what_was_given, refuses_arguments
 from linetune.config_files import best_of_run
+from linetune.exit_status import usual_status
 from linetune.jsonargparse_private import actions_on, own_defaults, way_to_cause
+from linetune.last_checkpoint import last_checkpoint
 from linetune.lost_rank import line_about_lost_rank
 from linetune.trainer import LinetuneTrainer
 
@@ -50,16 +61,17 @@ def main(args: ArgsType = None) -> None:
     if not {"", os.getcwd()} & set(sys.path):
         sys.path.append(os.getcwd())  # classes of the user's own; last, so that no file there takes a package's place
     try:
-        LinetuneCLI(
-            auto_configure_optimizers=False,
-            save_config_callback=ConfigSaver,
-            seed_everything_default=0,
-            trainer_defaults={"callbacks": [HyperparameterLogger(), RunSummary()]},
-            parser_class=OneLineErrorParser,
-            parser_kwargs={"prog": "linetune", "version": __version__},
-            trainer_class=LinetuneTrainer,
-            args=args,
-        )
+        with usual_status():
+            LinetuneCLI(
+                auto_configure_optimizers=False,
+                save_config_callback=ConfigSaver,
+                seed_everything_default=0,
+                trainer_defaults={"callbacks": [HyperparameterLogger(), RunSummary(), SaveOnInterrupt()]},
+                parser_class=OneLineErrorParser,
+                parser_kwargs={"prog": "linetune", "version": __version__},
+                trainer_class=LinetuneTrainer,
+                args=args,
+            )
     except USER_ERRORS as error:
         if debug == "true":
             raise
@@ -117,16 +129,17 @@ class LinetuneCLI(LightningCLI):
         path = self.section.get("ckpt_path")
         if path == "best" and self.config.get("subcommand") != "fit" and self.section.get("config"):
             path = self.section.ckpt_path = str(best_of_run(str(self.section.config[-1])))
+        if path == "last":
+            path = self.section.ckpt_path = last_checkpoint(self.section, str(self.config.get("subcommand")))
         if not path or path in ("best", "last", "hpc", "registry") or "://" in path or os.path.isdir(path):
             return
         if not os.path.isfile(path):
             raise ModelError(f"ckpt_path: {path} does not exist")
-        try:
-            checkpoint = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
-            # A module or a data module of the user's own may save none.
-            model, data = (checkpoint.get(f"{name}hyper_parameters", {}) for name in ("", "datamodule_"))
-        except (pickle.UnpicklingError, RuntimeError, EOFError, TypeError, IndexError, AttributeError) as error:
-            raise ModelError(f"ckpt_path: {path} is not a checkpoint, or not a whole one") from error
+        checkpoint = read_checkpoint(path, mmap=True)
+        if self.config.get("subcommand") == "fit":
+            check_resumable(checkpoint)
+        # A module or a data module of the user's own may save none.
+        model, data = (checkpoint.get(f"{name}hyper_parameters", {}) for name in ("", "datamodule_"))
         self.checkpoint_facts = {name: model[name] for name in DATA_TO_MODEL if name in model}
         self.data_facts = {name: data[name] for name in FOUND_IN_DATA if data.get(name)}
 
@@ -181,12 +194,15 @@ class LinetuneCLI(LightningCLI):
             # Where rich is installed Lightning takes its bar, which shows a step size of 2e-5 as 0.000.
             kwargs["callbacks"] = [*callbacks, TQDMProgressBar()]
         try:
-            return super().instantiate_trainer(**kwargs)
+            trainer = super().instantiate_trainer(**kwargs)
         except (TypeError, ValueError, MisconfigurationException) as error:
             raise MisconfigurationException(f"trainer: {error}") from error
+        write_atomically(trainer)
+        return trainer
 
     @rank_zero_only
     def before_fit(self) -> None:
+        claim_run_folders(self.trainer)
         if self.trainer.max_epochs is None and self.trainer.max_steps == -1 and not self.section.trainer.max_time:
             print(
                 "neither trainer.max_epochs nor max_steps nor max_time is given: the run takes Lightning's 1000 epochs"
@@ -199,6 +215,7 @@ class LinetuneCLI(LightningCLI):
                 f"ckpt_path: {self.subcommand} needs a trained model, and of this one {len(new)} parameters are drawn "
                 f"at random ({new[0]}, …); give --ckpt_path FILE, or a trained model as --model.model"
             )
+        claim_run_folders(self.trainer)
 
     before_test = before_validate
 

@@ -145,8 +145,10 @@ def measure(rank: int, ranks: int, port: int, model: str, optimizer: str, steps:
         optimizer=OPTIMIZERS[optimizer],
         trainable="head" if "head" in optimizer else "all",
     )
-    data = examples(steps * BATCH_SIZE, MODELS[model][3])
-    loader = DataLoader(data, BATCH_SIZE // ranks, sampler=DistributedSampler(data, ranks, rank, shuffle=False))
+    data: Any = examples(steps * BATCH_SIZE, MODELS[model][3])
+    loader: DataLoader[Any] = DataLoader(
+        data, BATCH_SIZE // ranks, sampler=DistributedSampler(data, ranks, rank, shuffle=False)
+    )
     Trainer(
         accelerator="cpu",
         devices=ranks,
@@ -164,7 +166,12 @@ def measure(rank: int, ranks: int, port: int, model: str, optimizer: str, steps:
 def measured_on(ranks: int, model: str, optimizer: str, steps: int) -> list[Measurement]:
     """Run one optimizer on some ranks and return what each of them measured."""
     layers, hidden, inner, vocabulary = MODELS[model]
-    sizes = {"hidden_size": hidden, "intermediate_size": inner, "vocab_size": vocabulary, "num_hidden_layers": layers}
+    sizes: dict[str, Any] = {
+        "hidden_size": hidden,
+        "intermediate_size": inner,
+        "vocab_size": vocabulary,
+        "num_hidden_layers": layers,
+    }
     with tempfile.TemporaryDirectory() as folder, socket.socket() as probe:
         BertConfig(num_attention_heads=hidden // 32 or 1, **sizes).save_pretrained(folder)
         probe.bind(("127.0.0.1", 0))
@@ -178,12 +185,12 @@ def measured_on(ranks: int, model: str, optimizer: str, steps: int) -> list[Meas
 def predicted_bytes(measurement: Measurement, optimizer: str) -> float:
     """Return the bytes per step that the model of the docs predicts for one rank: gradients and scalars.
 
-    A step sends the gradients once, if it needs any; a loss per evaluation and one for the step's own loss; and the
-    number of examples with a one.
+    A step sends the gradients once, if it needs any; a loss per evaluation; the step's own loss with whether it is
+    finite; and the number of examples with a one.
     """
     needs_gradient = optimizer not in ("MeZO", "GLD, head")
     gradients = measurement.parameters if needs_gradient else 0
-    losses = measurement.evaluations + (1 if needs_gradient else 0)
+    losses = measurement.evaluations + (2 if needs_gradient else 0)
     return FLOAT * (gradients + losses + 2)
 
 
@@ -211,10 +218,11 @@ def report(rows: list[dict[str, Any]]) -> str:
     return "\n\n".join(
         [
             "# Scaling over ranks",
-            f"{machine['cpu']}, {machine['cores']} cores; torch {torch.__version__}. Command: `python -m benchmarks.scaling`.",
+            f"{machine['cpu']}, {machine['cores']} cores; torch {torch.__version__}. Command: `python -m "
+            "benchmarks.scaling`.",
             "Ranks are processes that share this machine's cores, so that steps per second say what ranks cost, not "
             "what they gain. Bytes are of the tensors that a rank hands to collectives; predicted: gradients, one "
-            "float32 per loss, and two numbers for the examples. The share of time includes waiting for other ranks.",
+            "float32 per trial, and four numbers per step. The share of time includes waiting for other ranks.",
             table.to_markdown(index=False, floatfmt=".4g"),
             "## What a trial costs by the model",
             "One trial is a forward pass on the rank's own share of the batch, and an all-reduce of one number, "

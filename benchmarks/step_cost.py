@@ -289,14 +289,19 @@ def main() -> None:
 
     def build(training: bool = True) -> nn.Module:
         torch.manual_seed(0)
-        return model_named(name).to(device).train(training)
+        model = model_named(name).to(device).train(training)
+        if options.precision == "bf16-mixed":
+            model.forward = torch.autocast(device.type, torch.bfloat16)(model.forward)
+        return model
 
     wanted = options.methods or list(methods(options.steps))
     available = methods(options.steps)
     unknown = sorted(set(wanted) - set(available))
     if unknown:
         parser().error(f"--methods: {', '.join(unknown)} unknown; there are {', '.join(available)}")
-    batches = list(batches_of(options.data_dir, options.steps, options.batch_size, device, options.group_by_length))
+    of_length = options.group_by_length
+    found = batches_of(options.data_dir, options.steps, options.batch_size, device, of_length, options.tokenizer)
+    batches = list(found)
     if options.peak_memory:
         print(peak_memory(available[options.peak_memory], build(), batches, device))
         return
@@ -365,13 +370,18 @@ def arithmetic(run: Run, warm_up: int) -> float:
 
 
 def batches_of(
-    data_dir: Path, steps: int, batch_size: int, device: torch.device, group_by_length: bool = False
+    data_dir: Path,
+    steps: int,
+    batch_size: int,
+    device: torch.device,
+    group_by_length: bool = False,
+    tokenizer: str = PACKAGED,
 ) -> Iterator[Batch]:
     """Yield as many batches as steps, of real SST-2 sentences, padded to the longest in the batch."""
     data = GLUEDataModule(
         "sst2",
         data_dir=str(data_dir),
-        tokenizer=PACKAGED,
+        tokenizer=tokenizer,
         max_train_samples=min(steps * batch_size, 5_000),
         train_batch_size=batch_size,
         group_by_length=group_by_length,
@@ -417,7 +427,7 @@ def describe(device: torch.device, name: str, options: argparse.Namespace) -> st
     """Return model, data, device and version in one line."""
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {options.threads} thread(s)"
     batches = f"batches of {options.batch_size}" + (" of similar length" if options.group_by_length else "")
-    return f"{name}, SST-2, {batches}, {options.steps} steps; {where}; torch {torch.__version__}"
+    return f"{name}, {options.precision}, SST-2, {batches}, {options.steps} steps; {where}; torch {torch.__version__}"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -436,6 +446,8 @@ def parser() -> argparse.ArgumentParser:
     )
     arguments.add_argument("--methods", nargs="+", metavar="NAME", help="methods to measure (default: all installed)")
     arguments.add_argument("--model", help=f"a model; default: bert-base on a GPU, else {PACKAGED}")
+    arguments.add_argument("--tokenizer", default=PACKAGED, help=f"its tokenizer (default: {PACKAGED})")
+    arguments.add_argument("--precision", choices=("32-true", "bf16-mixed"), default="32-true", help="as Lightning's")
     arguments.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
     arguments.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
     arguments.add_argument("--memory", action="store_true", help="also measure peak memory, each in a new process")

@@ -74,9 +74,10 @@ class ConfusionMatrix(Callback):
         self.matrix, self._counts = trainer.strategy.reduce(self._counts, reduce_op="sum").cpu(), None
         if trainer.is_global_zero:
             image = drawn(self.matrix.numpy(), pl_module.label_names)  # type: ignore[arg-type]
+            step = max(0, trainer.global_step - 1)  # as Lightning counts on the axis of curves
             for logger in trainer.loggers:
                 if isinstance(logger, TensorBoardLogger):
-                    logger.experiment.add_image("confusion_matrix", image, trainer.global_step, dataformats="HWC")
+                    logger.experiment.add_image("confusion_matrix", image, step, dataformats="HWC")
 
 
 def drawn(matrix: np.ndarray, names: Sequence[str]) -> np.ndarray:

@@ -73,7 +73,8 @@ class DifferentialLearningRates(Callback):
         groups: ParamGroups | None = pl_module.param_groups  # type: ignore[assignment]
         rates = self.rates or {}
         try:
-            parts = [part.name for part in named_parts(getattr(pl_module, "trained_module", pl_module))][::-1]
+            model, order = getattr(pl_module, "trained_module", pl_module), getattr(pl_module, "module_order", ())
+            parts = [part.name for part in named_parts(model, order)][::-1]
             factors = {name: self.factor_at(depth) for depth, name in enumerate(parts) if name not in rates}
             scaled = replace(groups or ParamGroups(), lr_decay=1.0, lr_factors=factors, lrs=rates)
             unknown = sorted(set(rates) - set(parts))

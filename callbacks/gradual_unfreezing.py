@@ -101,7 +101,7 @@ class GradualUnfreezing(Callback):
         # By now the optimizer holds all parameters that will ever train, and the progress of a resumed run is known.
         model = getattr(pl_module, "trained_module", pl_module)
         try:
-            self._parts = named_parts(model)[::-1]
+            self._parts = named_parts(model, getattr(pl_module, "module_order", ()))[::-1]
         except ValueError as error:
             raise MisconfigurationException(f"GradualUnfreezing: {error}") from error
         self._num_trainable = 0

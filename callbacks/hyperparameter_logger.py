@@ -34,11 +34,12 @@ class HyperparameterLogger(Callback):
             for name, value in trainer.callback_metrics.items()
             if name.startswith("val")
         }
+        step = max(0, trainer.global_step - 1)  # where Lightning's own curves end
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                logger.log_metrics(reached, trainer.global_step)
+                logger.log_metrics(reached, step)
                 for summary in (start, end):
-                    logger.experiment.file_writer.add_summary(summary, trainer.global_step)
+                    logger.experiment.file_writer.add_summary(summary, step)
 
 
 def hyperparameters(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:

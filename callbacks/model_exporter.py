@@ -6,13 +6,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.optim import Optimizer
 
+from callbacks.checkpoint_reading import read_checkpoint
 from callbacks.hyperparameter_logger import hyperparameters
 from callbacks.run_folder import run_folder
 from optimizers import traits
@@ -88,7 +88,7 @@ class ModelExporter(Callback):
             facts |= {} if temperature == 1.0 else {"temperature": temperature}
             weights = pl_module.state_dict()
         else:
-            checkpoint = torch.load(best, weights_only=True, map_location="cpu", mmap=True)
+            checkpoint = read_checkpoint(best, mmap=True)
             facts, weights = facts_of(checkpoint), checkpoint["state_dict"]
         for path in write_folders(pl_module, trainer.datamodule, Path(folder), weights, facts, self.onnx):  # type: ignore[attr-defined]
             print(f"exported          {os.path.relpath(path)} ({facts['checkpoint']})")
@@ -134,7 +134,7 @@ def export_checkpoint(module: Any, datamodule: Any, path: str, to: str, onnx: bo
         onnx: Whether to write ``model.onnx`` as well.
         merge: Whether to merge an adapter into the weights.
     """
-    checkpoint = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
+    checkpoint = read_checkpoint(path, mmap=True)
     module.on_load_checkpoint(checkpoint)  # which refuses one of another model
     weights = checkpoint["state_dict"]
     if not merge:

@@ -43,8 +43,8 @@ class PeakMemoryMonitor(Callback):
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         else:
-            _restart_peak()
-            self._before = _resident_bytes("VmRSS")
+            restart_peak()
+            self._before = resident_bytes("VmRSS")
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -58,7 +58,7 @@ class PeakMemoryMonitor(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.measure(pl_module.device)
         for logger in trainer.loggers:
-            logger.log_metrics({"memory/peak_mib": self.peak / _MIB}, step=trainer.global_step)
+            logger.log_metrics({"memory/peak_mib": self.peak / _MIB}, step=max(0, trainer.global_step - 1))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.measure(pl_module.device)
@@ -68,11 +68,11 @@ class PeakMemoryMonitor(Callback):
         if device.type == "cuda":
             self.peak = torch.cuda.max_memory_allocated(device)
         else:
-            self.peak = max(0, _resident_bytes("VmHWM") - self._before)
+            self.peak = max(0, resident_bytes("VmHWM") - self._before)
         return self.peak
 
 
-def _restart_peak() -> None:
+def restart_peak() -> None:
     """Reset the largest resident set of this process, where the system can."""
     try:
         _CLEAR_REFS.write_text("5")
@@ -80,7 +80,7 @@ def _restart_peak() -> None:
         return
 
 
-def _resident_bytes(field: str) -> int:
+def resident_bytes(field: str) -> int:
     """Return the process's resident set in bytes: ``VmRSS`` is the current one, ``VmHWM`` the largest so far."""
     if _STATUS.exists():
         found = re.search(rf"^{field}:\s+(\d+) kB$", _STATUS.read_text(), re.MULTILINE)

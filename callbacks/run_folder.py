@@ -2,6 +2,7 @@
 
 import os
 
+import lightning
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
@@ -30,3 +31,39 @@ def run_folder(trainer: Trainer) -> str:
     version = f"version_{version}" if isinstance(version, int) else version
     # Some loggers have a version on rank 0 only.
     return trainer.strategy.broadcast(os.path.join(folder, *filter(None, (name, version))))
+
+
+def claim_run_folders(trainer: Trainer) -> None:
+    """Make the run's folder of each logger, under a number that no other process has taken.
+
+    The TensorBoard and CSV loggers take the number after the highest that they see (lightning 2.6.6), so that processes
+    that start at once write into one folder. Making a folder succeeds in one process alone. A version that was given
+    stays as it is. The command line does this; from Python, call it before ``trainer.fit`` where several processes
+    start in one folder.
+
+    Args:
+        trainer: A trainer; of its ranks, the main process makes the folders.
+
+    Raises:
+        OSError: if a folder cannot be made.
+        RuntimeError: if lightning is of a version that this was not written for.
+
+    Example::
+
+        claim_run_folders(trainer)
+        trainer.fit(module, data)
+    """
+    for logger in trainer.loggers if trainer.is_global_zero else []:
+        if not isinstance(logger, TensorBoardLogger | CSVLogger) or "://" in logger.root_dir:
+            continue
+        if not hasattr(logger, "_version"):
+            raise RuntimeError(f"lightning {lightning.__version__}: {type(logger).__name__} has no _version")
+        while logger._version is None:
+            folder = os.path.join(logger.root_dir, f"version_{logger.version}")
+            folder = os.path.expandvars(os.path.expanduser(folder))
+            try:
+                os.makedirs(folder)
+            except FileExistsError:
+                if not os.path.isdir(folder):
+                    raise
+                logger._version = None  # another process was faster: look again

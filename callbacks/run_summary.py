@@ -14,7 +14,7 @@ class RunSummary(Callback):
     """Prints the validation metrics of a finished ``fit``, its best checkpoint and where to look further.
 
     Metrics are those of the last validation and, beside them, those of the validation that the best checkpoint was
-    saved at. A run that resumes says so in its first line.
+    saved at. A run that resumes says so in its first line, one that left out steps in its last ones.
 
     Example::
 
@@ -38,6 +38,8 @@ class RunSummary(Callback):
     @rank_zero_only
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         print("\n" + "\n".join([*self._validation_lines(trainer), *checkpoint_lines(trainer, bool(self.validations))]))
+        if skipped := int(trainer.callback_metrics.get("train/skipped_steps", 0)):
+            print(f"skipped steps     {skipped} of {trainer.global_step}: loss, gradients or trials were not finite")
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, ConfigSaver) and callback.saved_as:
                 print(f"configuration     {os.path.relpath(callback.saved_as)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from callbacks.training_seconds import TrainingSeconds
@@ -27,6 +28,9 @@ class ScheduleBySeconds(Callback):
     for the shapes ``linear``, ``cosine`` and ``constant``. Schedules over the share of a budget are those of
     arXiv 1905.04753 (Li et al., "Budgeted Training"). The formula is `optimizers.warmup_and_decay`'s. An optimizer with
     a schedule of its own (`takes_progress`, as `optimizers.ParabolicAdam`) is told :math:`p` instead, in `progress`.
+
+    A run that is resumed goes on at the share of the budget that its checkpoint had used up. It cannot repeat an
+    uninterrupted run bit for bit, because no two runs take the same time; it says so.
 
     Args:
         shape: How the learning rate falls after the warm-up: ``linear``, ``cosine``, or not at all (``constant``).
@@ -77,6 +81,11 @@ class ScheduleBySeconds(Callback):
         self._clock = clocks[0]
         if self._initial is None:
             self._initial = [[group["lr"] for group in optimizer.param_groups] for optimizer in trainer.optimizers]
+        else:
+            rank_zero_info(
+                "ScheduleBySeconds: the resumed run follows the clock, so its learning rates are not those of an "
+                "uninterrupted run"
+            )
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if self._clock is None or self._initial is None:

@@ -71,8 +71,8 @@ class StepSizeMonitor(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._seconds += time.perf_counter() - self._started
-        # The step that Lightning's own logging counts at this point, so that all curves share one axis.
-        self._axis = trainer.fit_loop.epoch_loop._batches_that_stepped
+        # Lightning's own curves begin at 0, so that the step that has just been counted is one further.
+        self._axis = trainer.global_step - 1
         if trainer.global_step - self._logged_at >= self.every_n_steps:
             self._log(trainer)
 

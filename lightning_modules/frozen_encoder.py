@@ -67,7 +67,8 @@ class Features:
             self._outputs[module] = (output, _versions(output))
             return output
 
-        return stored_or_computed
+        # A compiled model would be compiled anew for what is stored; the forward passes in it stay compiled.
+        return torch.compiler.disable(stored_or_computed, recursive=False)
 
 
 class FrozenEncoder:

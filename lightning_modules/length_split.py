@@ -16,7 +16,8 @@ def split_by_length(batch: Batch, parts: int) -> list[Batch]:
     mean loss over the rows is unchanged; only dropout masks, drawn in the shape of a part, are others.
 
     Args:
-        batch: Tensors whose first dimension is the example; those as wide as ``attention_mask`` are cut in width too.
+        batch: Tensors whose first dimension is the example; those as wide as ``attention_mask`` are cut in width
+            too, except ``labels``.
         parts: How many parts, of equal size as far as that goes; no more than there are rows.
 
     Returns:
@@ -39,6 +40,8 @@ def split_by_length(batch: Batch, parts: int) -> list[Batch]:
     order = mask.sum(dim=1).argsort(descending=True, stable=True)
     rows_of_parts = order.tensor_split(min(parts, count_examples(batch)))
     columns = torch.arange(mask.shape[1], device=mask.device)
+    # As many labels per text as tokens are no tokens.
+    wide = {name for name, tensor in batch.items() if name != "labels" and tensor.shape[:2] == mask.shape}
     bounds = []
     for rows in rows_of_parts:
         used = mask[rows].any(dim=0)
@@ -50,9 +53,6 @@ def split_by_length(batch: Batch, parts: int) -> list[Batch]:
     # One transfer from the device for all parts.
     for rows, (first, end) in zip(rows_of_parts, torch.stack(bounds).tolist(), strict=True):
         split.append(
-            {
-                name: tensor[rows][:, first:end] if tensor.shape[:2] == mask.shape else tensor[rows]
-                for name, tensor in batch.items()
-            }
+            {name: tensor[rows][:, first:end] if name in wide else tensor[rows] for name, tensor in batch.items()}
         )
     return split

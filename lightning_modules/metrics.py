@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Literal, cast
 
@@ -233,7 +234,9 @@ class EvaluationMetrics(nn.Module):
     def __init__(self, names: Sequence[str] | None, num_labels: int, problem_type: ProblemType | None = None) -> None:
         super().__init__()
         self.problem_type = check_problem_type(problem_type, num_labels)
-        self.loss = MeanMetric()
+        # A batch whose loss is NaN makes the mean NaN. By default torchmetrics 1.9.0 leaves it out, and with
+        # nan_strategy="disable" it takes all weights for 1.
+        self.loss = MeanMetric(nan_strategy=math.nan)
         self.scores = nn.ModuleDict(
             {
                 name: build_metric(name, num_labels, self.problem_type)

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from lightning.pytorch.utilities import rank_zero_info
+from huggingface_hub.errors import StrictDataclassError
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
@@ -101,7 +102,10 @@ def load_sequence_classifier(
     set_pad_token(config)
     if not pretrained:
         try:
-            model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=trust_remote_code)
+            # Otherwise in the type that the configuration was saved in, in which half of the updates round to nothing.
+            model = AutoModelForSequenceClassification.from_config(
+                config, dtype=torch.float32, trust_remote_code=trust_remote_code
+            )
         except ValueError as error:
             raise ModelError(f"model: {name!r} does not make a sequence classifier: {first_line(error)}") from error
         return LoadedModel(model.train(), tuple(sorted(name for name, _ in model.named_parameters())))
@@ -168,7 +172,15 @@ def set_dropout(config: PretrainedConfig, probability: float) -> None:
     for name, value in config.to_dict().items():
         skips = "layerdrop" in name or "drop_path" in name
         if "drop" in name and not skips and isinstance(value, int | float) and not isinstance(value, bool):
-            setattr(config, name, probability)
+            try:
+                setattr(config, name, probability)
+            except StrictDataclassError as error:  # transformers 5.23.0 has MPT's attn_pdrop for an integer
+                reason = " ".join(str(error).split())
+                rank_zero_warn(f"dropout: {type(config).__name__}.{name} stays {value}: {reason}")
+    # A configuration may hold others: of encoder and decoder, of the text beside images.
+    for nested in vars(config).values():
+        if isinstance(nested, PretrainedConfig):
+            set_dropout(nested, probability)
 
 
 def set_label_names(config: PretrainedConfig, names: Sequence[str]) -> None:

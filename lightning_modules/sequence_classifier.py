@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
@@ -12,21 +13,30 @@ import torch
 from torch import Tensor, nn
 from torch.nn import ModuleList
 
+from lightning_modules.activation_checkpointing import checkpoint_activations
 from lightning_modules.adapters import AdapterConfig, add_adapter
+from lightning_modules.batch_check import check_batch, embedded_tokens
 from lightning_modules.closure_module import ClosureModule
 from lightning_modules.closures import Batch, count_examples
+from lightning_modules.compilation import compile_model
 from lightning_modules.errors import ModelError
 from lightning_modules.export import can_hold_mean
 from lightning_modules.feature_cache import FeatureCache
 from lightning_modules.frozen_encoder import Features, FrozenEncoder
+from lightning_modules.input_limits import check_data, takes_token_types
 from lightning_modules.length_split import split_by_length as parts_by_length
 from lightning_modules.losses import LossOptions, ProblemType, TaskLoss, check_problem_type, task_loss
 from lightning_modules.metrics import LOWER_IS_BETTER, EvaluationMetrics, check_metrics, predicted_labels
+from lightning_modules.padding import Padding, padded_on
 from lightning_modules.pretrained import check_label_order, load_sequence_classifier
 from lightning_modules.sharded_model import sharded_modules
+from lightning_modules.tiny_input import module_order
 from lightning_modules.trainable_parts import Trainable, freeze_all_but, frozen_modules
 from lightning_modules.trained_classifier import TrainedClassifier
 from lightning_modules.windows import mean_per_text
+
+# Lightning says so of every datamodule, whether or not it has a hook of its own.
+warnings.filterwarnings("ignore", "You have overridden `on_before_batch_transfer` in `LightningModule` but have passed")
 
 # What in a batch is no input of the model.
 _NO_INPUTS = ("labels", "idx", "text", "features")
@@ -60,6 +70,8 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
             checkpoint did not hold. Frozen modules run in eval mode.
         cache_features: Whether to keep the output of a frozen encoder on disk, in a folder if one is named.
         split_by_length: In how many parts of similar length a batch goes through the model, to save padding.
+        gradient_checkpointing: Whether to compute activations again in the backward pass in place of keeping them.
+        compile: Whether to compile the model by torch.compile.
         training: The arguments of :class:`ClosureModule`: ``optimizer``, ``lr_scheduler``, ``param_groups``, ….
 
     Raises:
@@ -97,6 +109,8 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         trainable: Trainable = "all",
         cache_features: bool | str = False,
         split_by_length: int = 1,
+        gradient_checkpointing: bool = False,
+        compile: bool = False,
         **training: Any,
     ) -> None:
         super().__init__(**training)
@@ -129,13 +143,21 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         self.main_metric = f"val/{names[0] if names else 'loss'}"
         self.main_metric_mode = "min" if self.main_metric.removeprefix("val/") in LOWER_IS_BETTER else "max"
         self.pad_token_id = getattr(loaded.model.config, "pad_token_id", None)
-        self.adapted = None if adapter is None else add_adapter(loaded.model, adapter, loaded.new_parameter_names)
+        order = module_order(loaded.model)
+        new = loaded.new_parameter_names
+        if gradient_checkpointing:
+            checkpoint_activations(loaded.model)
+        self.adapted = None if adapter is None else add_adapter(loaded.model, adapter, new, order)
         self.model: nn.Module = (self.adapted or loaded).model
         self.new_parameter_names = (self.adapted or loaded).new_parameter_names
+        self.module_order = order if self.adapted is None else module_order(self.model)
         try:
-            freeze_all_but(self.model, trainable, self.new_parameter_names)
+            freeze_all_but(self.model, trainable, self.new_parameter_names, self.module_order)
         except ValueError as error:
             raise ModelError(str(error)) from error
+        self._takes_token_types = takes_token_types(self.model)
+        if compile:
+            compile_model(self.model)
         self.trainable = trainable
         self.trust_remote_code = trust_remote_code
         self.train()
@@ -145,7 +167,15 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
             FeatureCache(self.frozen_encoder, self.model, self._logits, folder) if cache_features else None
         )
         self.num_labels = num_labels
+        self._vocabulary = embedded_tokens(self.model)
         self.split_by_length = split_by_length
+        self.padding = Padding(self.model, self._logits)
+        # Until a datamodule's tokenizer is known, padding may be on either side.
+        self._padded_on: str | None = None
+        self._has_met_data = False
+        for option, is_on in (("split_by_length", split_by_length > 1), ("cache_features", bool(cache_features))):
+            if is_on:
+                self.padding.refuse_where_it_matters(option)
         self.eval_set_names = tuple(eval_set_names)
         self.val_metrics, self.test_metrics = (
             ModuleList(EvaluationMetrics(names, num_labels, self.problem_type) for _ in self.eval_set_names)
@@ -192,9 +222,15 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
                 )
 
     def setup(self, stage: str) -> None:
+        super().setup(stage)
+        data = getattr(self.trainer, "datamodule", None)
+        check_data(self.model, data)
+        self._padded_on, self._has_met_data = self.padding.side_for_data(data), True
         if stage == "fit":
+            if self.adapted is not None:
+                self.adapted.check_trains()
             self.temperature = 1.0
-            statistics = getattr(getattr(self.trainer, "datamodule", None), "label_statistics", None)
+            statistics = getattr(data, "label_statistics", None)
             if statistics is not None:
                 self.task_loss = task_loss(self.problem_type, self.loss_options, self.label_names, statistics)
                 self._has_statistics = True
@@ -210,7 +246,13 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
 
     # Forward and loss
 
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        is_scored = self._trainer is None or not self.trainer.predicting
+        check_batch(batch, self._vocabulary, self.num_labels, self.problem_type if is_scored else None)
+        return batch
+
     def prepare_batch(self, batch: Batch, split: str) -> list[Batch]:
+        batch = self._on_its_side(batch)
         if "text" in batch and (self.split_by_length > 1 or self.feature_cache is not None):
             name = "split_by_length" if self.split_by_length > 1 else "cache_features"
             raise ModelError(f"{name}: it does not go with long texts as windows; leave it out, or truncate long texts")
@@ -219,7 +261,13 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
 
     def forward(self, batch: Batch) -> Tensor:
         """Return ``(texts, labels)`` logits, or ``(texts,)`` scores in the targets' units, in float32."""
-        return self.task_loss.in_user_units(self._outputs(batch))
+        return self.task_loss.in_user_units(self._outputs(self._on_its_side(batch)))
+
+    def _on_its_side(self, batch: Batch) -> Batch:
+        """Return a batch padded on the side where padding is free."""
+        if not self._has_met_data:
+            self._padded_on, self._has_met_data = self.padding.only_free_side(), True
+        return batch if self._padded_on is None or "attention_mask" not in batch else padded_on(batch, self._padded_on)
 
     def _outputs(self, batch: Batch) -> Tensor:
         """Return logits, or standardised scores, per text."""
@@ -231,7 +279,8 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         return logits.squeeze(-1) if self.num_labels == 1 else logits
 
     def _logits(self, batch: Batch) -> Tensor:
-        inputs = {key: value for key, value in batch.items() if key not in _NO_INPUTS}
+        left_out = _NO_INPUTS if self._takes_token_types else (*_NO_INPUTS, "token_type_ids")
+        inputs = {key: value for key, value in batch.items() if key not in left_out}
         if self.pad_token_id is not None and "attention_mask" in inputs:
             # Decoders read their logits at the last token that is not the model's own padding token, whatever the mask
             # says; tokenizers may pad with another one.
@@ -332,6 +381,8 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         checkpoint["adapter"] = self._adapter_name()
+        if self.adapted is not None and self.adapted.start:
+            checkpoint["adapter_start"] = self.adapted.start
         checkpoint["task"] = {
             "problem_type": self.problem_type,
             "temperature": self.temperature,
@@ -347,6 +398,8 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         names = checkpoint.get("hyper_parameters", {}).get("label_names") or ()
         check_label_order("ckpt_path: the checkpoint", names, self.hparams["label_names"] or ())
         super().on_load_checkpoint(checkpoint)
+        if self.adapted is not None and "adapter_start" in checkpoint:
+            self.adapted.start = checkpoint["adapter_start"]
         if "task" in checkpoint:  # earlier versions had none of this
             self._load_task(checkpoint["task"])
 

@@ -7,7 +7,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from lightning_modules.errors import ModelError
@@ -98,18 +98,6 @@ def check_texts(texts: Sequence[Text]) -> None:
             raise ModelError(f"texts: number {place} is {text!r}, not {kind}")
 
 
-def longest_input(model: nn.Module) -> int:
-    """Return how many tokens a model takes at most, as far as its configuration tells."""
-    config: Any = model.config
-    positions = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
-    if not positions or positions < 0:
-        return 512
-    table = next((module for name, module in model.named_modules() if name.endswith("position_embeddings")), None)
-    # RoBERTa and its like begin to count behind the padding token.
-    offset = getattr(table, "padding_idx", None)
-    return positions if offset is None else positions - offset - 1
-
-
 def _predict_pool(
     classifier: TrainedClassifier,
     texts: Sequence[Text],
@@ -145,7 +133,9 @@ def _padded(
     # Some tokenizers make no token of an empty text, which no model takes.
     lengths = torch.tensor([len(encoded["input_ids"][row]) for row in rows])
     width = max(1, int(lengths.max()))
-    starts = width - lengths if tokenizer.padding_side == "left" else torch.zeros_like(lengths)
+    starts = (
+        width - lengths if classifier.padding.side_for(tokenizer.padding_side) == "left" else torch.zeros_like(lengths)
+    )
     places = torch.arange(width)
     used = (places >= starts[:, None]) & (places < (starts + lengths)[:, None])
     batch = {"attention_mask": used.long()}

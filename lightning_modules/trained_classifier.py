@@ -13,13 +13,14 @@ from transformers import PreTrainedTokenizerBase
 
 from lightning_modules.adapters import AdaptedModel
 from lightning_modules.export import export_adapter, export_model
+from lightning_modules.input_limits import check_length, check_vocabulary, longest_input
 from lightning_modules.losses import ProblemType
+from lightning_modules.padding import Padding
 from lightning_modules.pretrained import task_of
 from lightning_modules.text_prediction import (
     TOKENS_PER_BATCH,
     Text,
     check_texts,
-    longest_input,
     named_predictions,
     predict_outputs,
 )
@@ -35,6 +36,7 @@ class TrainedClassifier(LightningModule):
         num_labels: Number of labels; 1 for regression.
         label_names: Names of the labels, in order.
         problem_type: Kind of task.
+        padding: What padding does to the model's logits.
         trust_remote_code: Whether a hub repository may run code of its own.
     """
 
@@ -43,6 +45,7 @@ class TrainedClassifier(LightningModule):
     num_labels: int
     label_names: Sequence[str]
     problem_type: ProblemType
+    padding: Padding
     trust_remote_code: bool
 
     @classmethod
@@ -87,6 +90,9 @@ class TrainedClassifier(LightningModule):
         """
         check_texts(texts)
         tokenizer = self.own_tokenizer if tokenizer is None else tokenizer
+        check_vocabulary(self.model, tokenizer)
+        if max_length is not None:
+            check_length(self.model, max_length)
         longest = max_length or min(tokenizer.model_max_length, longest_input(self.model))
         outputs = predict_outputs(self, texts, tokenizer, longest, tokens_per_batch)
         return named_predictions(outputs, self.label_names, self.problem_type)

@@ -1,4 +1,4 @@
-"""A memory-mapped file of vectors by row number, each with the checksum of its example."""
+"""A memory-mapped file of vectors by row number, each with a checksum of its example and its numbers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ except ImportError:  # Windows: processes that start at the same time are not ke
 
 
 class VectorFile:
-    """A file of vectors by row number, each with the checksum of its example; it grows as rows are written."""
+    """A file of vectors by row number, which grows as rows are written.
+
+    Each row has a checksum of its example and of the vector's bytes: one that is damaged, or that another process is
+    just writing, counts as missing.
+    """
 
     def __init__(self, path: Path, size: int) -> None:
         self._path = path
@@ -27,7 +31,8 @@ class VectorFile:
         """Return the places in ``rows`` of rows that are missing, or belong to another example."""
         self._map()
         there = rows < len(self._rows)
-        there[there] = self._rows["checksum"][rows[there]] == checksums[there]
+        found = self._rows[rows[there]]
+        there[there] = found["checksum"] == _sealed(checksums[there], found["vector"])
         return np.flatnonzero(~there)
 
     def read(self, rows: np.ndarray) -> np.ndarray:
@@ -37,9 +42,8 @@ class VectorFile:
     def write(self, rows: np.ndarray, checksums: np.ndarray, vectors: np.ndarray) -> None:
         """Write rows; processes may write at the same time."""
         self._map(at_least=int(rows.max()) + 1)
-        # A row is valid once its checksum is there.
         self._rows["vector"][rows] = vectors
-        self._rows["checksum"][rows] = checksums
+        self._rows["checksum"][rows] = _sealed(checksums, np.asarray(vectors, "<f4"))
 
     def _map(self, at_least: int = 0) -> None:
         try:
@@ -57,3 +61,11 @@ class VectorFile:
                 self._rows = np.memmap(self._path, self._dtype, mode="r+", shape=(present,))
         except OSError as error:
             raise ModelError(f"cache_features: {self._path} cannot be written: {error.strerror or error}") from error
+
+
+def _sealed(checksums: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """Return the checksums of examples, each joined with the sum of its vector's words times odd random numbers."""
+    words = np.ascontiguousarray(vectors).view("<u4").astype(np.uint64)
+    factors = np.random.default_rng(0).integers(0, 1 << 63, vectors.shape[1], np.uint64) * 2 + 1
+    # Integers wrap around, as they are meant to. Zero stands for a row that has not been written.
+    return (checksums ^ (words * factors).sum(axis=1, dtype=np.uint64).view(np.int64)) | 1

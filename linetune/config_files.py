@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from callbacks.checkpoint_reading import read_checkpoint
 
 PREFIX = "linetune:"
 _HOME = Path(__file__).resolve().parent.parent
@@ -65,8 +66,10 @@ def best_of_run(config: str) -> Path:
     if len(files) == 1:
         return files[0]
     # The newest checkpoint knows the best one until then, by the path that it was saved at.
-    states = torch.load(files[-1], weights_only=True, map_location="cpu", mmap=True).get("callbacks", {})
-    best = {Path(state["best_model_path"]).name for state in states.values() if state.get("best_model_path")}
+    states = read_checkpoint(files[-1], mmap=True).get("callbacks", {})
+    saved = [state for state in states.values() if state.get("best_model_path")]
+    monitored = [state for state in saved if state.get("monitor")]
+    best = {Path(state["best_model_path"]).name for state in monitored or saved}
     found = [file for file in files if file.name in best]
     if len(found) != 1:
         names = ", ".join(file.name for file in files)

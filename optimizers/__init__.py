@@ -2,6 +2,7 @@
 
 from optimizers.adamw_l2sp import AdamWL2SP
 from optimizers.cadence import Cadence, Drift, EveryStep, Ratio
+from optimizers.call_order import call_order
 from optimizers.candidate_losses import candidate_losses
 from optimizers.directions import Direction, DirectionFunction, adam, lion, sgd
 from optimizers.gld import GLD
@@ -12,6 +13,7 @@ from optimizers.options import CommonOptions
 from optimizers.parabolic_adam import ParabolicAdam
 from optimizers.param_groups import ParamGroups, scale_learning_rates
 from optimizers.peak_rate import Parabola, PeakRate, PeakRateState, measure_parabola
+from optimizers.replayed import replayed
 from optimizers.salsa import SaLSA
 from optimizers.searches import ArmijoSearch, Past, Search, SearchResult
 from optimizers.sls import SGDSLS, AdamSLS
@@ -47,10 +49,12 @@ __all__ = [
     "Traits",
     "UnitReport",
     "adam",
+    "call_order",
     "candidate_losses",
     "lion",
     "measure_parabola",
     "named_parts",
+    "replayed",
     "scale_learning_rates",
     "sgd",
     "traits",

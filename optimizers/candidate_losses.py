@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
+from weakref import WeakSet
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +13,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
+from optimizers.random_state import ReplayedDraws
+
 # Rows with this label do not count: the default of torch's ignore_index.
 _NO_LABEL = -100
+
+# Modules that vmap has refused to run: their candidates are computed one at a time from then on.
+_NOT_VECTORISED: WeakSet[nn.Module] = WeakSet()
 
 
 class _StackedLinear(torch.autograd.Function):
@@ -91,6 +98,9 @@ class _Stacked(TorchFunctionMode):
             return _StackedLinear.apply(*_linear_arguments(*args, **(kwargs or {})))
         if func is F.cross_entropy and _is_plain_cross_entropy(*args, **(kwargs or {})):
             return _StackedCrossEntropy.apply(*args[:2])
+        if func is Tensor.requires_grad_:
+            # Gradient checkpointing in transformers calls it on embeddings; vmap refuses it, and no gradient is taken.
+            return args[0]
         return func(*args, **(kwargs or {}))
 
 
@@ -126,11 +136,14 @@ def candidate_losses(
 
     The loss is computed once, with `torch.func.vmap` over the candidates: what does not depend on the
     parameters that change is computed once for all of them. Random numbers (dropout masks) are the same for all
-    candidates.
+    candidates. A compiled module runs uncompiled here.
+
+    Where vmap refuses the module (autograd functions without a rule for it, batch norm that trains, values read in
+    Python), the candidates are computed one at a time, with the same random numbers; a warning says so once per module.
 
     Args:
         module: The module that the loss uses. Its training mode stays as it is.
-        loss: Computes a scalar loss with `module`, without reading any tensor's value in Python.
+        loss: Computes a scalar loss with `module`.
         chunk_size: How many candidates to compute at a time. None: all.
 
     Returns:
@@ -160,8 +173,25 @@ def candidate_losses(
             placed = {name: value for p, value in zip(parameters, candidate, strict=True) for name in names[p]}
             return functional_call(wrapped, placed, (), tie_weights=False)
 
-        with torch.no_grad(), _Stacked():
-            torch.clear_autocast_cache()
-            return torch.vmap(loss_at, randomness="same", chunk_size=chunk_size)(*values)
+        draws = ReplayedDraws(value.device for value in values)
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+            if module not in _NOT_VECTORISED:
+                try:
+                    with draws.replayed(), _Stacked():
+                        torch.clear_autocast_cache()
+                        return torch.vmap(loss_at, randomness="same", chunk_size=chunk_size)(*values)
+                except torch.OutOfMemoryError:
+                    raise
+                except Exception as error:  # one of the loss itself comes again below
+                    refusal = str(error).strip().partition("\n")[0]
+            losses = []
+            for candidate in zip(*values, strict=True):
+                with draws.replayed():
+                    losses.append(torch.as_tensor(loss_at(*candidate), device=values[0].device))
+        if module not in _NOT_VECTORISED:
+            _NOT_VECTORISED.add(module)
+            name = type(module).__name__
+            warnings.warn(f"{name}: candidates are computed one at a time, as vmap refuses: {refusal}", stacklevel=2)
+        return torch.stack(losses)
 
     return evaluate_many

@@ -1,9 +1,9 @@
-"""Steps whose loss or gradient is not finite: left out on a CPU, gradients zeroed on an accelerator."""
+"""Whether a step's loss and gradients are finite; steps that are not: left out on a CPU, zeroed on an accelerator."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -11,6 +11,34 @@ from torch import Tensor
 from optimizers.group_update import GroupUpdate
 from optimizers.scalars import gather
 from optimizers.shards import true_on_all_ranks
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+def all_finite(loss: Tensor | float, grads: Iterable[Tensor]) -> Tensor:
+    """Return whether a loss and every entry of some gradients are finite: a 0-dim tensor, and nobody waits for it.
+
+    Of a sharded gradient (DTensor) this rank's part is looked at.
+
+    Args:
+        loss: The loss.
+        grads: Gradients of any dtypes, on any devices, sparse ones too.
+    """
+    alike: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+    for grad in grads:
+        local = grad.to_local() if hasattr(grad, "to_local") else grad
+        dense = local.coalesce().values() if local.is_sparse else local
+        alike.setdefault((dense.dtype, dense.device), []).append(dense)
+    norms = [
+        norm
+        for (dtype, _), some in alike.items()
+        for norm in torch._foreach_norm(some, 2, dtype=torch.float32 if dtype in _HALF else None)
+    ]
+    if isinstance(loss, Tensor):
+        return gather([*norms, loss]).isfinite().all()
+    # As a float32 tensor a large float would be infinite.
+    is_finite = math.isfinite(loss)
+    return gather(norms).isfinite().all() & is_finite if norms else torch.tensor(is_finite)
 
 
 def finite_start(loss: Tensor | float, updates: Sequence[GroupUpdate]) -> Tensor | float | None:
@@ -25,11 +53,7 @@ def finite_start(loss: Tensor | float, updates: Sequence[GroupUpdate]) -> Tensor
     """
     if not updates:
         return loss
-    norms = [norm for update in updates for norm in update.gradient_norms()]
-    if isinstance(loss, Tensor):
-        finite = gather([*norms, loss]).isfinite().all()
-    else:
-        finite = gather(norms).isfinite().all() & math.isfinite(loss)
+    finite = all_finite(loss, [grad for update in updates for grad in update.grads])
     if updates[0].shares is not None:
         finite = true_on_all_ranks(finite)
     if finite.device.type == "cpu":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -126,11 +127,20 @@ class Trials:
     Args:
         step: The step, which computes the loss at the present parameters and counts.
         evaluate_many: Computes the losses of all candidates of a unit at once. None: one after the other.
+
+    Attributes:
+        any_finite: Whether a move has led to a finite loss, since it was last set to False.
     """
 
     def __init__(self, step: GradientFreeStep, evaluate_many: EvaluateMany | None) -> None:
         self._step = step
         self._evaluate_many = evaluate_many
+        self.any_finite = False
+
+    @property
+    def at_once(self) -> bool:
+        """Whether all candidates of a unit are evaluated at once, staying among them."""
+        return self._evaluate_many is not None
 
     def of_staying(self, unit: CandidateUnit) -> Trial:
         """Evaluate a unit where it is."""
@@ -139,8 +149,15 @@ class Trials:
 
     def of_moves(
         self, perturbation: Perturbation, unit: CandidateUnit, moves: Sequence[tuple[int, float]]
-    ) -> list[Trial]:
-        """Evaluate the candidates at some moves, pairs of seed and scale; the unit stays at one of them."""
+    ) -> tuple[Trial | None, list[Trial]]:
+        """Evaluate the candidates at some moves, pairs of seed and scale.
+
+        Candidates at once are computed by other kernels than a single one, whose losses round otherwise: there staying
+        is one of them. One after the other, the unit is left at the last.
+
+        Returns:
+            Staying, where it was evaluated together with the moves; and the moves.
+        """
         losses: list[Loss] = []
         penalties: list[Loss] = []
         if self._evaluate_many is None:
@@ -149,6 +166,7 @@ class Trials:
                 losses.append(self._step.loss())
                 penalties.append(unit.penalty())
         else:
+            moves = [(0, 0.0), *moves]
             stacks = perturbation.candidates(moves)
             shaped = [
                 stack.as_strided((len(moves), *tensor.shape), (tensor.numel(), *tensor.stride()))
@@ -156,8 +174,11 @@ class Trials:
             ]
             losses.append(self._evaluate_many(unit.tensors, shaped))
             penalties.append(unit.penalty(stacks))
-            self._step.evaluations += len(moves)
+            self._step.evaluations += len(moves) - 1
         read, added = read_losses(losses), read_losses(penalties)
         if len(added) < len(read):  # no norm is weighted
             added *= len(read)
-        return [Trial(loss + extra, loss, *move) for loss, extra, move in zip(read, added, moves, strict=True)]
+        found = [Trial(loss + extra, loss, *move) for loss, extra, move in zip(read, added, moves, strict=True)]
+        stay = None if self._evaluate_many is None else found.pop(0)
+        self.any_finite = self.any_finite or any(math.isfinite(trial.loss) for trial in found)
+        return stay, found

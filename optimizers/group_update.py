@@ -73,10 +73,6 @@ class GroupUpdate:
         assert self._direction is not None, "the direction has not been computed"
         return self._direction
 
-    def gradient_norms(self) -> list[Tensor]:
-        """Return the norm of each gradient, not finite where one of its entries is not; float32 at least."""
-        return list(torch._foreach_norm(self.grads, 2, dtype=torch.float32 if self.grads[0].dtype in _HALF else None))
-
     def slope(self, without_momentum: bool) -> Tensor:
         """Return the inner product of gradient and direction: 0-dim, float32 at least, on the device."""
         direction = self._along(without_momentum)

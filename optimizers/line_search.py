@@ -15,6 +15,7 @@ from optimizers.anchored_decay import keep_anchors, place_anchors, require_ancho
 from optimizers.cadence import Cadence
 from optimizers.checks import require, require_one_of
 from optimizers.directions import DirectionFunction
+from optimizers.failed_searches import MANY_FAILURES, warn_of_failures
 from optimizers.finite_steps import finite_start
 from optimizers.group_update import GroupUpdate, group_updates, make_state
 from optimizers.line import Line
@@ -78,6 +79,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
 
     sets_step_size = True
     measures_slope = True
+    checks_finite = True
 
     def __init__(
         self,
@@ -127,6 +129,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         self.joint_steps = joint_steps
         self.merge_threshold = merge_threshold
         self._record: dict[str, Any] | StepRecord | None = None
+        self._has_warned = False
         # Memory for the copy that a search starts from, kept from search to search, by the id of the group.
         self._spare: dict[int, list[Tensor]] = {}
         defaults: dict[str, Any] = {
@@ -152,7 +155,10 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         keep_anchors(self, self.param_groups[-1])
 
     def check_state(self, state_dict: dict[str, Any]) -> None:
-        """Raise a ValueError for a state that cannot be loaded: its groups decay towards anchors that it lacks."""
+        """Raise a ValueError for a state that cannot be loaded: it lacks step sizes, counters or anchors."""
+        for name in ("lr", *vars(UnitMemory())):
+            if any(name not in group for group in state_dict["param_groups"]):
+                raise ValueError(f"the state to load is not whole: its groups lack {name}")
         require_anchors(state_dict)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -167,7 +173,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._spare = {}
+        self._spare, self._has_warned = {}, False
         for group in self.param_groups:  # a state saved before an option existed
             for name, value in self.defaults.items():
                 group.setdefault(name, value)
@@ -214,7 +220,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         for group in self.param_groups:
             group["steps_since_search"] += 1
         updates = group_updates(self.param_groups, self.state, self.direction)
-        finite = finite_start(start, updates)
+        finite = finite_start(start, updates) if self.checks_finite else start
         if finite is None or not updates:
             for group in self.param_groups:
                 group["skipped"] += finite is None
@@ -252,6 +258,10 @@ class LineSearchOptimizer(torch.optim.Optimizer):
             # The loss stays on its device until the record is read.
             before = loss.clone() if isinstance(loss, Tensor) else loss
             self._record = dict(_NO_SEARCH, loss_before=before, step_size=units[0].step_size)
+        failed = [unit for unit in searching if unit.memory.failures_in_a_row >= MANY_FAILURES]
+        if failed and not self._has_warned:
+            self._has_warned = True
+            warn_of_failures(type(self).__name__, failed[0].name)
         if self.merge_threshold is not None and not joint:
             for unit in searching:
                 if unit.step_size < self.merge_threshold:

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from optimizers.gradient_free_step import GradientFreeStep, read_losses
 from optimizers.perturbation import NoiseDevice, Perturbation, derive_seed
-from optimizers.searches import ArmijoSearch
+from optimizers.searches import ArmijoSearch, SearchResult
 from optimizers.shards import asks_for_state
 from optimizers.step_contract import Closure, Evaluate, Loss, StepRecord
 
@@ -82,10 +82,17 @@ class _RandomDirection(Optimizer):
             raise
 
     def _finish(
-        self, step: GradientFreeStep, before: float, after: float, derivative: float, backtracks: int, accepted: bool
+        self,
+        step: GradientFreeStep,
+        before: float,
+        after: float,
+        derivative: float,
+        backtracks: int,
+        accepted: bool,
+        any_finite: bool = True,
     ) -> None:
-        """Record the step; one whose losses were not finite counts as skipped."""
-        step.finish(skipped=not math.isfinite(before + derivative))
+        """Record the step; one whose losses, or all of its trials, were not finite counts as skipped."""
+        step.finish(skipped=not (any_finite and math.isfinite(before + derivative)))
         self.last_step = StepRecord(
             loss_before=before,
             loss_after=after,
@@ -274,14 +281,16 @@ class LineSearchMeZO(_RandomDirection):
         before, plus, minus = read_losses([start, *self._probe(step, perturbation, seed)])
         perturbation.back()
         derivative = (plus - minus) / (2 * self.epsilon)
-        after, backtracks, accepted = before, 0, False
         if math.isfinite(before + derivative):
-            after, backtracks, accepted = self._search(step, seed, before, derivative)
-        self._finish(step, before, after, derivative, backtracks, accepted)
+            found = self._search(step, seed, before, derivative)
+            any_finite = found.failure != "not finite"
+            self._finish(step, before, found.loss, derivative, found.backtracks, found.accepted, any_finite)
+        else:
+            self._finish(step, before, before, derivative, backtracks=0, accepted=False)
         return start
 
-    def _search(self, step: GradientFreeStep, seed: int, before: float, derivative: float) -> tuple[float, int, bool]:
-        """Move by the step size that a search finds, or stay; return the loss, the backtracks, and whether it moved."""
+    def _search(self, step: GradientFreeStep, seed: int, before: float, derivative: float) -> SearchResult:
+        """Move by the step size that a search finds, or stay."""
         last, is_first = self.param_groups[0]["lr"], self.param_groups[0]["searches"] == 0
         longest = _LONGEST_MOVE * self.epsilon / max(abs(derivative), math.ulp(0.0))
         first_trial = min(last if is_first else last * self.growth, longest)
@@ -310,7 +319,9 @@ class LineSearchMeZO(_RandomDirection):
         else:
             perturbation.back()
         for group in self.param_groups:
+            if found.failure == "not finite":
+                break  # losses tell nothing about step sizes
             # A search that failed keeps its start, and the next one is not to start beyond that.
             group["lr"] = found.step_size if found.accepted or is_first else found.step_size / self.growth
             group["searches"] += found.accepted
-        return found.loss, found.backtracks, found.accepted
+        return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,19 +24,23 @@ class Part:
     parameters: tuple[tuple[str, nn.Parameter], ...]
 
 
-def named_parts(model: nn.Module) -> list[Part]:
+def named_parts(model: nn.Module, order: Sequence[str] = ()) -> list[Part]:
     """Return the parts of a transformer from the bottom to the top: embeddings, layers, head.
 
-    The division follows the module tree, not the name of the architecture:
+    The division follows the module tree and the order in which modules run, not the name of the architecture:
 
     - The layers are the entries of an `nn.ModuleList`, the outermost one where lists are nested. Lists of one length
       side by side are one stack (entry 0 of each is layer 0), lists of lists are flattened, and several stacks on the
-      same backbone (encoder and decoder) follow one another.
+      same backbone (encoder and decoder) follow one another. A stack that does not run (of images) is none.
     - The backbone is the smallest module that holds the stack and every `nn.Embedding` (the model itself where there
-      is none). Modules outside it are the head.
-    - In the backbone, modules registered before the stack belong to the embeddings, those after it (a final norm, a
-      pooler) to the head, except an `nn.Embedding` there (relative positions) and what follows it in the same module:
-      they belong to the embeddings.
+      is none). Each `nn.Embedding` in it belongs to the embeddings.
+    - Modules that first run before the first layer belong to the embeddings, those after the last layer (a final norm,
+      a pooler) to the head. One that runs between two layers belongs to the layer before it, or to the embeddings if
+      all layers in the module around it run later (the norm on a decoder's embeddings).
+    - A module that does not run belongs to the part around it, or to the embeddings: its parameters are read by others.
+    - Without `order`, modules in the backbone registered before the stack belong to the embeddings, those after it to
+      the head, except what follows an `nn.Embedding` there in the same module; modules outside the backbone are the
+      head.
 
     Layers that share their weights are one part. A tied parameter belongs where the model names it first. Parameters
     with `requires_grad=False` are left out, and so are parts that have no other: in a model with adapters, the part
@@ -44,6 +48,7 @@ def named_parts(model: nn.Module) -> list[Part]:
 
     Args:
         model: A Hugging Face encoder or decoder with its head, perhaps wrapped by peft, or any module of that shape.
+        order: The order in which its modules run, of :func:`~optimizers.call_order`. Default: that of registration.
 
     Returns:
         The parts that hold trainable parameters; every trainable parameter is in exactly one of them.
@@ -58,14 +63,14 @@ def named_parts(model: nn.Module) -> list[Part]:
     trainable = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     if not trainable:
         raise ValueError(f"no parameter trains in a {type(model).__name__}: all have requires_grad=False")
-    layer_of, backbone = _find_stack(model)
+    layer_of, backbone = _find_stack(model, order)
     if not layer_of:
         names = [name for name, _ in model.named_parameters()]
         raise ValueError(
             f"cannot divide a {type(model).__name__} into embeddings, layers and head: it has no nn.ModuleList of "
             f"layers; its {len(names)} parameters are {_shortened(names)}"
         )
-    kinds = _kinds_by_owner(model, layer_of, backbone)
+    owners = _parts_by_registration(model, layer_of, backbone) | _parts_by_order(model, layer_of, backbone, order)
 
     members: dict[str, list[tuple[str, nn.Parameter]]] = {"embeddings": []}
     members.update({f"layer.{index}": [] for index in sorted(set(layer_of.values()))})
@@ -73,7 +78,7 @@ def named_parts(model: nn.Module) -> list[Part]:
     for name, parameter in trainable:
         path = _enclosing(name, layer_of)
         owner = name.rpartition(".")[0]
-        members[kinds[owner] if path is None else f"layer.{layer_of[path]}"].append((name, parameter))
+        members[owners[owner] if path is None else f"layer.{layer_of[path]}"].append((name, parameter))
     return [
         Part(name, "layer" if name.startswith("layer.") else name, tuple(parameters))  # type: ignore[arg-type]
         for name, parameters in members.items()
@@ -81,24 +86,28 @@ def named_parts(model: nn.Module) -> list[Part]:
     ]
 
 
-def layer_modules(model: nn.Module) -> list[nn.Module]:
+def layer_modules(model: nn.Module, order: Sequence[str] = ()) -> list[nn.Module]:
     """Return the modules that :func:`named_parts` takes for layers, from the bottom to the top; none without a stack.
 
     Args:
         model: A model as :func:`named_parts` takes it.
+        order: As :func:`named_parts` takes it.
     """
-    layer_of, _ = _find_stack(model)
+    layer_of, _ = _find_stack(model, order)
     return [model.get_submodule(path) for path in layer_of]
 
 
-def _find_stack(model: nn.Module) -> tuple[dict[str, int], str]:
+def _find_stack(model: nn.Module, order: Sequence[str]) -> tuple[dict[str, int], str]:
     """Return the layer number of every entry of the stack, by the entry's path, and the path of the backbone."""
+    called_first = list(dict.fromkeys(order))
     stacks: list[tuple[str, list[list[str]]]] = []
     for path, module in model.named_modules():
         if not isinstance(module, nn.ModuleList) or any(path.startswith(f"{other}.") for other, _ in stacks):
             continue
         entries = [entry for entry, layer in _flat_entries(path, module) if any(True for _ in layer.parameters())]
         if not entries or all(isinstance(layer, nn.Embedding) for layer in module):
+            continue
+        if order and not any(_is_inside(called, path) for called in called_first):
             continue
         parent = path.rpartition(".")[0]
         beside = [rows for other, rows in stacks if other.rpartition(".")[0] == parent and len(rows) == len(entries)]
@@ -124,7 +133,10 @@ def _find_stack(model: nn.Module) -> tuple[dict[str, int], str]:
         if isinstance(module, nn.Embedding) and _enclosing(path, candidates) is None
     ]
     backbone = _common_path([*(entry for row in largest for entry in row), *embeddings]) if embeddings else ""
-    rows = [row for path, rows in stacks if _is_inside(path, backbone) for row in rows]
+    found = [(path, rows) for path, rows in stacks if _is_inside(path, backbone)]
+    if order:
+        found.sort(key=lambda stack: next(i for i, called in enumerate(called_first) if _is_inside(called, stack[0])))
+    rows = [row for _, rows in found for row in rows]
     return {entry: index for index, row in enumerate(rows) for entry in row}, backbone
 
 
@@ -136,7 +148,7 @@ def _flat_entries(path: str, modules: nn.ModuleList) -> Iterator[tuple[str, nn.M
             yield f"{path}.{index}", module
 
 
-def _kinds_by_owner(model: nn.Module, layers: Collection[str], backbone: str) -> dict[str, str]:
+def _parts_by_registration(model: nn.Module, layers: Collection[str], backbone: str) -> dict[str, str]:
     """Return `embeddings` or `head` for every module outside the layers, by path."""
     kinds: dict[str, str] = {}
 
@@ -162,6 +174,39 @@ def _kinds_by_owner(model: nn.Module, layers: Collection[str], backbone: str) ->
 
     visit(model, "", "embeddings")
     return kinds
+
+
+def _parts_by_order(
+    model: nn.Module, layer_of: Mapping[str, int], backbone: str, order: Sequence[str]
+) -> dict[str, str]:
+    """Return the part of every module outside the layers that runs, by path."""
+    first_call = {path: time for time, path in reversed(list(enumerate(order)))}
+    runs = [(time, layer) for time, path in enumerate(order) if (layer := _enclosing(path, layer_of)) is not None]
+    if not runs:
+        return {}
+    found: dict[str, str] = {}
+    for path, module in model.named_modules():
+        around = path.rpartition(".")[0]
+        if _enclosing(path, layer_of) is not None or any(_is_inside(layer, path) for layer in layer_of):
+            continue
+        if path not in first_call:
+            # Another module reads its parameters (a table of relative positions), or none does.
+            if around in found:
+                found[path] = found[around]
+            elif _is_inside(path, backbone):
+                found[path] = "embeddings"
+            continue
+        before = [layer for time, layer in runs if time < first_call[path]]
+        if not before or (isinstance(module, nn.Embedding) and _is_inside(path, backbone)):
+            found[path] = "embeddings"
+        elif len(before) == len(runs):
+            found[path] = "head"
+        else:
+            while not any(_is_inside(layer, around) for layer in layer_of):
+                around = around.rpartition(".")[0]
+            is_above = any(_is_inside(layer, around) for layer in before)
+            found[path] = f"layer.{layer_of[before[-1]]}" if is_above else "embeddings"
+    return found
 
 
 def _is_inside(path: str, ancestor: str) -> bool:

@@ -13,6 +13,7 @@ from torch.optim.optimizer import ParamsT
 from optimizers.anchored_decay import keep_anchors, place_anchors, require_anchors
 from optimizers.checks import require
 from optimizers.directions import adam
+from optimizers.failed_searches import MANY_FAILURES, warn_of_failures
 from optimizers.finite_steps import finite_start
 from optimizers.group_update import GroupUpdate, group_updates, make_state, over_ranks
 from optimizers.peak_rate import LARGEST_PROBE, LEAST_PROBE, PeakRate, PeakRateState, measure_parabola
@@ -72,6 +73,7 @@ class ParabolicAdam(torch.optim.Optimizer):
     sets_step_size = True
     measures_slope = True
     takes_progress = True
+    checks_finite = True
     # Arguments of earlier versions, and what is in their place.
     renamed_arguments: ClassVar[dict[str, str]] = {
         "c": "now peak_fraction = 2 (1 - c)",
@@ -197,7 +199,7 @@ class ParabolicAdam(torch.optim.Optimizer):
                 group["lr"] / estimator.probe_share
             )  # a group may start from a rate of its own
         updates = group_updates(self.param_groups, self.state, adam)
-        finite = finite_start(start, updates)
+        finite = finite_start(start, updates) if self.checks_finite else start
         if finite is None or not updates:
             self._set(**vars(state), skipped=group["skipped"] + (finite is None))
             self._note(start, accepted=finite is not None)
@@ -248,7 +250,7 @@ class ParabolicAdam(torch.optim.Optimizer):
         loss_after = found.loss if found.curvature is None else found.probed_loss
         figures = {"trials": group["trials"] + found.trials, "backtracks": group["backtracks"] + found.rejected}
         # Uphill, the step is made by what was measured before.
-        moves = found.curvature is not None or (group["searches"] > 0 and math.isfinite(found.loss + found.slope))
+        moves = found.is_finite and (found.curvature is not None or group["searches"] > 0)
         if moves:
             keeps_largest = self.total_steps is not None or self.progress is not None
             estimator.update(
@@ -263,10 +265,12 @@ class ParabolicAdam(torch.optim.Optimizer):
             for name, value in (("average_slope", found.slope), ("average_decrease", found.loss - loss_after)):
                 figures[name] = _SMOOTHING * group[name] + (1 - _SMOOTHING) * value
         else:
-            counter = "failures" if math.isfinite(found.loss) else "skipped"
+            counter = "failures" if found.is_finite else "skipped"
             figures[counter] = group[counter] + 1
-            if not group["searches"]:
+            if found.is_finite and not group["searches"]:
                 figures["lr"] = found.probe
+                if figures[counter] == MANY_FAILURES:
+                    warn_of_failures("ParabolicAdam")
         self._set(**figures)
         record = {"evaluations": found.trials, "backtracks": found.rejected, "slope": found.slope}
         self._note(found.loss, loss_after=loss_after, accepted=moves, **record)

@@ -1,7 +1,7 @@
 """Parameter groups of a model: units of a line search, weight decay, learning rates by layer."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
@@ -82,15 +82,18 @@ class ParamGroups:
         if both:
             raise ValueError(f"lr_factors and lrs both have an entry for {', '.join(both)}; a part takes one of them")
 
-    def __call__(self, model: nn.Module, new_parameter_names: Collection[str] = ()) -> list[dict[str, Any]]:
+    def __call__(
+        self, model: nn.Module, new_parameter_names: Collection[str] = (), order: Sequence[str] = ()
+    ) -> list[dict[str, Any]]:
         """Return the groups of a model's trainable parameters, from the bottom to the top.
 
         Args:
             model: The model to train.
             new_parameter_names: Names of its parameters that did not come from a checkpoint.
+            order: The order in which its modules run, of :func:`~optimizers.call_order`. Default: of registration.
         """
-        units = self._units(model)
-        rates = self._rates(model)
+        units = self._units(model, order)
+        rates = self._rates(model, order)
         new_names = set(new_parameter_names)
         decays = {"weight_decay": self.weight_decay, "anchor_decay": self.anchor_decay}
         decays = {name: decay for name, decay in decays.items() if decay is not None}
@@ -115,28 +118,28 @@ class ParamGroups:
             groups[key]["new"] += (name in new_names,)
         if not groups:
             raise ValueError(f"no parameter trains in a {type(model).__name__}: all have requires_grad=False")
-        order = {unit: index for index, unit in enumerate(dict.fromkeys(units.values()))}
+        places = {unit: index for index, unit in enumerate(dict.fromkeys(units.values()))}
         parts = {part: index for index, part in enumerate(dict.fromkeys(part for part, _ in rates.values()))}
-        return [groups[key] for key in sorted(groups, key=lambda key: (order[key[0]], parts.get(key[1], 0), key[2]))]
+        return [groups[key] for key in sorted(groups, key=lambda key: (places[key[0]], parts.get(key[1], 0), key[2]))]
 
-    def _units(self, model: nn.Module) -> dict[str, str]:
+    def _units(self, model: nn.Module, order: Sequence[str]) -> dict[str, str]:
         """Return the unit of every trainable parameter by the parameter's name, from the bottom to the top."""
         trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
         if self.units == "model":
             return dict.fromkeys(trainable, "model")
         if self.units == "tensor":
             return {name: name for name in trainable}
-        parts = named_parts(model)
+        parts = named_parts(model, order)
         if self.units == "qkv":
             return _attention_units(parts)
         bundles = [[part] for part in parts] if self.units == "layer" else _bundles(parts, self.units)
         return {name: _bundle_name(bundle) for bundle in bundles for part in bundle for name, _ in part.parameters}
 
-    def _rates(self, model: nn.Module) -> dict[str, tuple[str, dict[str, float]]]:
+    def _rates(self, model: nn.Module, order: Sequence[str]) -> dict[str, tuple[str, dict[str, float]]]:
         """Return part and rate (a group's `lr` or `lr_factor`) of every trainable parameter, where rates differ."""
         if self.lr_decay == 1 and not self.lr_factors and not self.lrs:
             return {}
-        parts = named_parts(model)
+        parts = named_parts(model, order)
         known = [part.name for part in parts]
         unknown = sorted({*(self.lr_factors or {}), *(self.lrs or {})} - set(known))
         if unknown:

@@ -226,6 +226,7 @@ class Parabola(NamedTuple):
         probed_loss: The loss at the last step size tried.
         trials: How many step sizes were tried.
         rejected: How many of them told nothing.
+        is_finite: Whether the start, the slope and one trial at least were finite.
     """
 
     loss: float
@@ -235,6 +236,7 @@ class Parabola(NamedTuple):
     probed_loss: float
     trials: int
     rejected: int
+    is_finite: bool = True
 
 
 # The next probe is at this share of the minimiser found, as `PeakRate.probe_share`.
@@ -278,16 +280,18 @@ def measure_parabola(
         >>> measure_parabola(lambda eta: (1 - eta) ** 2, 1.0, 2.0, probe=0.5).curvature
         2.0
     """
-    start, steepness = math.nan, math.nan
+    start, steepness, any_finite = math.nan, math.nan, False
     probe = min(max(probe, LEAST_PROBE), LARGEST_PROBE)
     for trial in range(1, max_trials + 1):
         if trial == 1:
             start, probed, *slopes = read_together(loss, loss_at(probe), slope)
             steepness = math.fsum(slopes) if all(map(math.isfinite, slopes)) else math.nan
             if not (math.isfinite(start) and steepness > 0):
-                return Parabola(start, steepness, None, probe, probed, 1, 0)
+                is_finite = all(map(math.isfinite, (start, steepness, probed)))
+                return Parabola(start, steepness, None, probe, probed, 1, 0, is_finite)
         else:
             (probed,) = read_together(loss_at(probe))
+        any_finite = any_finite or math.isfinite(probed)
         bend = probed - start + steepness * probe
         if not math.isfinite(probed):
             minimiser = 0.0
@@ -300,4 +304,4 @@ def measure_parabola(
         probe = max(_NEXT_SHARE * minimiser, _STRIDE * probe)
         if probe < LEAST_PROBE:
             break
-    return Parabola(start, steepness, None, probe, probed, trial, trial)
+    return Parabola(start, steepness, None, probe, probed, trial, trial, any_finite)

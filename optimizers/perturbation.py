@@ -195,6 +195,10 @@ class Perturbation:
             stacks[id(mover)] = rows.new_empty(rows.shape) if is_written else rows.clone()
         for row, (seed, scale) in enumerate(moves):
             self._check_scale(scale)
+            if scale == 0:
+                for mover in self._movers:
+                    stacks[id(mover)][row].copy_(mover.view)
+                continue
             for mover, at, noise in self._noise(seed):
                 moved = stacks[id(mover)][row]
                 if mover.base is None:

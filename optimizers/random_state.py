@@ -50,8 +50,9 @@ def set_generator_states(states: GeneratorStates) -> None:
 class ReplayedDraws:
     """The random draws of a computation, the same each time it runs.
 
-    The generators' states in front of the first run are put back before every later one, and each run leaves the
-    generators where the first one left them, so that the stream of random numbers is drawn from once.
+    The generators' states in front of the first run are put back before every later one, and a later run leaves the
+    generators where it found them, so that the stream of random numbers is drawn from once, and what is drawn between
+    two runs is not drawn again after them.
 
     Args:
         devices: Devices whose generators are replayed, beside the CPU's.
@@ -68,7 +69,6 @@ class ReplayedDraws:
     def __init__(self, devices: Iterable[torch.device] = ()) -> None:
         self._devices = list(dict.fromkeys(devices))
         self._before: GeneratorStates | None = None
-        self._after: GeneratorStates | None = None
 
     @contextmanager
     def replayed(self) -> Iterator[None]:
@@ -76,14 +76,13 @@ class ReplayedDraws:
         if self._before is None:
             self._before = generator_states(self._devices)
             yield
-            self._after = generator_states(self._devices)
-        else:
-            set_generator_states(self._before)
-            try:
-                yield
-            finally:
-                if self._after is not None:
-                    set_generator_states(self._after)
+            return
+        present = generator_states(self._devices)
+        set_generator_states(self._before)
+        try:
+            yield
+        finally:
+            set_generator_states(present)
 
 
 def _generator_module(device: torch.device) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -13,6 +13,9 @@ from optimizers.checks import require
 from optimizers.scalars import read_together
 
 LossAt = Callable[[float], Tensor | float]
+# Why a search found no step size: the start or every trial was not finite, the slope was not positive, trials differed
+# from the start by rounding alone, or all of them were rejected.
+Failure = Literal["not finite", "no descent", "rounding", "rejected"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class SearchResult:
         backtracks: How many of the trials were rejected.
         loss_before: The loss at the start, as a number.
         slopes: The slope, as a number; one per entry where a vector was given.
+        failure: Why no step size was found; None where one was.
     """
 
     step_size: float
@@ -36,6 +40,7 @@ class SearchResult:
     backtracks: int
     loss_before: float
     slopes: tuple[float, ...]
+    failure: Failure | None = None
 
     @property
     def slope(self) -> float:
@@ -98,8 +103,9 @@ class ArmijoSearch:
     within one `shrink` of the largest acceptable step size: a dozen trials over eight orders of magnitude.
 
     The search fails, and keeps the step size that it started from, where the losses say nothing: a start that is not
-    finite, a slope that is not positive, or two trials in a row that differ from the start by rounding only. It fails
-    where trials or step size run out, and then the next search should go on from the last step size tried.
+    finite, a slope that is not positive, two trials in a row that differ from the start by rounding only, or no finite
+    trial, from a step size that a search found or down to the smallest one. It fails where trials or step size run out,
+    and then the next search should go on from the last step size tried.
 
     Args:
         c: :math:`c`, the share of the decrease that the slope promises which a step has to deliver, in (0, 1).
@@ -158,9 +164,10 @@ class ArmijoSearch:
         best: tuple[float, float] | None = None  # the largest step size accepted so far, and its loss
         rejected = math.inf  # the smallest step size rejected so far
         backtracks = level = trials = 0
+        any_finite = False
 
-        def failed(keep: float) -> SearchResult:
-            return SearchResult(keep, f0, False, trials, backtracks, f0, slopes)
+        def failed(keep: float, why: Failure) -> SearchResult:
+            return SearchResult(keep, f0, False, trials, backtracks, f0, slopes, why)
 
         while trials < self.max_trials:
             if trials == 0:
@@ -170,9 +177,12 @@ class ArmijoSearch:
             else:
                 (trial,) = read_together(loss_at(eta))
             trials += 1
-            if not (math.isfinite(f0) and math.isfinite(steepness) and steepness > 0):
-                return failed(start)
+            if not (math.isfinite(f0) and math.isfinite(steepness)):
+                return failed(start, "not finite")
+            if steepness <= 0:
+                return failed(start, "no descent")
 
+            any_finite = any_finite or math.isfinite(trial)
             rounding = self.relative_tolerance * abs(f0)
             decrease = self.smoothing * past.decrease + (1 - self.smoothing) * (f0 - trial)
             if math.isfinite(trial) and decrease + (1 - self.smoothing) * rounding >= self.c * eta * steepness:
@@ -188,13 +198,16 @@ class ArmijoSearch:
                 eta = math.sqrt(best[0] * rejected)
                 continue
             if level == 2:  # further trials could only come closer to the start
-                return failed(start)
+                return failed(start, "rounding")
             eta *= self.shrink if backtracks <= patience else coarse
             if eta < self.min_step_size:
                 break
 
+        if best is None and not any_finite:
+            says_nothing = past.settled or eta < self.min_step_size
+            return failed(start if says_nothing else rejected, "not finite")
         if best is None:
-            return failed(rejected)
+            return failed(rejected, "rejected")
         return SearchResult(best[0], best[1], True, trials, backtracks, f0, slopes)
 
 

@@ -34,12 +34,14 @@ class Traits(NamedTuple):
         sets_step_size: Whether it finds its own step size and writes it to `lr`. A schedule would be overwritten.
         measures_slope: Whether it takes the slope of the loss from the gradients, which clipping would falsify.
         takes_progress: Whether whoever knows the share of the run that is done may set its attribute `progress`.
+        checks_finite: Whether its step asks if loss and gradients are finite; whoever asks before it may set it False.
     """
 
     needs_gradient: bool = True
     sets_step_size: bool = False
     measures_slope: bool = False
     takes_progress: bool = False
+    checks_finite: bool = False
 
 
 def traits(optimizer: Any) -> Traits:

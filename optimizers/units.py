@@ -22,7 +22,8 @@ class UnitMemory:
     failures: int = 0  # searches that found none
     trials: int = 0  # evaluations in all of these searches
     backtracks: int = 0  # rejected ones among them
-    skipped: int = 0  # steps left out because loss or gradient was not finite
+    failures_in_a_row: int = 0  # since the last search that found one
+    skipped: int = 0  # steps left out because the loss, a gradient or every trial was not finite
     steps_since_search: int = 0
     settled: bool = False  # whether the step size in force was found by a search
     slope: float = 0.0  # at the last search
@@ -81,6 +82,7 @@ class Unit:
         """
         memory, past = self.memory, self.weight_of_past
         memory.searches += 1
+        memory.failures_in_a_row = 0
         memory.trials += result.trials
         memory.backtracks += result.backtracks
         memory.steps_since_search = 0
@@ -93,12 +95,13 @@ class Unit:
     def remember_failure(self, result: SearchResult) -> None:
         """Update the memory after a failed search: keep the step size if inconclusive, else the smallest tried."""
         memory, step_size = self.memory, self.step_size
-        if math.isfinite(result.loss_before):
+        if result.failure == "not finite" or not math.isfinite(result.loss_before):
+            memory.skipped += 1
+        else:
             memory.failures += 1
+            memory.failures_in_a_row += 1
             for update in self.updates:
                 update.reset_momentum()
-        else:
-            memory.skipped += 1
         memory.trials += result.trials
         memory.backtracks += result.backtracks
         memory.steps_since_search = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
 import shlex
 import shutil
@@ -540,6 +541,45 @@ def test_a_head_drawn_at_random_is_not_evaluated(command: str, capsys: pytest.Ca
     message = failed(command, "--config", QUICKSTART, capsys=capsys)
     assert f"error: ckpt_path: {command} needs a trained model" in message
     assert "classifier.bias" in message
+
+
+def test_an_interrupted_run_goes_on_with_the_last_checkpoint(
+    tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    interrupted = "{class_path: tests.callbacks.test_save_on_interrupt.Signals, init_args: {place: train, step: 1}}"
+    options = [*short_run(tiny), "--trainer.logger.init_args.save_dir", str(tmp_path), "--ckpt_path", "last"]
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["fit", *options, "--trainer.callbacks+", interrupted])
+    assert ended.value.code == 143
+    said = capsys.readouterr().err
+    assert f"in {os.path.relpath(tmp_path / 'quickstart/*/checkpoints')}: THE RUN STARTS FROM THE BEGINNING\n" in said
+    kept = os.path.relpath(tmp_path / "quickstart/version_0/checkpoints/interrupted.ckpt")
+    assert f"interrupted by SIGTERM in epoch 0 after step 1: kept {kept}; go on by" in said
+
+    cli.main(["fit", *options])
+    output = capsys.readouterr()
+    assert f"ckpt_path last: {kept} (1 found)\n" in output.err
+    assert re.search(r"^resumed from .*interrupted\.ckpt: epoch 0, step 1$", output.out, re.MULTILINE)
+    # A new folder, and a damaged checkpoint in it is passed over.
+    newest = tmp_path / "quickstart/version_1/checkpoints/best.ckpt"
+    newest.write_bytes(newest.read_bytes()[:-10])
+    cli.main(["fit", *options])
+    assert f"ckpt_path last: skipped {os.path.relpath(newest)}: is not whole: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "predict", "export"])
+def test_a_checkpoint_that_is_none_is_one_line(
+    command: str, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.ckpt"
+    arguments = [command, "--config", str(trained / "config.yaml"), "--ckpt_path", str(path)]
+    arguments += ["--to", str(tmp_path / "model")] if command == "export" else []
+    content = bytearray((trained / "checkpoints/best.ckpt").read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert f"ckpt_path: {path} is damaged: the checksum of its part" in failed(*arguments, capsys=capsys)
+    torch.save({"weight": torch.ones(3)}, path)
+    assert f"ckpt_path: {path} holds weights alone" in failed(*arguments, capsys=capsys)
 
 
 # Files and the last lines of a run

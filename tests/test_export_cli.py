@@ -104,11 +104,14 @@ def test_which_checkpoint_is_the_best(tmp_path: Path) -> None:
         best_of_run(str(tmp_path / "config.yaml"))
     folder = tmp_path / "checkpoints"
     folder.mkdir()
+    whole = {"state_dict": {}, "pytorch-lightning_version": "2.6.6", "epoch": 0, "global_step": 0}
     for name in ("a", "b", "c"):
-        state = {"best_model_path": "" if name == "a" else "/moved/since/a.ckpt"}
-        torch.save({"callbacks": {"ModelCheckpoint{}": state, "Other": {}}}, folder / f"{name}.ckpt")
+        state = {"best_model_path": "" if name == "a" else "/moved/since/a.ckpt", "monitor": "val/loss"}
+        # The other one keeps the last checkpoint, and knows of no best one.
+        states = {"ModelCheckpoint{}": state, "another": {"best_model_path": f"{name}.ckpt", "monitor": None}}
+        torch.save({**whole, "callbacks": states}, folder / f"{name}.ckpt")
         assert best_of_run(str(tmp_path / "config.yaml")).name == "a.ckpt"
-    torch.save({}, folder / "d.ckpt")
+    torch.save(whole, folder / "d.ckpt")
     with pytest.raises(
         MisconfigurationException, match=r"does not tell which is the best of a.ckpt, b.ckpt, c.ckpt, d"
     ):

@@ -14,6 +14,7 @@ from benchmarks.study.estimate import duration, estimate_run_seconds, estimate_s
 from benchmarks.study.execution import BUSY_EXIT_STATUS, check_cell, cli_arguments, execute_run, other_data
 from benchmarks.study.grid import Run, expand_cells, expand_runs
 from benchmarks.study.progress import Progress
+from benchmarks.study.ray_runner import RayRunner
 from benchmarks.study.results import FAILED, FINISHED, ResultsFile
 from benchmarks.study.runner import Slot, StudyRunner, collect, find_slots, forget, missing_runs, run_command
 
@@ -39,6 +40,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--jobs", type=_positive, help="runs at a time (default: one per GPU, else one per core)")
     parser.add_argument("--threads", type=_positive, help="CPU threads per run (default: 1, or cores shared by GPUs)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where runs execute")
+    parser.add_argument(
+        "--launcher",
+        choices=("processes", "ray"),
+        default="processes",
+        help="processes on this machine (default), or tasks of the Ray cluster that RAY_ADDRESS names",
+    )
     parser.add_argument("--no-retry", action="store_true", help="do not repeat failed runs")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--dry-run", action="store_true", help="print the grid and an estimate of time; execute nothing")
@@ -107,7 +114,10 @@ def _main(options: argparse.Namespace) -> int:
         if missing and not options.report_only:
             for run in missing:
                 cli_arguments(run, output)  # raises for settings that cannot be resolved, before any run starts
-            finished = _execute_all(study, options.variant, runs, missing, output, store, slots)
+            if options.launcher == "ray":
+                finished = _execute_on_ray(study, options, runs, missing, output, store)
+            else:
+                finished = _execute_all(study, options.variant, runs, missing, output, store, slots)
         return _report(study, runs, store, output, options.report) if finished else INTERRUPTED_EXIT_STATUS
 
 
@@ -155,9 +165,7 @@ def _execute_all(
     store: ResultsFile,
     slots: Sequence[Slot],
 ) -> bool:
-    estimate = estimate_study_seconds(study, missing, store.results([run.id for run in runs]), len(slots))
-    about = f", about {duration(estimate)}" if estimate is not None else ""
-    print(f"{study.name}: {len(missing)} runs to do, {len(slots)} at a time{about}", file=sys.stderr)
+    _announce(study, runs, missing, store, len(slots))
     progress = Progress(len(runs), len(runs) - len(missing))
     runner = StudyRunner(study, variant, output, store, slots, progress.start, progress.end, progress.wait)
     try:
@@ -168,6 +176,36 @@ def _execute_all(
         print(
             f"{len(runner.skipped)} runs are being executed by another process; start again for them", file=sys.stderr
         )
+    return _told(finished)
+
+
+def _execute_on_ray(
+    study: Study,
+    options: argparse.Namespace,
+    runs: Sequence[Run],
+    missing: Sequence[Run],
+    output: Path,
+    store: ResultsFile,
+) -> bool:
+    if options.jobs is not None:
+        raise ValueError("--jobs: a Ray cluster executes as many runs as it has cores (--threads each) or GPUs")
+    progress = Progress(len(runs), len(runs) - len(missing))
+    hooks = (progress.start, progress.end, progress.wait)
+    try:
+        runner = RayRunner(study, output, store, options.threads or 1, options.device, *hooks)
+        _announce(study, runs, missing, store, runner.runs_at_a_time)
+        return _told(runner.execute(missing))
+    finally:
+        progress.close()
+
+
+def _announce(study: Study, runs: Sequence[Run], missing: Sequence[Run], store: ResultsFile, at_a_time: int) -> None:
+    estimate = estimate_study_seconds(study, missing, store.results([run.id for run in runs]), max(1, at_a_time))
+    about = f", about {duration(estimate)}" if estimate is not None else ""
+    print(f"{study.name}: {len(missing)} runs to do, {at_a_time} at a time{about}", file=sys.stderr)
+
+
+def _told(finished: bool) -> bool:
     if not finished:
         print("interrupted; start again to go on where it stopped", file=sys.stderr)
     return finished

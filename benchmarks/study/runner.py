@@ -58,7 +58,7 @@ def find_slots(jobs: int | None = None, threads: int | None = None, device: str 
     if gpus:
         jobs = jobs or len(gpus)
         threads = threads or max(1, cores // jobs)
-        common = {**_threads(threads), RUNS_AT_A_TIME: str(jobs)}
+        common = {**thread_variables(threads), RUNS_AT_A_TIME: str(jobs)}
         return [
             Slot(f"gpu {gpus[i % len(gpus)]}", {**common, "CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]})
             for i in range(jobs)
@@ -66,7 +66,7 @@ def find_slots(jobs: int | None = None, threads: int | None = None, device: str 
     threads = threads or 1
     jobs = jobs or max(1, cores // threads)
     # An empty CUDA_VISIBLE_DEVICES keeps runs with "accelerator: auto" on the CPU.
-    common = {**_threads(threads), RUNS_AT_A_TIME: str(jobs), "CUDA_VISIBLE_DEVICES": ""}
+    common = {**thread_variables(threads), RUNS_AT_A_TIME: str(jobs), "CUDA_VISIBLE_DEVICES": ""}
     return [Slot(f"cpu {i}", common) for i in range(jobs)]
 
 
@@ -254,7 +254,8 @@ class _Process:
                     continue
 
 
-def _threads(count: int) -> dict[str, str]:
+def thread_variables(count: int) -> dict[str, str]:
+    """Return the environment variables that give a run a number of CPU threads."""
     variables = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     # Threads of the tokenizer would compete with parallel runs.
     return {**dict.fromkeys(variables, str(count)), "TOKENIZERS_PARALLELISM": "false"}

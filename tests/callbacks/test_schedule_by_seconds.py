@@ -61,7 +61,9 @@ def test_a_linear_schedule_over_ten_seconds(tmp_path: Path, clock: list[float]) 
         assert [rates[place] for rates in model.rates] == pytest.approx([initial * scale for scale in scales])
 
 
-def test_a_resumed_run_goes_on_from_the_initial_rates(tmp_path: Path, clock: list[float]) -> None:
+def test_a_resumed_run_goes_on_from_the_initial_rates(
+    tmp_path: Path, clock: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
     parts = (TrainingSeconds(10.0), ScheduleBySeconds(warmup=0.2))
     first = trainer(tmp_path, *parts, max_epochs=1, limit_train_batches=4)
     first.fit(TimedModel(clock))

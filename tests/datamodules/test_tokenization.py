@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import sys
 import time
@@ -106,6 +107,32 @@ def test_a_file_that_cannot_be_opened_is_written_anew(tmp_path, tokenizer):
         read = Reader()
         assert open_rows(tmp_path, read, tokenizer)[:] == expected
         assert read.reads == 1
+
+
+@pytest.mark.parametrize("place", [0.0, 0.2, 0.5, 0.8, 0.999])
+def test_a_file_with_a_wrong_bit_is_written_anew(tmp_path, tokenizer, place):
+    expected = open_rows(tmp_path, Reader(), tokenizer)[:]
+    (file,) = (tmp_path / "cache").iterdir()
+    content = bytearray(file.read_bytes())
+    content[int(place * len(content))] ^= 4
+    file.unlink()  # other rows are memory-mapped
+    file.write_bytes(content)
+    read = Reader()
+    assert open_rows(tmp_path, read, tokenizer)[:] == expected
+    assert read.reads == 1
+    assert open_rows(tmp_path, read, tokenizer)[:] == expected
+    assert read.reads == 1
+
+
+def test_what_a_killed_process_left_is_removed_after_a_day(tmp_path, tokenizer):
+    (tmp_path / "cache").mkdir()
+    old, new = (tmp_path / "cache" / f"{age}.unfinished" for age in ("old", "new"))
+    for file in (old, new):
+        file.touch()
+    os.utime(old, (time.time() - 90_000,) * 2)
+    open_rows(tmp_path, Reader(), tokenizer)
+    assert not old.exists()
+    assert new.exists()
 
 
 def test_an_interrupted_start_leaves_nothing_under_the_name(tmp_path, tokenizer, monkeypatch):

@@ -174,3 +174,14 @@ def test_links_and_figures_of_a_page_exist(page: Path) -> None:
         assert (ROOT / "configs" / config).exists(), config
     for path in re.findall(r"\b(?:benchmarks/results/[\w/]+(?:\.\w+)?|configs/[\w/]+\.\w+)", text):
         assert (ROOT / path).exists(), path
+
+
+def test_every_promise_has_tests_that_exist() -> None:
+    rows = [line for line in (DOCS / "promises.md").read_text().splitlines() if line.startswith("|")][2:]
+    promises = [line for line in rows if not line.startswith("| **")]
+    assert len(promises) > 10
+    for line in promises:
+        named = re.findall(r"`([\w/]+\.py)::(\w+)`", line)
+        assert named, line
+        for file, test in named:
+            assert f"def {test}(" in (ROOT / "tests" / file).read_text(), f"{file}::{test}"

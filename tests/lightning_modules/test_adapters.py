@@ -11,15 +11,17 @@ from typing import Any
 import peft
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import XLNetConfig, XLNetForSequenceClassification
 
-from lightning_modules import ModelError
+from lightning_modules import ModelError, SequenceClassifier
 from lightning_modules.adapters import add_adapter
 from lightning_modules.bottleneck_adapter import BottleneckConfig
 from optimizers import named_parts
 from tests.architectures import ARCHITECTURES, tiny_model
+from tests.tiny_models import TinyData, save_tiny_bert
 
 INPUTS = {"input_ids": torch.arange(3, 15).view(2, 6), "attention_mask": torch.ones(2, 6, dtype=torch.long)}
 QUERY = {
@@ -273,3 +275,29 @@ except ModelError as error:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stderr
     assert 'needs the extra "peft": pip install "linetune[peft]"' in done.stdout
+
+
+def test_a_start_out_of_the_base_weights_is_that_of_the_checkpoint(tmp_path: Path) -> None:
+    """peft 0.21.2: each PiSSA by fast SVD starts elsewhere. A run that goes on does so from the checkpoint's start."""
+    folder = str(save_tiny_bert(tmp_path / "model"))
+    config = peft.LoraConfig(r=2, target_modules=["query"], init_lora_weights="pissa_niter_1")
+    options: Any = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    torch.manual_seed(1)
+    first = SequenceClassifier(folder, adapter=config)
+    trainer = Trainer(max_epochs=1, enable_checkpointing=False, limit_val_batches=0, **options)
+    trainer.fit(first, TinyData(16, 8))
+    trainer.save_checkpoint(tmp_path / "run.ckpt")
+    torch.manual_seed(2)
+    again = SequenceClassifier(folder, adapter=config)
+    Trainer(**options).validate(again, TinyData(16, 8), ckpt_path=str(tmp_path / "run.ckpt"), verbose=False)
+    assert again.adapted is not None
+    again.adapted.save(tmp_path / "adapter")
+    read = SequenceClassifier(folder, adapter=str(tmp_path / "adapter"))
+    torch.testing.assert_close(logits(read.model), logits(first.model), rtol=1e-6, atol=1e-6)
+
+
+def test_adalora_is_refused_before_training(tmp_path: Path) -> None:
+    folder = str(save_tiny_bert(tmp_path / "model"))
+    module = SequenceClassifier(folder, adapter=peft.AdaLoraConfig(target_modules=["query"], total_step=10))
+    with pytest.raises(ModelError, match="adapter: AdaLoraConfig prunes its ranks within the training loop"):
+        Trainer(logger=False, accelerator="cpu").fit(module, TinyData(16, 8))

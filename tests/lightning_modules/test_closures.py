@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_modules import StepClosures
+from lightning_modules import ClosureModule, StepClosures
+from optimizers import GLD, SGDSLS, SaLSA
 
 
 def regression_step(model: nn.Module, sizes: list[int]) -> StepClosures:
@@ -22,7 +28,7 @@ def regression_step(model: nn.Module, sizes: list[int]) -> StepClosures:
 def test_micro_batches_give_the_loss_and_gradient_of_their_union() -> None:
     model = nn.Linear(3, 1)
     step = regression_step(model, [8, 8, 3])
-    union = {key: torch.cat([batch[key] for batch in step._batches]) for key in ("x", "y")}
+    union = {key: torch.cat([batch[key] for batch in step.batches]) for key in ("x", "y")}
     expected = nn.functional.mse_loss(model(union["x"]), union["y"])
     (gradient,) = torch.autograd.grad(expected, model.weight)
 
@@ -43,7 +49,7 @@ def test_trials_see_the_masks_of_the_closure_and_the_stream_advances_once() -> N
     after_step = torch.rand(3)
 
     torch.manual_seed(1)
-    for batch in step._batches:
+    for batch in step.batches:
         model(batch["x"])
     assert torch.equal(after_step, torch.rand(3))
     assert all(torch.equal(loss, trial) for trial in trials)
@@ -52,7 +58,7 @@ def test_trials_see_the_masks_of_the_closure_and_the_stream_advances_once() -> N
 def test_masks_differ_from_step_to_step() -> None:
     model = nn.Sequential(nn.Linear(3, 16), nn.Dropout(0.5), nn.Linear(16, 1))
     first = regression_step(model, [8])
-    second = StepClosures(first._compute_loss, first._batches, zero_grad=model.zero_grad, backward=Tensor.backward)
+    second = StepClosures(first._compute_loss, first.batches, zero_grad=model.zero_grad, backward=Tensor.backward)
     assert not torch.equal(first.closure(), second.closure())
 
 
@@ -103,3 +109,32 @@ def test_only_the_last_backward_synchronises_gradients() -> None:
     step._without_gradient_sync = Blocked
     step.closure()
     assert len(entered) == 2
+
+
+class Convolutional(ClosureModule):
+    """A small network with batch normalisation, on images."""
+
+    def __init__(self, **training: Any) -> None:
+        super().__init__(**training)
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+
+    def compute_loss(self, batch: Any) -> Tensor:
+        return nn.functional.cross_entropy(self.layers(batch[0]), batch[1])
+
+
+@pytest.mark.parametrize("optimizer", [SGDSLS, SaLSA, GLD])
+def test_trials_do_not_move_running_statistics(optimizer: Any, tmp_path: Path) -> None:
+    """However many trials a step makes, buffers are those of one forward pass per step over its micro-batches."""
+    images = torch.randn(32, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    loader = DataLoader(TensorDataset(images, torch.arange(32) % 2), batch_size=4)
+    module = Convolutional(optimizer=optimizer, accumulate_grad_batches=2)
+    trials = []
+    before = module.layers[1].num_batches_tracked.item()
+    module.on_train_batch_end = lambda *_: trials.append(  # type: ignore[method-assign]
+        getattr(module.trainer.optimizers[0].last_step, "evaluations", 0)
+    )
+    settings = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    Trainer(accelerator="cpu", max_epochs=1, default_root_dir=tmp_path, **settings).fit(module, loader)
+    assert max(trials) > 1
+    assert module.layers[1].num_batches_tracked.item() == before + 8

@@ -127,6 +127,25 @@ def test_features_of_something_else_are_not_used(change, tmp_path):
         assert len(list(tmp_path.iterdir())) == 2
 
 
+@pytest.mark.parametrize("word", [0, 1, 5, 17])
+def test_a_damaged_vector_is_computed_anew(tmp_path, word):
+    model, batch = head_only("bert").eval(), numbered(batch_of(), 0, 1)
+    expected = cache_of(model, tmp_path)[1].features("train", batch)
+    (file,) = tmp_path.iterdir()
+    content = bytearray(file.read_bytes())
+    content[4 * word] ^= 1  # of the checksum (words 0 and 1), or of the vector behind it
+    file.write_bytes(content)
+    forward, cache = cache_of(model, tmp_path)
+    cache.features("train", numbered(batch_of(), 2))  # also finds out what the head reads
+    calls = embeddings(model)
+    features = cache.features("train", batch)
+    assert calls[0] == 1
+    with features.reused():
+        found = forward(batch)
+    with expected.reused():
+        torch.testing.assert_close(forward(batch), found, rtol=1e-4, atol=1e-6)
+
+
 class MeanPooled(nn.Module):
     """A head that reads every token."""
 

@@ -185,3 +185,14 @@ def test_the_allowed_metrics_of_the_kind_are_named(name: str, problem_type: Any,
     kind = problem_type.replace("_", "-").replace("-classification", " classification")
     with pytest.raises(ModelError, match=f"metrics: '{name}' does not score a {kind}; allowed: .*, average_precision$"):
         check_metrics(["accuracy", name], problem_type)
+
+
+def test_the_loss_of_an_evaluation_with_a_batch_that_is_nan_is_nan() -> None:
+    """torchmetrics 1.9.0 leaves values that are NaN out of a MeanMetric by default: 0.5, NaN, 0.7 gave 0.6."""
+    metrics = EvaluationMetrics(["accuracy"], 2)
+    for loss in (0.5, float("nan"), 0.7):
+        metrics.update(torch.tensor(loss), torch.randn(4, 2), torch.tensor([0, 1, 0, 1]))
+    assert metrics.loss.compute().isnan()
+    metrics.reset()
+    metrics.update(torch.tensor(0.5), torch.randn(4, 2), torch.tensor([0, 1, 0, 1]))
+    assert metrics.loss.compute() == 0.5

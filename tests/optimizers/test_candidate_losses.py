@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from optimizers import candidate_losses
+from tests.architectures import VOCAB_SIZE, tiny_model
 
 
 class Network(nn.Module):
@@ -138,3 +140,92 @@ def test_a_tensor_that_is_no_parameter_is_an_error():
     layer = nn.Linear(2, 2)
     with pytest.raises(ValueError, match="no parameter of the Linear"):
         candidate_losses(layer, lambda: layer.weight.sum())([torch.zeros(2)], [torch.zeros(3, 2)])
+
+
+class _Doubled(torch.autograd.Function):
+    """A function as models define them, without a rule for vmap (Bloom's GELU, YOSO's and PhiMoE's in transformers)."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx, grad):
+        return 2 * grad
+
+
+class _Refused(nn.Module):
+    """A module that torch.func.vmap cannot run (torch 2.13), with dropout."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.first, self.last = kind, nn.Linear(5, 6), nn.Linear(6, 3)
+        self.dropout = nn.Dropout(0.3)
+        self.norm = nn.BatchNorm1d(6) if kind == "batch norm" else nn.Identity()
+
+    def forward(self, inputs):
+        hidden = self.norm(self.dropout(self.first(inputs)))
+        if self.kind == "autograd function":
+            hidden = _Doubled.apply(hidden)
+        elif self.kind == "value read in Python" and hidden.mean().item() > 1e9:
+            raise AssertionError
+        elif self.kind == "number":
+            return self.last(hidden).mean().item()
+        return self.last(hidden)
+
+
+@pytest.mark.parametrize("kind", ["autograd function", "batch norm", "value read in Python", "number"])
+def test_what_vmap_refuses_is_computed_one_at_a_time_and_said_once(kind):
+    module, inputs, labels = _Refused(kind), torch.randn(7, 5), torch.randint(0, 3, (7,))
+
+    def loss():
+        outputs = module(inputs)
+        return outputs if kind == "number" else F.cross_entropy(outputs, labels)
+
+    values = torch.randn(4, 6, 5)
+    torch.manual_seed(1)
+    with pytest.warns(UserWarning, match="_Refused: candidates are computed one at a time, as vmap refuses: ") as said:
+        losses = candidate_losses(module, loss)([module.first.weight], [values])
+    assert len(said) == 1
+    after = torch.get_rng_state()
+    expected = []
+    for value in values:
+        torch.manual_seed(1)
+        with torch.no_grad():
+            module.first.weight.copy_(value)
+            expected.append(torch.as_tensor(loss()))
+        assert torch.equal(torch.get_rng_state(), after)
+    assert torch.equal(losses, torch.stack(expected))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        candidate_losses(module, loss)([module.first.weight], [values])
+
+
+def test_an_error_of_the_loss_itself_comes_through():
+    layer = nn.Linear(2, 2)
+
+    def loss():
+        layer(torch.zeros(1, 2))
+        raise KeyError("labels")
+
+    with pytest.raises(KeyError, match="labels"):
+        candidate_losses(layer, loss)([layer.weight], [torch.zeros(3, 2, 2)])
+
+
+@pytest.mark.parametrize("architecture", ["bert", "deberta-v2", "gpt2"])
+def test_gradient_checkpointing_changes_nothing(architecture):
+    """transformers 5 puts requires_grad_ on the embeddings' output, which vmap refuses in torch 2.13."""
+    torch.manual_seed(0)
+    model = tiny_model(architecture)
+    batch = {"input_ids": torch.randint(3, VOCAB_SIZE, (4, 6)), "labels": torch.tensor([0, 1, 0, 1])}
+    parameters = list(model.parameters())[-4:]
+    values = [parameter + 0.1 * torch.randn(3, *parameter.shape) for parameter in parameters]
+    found = []
+    for checkpointing in (False, True):
+        if checkpointing:
+            model.activation_checkpointing_enable()
+        torch.manual_seed(1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            found.append(candidate_losses(model, lambda: model(**batch).loss)(parameters, values))
+    assert torch.equal(*found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import io
+import itertools
 import math
 import pickle
 
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from optimizers import StepRecord, UnitReport, traits
+from optimizers import ParabolicAdam, StepRecord, UnitReport, traits
 from tests.optimizers.all_optimizers import OPTIMIZERS
 
 every_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
@@ -248,6 +249,38 @@ def test_a_loss_that_is_not_finite_leaves_the_parameters_as_they_were(name, valu
     if hasattr(optimizer, "last_step"):
         assert not optimizer.last_step.accepted
     assert all(math.isfinite(loss) for loss, _ in run(problem, optimizer, 5, first=13))
+
+
+@every_optimizer
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_search_without_a_finite_trial_keeps_its_step_size_and_is_skipped(name, value):
+    """A loss that is finite where the step starts and nowhere else says nothing about step sizes."""
+    problem = Problem()
+    optimizer = OPTIMIZERS[name](problem.groups())
+    if not measures_trials(optimizer):
+        pytest.skip("never looks at the loss")
+    run(problem, optimizer, 12)
+    if "skipped" not in optimizer.param_groups[0]:
+        pytest.skip("counts no skipped steps")
+    rates = [group["lr"] for group in optimizer.param_groups]
+    radii = [state.get("radius_factor") for state in optimizer.state.values()]
+    closure, evaluate = problem.callables(optimizer, 12)
+    for _ in range(12):  # a step between two searches has no trial
+        calls = itertools.count(traits(optimizer).needs_gradient)
+        start = values(problem.parameters())
+        # The first loss that is evaluated is that of the start, unless the closure has computed it.
+        optimizer.step(closure, evaluate=lambda calls=calls: evaluate() * (value if next(calls) else 1.0))
+        if any(group["skipped"] for group in optimizer.param_groups):
+            break
+    skipped = [bool(group["skipped"]) for group in optimizer.param_groups]
+    assert any(skipped)
+    for place, (left_out, rate) in enumerate(zip(skipped, rates, strict=True)):
+        if left_out and not isinstance(optimizer, ParabolicAdam):  # whose rate follows a schedule
+            assert optimizer.param_groups[place]["lr"] == rate
+    if all(skipped):
+        assert equal(problem.parameters(), start)
+        assert not optimizer.last_step.accepted
+    assert [state.get("radius_factor") for state in optimizer.state.values()] == radii
 
 
 @every_optimizer

@@ -1,0 +1,40 @@
+"""Compiling a model, or a module's loss, so that trials still see the random numbers of their step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.compile import to_uncompiled
+from torch import nn
+
+from lightning_modules.errors import ModelError
+
+
+def compile_model(model: nn.Module) -> None:
+    """Compile a model in place by torch.compile; dropout masks stay those of the uncompiled model.
+
+    Args:
+        model: The model; names of its parameters stay as they are.
+    """
+    model.compile(options={"fallback_random": True})
+
+
+def compile_loss_alone(module: LightningModule) -> None:
+    """Compile ``compute_loss`` of a module in place of its steps.
+
+    Lightning compiles the steps of what ``torch.compile(module)`` returns. A step under manual
+    optimization runs the optimizer and its trials, which torch.compile cannot trace.
+
+    Args:
+        module: A module with ``compute_loss``; nothing is done to one that Lightning has not compiled.
+
+    Raises:
+        ModelError: if Lightning keeps the compiler elsewhere than 2.6 does.
+    """
+    if not hasattr(module, "_compiler_ctx"):
+        raise ModelError("this version of Lightning does not say whether a module is compiled (_compiler_ctx)")
+    context: dict[str, Any] | None = module._compiler_ctx
+    if context is not None:
+        to_uncompiled(module)
+        module.compute_loss = context["dynamo_ctx"](module.compute_loss)

@@ -1,0 +1,231 @@
+"""How an optimizer of any package is made and stepped, by what its signature and attributes say."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import sysconfig
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from pathlib import Path
+from types import MethodType
+from typing import Any
+
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.optim import Optimizer
+
+from lightning_modules.closures import StepClosures
+from lightning_modules.errors import ModelError
+from optimizers import ParamGroups
+
+# Of these attributes each belongs to a training loop of the optimizer's own.
+_OWN_LOOPS = {
+    "fused_backward": "moves the parameters inside a backward pass of its own (fused_backward)",
+    "set_closure": "calls the model itself, with a loss function that it is given (set_closure)",
+    "pc_backward": "works on the gradients of several losses (pc_backward)",
+    "backward": "runs the backward pass itself (backward)",
+}
+
+
+def make_optimizer(
+    factory: Callable[..., Optimizer],
+    module: nn.Module,
+    division: ParamGroups | None,
+    names: tuple[Sequence[str], Sequence[str]],
+    keywords: Mapping[str, Any],
+) -> Optimizer:
+    """Make the optimizer of a module.
+
+    A factory with an argument ``model`` gets the module, one with an argument ``params`` or any other first argument
+    the parameter groups. One that takes one group alone gets it, as long as nobody has asked for a division.
+
+    Args:
+        factory: A class, a function or a partial of one.
+        module: The module to train.
+        division: Makes the groups. None: the default ones.
+        names: Of the module's parameters, those that came from no checkpoint; of its modules, the order in which they
+            run, or none.
+        keywords: Further arguments of the factory.
+
+    Raises:
+        ModelError: if the module cannot be divided so, or if the optimizer refuses its arguments.
+    """
+    takes_model, takes_groups = _arguments(factory)
+    if division is not None and not takes_groups:
+        raise ModelError(f"param_groups: {_name(factory)} makes its own groups from the model; leave param_groups out")
+    try:
+        groups = (division or ParamGroups())(module, *names)
+    except ValueError as error:
+        raise ModelError(f"param_groups: {error}") from error
+    if takes_model:
+        make = partial(factory, module, params=groups) if takes_groups else partial(factory, module)
+        return _made(make, factory, keywords)
+    try:
+        return _made(partial(factory, groups), factory, keywords)
+    except ModelError:
+        # torch's LBFGS takes one group alone; a model's default is two, with and without weight decay.
+        if division is not None or len(groups) == 1:
+            raise
+        together = ParamGroups(decay_norm_and_bias=True)(module, *names)
+        try:
+            return _made(partial(factory, together), factory, keywords)
+        except ModelError:
+            pass  # it is something else, which the first error is about
+        raise
+
+
+def _arguments(factory: Callable[..., Any]) -> tuple[bool, bool]:
+    """Return whether a factory takes a model, and whether it takes parameter groups."""
+    names = list(inspect.signature(factory).parameters)
+    takes_model = bool(names) and names[0] == "model"
+    return takes_model, not takes_model or "params" in names
+
+
+def _made(make: Callable[..., Optimizer], factory: Callable[..., Any], keywords: Mapping[str, Any]) -> Optimizer:
+    try:
+        return make(**keywords)
+    except Exception as error:
+        if isinstance(error, (TypeError, ValueError, NotImplementedError)) or _is_installed(factory):
+            name = "" if _name(factory) in str(error) else f"{_name(factory)}: "
+            raise ModelError(f"optimizer: {name}{error}") from error
+        raise
+
+
+def check_step(optimizer: Optimizer, *, scales_gradients: bool, ranks: int, clips_gradients: bool) -> None:
+    """Refuse an optimizer that a training step cannot serve, and prepare one that calls closures its own way.
+
+    Args:
+        optimizer: A freshly made optimizer.
+        scales_gradients: Whether a gradient scaler runs the steps, as with ``precision: 16-mixed``.
+        ranks: Number of processes.
+        clips_gradients: Whether gradients are clipped before a step.
+
+    Raises:
+        ModelError: one sentence: what the optimizer needs, and what to do.
+    """
+    name, arguments = type(optimizer).__name__, inspect.signature(optimizer.step).parameters
+    for attribute, what in _OWN_LOOPS.items():
+        if hasattr(optimizer, attribute):
+            raise ModelError(f"optimizer: {name} {what}, which a training step here does not do; choose another one")
+    if "closure" not in arguments:
+        raise ModelError(f"optimizer: {name}.step takes no closure, which every step is given; choose another one")
+    if scales_gradients and (_needs_second_gradient(optimizer) or _needs_graph(optimizer)):
+        raise ModelError(
+            f"precision: {name} needs the gradient more than once in a step, which the scaler of 16-mixed does not "
+            "allow; choose bf16-mixed or 32-true"
+        )
+    if _needs_graph(optimizer) and (ranks > 1 or clips_gradients):
+        raise ModelError(
+            f"optimizer: {name} differentiates the gradient, which is neither shared among ranks nor clipped before; "
+            "train on one device, without gradient_clip"
+        )
+    if "evaluate" not in arguments and any(kind.kind == kind.VAR_KEYWORD for kind in arguments.values()):
+        _let_closures_skip_backward(optimizer)
+
+
+def _let_closures_skip_backward(optimizer: Optimizer) -> None:
+    """Let an optimizer call ``closure(backward=False)``, as torchzero does, which Lightning's closures do not take."""
+    own_step = optimizer.step
+
+    def step(
+        _: Optimizer, closure: Callable[[], Any] | None = None, *, loss_alone: Callable[[], Any], **others: Any
+    ) -> Any:
+        if closure is None:
+            return own_step(**others)
+
+        def either(backward: bool = True) -> Any:
+            return closure() if backward else loss_alone()
+
+        return own_step(either, **others)
+
+    # A bound method: torch's schedules wrap it as one.
+    optimizer.step = MethodType(step, optimizer)  # type: ignore[method-assign]
+
+
+def step_keywords(optimizer: Optimizer, step: StepClosures, has_scaler: bool) -> dict[str, Any]:
+    """Return what an optimizer's ``step`` is handed besides the closure.
+
+    Args:
+        optimizer: The optimizer.
+        step: The loss of the step.
+        has_scaler: Whether a gradient scaler runs the step, without the closure.
+    """
+    offered: dict[str, Any] = {
+        "evaluate": step.evaluate,
+        "evaluate_many": step.evaluate_many,
+        "loss_alone": step.loss_alone,
+    }
+    arguments = inspect.signature(optimizer.step).parameters
+    if "evaluate" in arguments or has_scaler:
+        offered["loss"] = step.loss  # an ordinary step takes a closure or a loss
+    return {name: value for name, value in offered.items() if name in arguments}
+
+
+@contextmanager
+def step_context(optimizer: LightningOptimizer, is_first: bool) -> Iterator[None]:
+    """Context of a step: second derivatives where they are needed, and one line for what fails in the first one.
+
+    Args:
+        optimizer: The optimizer, as Lightning wraps it.
+        is_first: Whether it is the run's first step, in which an optimizer may turn out not to fit the model.
+
+    Raises:
+        ModelError: if the first step of another package's optimizer fails on its own account.
+    """
+    needs_graph = _needs_graph(optimizer.optimizer)
+    # Fused attention has no second derivative.
+    attention: AbstractContextManager[Any] = sdpa_kernel(SDPBackend.MATH) if needs_graph else nullcontext()
+    with attention, _first_step(optimizer.optimizer) if is_first else nullcontext():
+        yield
+    if needs_graph:
+        optimizer.zero_grad()  # a gradient with a graph holds the activations
+
+
+def backward_of(optimizer: Optimizer, backward: Callable[..., None]) -> Callable[..., None]:
+    """Return a backward pass that keeps the gradient's graph where an optimizer differentiates it (AdaHessian)."""
+    return partial(backward, create_graph=True) if _needs_graph(optimizer) else backward
+
+
+def _needs_graph(optimizer: Optimizer) -> bool:
+    # timm's attribute; pytorch_optimizer's take an estimate of the Hessian in place of the graph.
+    is_second_order = getattr(optimizer, "is_second_order", False)
+    return bool(is_second_order) or "hessian" in inspect.signature(optimizer.step).parameters
+
+
+def _needs_second_gradient(optimizer: Optimizer) -> bool:
+    """Whether a step moves the parameters and calls the closure again (SAM)."""
+    return callable(getattr(optimizer, "first_step", None))
+
+
+@contextmanager
+def _first_step(optimizer: Optimizer) -> Iterator[None]:
+    """Say in one line why another package's optimizer fails in its first step; errors of the loss stay as they are."""
+    try:
+        yield
+    except Exception as error:
+        traceback, of_loss = error.__traceback__, False
+        while traceback is not None:
+            of_loss = of_loss or traceback.tb_frame.f_code.co_filename == inspect.getfile(StepClosures)
+            traceback = traceback.tb_next
+        if isinstance(error, ModelError) or of_loss or not _is_installed(type(optimizer)):
+            raise
+        raise ModelError(
+            f"optimizer: {type(optimizer).__name__} does not go with this model and these param_groups; its first step "
+            f"ends in {type(error).__name__}: {error}"
+        ) from error
+
+
+def _is_installed(factory: Any) -> bool:
+    """Whether a class or function is from an installed package other than this one."""
+    factory = getattr(factory, "func", factory)
+    module = sys.modules.get(getattr(factory, "__module__", None) or "")
+    file = Path(getattr(module, "__file__", None) or "")
+    folders = {Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")}
+    return bool(folders & set(file.parents)) and getattr(factory, "__module__", "").split(".")[0] != "optimizers"
+
+
+def _name(factory: Any) -> str:
+    return getattr(getattr(factory, "func", factory), "__name__", type(factory).__name__)

@@ -1,0 +1,37 @@
+"""One axis for the curves of a run: optimizer steps, however many batches each is about."""
+
+from __future__ import annotations
+
+from lightning.pytorch import Trainer
+
+
+class StepAxis:
+    """Lets Lightning count optimizer steps where batches are accumulated under manual optimization.
+
+    Lightning 2.6.6 counts batches on the axis of curves and for ``log_every_n_steps``, unless
+    ``Trainer.accumulate_grad_batches`` says otherwise, which it refuses as an argument under manual optimization, and
+    obeys once set. At the batches between two steps it would log the values of the last one again: there logging rests.
+    The first step is at 0, as in any Lightning run: ``Trainer.global_step`` is one further once a step is made.
+    """
+
+    def __init__(self) -> None:
+        self._every: int | None = None
+
+    def begin(self, trainer: Trainer, accumulate_grad_batches: int) -> None:
+        """Begin a fit of so many batches per step."""
+        trainer.accumulate_grad_batches = accumulate_grad_batches
+        self._every = trainer.log_every_n_steps
+
+    def rest(self, trainer: Trainer) -> None:
+        """Log nothing at a batch without a step."""
+        trainer.log_every_n_steps = 0
+
+    def resume(self, trainer: Trainer) -> None:
+        """Log as asked at a batch with a step."""
+        if self._every is not None:
+            trainer.log_every_n_steps = self._every
+
+    def finish(self, trainer: Trainer) -> None:
+        """Leave the trainer as it was, so that it takes another fit."""
+        self.resume(trainer)
+        trainer.accumulate_grad_batches, self._every = 1, None

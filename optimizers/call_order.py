@@ -1,0 +1,55 @@
+"""The order in which the modules of a model run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Context without gradients in which a model is in eval mode; its mode and torch's random numbers come back."""
+    training = [module for module in model.modules() if module.training]
+    devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
+    try:
+        for module in training:
+            module.training = False
+        with torch.no_grad(), torch.random.fork_rng(list(devices)):
+            yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def call_order(model: nn.Module, run: Callable[[], Any]) -> tuple[str, ...]:
+    """Return the names of a model's modules in the order in which their calls begin, one entry per call.
+
+    The model runs once, as in :func:`evaluating`.
+
+    Args:
+        model: The model; its own name is the empty string.
+        run: Runs it on any input.
+
+    Example::
+
+        order = call_order(bert, lambda: bert(input_ids=torch.tensor([[5, 6, 7]])))
+        parts = named_parts(bert, order)
+    """
+    calls: list[str] = []
+    names = {module: name for name, module in model.named_modules()}
+
+    def note(module: nn.Module, args: Any) -> None:
+        calls.append(names[module])
+
+    hooks = [module.register_forward_pre_hook(note) for module in names]
+    try:
+        with evaluating(model):
+            run()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return tuple(calls)

@@ -1,0 +1,40 @@
+"""Memory is measured in processes of their own, and methods without gradients take what an evaluation does."""
+
+from __future__ import annotations
+
+import re
+import sys
+
+import pytest
+
+from benchmarks import memory
+
+
+@pytest.mark.slow
+def test_a_method_without_gradients_takes_what_an_evaluation_does(monkeypatch, capsys, tmp_path):
+    arguments = ["--size", "25m", "--device", "cpu", "--length", "16", "--output", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["memory", *arguments, "--methods", "evaluation", "MeZO", "AdamW"])
+    memory.main()
+    report = (tmp_path / "memory_25m_cpu.md").read_text()
+    assert report in capsys.readouterr().out
+    rows = {cells[1]: cells for line in report.splitlines() if len(cells := re.split(r" *\| *", line)) > 2}
+    weights = 22_000_000 * 4 / 2**20
+    assert weights < float(rows["evaluation"][2]) < 1.5 * weights
+    assert float(rows["MeZO"][4]) < 1.1
+    # Gradients and two moments.
+    assert float(rows["AdamW"][5]) > 3 * weights * 0.95
+
+
+def test_a_method_that_dies_is_left_out_of_the_table(monkeypatch, capsys):
+    def measured(name):
+        if name != "evaluation":
+            raise RuntimeError(f"{name}: killed, out of memory?")
+        return {"parameters": 10, "weights": 40, "trainable": 40, "peak": 2**20}
+
+    monkeypatch.setattr(memory, "measured_in_new_process", measured)
+    monkeypatch.setattr(sys, "argv", ["memory", "--methods", "evaluation", "SaLSA"])
+    memory.main()
+    printed = capsys.readouterr()
+    assert "not measured: SaLSA: killed, out of memory?" in printed.err
+    assert "| evaluation | 1 | 104857.60 | 1.000 | 1 | 0 |" in printed.out
+    assert "SaLSA" not in printed.out

@@ -1,0 +1,111 @@
+"""Studies on a real Ray cluster of this machine: a node that is killed, and what is left to do."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from transformers import BertConfig
+
+from benchmarks.study.definition import load_study
+from benchmarks.study.execution import is_locked, read_history, run_folder
+from benchmarks.study.grid import expand_runs
+from benchmarks.study.results import FINISHED, ResultsFile
+
+cluster_utils = pytest.importorskip("ray.cluster_utils", reason="Ray is not installed (pip install -e '.[ray]')")
+
+ROOT = Path(__file__).resolve().parents[2]
+STUDY = """
+title: Tiny
+settings:
+  model.model: HERE/model
+  model.pretrained: false
+  model.optimizer: noted.Noted
+  data.task_name: sst2
+  data.source: synthetic
+  data.tokenizer: offline:all-MiniLM-L6-v2
+  data.max_length: 16
+  data.max_train_samples: 32
+  data.max_eval_samples: 32
+  data.train_batch_size: 8
+  trainer.accelerator: cpu
+axes: {only: {one: {}}}
+seeds: 3
+budget: {seconds: 10}
+"""
+# Notes which runs make an optimizer: their output goes to a file in their folder.
+NOTED = """
+import os
+from optimizers import SaLSA
+
+
+class Noted(SaLSA):
+    def __init__(self, params):
+        super().__init__(params)
+        with open("HERE/starts", "a") as file:
+            file.write(os.path.basename(os.path.dirname(os.readlink("/proc/self/fd/1"))) + "\\n")
+"""
+
+
+@pytest.fixture
+def cluster():
+    cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    yield cluster
+    cluster.shutdown()
+
+
+def wait_until(condition, seconds: float = 300.0) -> None:  # type: ignore[no-untyped-def]
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_node_is_killed_and_its_runs_alone_are_made_again(tmp_path, cluster):
+    (tmp_path / "tiny.yaml").write_text(STUDY.replace("HERE", str(tmp_path)))
+    (tmp_path / "noted.py").write_text(NOTED.replace("HERE", str(tmp_path)))
+    sizes = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+    BertConfig(vocab_size=30522, max_position_embeddings=32, **sizes).save_pretrained(tmp_path / "model")
+    output = tmp_path / "out"
+    runs = expand_runs(load_study(tmp_path / "tiny.yaml"))
+    doomed = cluster.add_node(num_cpus=1)
+    cluster.add_node(num_cpus=1)
+
+    def starts():
+        noted = tmp_path / "starts"
+        return Counter(noted.read_text().split()) if noted.exists() else Counter()
+
+    command = [sys.executable, "-m", "benchmarks.study", str(tmp_path / "tiny.yaml"), "--output", str(output)]
+    environment = {**os.environ, "RAY_ADDRESS": cluster.address, "PYTHONPATH": str(tmp_path)}
+
+    def study():
+        with (tmp_path / "log").open("a") as log:
+            return subprocess.Popen([*command, "--launcher", "ray"], cwd=ROOT, stderr=log, stdout=log, env=environment)
+
+    started = study()
+    wait_until(lambda: started.poll() is not None or len(starts()) == 2)
+    assert started.poll() is None, (tmp_path / "log").read_text()
+    running = starts()
+    cluster.remove_node(doomed, allow_graceful=False)
+    assert started.wait(300) == 0, (tmp_path / "log").read_text()
+
+    with ResultsFile(output / "results.sqlite") as store:
+        results = store.results()
+    assert {result.status for result in results.values()} == {FINISHED}
+    assert results.keys() == {run.id for run in runs}
+    assert sorted(starts()[run.id] for run in runs) == [1, 1, 2]
+    assert all(number == 1 or run in running for run, number in starts().items())
+    for run in runs:
+        steps = [step for step, _, _ in read_history(run_folder(output, run) / "history.csv")["train/loss"]]
+        assert steps == sorted(set(steps))
+        assert not is_locked(run_folder(output, run))
+    again = study()
+    assert again.wait(120) == 0
+    assert sum(starts().values()) == 4

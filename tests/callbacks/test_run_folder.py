@@ -1,0 +1,76 @@
+"""Folders of runs: each run has one of its own, also where several start at once."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from callbacks import claim_run_folders
+
+LOGGERS = {"tensorboard": TensorBoardLogger, "csv": CSVLogger}
+
+
+def trainer(*loggers: Any) -> Trainer:
+    return Trainer(logger=list(loggers), accelerator="cpu", enable_checkpointing=False, enable_progress_bar=False)
+
+
+def claim_together(kind: str, folder: Path, start: float, found: Any) -> None:
+    made = trainer(LOGGERS[kind](folder, name="exp"))
+    time.sleep(max(0.0, start - time.time()))
+    claim_run_folders(made)
+    found.put(made.log_dir)
+
+
+@pytest.mark.parametrize("kind", LOGGERS)
+def test_processes_that_start_at_once_have_folders_of_their_own(tmp_path: Path, kind: str) -> None:
+    context, count = multiprocessing.get_context("fork"), 8
+    found, start = context.Queue(), time.time() + 1
+    processes = [
+        context.Process(target=claim_together, args=(kind, tmp_path, start, found), daemon=True) for _ in range(count)
+    ]
+    for process in processes:
+        process.start()
+    folders = {found.get(timeout=60) for _ in processes}
+    for process in processes:
+        process.join()
+    assert folders == {str(tmp_path / "exp" / f"version_{number}") for number in range(count)}
+    assert {path.name for path in (tmp_path / "exp").iterdir()} == {f"version_{number}" for number in range(count)}
+
+
+def test_versions_that_are_given_or_taken_stay(tmp_path: Path) -> None:
+    (tmp_path / "exp" / "version_3").mkdir(parents=True)
+    given, named = TensorBoardLogger(tmp_path, name="exp", version=3), CSVLogger(tmp_path, name="exp", version="mine")
+    free = TensorBoardLogger(tmp_path, name="exp", sub_dir="events")
+    made = trainer(given, named, free)
+    claim_run_folders(made)
+    claim_run_folders(made)
+    assert (given.version, named.version, free.version) == (3, "mine", 4)
+    assert sorted(path.name for path in (tmp_path / "exp").iterdir()) == ["version_3", "version_4"]
+
+
+def test_the_main_process_alone_makes_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = trainer(TensorBoardLogger(tmp_path, name="exp"))
+    monkeypatch.setattr(type(made), "is_global_zero", False)
+    claim_run_folders(made)
+    assert not os.listdir(tmp_path)
+
+
+def test_a_file_in_the_way_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "exp").mkdir()
+    (tmp_path / "exp" / "version_0").touch()
+    with pytest.raises(FileExistsError):
+        claim_run_folders(trainer(TensorBoardLogger(tmp_path, name="exp")))
+
+
+def test_another_lightning_is_named(tmp_path: Path) -> None:
+    logger = TensorBoardLogger(tmp_path, name="exp")
+    del logger._version
+    with pytest.raises(RuntimeError, match=r"lightning 2\.\d+.*TensorBoardLogger has no _version"):
+        claim_run_folders(trainer(logger))

@@ -1,0 +1,226 @@
+"""What works with each family of models: the table of docs/compatibility.md.
+
+``python -m tests.family_support > docs/compatibility.md`` writes it anew, in some minutes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from peft import LoraConfig
+from tokenizers import Tokenizer, models
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
+from transformers import logging as transformers_logging
+
+from callbacks import GradualUnfreezing
+from lightning_modules import BottleneckConfig, SequenceClassifier
+from lightning_modules.errors import ModelError
+from optimizers import AdamSLS, ParabolicAdam, ParamGroups
+from tests.families import END, FAMILIES, PAD, VOCAB_SIZE, family_batch, family_model
+
+
+class Support:
+    """The features that are tried with a family; each method raises where the feature does not do what it promises.
+
+    Args:
+        family: One of ``FAMILIES``.
+        folder: Where files may go.
+    """
+
+    def __init__(self, family: str, folder: Path) -> None:
+        self.folder = folder
+        # Of two labels: the end of the head is new to the module with three.
+        family_model(family, num_labels=2).save_pretrained(folder / "pretrained")
+        rows = torch.arange(4)
+        self.batch = family_batch() | {"labels": rows % 3, "idx": rows}
+        self.batch["token_type_ids"] = (self.batch["input_ids"] > 50).long() * self.batch["attention_mask"]
+
+    def fit(self) -> None:
+        module = self.module(optimizer=lambda groups: ParabolicAdam(groups, total_steps=2))
+        before = self.outputs(module)
+        train(module, [self.batch] * 2)
+        assert not torch.equal(self.outputs(module), before)
+        assert self.outputs(module).isfinite().all()
+
+    def split_by_length(self) -> None:
+        module = self.module(split_by_length=2, dropout=0.0)
+        parts = module.prepare_batch(self.batch, "train")
+        assert len({part["input_ids"].shape[1] for part in parts}) == 2
+        outputs = torch.cat([module._outputs(part) for part in parts])
+        rows = torch.cat([part["idx"] for part in parts])
+        close(outputs, module(self.batch)[rows])
+
+    def cache_features(self) -> None:
+        for trainable in ("head", "new"):
+            module = self.module(trainable=trainable, cache_features=str(self.folder / trainable), dropout=0.0)
+            expected = module(self.batch)
+            part = module._on_its_side(self.batch)
+            assert module.feature_cache is not None
+            for _ in range(2):
+                features = module.feature_cache.features("val0", part)
+                close(module._outputs(part | {"features": features}), expected)
+
+    def units_per_layer(self) -> None:
+        units = ParamGroups(units="layer")
+        module = self.module(optimizer=lambda groups: AdamSLS(groups), param_groups=units)
+        groups = units(module.model, module.new_parameter_names, module.module_order)
+        held = [parameter for group in groups for parameter in group["params"]]
+        trainable = [parameter for parameter in module.model.parameters() if parameter.requires_grad]
+        assert {*map(id, held)} == {*map(id, trainable)}
+        assert len(held) == len(trainable)
+        assert {group["unit"] for group in groups} >= {"embeddings", "layer.0", "head"}
+        train(module, [self.batch] * 2)
+        assert self.outputs(module).isfinite().all()
+
+    def gradual_unfreezing(self) -> None:
+        module = self.module(optimizer=lambda groups: torch.optim.SGD(groups, lr=1e-2))
+        train(module, [self.batch] * 3, GradualUnfreezing(every_n_steps=1))
+        assert self.outputs(module).isfinite().all()
+
+    def lora(self) -> None:
+        module = self.lora_module()
+        before = self.outputs(module)
+        self.step(module)
+        assert not torch.equal(self.outputs(module), before)
+
+    def bottleneck(self) -> None:
+        module = self.module(adapter=BottleneckConfig(size=2))
+        before = self.outputs(module)
+        self.step(module)
+        assert not torch.equal(self.outputs(module), before)
+
+    def merge(self) -> None:
+        module = self.lora_module()
+        self.step(module)
+        adapted = self.outputs(module)
+        assert module.adapted is not None
+        close(module.adapted.merge().eval()(**self.inputs(module)).logits, adapted)
+
+    def export(self) -> None:
+        module = self.module()
+        module.export(self.folder / "exported", tokenizer())
+        reloaded = AutoModelForSequenceClassification.from_pretrained(self.folder / "exported")
+        close(reloaded(**self.inputs(module)).logits, self.outputs(module))
+
+    # Parts of the above
+
+    def module(self, **arguments: Any) -> SequenceClassifier:
+        torch.manual_seed(0)
+        return SequenceClassifier(str(self.folder / "pretrained"), num_labels=3, **arguments)
+
+    def lora_module(self) -> SequenceClassifier:
+        return self.module(adapter=LoraConfig(r=2, target_modules="all-linear"), dropout=0.0)
+
+    def step(self, module: SequenceClassifier) -> None:
+        optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=1e-2)
+        for _ in range(2):
+            module.train().compute_loss(module.prepare_batch(self.batch, "train")[0]).backward()
+            optimizer.step()
+
+    def inputs(self, module: SequenceClassifier) -> dict[str, Tensor]:
+        names = ("input_ids", "attention_mask")
+        return {name: tensor for name, tensor in module._on_its_side(self.batch).items() if name in names}
+
+    @torch.no_grad()
+    def outputs(self, module: SequenceClassifier) -> Tensor:
+        mode = module.training
+        outputs = module.eval()(self.inputs(module))
+        module.train(mode)
+        return outputs
+
+
+FEATURES = {
+    "fit": "fit",
+    "split_by_length": "split by length",
+    "cache_features": "cache features",
+    "units_per_layer": "units per layer",
+    "gradual_unfreezing": "gradual unfreezing",
+    "lora": "LoRA",
+    "merge": "merge",
+    "bottleneck": "bottleneck",
+    "export": "export",
+}
+
+
+def support(family: str, folder: Path) -> dict[str, str]:
+    """Return, for each of ``FEATURES``, ``works`` or the line with which it is refused."""
+    tried = Support(family, folder)
+    found = {}
+    for feature in FEATURES:
+        try:
+            getattr(tried, feature)()
+            found[feature] = "works"
+        except ModelError as error:
+            found[feature] = str(error)
+    return found
+
+
+def train(module: SequenceClassifier, batches: list, *callbacks: Any) -> None:
+    """Fit a module on batches, once."""
+    trainer = Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        logger=False,
+        callbacks=list(callbacks),
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, torch.utils.data.DataLoader(batches, batch_size=None))
+
+
+def close(found: Tensor, expected: Tensor) -> None:
+    """Check that two logits are the same but for rounding."""
+    scale = float(expected.abs().max())
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4 * max(scale, 1e-2))
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Return a tokenizer of a hundred words."""
+    words = {"[PAD]": PAD, "[END]": END} | {f"w{number}": number for number in range(3, VOCAB_SIZE)} | {"[UNK]": 1}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="[UNK]")), pad_token="[PAD]", eos_token="[END]"
+    )
+
+
+@contextlib.contextmanager
+def quiet() -> Any:
+    """Context without the remarks of Lightning and transformers."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+if __name__ == "__main__":
+    import traceback
+
+    for family in sys.argv[1:] or FAMILIES:
+        with quiet(), tempfile.TemporaryDirectory() as folder:
+            tried = Support(family, Path(folder))
+            line = []
+            for feature in FEATURES:
+                try:
+                    getattr(tried, feature)()
+                except ModelError as error:
+                    line.append(f"{feature}: REFUSED {error}")
+                except Exception as error:
+                    t = traceback.extract_tb(error.__traceback__)[-1]
+                    line.append(
+                        f"{feature}: FAIL {type(error).__name__} {' '.join(str(error).split())[:160]} {t.filename.split('/')[-1]}:{t.lineno}"
+                    )
+            print(family, "ok" if not line else "", flush=True)
+            for l in line:
+                print("     ", l, flush=True)

@@ -1,0 +1,170 @@
+"""Checkpoints that are not whole, or of another run: one line, where torch and Lightning go on or raise a KeyError."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from callbacks import AtomicCheckpointIO
+from lightning_modules import ClosureModule, ModelError
+from optimizers import AdamSLS, ParabolicAdam, SaLSA
+
+OPTIMIZERS: dict[str, Callable[..., Any]] = {
+    "ParabolicAdam": ParabolicAdam,
+    "AdamSLS": AdamSLS,
+    "SaLSA": SaLSA,
+    "AdamW": torch.optim.AdamW,
+}
+
+
+class Small(ClosureModule):
+    """A linear regression with a buffer that is not a number on purpose."""
+
+    def __init__(self, optimizer: str) -> None:
+        super().__init__(optimizer=OPTIMIZERS[optimizer])
+        self.body, self.head = nn.Linear(4, 2), nn.Linear(2, 2)
+        self.register_buffer("unknown", torch.tensor(float("nan")))
+
+    def compute_loss(self, batch: Tensor) -> Tensor:
+        return (self.head(self.body(batch)) - batch.sum(1, keepdim=True)).square().mean()
+
+
+def trainer(folder: Path, epochs: int) -> Trainer:
+    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    plugins: list[Any] = [AtomicCheckpointIO()]
+    return Trainer(max_epochs=epochs, accelerator="cpu", default_root_dir=folder, plugins=plugins, **quiet)
+
+
+def rows() -> DataLoader:
+    return DataLoader(torch.randn(32, 4, generator=torch.Generator().manual_seed(1)), batch_size=8)
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """A checkpoint of a fit with each optimizer."""
+    folder, found = tmp_path_factory.mktemp("whole"), {}
+    for name in OPTIMIZERS:
+        made = trainer(folder / name, 1)
+        made.fit(Small(name), rows())
+        made.save_checkpoint(folder / f"{name}.ckpt")
+        found[name] = torch.load(folder / f"{name}.ckpt", weights_only=True)
+    return found
+
+
+def resumed(folder: Path, name: str, checkpoint: dict[str, Any]) -> None:
+    torch.save(checkpoint, folder / "changed.ckpt")
+    trainer(folder, 2).fit(Small(name), rows(), ckpt_path=folder / "changed.ckpt")
+
+
+def dropped(*path: Any) -> Callable[[dict[str, Any]], None]:
+    """Return what takes an entry out of a checkpoint."""
+
+    def drop(checkpoint: Any) -> None:
+        for key in path[:-1]:
+            checkpoint = checkpoint[key]
+        del checkpoint[path[-1]]
+
+    return drop
+
+
+def emptied(checkpoint: dict[str, Any]) -> None:
+    checkpoint["optimizer_states"] = []
+
+
+def not_a_number(checkpoint: dict[str, Any]) -> None:
+    checkpoint["state_dict"]["body.weight"][1, 2] = float("nan")
+
+
+def of_another_shape(checkpoint: dict[str, Any]) -> None:
+    checkpoint["optimizer_states"][0]["state"][0]["exp_avg"] = torch.zeros(3)
+
+
+GROUP = ("optimizer_states", 0, "param_groups", 0)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (dropped("optimizer_states"), "the checkpoint has no optimizer_states, as under save_weights_only: fit cannot"),
+        (dropped("loops"), "the checkpoint has no loops"),
+        (dropped("callbacks"), "the checkpoint has no callbacks"),
+        (dropped("lr_schedulers"), "the checkpoint has no lr_schedulers"),
+        (emptied, "the checkpoint holds the state of no optimizer"),
+        (dropped("state_dict", "body.weight"), r"body\.weight is absent in the checkpoint"),
+        (not_a_number, r"damaged or of a diverged run: body\.weight holds NaN"),
+        (dropped(*GROUP, "lr"), "groups lack lr"),
+        (dropped(*GROUP, "params"), "is not whole"),
+        (dropped("optimizer_states", 0, "param_groups"), "is not whole: KeyError"),
+        (dropped("optimizer_states", 0, "state"), "is not whole: KeyError"),
+        (dropped("optimizer_states", 0, "state", 0, "exp_avg_sq"), "parameter 0 lacks exp_avg_sq"),
+        (of_another_shape, r"exp_avg of parameter 0 is \(3,\), the parameter \(2, 4\)"),
+    ],
+)
+def test_half_a_checkpoint_is_one_line(
+    checkpoints: dict[str, dict[str, Any]],
+    tmp_path: Path,
+    name: str,
+    change: Callable[[dict[str, Any]], None],
+    expected: str,
+) -> None:
+    changed = copy.deepcopy(checkpoints[name])
+    change(changed)
+    with pytest.raises(ModelError, match=rf"^ckpt_path: .*{expected}") as error:
+        resumed(tmp_path, name, changed)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("name", "counter"), [("AdamSLS", "searches"), ("SaLSA", "steps_since_search")])
+def test_a_searchs_counters_do_not_start_anew_without_a_word(
+    checkpoints: dict[str, dict[str, Any]], tmp_path: Path, name: str, counter: str
+) -> None:
+    changed = copy.deepcopy(checkpoints[name])
+    del changed["optimizer_states"][0]["param_groups"][0][counter]
+    with pytest.raises(ModelError, match=f"its groups lack {counter}"):
+        resumed(tmp_path, name, changed)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_whole_ones_are_taken(checkpoints: dict[str, dict[str, Any]], tmp_path: Path, name: str) -> None:
+    changed = copy.deepcopy(checkpoints[name])
+    resumed(tmp_path, name, changed)
+    # An option that came with a later version of torch is filled in by the optimizer itself.
+    if name == "AdamW":
+        del changed["optimizer_states"][0]["param_groups"][0]["decoupled_weight_decay"]
+        resumed(tmp_path, name, changed)
+
+
+def test_a_parameter_without_state_is_said(
+    checkpoints: dict[str, dict[str, Any]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    changed = copy.deepcopy(checkpoints["AdamW"])
+    del changed["optimizer_states"][0]["state"][1]
+    with caplog.at_level("INFO"):
+        resumed(tmp_path, "AdamW", changed)
+    assert "1 parameters have no state of AdamW in the checkpoint; theirs starts anew" in caplog.text
+
+
+class Unknown:
+    """A class that weights_only refuses."""
+
+
+def test_a_class_that_is_not_read_is_named_when_resuming_alone(
+    checkpoints: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    changed = copy.deepcopy(checkpoints["AdamW"])
+    changed["optimizer_states"][0]["state"][0]["memory"] = Unknown()
+    with pytest.raises(ModelError, match=rf"optimizer_states of the checkpoint cannot .*{__name__}\.Unknown"):
+        resumed(tmp_path, "AdamW", changed)
+    small = Small("AdamW")
+    (scores,) = trainer(tmp_path, 1).validate(small, rows(), ckpt_path=tmp_path / "changed.ckpt")
+    assert torch.equal(small.body.weight, changed["state_dict"]["body.weight"])
+    assert scores["val/loss"] > 0

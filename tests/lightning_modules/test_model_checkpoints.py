@@ -1,0 +1,201 @@
+"""Lightning's ModelCheckpoint under manual optimization, and after a resume into another folder."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from lightning_modules import ClosureModule
+from lightning_modules import model_checkpoints as tested
+
+BATCHES = 5
+
+
+class Small(ClosureModule):
+    """A linear regression whose validation losses may be given."""
+
+    def __init__(self, losses: list[float] | None = None) -> None:
+        super().__init__()
+        self.layer, self.losses = nn.Linear(4, 1), losses or []
+        # Names that ModelCheckpoint takes for its own under manual optimization.
+        self.saved_models = {0: {name: torch.zeros_like(value) for name, value in self.layer.state_dict().items()}}
+
+    def compute_loss(self, batch: Tensor) -> Tensor:
+        return (self.layer(batch) - batch.sum(1, keepdim=True)).square().mean()
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        super().validation_step(batch, batch_idx)
+        if self.losses:
+            self.log("val/given", self.losses[self.current_epoch])
+
+
+class Slow(Callback):
+    """A tenth of a second per batch."""
+
+    def on_train_batch_start(self, *_: object) -> None:
+        time.sleep(0.1)
+
+
+def rows(batches: int = BATCHES) -> DataLoader:
+    return DataLoader(torch.randn(8 * batches, 4, generator=torch.Generator().manual_seed(1)), batch_size=8)
+
+
+def fit(
+    folder: Path, *callbacks: Callback, module: ClosureModule | None = None, epochs: int = 2, resume: str | None = None
+) -> Trainer:
+    trainer = Trainer(
+        max_epochs=epochs,
+        callbacks=list(callbacks),
+        default_root_dir=folder,
+        logger=False,
+        accelerator="cpu",
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+    trainer.fit(module or Small(), rows(), rows(1), ckpt_path=resume)
+    return trainer
+
+
+def steps(folder: Path) -> list[int]:
+    return sorted(torch.load(file, weights_only=True)["global_step"] for file in folder.rglob("*.ckpt"))
+
+
+def test_checkpoints_by_time(tmp_path: Path) -> None:
+    saver = ModelCheckpoint(train_time_interval=timedelta(seconds=0.25), save_top_k=-1)
+    fit(tmp_path, saver, Slow())
+    assert 2 <= len(steps(tmp_path)) <= 5
+
+
+def test_checkpoints_by_time_wait_for_their_monitor(tmp_path: Path) -> None:
+    saver = ModelCheckpoint(train_time_interval=timedelta(seconds=0.15), save_top_k=-1, monitor="val/loss")
+    fit(tmp_path, saver, Slow())
+    assert steps(tmp_path)[0] == BATCHES
+    assert len(steps(tmp_path)) >= 3
+
+
+def test_a_save_by_step_that_waits_for_its_monitor_is_made_at_the_first_validation(tmp_path: Path) -> None:
+    fit(tmp_path, ModelCheckpoint(every_n_train_steps=3, save_top_k=-1, monitor="val/loss"))
+    assert steps(tmp_path) == [5, 6, 9]
+
+
+def test_a_save_in_an_epochs_last_step_has_the_score_of_its_own_validation(tmp_path: Path) -> None:
+    saver = ModelCheckpoint(every_n_train_steps=5, save_top_k=-1, monitor="val/given")
+    fit(tmp_path, saver, module=Small([3.0, 2.0, 1.0]), epochs=3)
+    assert sorted(map(float, saver.best_k_models.values())) == [1.0, 2.0, 3.0]
+
+
+@pytest.mark.parametrize("validated", [True, False])
+def test_checkpoints_by_step_hold_the_weights_of_their_step(tmp_path: Path, validated: bool) -> None:
+    module = Small()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*pre-optimization state.*")
+        saver = ModelCheckpoint(every_n_train_steps=2, save_top_k=-1)
+        trainer = Trainer(
+            max_epochs=2,
+            callbacks=[saver],
+            default_root_dir=tmp_path,
+            logger=False,
+            accelerator="cpu",
+            enable_progress_bar=False,
+            limit_val_batches=1.0 if validated else 0,
+        )
+        trainer.fit(module, rows(), rows(1))
+    assert steps(tmp_path) == [2, 4, 6, 8, 10]
+    last = torch.load(saver.best_model_path, weights_only=True)["state_dict"]
+    assert torch.equal(last["layer.weight"], module.layer.weight)
+
+
+# Faults of Lightning that are mended. Where one of these fails, Lightning has mended it itself.
+
+
+def test_lightning_still_ignores_the_time_under_manual_optimization(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lightning_modules.closure_module.save_by_step_and_time", lambda trainer: None)
+    fit(tmp_path, ModelCheckpoint(train_time_interval=timedelta(seconds=0.25), save_top_k=-1), Slow())
+    assert not steps(tmp_path), "lightning saves by time under manual optimization: see save_by_step_and_time"
+
+
+def test_lightning_still_loses_a_save_that_waits_for_its_monitor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lightning_modules.closure_module.save_by_step_and_time", lambda trainer: None)
+    module = Small()
+    del module.saved_models
+    fit(tmp_path, ModelCheckpoint(every_n_train_steps=3, save_top_k=-1, monitor="val/loss"), module=module)
+    assert steps(tmp_path) == [6, 9], "lightning saves at the first validation: see save_by_step_and_time"
+
+
+def test_another_lightning_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tested, "_NOT_PUBLIC", ("_no_such_name",))
+    with pytest.raises(RuntimeError, match=r"lightning 2\.\d+.*_no_such_name"):
+        fit(tmp_path, ModelCheckpoint())
+
+
+# Going on in another folder
+
+
+def resumable(folder: Path) -> tuple[str, str]:
+    """The best and the newest checkpoint of a run whose second epoch was worse than its first."""
+    best = ModelCheckpoint(monitor="val/given", filename="best")
+    newest = ModelCheckpoint(filename="newest")
+    fit(folder, best, newest, module=Small([0.1, 0.5]))
+    return best.best_model_path, newest.best_model_path
+
+
+@pytest.mark.parametrize("losses", [(0.3, "old"), (0.05, "new")])
+def test_the_best_checkpoint_is_the_best_of_the_whole_run(tmp_path: Path, losses: tuple[float, str]) -> None:
+    best, newest = resumable(tmp_path / "old")
+    loss, which = losses
+    saver = ModelCheckpoint(monitor="val/given", filename="best")
+    fit(tmp_path / "new", saver, ModelCheckpoint(), module=Small([0, 0, loss]), epochs=3, resume=newest)
+    assert Path(saver.best_model_path).parent == tmp_path / which / "checkpoints"
+    assert float(saver.best_model_score) == pytest.approx(min(loss, 0.1))
+    assert Path(best).is_file()
+
+
+def test_a_best_checkpoint_that_was_moved_or_is_gone(tmp_path: Path) -> None:
+    best, newest = resumable(tmp_path / "old")
+    moved = (tmp_path / "old").rename(tmp_path / "moved") / "checkpoints"
+    saver = ModelCheckpoint(monitor="val/given", filename="best")
+    at_moved = str(moved / Path(newest).name)
+    fit(tmp_path / "new", saver, ModelCheckpoint(), module=Small([0, 0, 0.3]), epochs=3, resume=at_moved)
+    assert saver.best_model_path == str(moved / Path(best).name)
+    (moved / Path(best).name).unlink()
+    saver = ModelCheckpoint(monitor="val/given", filename="best")
+    fit(tmp_path / "newer", saver, ModelCheckpoint(), module=Small([0, 0, 0.3]), epochs=3, resume=at_moved)
+    assert Path(saver.best_model_path).parent == tmp_path / "newer" / "checkpoints"
+
+
+class EpochEnds(Callback):
+    """Notes the epochs whose validation and end a run has had."""
+
+    def __init__(self) -> None:
+        self.validations: list[int] = []
+        self.ends: list[int] = []
+
+    def on_validation_end(self, trainer: Trainer, *_: object) -> None:
+        self.validations.append(trainer.current_epoch)
+
+    def on_train_epoch_end(self, trainer: Trainer, *_: object) -> None:
+        self.ends.append(trainer.current_epoch)
+
+
+@pytest.mark.parametrize("step", [5, 10])
+def test_a_resume_from_an_epochs_last_step_leaves_out_no_end(tmp_path: Path, step: int) -> None:
+    fit(tmp_path, ModelCheckpoint(every_n_train_steps=5, save_top_k=-1, filename="{step}"))
+    seen = EpochEnds()
+    fit(tmp_path, seen, ModelCheckpoint(), epochs=3, resume=str(tmp_path / f"checkpoints/step={step}.ckpt"))
+    before = list(range(step // BATCHES))
+    assert before + seen.validations == before + seen.ends == [0, 1, 2]

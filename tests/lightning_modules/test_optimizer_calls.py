@@ -1,0 +1,138 @@
+"""Optimizers of other packages: what their steps are handed, and what is refused before training."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import prodigyopt
+import pytest
+import pytorch_optimizer
+import torch
+import torchzero
+from lightning.pytorch import Trainer
+from torch.optim.lr_scheduler import LinearLR
+
+from benchmarks.compatibility.optimizers import SmallClassifier, loader
+from lightning_modules import GradientClip, ModelError, Schedule, SequenceClassifier
+from optimizers import ParamGroups
+from optimizers.random_state import ReplayedDraws
+from tests.optimizers.test_under_lightning import half_precision
+from tests.tiny_models import TinyData, save_tiny_bert
+
+SAM = partial(pytorch_optimizer.SAM, base_optimizer=torch.optim.SGD, lr=0.1)
+
+
+def fit(module, data=None, epochs=1, ckpt_path=None, **options):
+    options = {"logger": False, "enable_checkpointing": False, "max_epochs": epochs, "limit_val_batches": 0} | options
+    trainer = Trainer(accelerator="cpu", enable_progress_bar=False, enable_model_summary=False, **options)
+    trainer.fit(module, data or loader(), ckpt_path=ckpt_path, weights_only=False)
+    return trainer
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return str(save_tiny_bert(tmp_path_factory.mktemp("tiny")))
+
+
+def test_what_is_drawn_between_two_losses_of_a_step_is_not_drawn_again():
+    """SPSA and BSAM draw their noise from torch's generator between two losses; it must differ from draw to draw."""
+    draws = ReplayedDraws()
+    with draws.replayed():
+        first = torch.rand(2)
+    one = torch.rand(2)
+    with draws.replayed():
+        assert torch.equal(torch.rand(2), first)
+    assert not torch.equal(torch.rand(2), one)
+
+
+def test_the_first_half_of_a_sam_step_follows_the_gradient_of_its_own_batch():
+    """pytorch_optimizer 4.1.0: SAM.step perturbs by the gradient in ``.grad``, before it calls the closure."""
+    module = SmallClassifier(optimizer=SAM)
+    module.layers[2].p = 0.0
+    seen = []
+
+    class Recorded(pytorch_optimizer.SAM):
+        def first_step(self, zero_grad=False):
+            seen.append(torch.cat([p.grad.flatten() for p in module.parameters()]))
+            super().first_step(zero_grad)
+
+    module.optimizer = partial(Recorded, base_optimizer=torch.optim.SGD, lr=0.0)
+    fit(module)
+    for batch, gradient in zip(loader(), seen, strict=True):
+        expected = torch.autograd.grad(module.compute_loss(batch), module.parameters())
+        torch.testing.assert_close(gradient, torch.cat([g.flatten() for g in expected]))
+
+
+def test_the_logged_loss_is_that_at_the_start_of_the_step():
+    """SAM and LBFGS call the closure several times; the first call is the loss of the batch."""
+    module = SmallClassifier(optimizer=SAM)
+    module.layers[2].p = 0.0
+    expected = module.compute_loss(next(iter(loader()))).item()
+    trainer = fit(module, max_steps=1)
+    assert trainer.callback_metrics["train/loss"].item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_an_optimizer_that_differentiates_the_gradient_trains_a_transformer(tiny):
+    """torch 2.13.0: fused attention has no second derivative, the plain one has."""
+    module = SequenceClassifier(tiny, optimizer=pytorch_optimizer.AdaHessian)
+    before = [p.detach().clone() for p in module.model.parameters()]
+    fit(module, TinyData(16, 8))
+    assert any(not torch.equal(a, b) for a, b in zip(before, module.model.parameters(), strict=True))
+    assert all(p.grad is None for p in module.parameters()), "a gradient with its graph holds the activations"
+    with pytest.raises(ModelError, match="AdaHessian differentiates the gradient"):
+        fit(SmallClassifier(optimizer=pytorch_optimizer.AdaHessian, gradient_clip=GradientClip(1.0)))
+
+
+REFUSED = {
+    "no rate to schedule": (
+        {"optimizer": pytorch_optimizer.AliG, "lr_scheduler": Schedule(partial(LinearLR, total_iters=4))},
+        "lr_scheduler: AliG keeps no learning rate",
+    ),
+    "groups of its own": (
+        {"optimizer": pytorch_optimizer.AdamMini, "param_groups": ParamGroups()},
+        "param_groups: AdamMini makes its own groups",
+    ),
+    "a loop of its own": ({"optimizer": partial(pytorch_optimizer.LOMO, lr=0.1)}, "LOMO moves the parameters inside"),
+    "dense gradients": ({"optimizer": torch.optim.SparseAdam}, r"SparseAdam .* does not support dense gradients"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_served_is_one_line(case):
+    options, line = REFUSED[case]
+    with pytest.raises(ModelError, match=line):
+        fit(SmallClassifier(**options))
+
+
+def test_the_scaler_of_half_precision_calls_no_closure_in_the_middle_of_a_step():
+    with pytest.raises(ModelError, match="precision: SAM needs the gradient more than once"):
+        fit(SmallClassifier(optimizer=SAM), plugins=[half_precision()])
+
+
+def test_prodigy_with_rates_by_layer_is_one_line(tiny):
+    """prodigyopt 1.1.2 says in its first step that it takes one rate for all groups."""
+    module = SequenceClassifier(tiny, optimizer=prodigyopt.Prodigy, param_groups=ParamGroups(lr_decay=0.5))
+    with pytest.raises(ModelError, match=r"optimizer: Prodigy .*Setting different lr values"):
+        fit(module, TinyData(16, 8))
+
+
+def test_an_error_of_the_loss_or_of_ones_own_optimizer_keeps_its_traceback():
+    class Own(torch.optim.SGD):
+        def step(self, closure=None):
+            raise KeyError("mine")
+
+    class Wrong(SmallClassifier):
+        def compute_loss(self, batch):
+            raise KeyError("mine")
+
+    for module in (SmallClassifier(optimizer=Own), Wrong(optimizer=torch.optim.SGD)):
+        with pytest.raises(KeyError, match="mine"):
+            fit(module)
+
+
+def test_a_torchzero_optimizer_is_not_resumed(tmp_path):
+    """torchzero 0.4.4 keeps the parameters in its state and would train the checkpoint's in place of the model's."""
+    make = lambda params: torchzero.Optimizer(params, torchzero.m.Adam(), torchzero.m.LR(1e-2))  # noqa: E731
+    fit(SmallClassifier(optimizer=make)).save_checkpoint(tmp_path / "half.ckpt")
+    with pytest.raises(ModelError, match="ckpt_path: Optimizer cannot be resumed"):
+        fit(SmallClassifier(optimizer=make), epochs=2, ckpt_path=str(tmp_path / "half.ckpt"))

@@ -1,0 +1,132 @@
+"""`--ckpt_path last`: the newest whole checkpoint of an experiment, whatever its folders."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from jsonargparse import Namespace
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from linetune.last_checkpoint import checkpoint_folders, last_checkpoint
+
+WHOLE = {
+    **{"state_dict": {}, "pytorch-lightning_version": "2.6.6", "epoch": 0, "global_step": 3},
+    **{"optimizer_states": [{}], "lr_schedulers": [], "loops": {}, "callbacks": {}},
+}
+
+
+def configuration(root: Path, logger: Any = None, callbacks: list[Namespace] | None = None) -> Namespace:
+    return Namespace(trainer=Namespace(default_root_dir=str(root), logger=logger, callbacks=callbacks))
+
+
+def logger(root: Path, name: str = "TensorBoardLogger", **arguments: Any) -> Namespace:
+    defaults = {"save_dir": str(root), "name": "exp", "version": None}
+    path = f"lightning.pytorch.loggers.{name}"
+    return Namespace(class_path=path, init_args=Namespace(**(defaults | arguments)))
+
+
+def saved(path: Path, age: float = 0, **changes: Any) -> Path:
+    """Write a checkpoint that was changed so many seconds ago."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({name: value for name, value in (WHOLE | changes).items() if value is not None}, path)
+    os.utime(path, (1_000_000 - age,) * 2)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["TensorBoardLogger", "CSVLogger"])
+def test_it_is_the_newest_of_all_versions(tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str) -> None:
+    config = configuration(tmp_path, logger(tmp_path / "runs", kind))
+    saved(tmp_path / "runs/exp/version_0/checkpoints/best.ckpt", age=30)
+    newest = saved(tmp_path / "runs/exp/version_10/checkpoints/step.ckpt", age=10)
+    saved(tmp_path / "runs/exp/version_9/checkpoints/last.ckpt", age=20)
+    saved(tmp_path / "runs/other/version_0/checkpoints/last.ckpt")  # of another experiment
+    (tmp_path / "runs/exp/version_11").mkdir()
+    assert last_checkpoint(config, "fit") == str(newest)
+    assert capsys.readouterr().err == f"ckpt_path last: {os.path.relpath(newest)} (3 found)\n"
+
+
+def test_what_is_not_whole_is_skipped_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = configuration(tmp_path, [logger(tmp_path), logger(tmp_path, "CSVLogger")])
+    folder = tmp_path / "exp" / "version_0" / "checkpoints"
+    torn, flipped = saved(folder / "torn.ckpt", age=1), saved(folder / "flipped.ckpt", age=2)
+    torn.write_bytes(torn.read_bytes()[:-100])
+    content = bytearray(flipped.read_bytes())
+    content[content.index(b"global_step") + 2] ^= 1
+    flipped.write_bytes(content)
+    for number, file in enumerate((torn, flipped)):
+        os.utime(file, (1_000_000 - number,) * 2)
+    saved(folder / "weights.ckpt", age=3, optimizer_states=None)
+    whole = saved(folder / "whole.ckpt", age=4)
+    (folder / "last.ckpt").symlink_to("whole.ckpt")
+    (folder / "gone.ckpt").symlink_to("removed.ckpt")
+    assert last_checkpoint(config, "fit") == str(whole)
+    torn_line, flipped_line, weights_line, chosen = capsys.readouterr().err.splitlines()
+    assert torn_line.endswith("torn.ckpt: is not whole: its end is missing")
+    assert "flipped.ckpt: is damaged: " in flipped_line
+    assert "weights.ckpt: ckpt_path: the checkpoint has no optimizer_states" in weights_line
+    assert chosen.startswith("ckpt_path last: ")
+    assert last_checkpoint(config, "validate") == str(folder / "weights.ckpt")
+
+
+def test_a_first_start_says_that_it_is_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = configuration(tmp_path, logger(tmp_path))
+    assert last_checkpoint(config, "fit") is None
+    where = os.path.relpath(tmp_path / "exp" / "*" / "checkpoints")
+    expected = f"ckpt_path last: there is no whole checkpoint in {where}: THE RUN STARTS FROM THE BEGINNING\n"
+    assert capsys.readouterr().err == expected
+    with pytest.raises(MisconfigurationException, match=r"ckpt_path: last: there is no whole checkpoint in"):
+        last_checkpoint(config, "predict")
+
+
+def test_where_checkpoints_may_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def found(*arguments: Any) -> list[str] | None:
+        folders = checkpoint_folders(configuration(tmp_path, *arguments).trainer)
+        return None if folders is None else [os.path.relpath(folder, tmp_path) for folder in folders]
+
+    for folder in ("exp/version_0", "exp/version_1", "exp/mine", "lightning_logs/version_4"):
+        (tmp_path / folder / "checkpoints").mkdir(parents=True)
+    every = [f"exp/{version}/checkpoints" for version in ("mine", "version_0", "version_1")]
+    assert found(logger(tmp_path)) == every
+    assert found(logger(tmp_path, version=1)) == ["exp/version_1/checkpoints"]
+    assert found(logger(tmp_path, version="mine")) == ["exp/mine/checkpoints"]
+    assert found(None) == found(True) == ["lightning_logs/version_4/checkpoints"]
+    assert found(False) == found([]) == ["checkpoints"]
+    own = Namespace(class_path="ModelCheckpoint", init_args=Namespace(dirpath=str(tmp_path / "own")))
+    assert found(False, [own]) == ["own", "checkpoints"]
+    # Folders of other loggers and of other file systems are left to Lightning.
+    assert found(logger(tmp_path, "WandbLogger")) is None
+    assert found(logger(tmp_path, save_dir="s3://bucket")) is None
+    assert last_checkpoint(configuration(tmp_path, logger(tmp_path, "WandbLogger")), "fit") == "last"
+
+
+def test_a_job_that_slurm_requeues_goes_on_from_what_lightning_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved(tmp_path / "exp/version_0/checkpoints/last.ckpt", age=20)
+    requeued = saved(tmp_path / "hpc_ckpt_1.ckpt", age=10)
+    config = configuration(tmp_path, logger(tmp_path))
+    assert last_checkpoint(config, "fit") != str(requeued)
+    monkeypatch.setattr("linetune.last_checkpoint.SLURMEnvironment.detect", lambda: True)
+    assert last_checkpoint(config, "fit") == str(requeued)
+
+
+def test_other_commands_look_beside_the_configuration_of_a_run(tmp_path: Path) -> None:
+    old = saved(tmp_path / "exp/version_0/checkpoints/last.ckpt", age=20)
+    new = saved(tmp_path / "exp/version_1/checkpoints/last.ckpt")
+    config = configuration(tmp_path, logger(tmp_path))
+    config.config = [str(tmp_path / "exp/version_0/config.yaml")]
+    assert last_checkpoint(config, "predict") == str(old)
+    assert last_checkpoint(config, "fit") == str(new)
+
+
+def test_leftovers_of_killed_processes_are_removed(tmp_path: Path) -> None:
+    saved(tmp_path / "exp/version_0/checkpoints/last.ckpt")
+    left = tmp_path / "exp/version_0/checkpoints/.unfinished-elsewhere-1"
+    left.touch()
+    os.utime(left, (1_000_000,) * 2)
+    last_checkpoint(configuration(tmp_path, logger(tmp_path)), "fit")
+    assert not left.exists()

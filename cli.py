@@ -35,6 +35,7 @@ from linetune.config_files import best_of_run
 from linetune.exit_status import usual_status
 from linetune.jsonargparse_private import actions_on, own_defaults, way_to_cause
 from linetune.last_checkpoint import last_checkpoint
+from linetune.lost_rank import line_about_lost_rank
 from linetune.trainer import LinetuneTrainer
 from linetune.trainer_numbers import check_trainer_numbers
 
@@ -81,6 +82,11 @@ def main(args: ArgsType = None) -> None:
         if debug == "true":
             raise
         exit_with_error(str(error))
+    except RuntimeError as error:
+        line = line_about_lost_rank(error)
+        if line is None or debug == "true":
+            raise
+        exit_with_error(line)
 
 
 def exit_with_error(text: str) -> NoReturn:

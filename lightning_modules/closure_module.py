@@ -35,6 +35,7 @@ from lightning_modules.model_checkpoints import carry_over_best, save_by_step_an
 from lightning_modules.optimizer_calls import backward_of, check_step, make_optimizer, step_context, step_keywords
 from lightning_modules.optimizer_modes import OptimizerModes
 from lightning_modules.own_step_size import OwnStepSize, check_rate_writers
+from lightning_modules.reduction import reduced
 from lightning_modules.resumption import Resumption
 from lightning_modules.run_length import RunLength, run_length, unset_keywords
 from lightning_modules.schedules import Schedule
@@ -269,11 +270,11 @@ class ClosureModule(LightningModule):
             zero_grad=optimizer.zero_grad,
             backward=backward_of(optimizer.optimizer, self.manual_backward),
             device=self.device,
-            mean_over_ranks=lambda loss: strategy.reduce(loss, reduce_op="mean"),
+            mean_over_ranks=lambda loss: reduced(loss, strategy, "mean"),
             without_gradient_sync=without_gradient_sync,
             module=self,
             mean_over=self.mean_over,
-            sum_over_ranks=(lambda terms: strategy.reduce(terms, reduce_op="sum")) if several else None,
+            sum_over_ranks=(lambda terms: reduced(terms, strategy, "sum")) if several else None,
             # Scaled gradients are the scaler's to look at.
             parameters=[] if self._scaler else [p for group in optimizer.param_groups for p in group["params"]],
             buffers=self._buffers_that_move,

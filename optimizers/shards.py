@@ -21,9 +21,9 @@ def is_sharded(tensor: Tensor) -> bool:
 
 
 @torch.no_grad()
-def local_part(tensor: Tensor) -> Tensor:
+def local_part(tensor: Any) -> Tensor:
     """Return the rank's own part of a tensor, which shares its memory; the tensor itself if it is not a DTensor."""
-    return tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[operator]
+    return tensor.to_local() if is_sharded(tensor) else tensor
 
 
 def share_of(tensor: Tensor) -> float:
@@ -121,14 +121,12 @@ class ShardState(UserDict[str, Any]):
 
 
 @torch.no_grad()
-def as_sharded(value: Tensor, param: Tensor) -> Tensor:
+def as_sharded(value: Tensor, param: Any) -> Tensor:
     """Return a rank's part as a DTensor of a parameter's layout, on the same memory; other shapes as they are."""
     if is_sharded(value) or value.dim() == 0 or value.shape != local_part(param).shape:
         return value
     layout = {"shape": param.shape, "stride": param.stride()}
-    return type(param).from_local(  # type: ignore[attr-defined]
-        value, param.device_mesh, param.placements, run_check=False, **layout
-    )
+    return type(param.detach()).from_local(value, param.device_mesh, param.placements, run_check=False, **layout)
 
 
 def states_of(params: Iterable[Tensor], state: Mapping[Tensor, dict[str, Any]]) -> list[Any]:

@@ -64,6 +64,7 @@ def test_rows_of_a_data_module_in_an_order_of_its_own(tmp_path: Path) -> None:
             **columns,
             tokenizer="offline:all-MiniLM-L6-v2",
             eval_batch_size=BATCH_SIZE,
+            max_length=32,
             cache_dir=str(tmp_path),
         )
         return trainer_on(ranks).validate(SequenceClassifier(tiny), data, verbose=False)[0]

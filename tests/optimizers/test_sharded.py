@@ -1,4 +1,4 @@
-"""Optimizers on parameters that `fully_shard` has divided among ranks: the steps of one process, at uneven shards too."""
+"""Optimizers on parameters that `fully_shard` has divided among ranks, unevenly: the steps of one process."""
 
 from __future__ import annotations
 

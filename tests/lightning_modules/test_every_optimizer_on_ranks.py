@@ -1,0 +1,148 @@
+"""Every optimizer under DDP: ranks stay alike to the bit, and make the steps of one process on the same examples."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import DDPStrategy
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.data import DataLoader, DistributedSampler
+from transformers import XLNetConfig, XLNetForSequenceClassification
+
+from lightning_modules import ModelError, SequenceClassifier
+from optimizers import GLD, ParamGroups
+from tests.optimizers.all_optimizers import OPTIMIZERS
+from tests.ranks import on_ranks
+from tests.tiny_models import rows, save_tiny_bert
+
+pytestmark = pytest.mark.distributed
+
+LAUNCHER = ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+EVERY_OPTIMIZER = OPTIMIZERS | {"gld, at once": lambda groups: GLD(groups, radius=0.05, candidates="at_once")}
+TRACED = ("sgd", "mezo", "gld, at once")
+# Two batches of 32, and one of 7: 4 on one rank, 3 on the other.
+EXAMPLES = 71
+
+
+class Dealt(DistributedSampler):
+    """Deals the examples to the ranks in turn, without repeating any."""
+
+    def __init__(self, count: int, ranks: int) -> None:
+        super().__init__(range(count), ranks, int(os.environ["RANK"]), shuffle=False)  # type: ignore[arg-type]
+        self.total_size, self.num_samples = count, len(range(self.rank, count, ranks))
+
+
+class Noted(SequenceClassifier):
+    """Notes the loss, the step size and what the optimizer recorded, in each step."""
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        optimizer = self.trainer.optimizers[0]
+        record = getattr(optimizer, "last_step", None)
+        decided = () if record is None else tuple(dataclasses.asdict(record).values())
+        loss = float(self.trainer.callback_metrics["train/loss"])
+        notes = [loss, *decided, *(group["lr"] for group in optimizer.param_groups)]
+        self.notes.append([None if isinstance(note, float) and math.isnan(note) else note for note in notes])
+
+
+def fit(name: str, folder: Path, ranks: int) -> tuple[list[Any], list[torch.Tensor]]:
+    torch.manual_seed(0)
+    # The head alone, for optimizers that evaluate one tensor after the other.
+    module = Noted(
+        str(folder / "m"),
+        optimizer=EVERY_OPTIMIZER[name],
+        param_groups=ParamGroups(units="layer"),
+        trainable="head" if name.startswith("gld") else "all",
+    )
+    module.notes = []
+    sampler = Dealt(EXAMPLES, ranks) if ranks > 1 else None
+    trainer_on(ranks).fit(module, DataLoader(rows(EXAMPLES), batch_size=32 // ranks, sampler=sampler))
+    return module.notes, [parameter.detach().clone() for parameter in module.model.parameters()]
+
+
+def trainer_on(ranks: int, **options: Any) -> Trainer:
+    return Trainer(
+        accelerator="cpu",
+        devices=ranks,
+        strategy=DDPStrategy(process_group_backend="gloo", **options) if ranks > 1 else "auto",
+        use_distributed_sampler=False,
+        max_epochs=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+def train_all(rank: int, folder: Path, ranks: int) -> None:
+    environment = {name: os.environ[name] for name in LAUNCHER}
+    results, sent = {}, {}
+    for name in EVERY_OPTIMIZER:
+        os.environ |= environment
+        traced = profile(activities=[ProfilerActivity.CPU], record_shapes=True) if name in TRACED else None
+        with traced or nullcontext():
+            results[name] = fit(name, folder, ranks)
+        if traced is not None:
+            events = [event for event in traced.events() if event.name.startswith("gloo:")]
+            sums = [
+                math.prod(shape) for each in events if each.name == "gloo:all_reduce" for shape in each.input_shapes
+            ]
+            # Rank 0 sends its parameters to all before the first step, and nothing in a step.
+            sent[name] = max(sums), sum(event.name == "gloo:broadcast" for event in events)
+    torch.save((results, sent), folder / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_two_ranks_are_alike_and_make_the_steps_of_one(tmp_path: Path) -> None:
+    save_tiny_bert(tmp_path / "m", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    on_ranks(train_all, tmp_path, 2)
+    (first, sent), (second, _) = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    parameters = sum(weight.numel() for weight in first["sgd"][1])
+    for name in EVERY_OPTIMIZER:
+        assert first[name][0] == second[name][0], name
+        for one, other in zip(first[name][1], second[name][1], strict=True):
+            assert torch.equal(one, other), name
+        notes, _ = fit(name, tmp_path, 1)
+        assert [note[0] for note in first[name][0]] == pytest.approx([note[0] for note in notes], rel=2e-3), name
+    # What needs no gradient sends losses: of one trial, of five candidates at once, or the examples' number and 1.
+    assert {name: largest for name, (largest, _) in sent.items()} == {"sgd": parameters, "mezo": 2, "gld, at once": 5}
+    assert max(broadcasts for _, broadcasts in sent.values()) <= 10
+
+
+def train_with_unused_parameters(rank: int, folder: Path) -> None:
+    environment = {name: os.environ[name] for name in LAUNCHER}
+    loader = DataLoader(rows(16), batch_size=4, sampler=Dealt(16, 2))
+    module = SequenceClassifier(str(folder / "xlnet"))
+    trainer_on(2, find_unused_parameters=True).fit(module, loader)
+    ours = torch.cat([parameter.detach().flatten() for parameter in module.parameters()])
+    theirs = ours.clone()
+    torch.distributed.broadcast(theirs, 0)
+    assert torch.equal(ours, theirs)
+    os.environ |= environment
+    # By itself DDP would stop in the second step, with a traceback.
+    with pytest.raises(ModelError, match=r"get no gradient .*; take ddp_find_unused_parameters_true"):
+        trainer_on(2).fit(SequenceClassifier(str(folder / "xlnet")), loader)
+    torch.distributed.destroy_process_group()
+
+
+def test_parameters_without_a_gradient_are_found(tmp_path: Path) -> None:
+    # XLNet's mask embedding takes part in its language modelling alone (transformers 5.23).
+    config = XLNetConfig(vocab_size=64, d_model=16, n_layer=2, n_head=2, d_inner=32, pad_token_id=0)
+    XLNetForSequenceClassification(config).save_pretrained(tmp_path / "xlnet")
+    on_ranks(train_with_unused_parameters, tmp_path)
+
+
+def test_the_shipped_configuration_finds_them() -> None:
+    for name in ("ddp", "multi_node"):
+        config = yaml.safe_load((Path(__file__).parents[2] / f"configs/trainer/{name}.yaml").read_text())
+        strategy = Trainer(accelerator="cpu", devices=2, strategy=config["trainer"]["strategy"], logger=False).strategy
+        assert isinstance(strategy, DDPStrategy)
+        assert strategy._ddp_kwargs["find_unused_parameters"] is True

@@ -28,6 +28,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 from callbacks import SaveOnInterrupt
 from datamodules.length_grouped_sampler import LengthGroupedSampler
 from lightning_modules import ClosureModule, Schedule
+from lightning_modules.optimizer_modes import OptimizerModes
 from lightning_modules.resumption import _data_fetcher
 from tests.optimizers.all_optimizers import OPTIMIZERS
 from tests.tiny_models import TinyLogger
@@ -454,3 +455,28 @@ def test_two_ranks_go_on_within_an_accumulation_and_one_rank_says_that_it_differ
     trainer, _ = run(OTHERS["adamw"], checkpoint=tmp_path / "batch4.ckpt", **options)
     assert trainer.current_epoch == 2
     assert "the checkpoint is of 2 ranks and this run has 1" in caplog.text
+
+
+class Lossy(torch.optim.SGD):
+    """Computes either set of weights from the other one, and loses the last bits."""
+
+    def train(self) -> None:
+        self.scale(3.0)
+
+    def eval(self) -> None:
+        self.scale(1 / 3.0)
+
+    def scale(self, factor: float) -> None:
+        with torch.no_grad():
+            self.param_groups[0]["params"][0].mul_(factor)
+
+
+def test_training_weights_come_back_bit_for_bit() -> None:
+    weight = nn.Parameter(torch.randn(1000))
+    optimizer, modes = Lossy([weight], lr=0.1), OptimizerModes()
+    modes.train([optimizer])
+    before = weight.detach().clone()
+    modes.evaluate([optimizer])
+    assert not torch.equal(weight, before)
+    modes.train([optimizer])
+    assert torch.equal(weight, before)

@@ -117,7 +117,7 @@ def test_numbers_of_the_trainer_are_looked_at_before_a_run_starts(trainer: dict[
     """Lightning 2.6.6 divides by the first two within the first epoch; TensorBoard compares the others later."""
     with pytest.raises(MisconfigurationException, match=line):
         check_trainer_numbers(Namespace(**trainer))
-    with pytest.raises(MisconfigurationException, match="trainer: -0.0 is not allowed; a section"):
+    with pytest.raises(MisconfigurationException, match=r"trainer: -0\.0 is not allowed; a section"):
         check_trainer_numbers(-0.0)
     check_trainer_numbers(Namespace(val_check_interval=1.0, check_val_every_n_epoch=None, logger=True))
     check_trainer_numbers(Namespace(val_check_interval=5, logger=[False, Namespace(init_args=None)]))

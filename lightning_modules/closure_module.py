@@ -42,7 +42,7 @@ from lightning_modules.schedules import Schedule
 from lightning_modules.sharded_model import shard_model, sharded_modules
 from lightning_modules.step_axis import StepAxis
 from lightning_modules.whole_evaluation import WholeEvaluation
-from optimizers import ParabolicAdam, ParamGroups, scale_learning_rates, traits
+from optimizers import ParabolicAdam, ParamGroups, scale_learning_rates
 from optimizers.replayed import moving_buffers
 from optimizers.shards import complete_state
 
@@ -415,16 +415,6 @@ class ClosureModule(LightningModule):
             new = self.lr_scheduler.rebuild(optimizer, self._length, self._rates, schedule.last_epoch)
             self.trainer.lr_scheduler_configs[0].scheduler = new
 
-    def _check_installed_schedule(self) -> None:
-        """Refuse a schedule that a callback or Lightning's search for a rate lays over a searched step size."""
-        optimizer = self._single_optimizer().optimizer
-        if self.trainer.lr_scheduler_configs and traits(optimizer).sets_step_size:
-            name, schedule = type(optimizer).__name__, type(self.trainer.lr_scheduler_configs[0].scheduler).__name__
-            raise ModelError(
-                f"optimizer: {name} finds its own step size, which {schedule} would overwrite; a search for a learning "
-                "rate or a schedule is for optimizers with a learning rate"
-            )
-
     def _take_found_rate(self) -> None:
         """Give the optimizer and its schedule the learning rate that a search at the start of this fit has found."""
         if not self._takes_found_rate or self._found_rate is None:
@@ -443,7 +433,6 @@ class ClosureModule(LightningModule):
         if self.trainer.ckpt_path:
             check_moved_parameters(self._single_optimizer().optimizer, self)
         check_rate_monitor(self.trainer)
-        self._check_installed_schedule()
         self._take_found_rate()
         self._follow_new_length()
         # A run that was interrupted leaves both behind.

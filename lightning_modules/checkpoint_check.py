@@ -16,6 +16,11 @@ from lightning_modules.errors import ModelError
 _TO_RESUME = ("optimizer_states", "lr_schedulers", "loops", "callbacks")
 
 
+def is_distributed(checkpoint: dict[str, Any]) -> bool:
+    """Return whether a checkpoint is one of shards, whose tensors the strategy has loaded and compared by itself."""
+    return "loops" in checkpoint and not {"state_dict", "optimizer_states"} & checkpoint.keys()
+
+
 def check_resumable(checkpoint: dict[str, Any]) -> None:
     """Check that a checkpoint holds all that a run goes on from.
 
@@ -25,6 +30,8 @@ def check_resumable(checkpoint: dict[str, Any]) -> None:
     Raises:
         ModelError: if it does not; it names what is absent, or the classes that were not read.
     """
+    if is_distributed(checkpoint):
+        return
     absent = [name for name in _TO_RESUME if name not in checkpoint]
     if checkpoint.get("unread_classes") and absent:
         names = ", ".join(checkpoint["unread_classes"])
@@ -49,7 +56,7 @@ def check_weights(checkpoint: dict[str, Any], parameters: Mapping[str, Tensor]) 
     Raises:
         ModelError: if one is; it names the parameter.
     """
-    for name, stored in checkpoint["state_dict"].items():
+    for name, stored in checkpoint.get("state_dict", {}).items():  # a distributed one has it elsewhere
         if name in parameters and stored.is_floating_point() and stored.isnan().any():
             raise ModelError(f"ckpt_path: the checkpoint's weights are damaged or of a diverged run: {name} holds NaN")
 
@@ -65,8 +72,8 @@ def check_architecture(checkpoint: dict[str, Any], expected: Mapping[str, Tensor
     Raises:
         ModelError: if they are not; it names the first tensor that differs.
     """
-    if "state_dict" not in checkpoint:
-        return  # a distributed checkpoint, whose tensors have been compared when they were loaded
+    if is_distributed(checkpoint):
+        return
     stored = checkpoint["state_dict"]
     for name in sorted(stored.keys() | expected.keys()):
         found = tuple(stored[name].shape) if name in stored else "absent"
@@ -91,6 +98,8 @@ def check_optimizer_state(checkpoint: dict[str, Any], optimizer: Optimizer) -> N
     Raises:
         ModelError: if the state is of another optimizer, of an older version of it, or of other parameter groups.
     """
+    if is_distributed(checkpoint):
+        return
     if not checkpoint["optimizer_states"]:
         raise ModelError("ckpt_path: the checkpoint holds the state of no optimizer: fit cannot go on from it")
     (stored,), name = checkpoint.get("optimizer_names", [None]), type(optimizer).__name__

@@ -112,8 +112,8 @@ def test_two_ranks_are_alike_and_make_the_steps_of_one(tmp_path: Path) -> None:
             assert torch.equal(one, other), name
         notes, _ = fit(name, tmp_path, 1)
         assert [note[0] for note in first[name][0]] == pytest.approx([note[0] for note in notes], rel=2e-3), name
-    # What needs no gradient sends losses: of one trial, of five candidates at once, or the examples' number and 1.
-    assert {name: largest for name, (largest, _) in sent.items()} == {"sgd": parameters, "mezo": 2, "gld, at once": 5}
+    # What needs no gradient sends losses (of a trial, of the start and five candidates), and two numbers.
+    assert {name: largest for name, (largest, _) in sent.items()} == {"sgd": parameters, "mezo": 2, "gld, at once": 6}
     assert max(broadcasts for _, broadcasts in sent.values()) <= 10
 
 

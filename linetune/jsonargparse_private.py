@@ -112,8 +112,11 @@ def own_defaults() -> Iterator[None]:
     check_type, discard = ActionTypeHint._check_type, _typehints.discard_init_args_on_class_path_change
 
     def check_type_of_new_list(self: Any, value: Any, append: bool = False, cfg: Any = None, mode: Any = None) -> Any:
-        is_list = isinstance(value, list) or (isinstance(value, str) and value.lstrip().startswith("["))
-        return check_type(self, value, append=append, cfg=None if is_list and not append else cfg, mode=mode)
+        is_list = isinstance(value, list)
+        found = check_type(self, value, append=append, cfg=None if is_list and not append else cfg, mode=mode)
+        if isinstance(value, str) and isinstance(found, list) and not append:  # written out, or the name of a file
+            found = check_type(self, value, mode=mode)
+        return found
 
     ActionTypeHint._check_type = check_type_of_new_list  # type: ignore[method-assign]
     _typehints.discard_init_args_on_class_path_change = forget_arguments_of_another_class

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import os
 import re
 import shlex
@@ -11,12 +12,15 @@ import subprocess
 import sys
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import jsonargparse
 import pytest
 import torch
 import yaml
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import cli
@@ -438,25 +442,40 @@ def test_jsonargparse_still_hands_arguments_from_class_to_class(
     assert (inherited["c"], inherited["shrink"]) != (0.5, 0.8), "own_defaults can go: jsonargparse does this itself"
 
 
-@pytest.mark.parametrize("where", ["command line", "config"])
+@pytest.mark.parametrize("where", ["command line", "block on the command line", "file of the list", "config"])
 def test_jsonargparse_still_hands_arguments_from_list_to_list(
     where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # As many as the quickstart has.
-    checkpoints = "{class_path: lightning.pytorch.callbacks.ModelCheckpoint, init_args: {save_top_k: 2}}"
-    checkpoints = f"[{checkpoints}, {{class_path: callbacks.ModelExporter}}]"
-    (tmp_path / "callbacks.yaml").write_text(f"trainer:\n  callbacks: {checkpoints}\n")
-    given = ["--trainer.callbacks", checkpoints]
-    given = given if where == "command line" else ["--config", str(tmp_path / "callbacks.yaml")]
+    """jsonargparse 4.53.0 lets a list's elements inherit from those of another list, if both are equally long."""
+    checkpoint = "{class_path: lightning.pytorch.callbacks.ModelCheckpoint, init_args: {every_n_train_steps: 3}}"
+    exporter = "{class_path: callbacks.ModelExporter}"
+    as_block = f"- {checkpoint}\n- {exporter}\n"
+    (tmp_path / "list.yaml").write_text(as_block)
+    (tmp_path / "config.yaml").write_text(f"trainer:\n  callbacks: [{checkpoint}, {exporter}]\n")
+    given = {
+        "command line": ["--trainer.callbacks", f"[{checkpoint}, {exporter}]"],
+        "block on the command line": ["--trainer.callbacks", as_block],
+        "file of the list": ["--trainer.callbacks", str(tmp_path / "list.yaml")],
+        "config": ["--config", str(tmp_path / "config.yaml")],
+    }
 
-    def monitored() -> str | None:
-        callback = parsed("fit", "--config", QUICKSTART, *given, capsys=capsys)["trainer"]["callbacks"][0]
-        assert callback["init_args"]["save_top_k"] == 2
-        return callback["init_args"]["monitor"]
+    def arguments() -> dict[str, Any]:
+        callbacks = parsed("fit", "--config", QUICKSTART, *given[where], capsys=capsys)["trainer"]["callbacks"]
+        assert len(callbacks) == 2
+        return callbacks[0]["init_args"]
 
-    assert monitored() is None
+    defaults = {name: each.default for name, each in inspect.signature(ModelCheckpoint).parameters.items()}
+    assert arguments() == defaults | {"every_n_train_steps": 3}
     monkeypatch.setattr(cli, "own_defaults", nullcontext)
-    assert monitored() == "val/loss", "own_defaults can go: jsonargparse does this itself"
+    assert arguments()["monitor"] == "val/loss", "own_defaults can go: jsonargparse does this itself"
+
+
+def test_a_list_of_loggers_starts_from_their_own_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    first = "[{class_path: lightning.pytorch.loggers.CSVLogger, init_args: {save_dir: runs, name: first}}]"
+    second = "[{class_path: lightning.pytorch.loggers.CSVLogger, init_args: {save_dir: runs}}]"
+    given = ["--trainer.logger", first, "--trainer.logger", second]
+    (logger,) = parsed("fit", "--config", QUICKSTART, *given, capsys=capsys)["trainer"]["logger"]
+    assert logger["init_args"]["name"] == inspect.signature(CSVLogger).parameters["name"].default
 
 
 def test_one_argument_of_a_callback_leaves_the_others_alone(capsys: pytest.CaptureFixture[str]) -> None:

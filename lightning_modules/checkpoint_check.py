@@ -152,6 +152,8 @@ def check_moved_parameters(optimizer: Optimizer, module: nn.Module) -> None:
 
 def _absent_options(stored: list[dict[str, Any]], optimizer: Optimizer) -> list[str]:
     """Return the options of an optimizer's groups that stored ones lack and that its class does not fill in."""
+    if "param_groups" not in vars(optimizer):
+        return []  # the groups of an optimizer that it wraps (pytorch_optimizer's TRAC), which a copy would be without
     filled = copy.copy(optimizer)  # shares the state; its groups are replaced
     filled.__setstate__({"state": {}, "param_groups": [dict(group) for group in stored]})
     pairs = zip(optimizer.param_groups, filled.param_groups, strict=False)

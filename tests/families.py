@@ -53,6 +53,7 @@ _SIZES: dict[str, Any] = {
     "max_position_embeddings": 48,
     "n_positions": 48,
     "max_seq_len": 48,
+    "attention_window": 8,
     "num_experts": 4,
     "num_local_experts": 4,
     "n_routed_experts": 4,

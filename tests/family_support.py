@@ -11,6 +11,7 @@ import re
 import sys
 import tempfile
 import warnings
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,12 @@ from lightning_modules.tiny_input import module_order
 from optimizers import AdamSLS, ParabolicAdam, ParamGroups, named_parts
 from tests.families import END, FAMILIES, PAD, UNBUILT, VOCAB_SIZE, family_batch, family_model
 
-INTRODUCTION = """# Compatibility
+INTRODUCTION = f"""# Compatibility
 
-What works with each family of models that transformers 5.23.0 classifies texts with. Each cell is an outcome of
-`tests/family_support.py`, on a classifier of a few thousand random weights: it works as promised, or it is refused in
-one line before training. `python -m tests.family_support > docs/compatibility.md` writes this page anew.
+What works with each family of models that transformers {version("transformers")} classifies texts with, under
+torch {version("torch")} and peft {version("peft")}. Each cell is an outcome of `tests/family_support.py`, on a
+classifier of a few thousand random weights: it works as promised, or it is refused in one line before training.
+This page is written by `python -m tests.family_support`.
 
 - fit: two steps of ParabolicAdam, on a batch padded on the right with token types.
 - split by length: `split_by_length: 2`, the same logits.

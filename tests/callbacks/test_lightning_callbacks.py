@@ -23,7 +23,6 @@ from lightning.pytorch.tuner import Tuner
 from torch.optim.lr_scheduler import LinearLR
 from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks.compatibility.callbacks import CALLBACKS
 from benchmarks.compatibility.optimizers import SmallClassifier
 from callbacks import StepSizeMonitor
 from lightning_modules import ModelError, Schedule
@@ -117,8 +116,3 @@ def test_all_curves_are_over_optimizer_steps(accumulated, tmp_path):
     at["monitor"] = [int(row["step"]) for row in rows if row[next(name for name in row if "step_size/" in name)]]
     assert at["train/loss"] == at["lr-SaLSA/model"] == [1, 3, 5, 7, 9]
     assert at["monitor"] == list(range(10))
-
-
-def test_the_page_has_every_callback():
-    text = (Path(__file__).parents[2] / "docs" / "compatibility_callbacks.md").read_text(encoding="utf-8")
-    assert [name for name in CALLBACKS if f"| {name} |" not in text] == []

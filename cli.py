@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import BasePredictionWriter, ProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import BasePredictionWriter, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -18,6 +18,7 @@ from lightning_utilities.core.enums import StrEnum
 from callbacks import (
     ConfigSaver,
     HyperparameterLogger,
+    NarrowProgressBar,
     PredictionWriter,
     RunSummary,
     SaveOnInterrupt,
@@ -199,7 +200,7 @@ class LinetuneCLI(LightningCLI):
         callbacks = config.get("callbacks") or []
         if config.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
             # Where rich is installed Lightning takes its bar, which shows a step size of 2e-5 as 0.000.
-            kwargs["callbacks"] = [*callbacks, TQDMProgressBar()]
+            kwargs["callbacks"] = [*callbacks, NarrowProgressBar()]
         try:
             trainer = super().instantiate_trainer(**kwargs)
         except (TypeError, ValueError, MisconfigurationException) as error:

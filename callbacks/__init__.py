@@ -10,6 +10,7 @@ from callbacks.gradual_unfreezing import GradualUnfreezing
 from callbacks.hyperparameter_logger import HyperparameterLogger
 from callbacks.main_metric_stopping import MainMetricStopping
 from callbacks.model_exporter import ModelExporter
+from callbacks.narrow_progress_bar import NarrowProgressBar
 from callbacks.peak_memory_monitor import PeakMemoryMonitor
 from callbacks.prediction_writer import PredictionWriter
 from callbacks.run_folder import claim_run_folders, run_folder
@@ -31,6 +32,7 @@ __all__ = [
     "HyperparameterLogger",
     "MainMetricStopping",
     "ModelExporter",
+    "NarrowProgressBar",
     "PeakMemoryMonitor",
     "PredictionWriter",
     "RunSummary",

@@ -44,14 +44,14 @@ class HyperparameterLogger(Callback):
 
 
 def hyperparameters(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-    """Flat hyperparameters of a run: plain values alone, those of the optimizer named ``optimizer/…``."""
+    """Flat hyperparameters of a run: plain values alone, the optimizer's class first, its own as ``optimizer/…``."""
     row = dict(pl_module.hparams)
     row |= dict(getattr(getattr(trainer, "datamodule", None), "hparams", {}))
     adapted = getattr(pl_module, "adapted", None)
     row["adapter"] = "none" if adapted is None else type(adapted.config).__name__
     row["trained_parameters"] = sum(p.numel() for p in pl_module.parameters() if p.requires_grad)
     for optimizer in trainer.optimizers:
-        row["optimizer"] = type(optimizer).__name__
+        row["Optimizer"] = type(optimizer).__name__  # TensorBoard orders by name, capital letters first
         # Many optimizers keep state among their defaults, which is no argument.
         arguments = inspect.signature(type(optimizer)).parameters
         row |= {f"optimizer/{name}": value for name, value in optimizer.defaults.items() if name in arguments}

@@ -30,7 +30,7 @@ def test_a_finished_run_is_a_row_with_its_metrics(tmp_path: Path) -> None:
     trainer = fit(tmp_path, model, partial(AdamW, lr=0.25, betas=(0.5, 0.75)))
 
     row = row_of(trainer)
-    assert row["optimizer"].string_value == "AdamW"
+    assert row["Optimizer"].string_value == "AdamW"
     assert row["optimizer/lr"].number_value == 0.25
     assert row["optimizer/betas"].string_value == "(0.5, 0.75)"
     assert row["optimizer/amsgrad"].string_value == "False"
@@ -59,7 +59,8 @@ def test_runs_with_different_optimizers_show_the_columns_of_all_and_what_differs
 
     columns = {column["name"]: column["differs"] for column in columns_in_tensorboard(tmp_path / "runs")}
     assert {"optimizer/amsgrad", "optimizer/nesterov"} <= columns.keys()
-    assert columns["optimizer"]
+    assert next(iter(columns)) == "Optimizer"
+    assert columns["Optimizer"]
     assert columns["optimizer/lr"]
     assert not columns["model"]
     assert list(columns.values()) == sorted(columns.values(), reverse=True)

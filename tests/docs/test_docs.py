@@ -27,7 +27,7 @@ DOCS = ROOT / "docs"
 
 def save_tiny_config(folder: Path) -> str:
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-    BertConfig(vocab_size=30522, max_position_embeddings=64, **sizes).save_pretrained(folder)
+    BertConfig(vocab_size=30522, max_position_embeddings=128, **sizes).save_pretrained(folder)
     return str(folder)
 
 

@@ -223,8 +223,8 @@ def report(rows: list[dict[str, Any]]) -> str:
             "benchmarks.scaling`.",
             "Ranks are processes that share this machine's cores, so that steps per second say what ranks cost, not "
             "what they gain. Bytes are of the tensors that a rank hands to collectives; predicted: gradients, one "
-            "float32 per trial, and four numbers per step; three collectives of 12 bytes in all at a run's start are spread over "
-            "its steps. The share of time includes waiting for other ranks.",
+            "float32 per trial, and four numbers per step; three collectives of 12 bytes in all at a run's start are "
+            "spread over its steps. The share of time includes waiting for other ranks.",
             markdown_table(_formatted(table, ".4g")),
             "## What a trial costs by the model",
             "One trial is a forward pass on the rank's own share of the batch, and an all-reduce of one number, "
@@ -235,16 +235,12 @@ def report(rows: list[dict[str, Any]]) -> str:
 
 
 def _formatted(table: pd.DataFrame, digits: str) -> list[dict[str, str]]:
-    rows = table.to_dict("records")
-    return [
-        {
-            str(name): format(value, ",.0f" if abs(value) >= 1_000 else digits)
-            if isinstance(value, float)
-            else str(value)
-            for name, value in row.items()
-        }
-        for row in rows
-    ]
+    def text(value: Any) -> str:
+        if not isinstance(value, float):
+            return str(value)
+        return format(value, ",.0f" if abs(value) >= 1_000 else digits)
+
+    return [{str(name): text(value) for name, value in row.items()} for row in table.to_dict("records")]
 
 
 # Typical latencies, not measured here.

@@ -27,8 +27,8 @@ from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrained
 
 from callbacks.peak_memory_monitor import resident_bytes, restart_peak
 from lightning_modules.activation_checkpointing import checkpoint_activations
-from lightning_modules.closure_module import taken_by_step
 from lightning_modules.closures import StepClosures
+from lightning_modules.optimizer_calls import step_keywords
 from optimizers import GLD, LineSearchMeZO, MeZO, ParabolicAdam, SaLSA
 
 STEPS = 3
@@ -124,8 +124,7 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, int]:
         if optimizer is None:
             step.evaluate()
         else:
-            offered = {"evaluate": step.evaluate, "loss": step.loss}
-            optimizer.step(step.closure, **taken_by_step(optimizer, offered))  # type: ignore[arg-type]
+            optimizer.step(step.closure, **step_keywords(optimizer, step, has_scaler=False))  # type: ignore[arg-type]
     peak = torch.cuda.max_memory_allocated() if on_gpu else resident_bytes("VmHWM") - before
     count = sum(parameter.numel() for parameter in model.parameters())
     weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())

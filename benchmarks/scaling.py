@@ -32,6 +32,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 from transformers import BertConfig
 
 from benchmarks.study.machine import describe_machine
+from benchmarks.study.report import markdown_table
 from lightning_modules import SequenceClassifier
 from optimizers import GLD, MeZO, ParabolicAdam, SaLSA
 
@@ -222,14 +223,24 @@ def report(rows: list[dict[str, Any]]) -> str:
             "benchmarks.scaling`.",
             "Ranks are processes that share this machine's cores, so that steps per second say what ranks cost, not "
             "what they gain. Bytes are of the tensors that a rank hands to collectives; predicted: gradients, one "
-            "float32 per trial, and four numbers per step. The share of time includes waiting for other ranks.",
-            table.to_markdown(index=False, floatfmt=".4g"),
+            "float32 per trial, and four numbers per step; three collectives of 12 bytes in all at a run's start are "
+            "spread over its steps. The share of time includes waiting for other ranks.",
+            markdown_table(_formatted(table, ".4g")),
             "## What a trial costs by the model",
             "One trial is a forward pass on the rank's own share of the batch, and an all-reduce of one number, "
             "2 l log2(R) with l the latency of a link. Without the forward pass:",
-            model.to_markdown(index=False, floatfmt=".3g"),
+            markdown_table(_formatted(model, ".3g")),
         ]
     )
+
+
+def _formatted(table: pd.DataFrame, digits: str) -> list[dict[str, str]]:
+    def text(value: Any) -> str:
+        if not isinstance(value, float):
+            return str(value)
+        return format(value, ",.0f" if abs(value) >= 1_000 else digits)
+
+    return [{str(name): text(value) for name, value in row.items()} for row in table.to_dict("records")]
 
 
 # Typical latencies, not measured here.

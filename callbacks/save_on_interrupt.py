@@ -51,7 +51,7 @@ class SaveOnInterrupt(Callback):
         self._handle(signal.SIGTERM)
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        # After an epoch's last batch its validation and its end are due, which a resumed run would leave out.
+        # After an epoch's last batch its end is due: a run that is complete with it ends as usual.
         if not trainer.is_last_batch:
             self._end_if_asked(trainer)
 

@@ -1,7 +1,7 @@
 """Adapters: a frozen model with a few new parameters in it, by peft or as bottleneck adapters."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,6 +106,23 @@ class AdaptedModel:
                 # peft 0.21.2 unwraps these itself, but for most kinds of adapter only where the head is one layer.
                 self.model.set_submodule(path, module.modules_to_save[module.active_adapter])
         return self.model.merge_and_unload()  # type: ignore[operator]
+
+
+def kind_of_adapter(adapted: AdaptedModel | None) -> str:
+    """Return the name of an adapter's kind, which checkpoints hold: that of its configuration's class, or none."""
+    return "none" if adapted is None else type(adapted.config).__name__
+
+
+def check_kind_of_adapter(checkpoint: Mapping[str, Any], adapted: AdaptedModel | None) -> None:
+    """Refuse a checkpoint of another kind of adapter than the model's.
+
+    Raises:
+        ModelError: if it is of another kind.
+    """
+    own = kind_of_adapter(adapted)
+    stored = checkpoint.get("adapter", own)
+    if stored != own:
+        raise ModelError(f"ckpt_path: the checkpoint's adapter is {stored}, the model's {own}; give adapter as it was")
 
 
 def add_adapter(

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
+from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -19,6 +20,25 @@ _TO_RESUME = ("optimizer_states", "lr_schedulers", "loops", "callbacks")
 def is_distributed(checkpoint: dict[str, Any]) -> bool:
     """Return whether a checkpoint is one of shards, whose tensors the strategy has loaded and compared by itself."""
     return "loops" in checkpoint and not {"state_dict", "optimizer_states"} & checkpoint.keys()
+
+
+def check_loadable(checkpoint: dict[str, Any], module: LightningModule, model: str, is_fit: bool) -> None:
+    """Check that a checkpoint's weights are those of a module and, for a fit, that it can go on from it.
+
+    Args:
+        checkpoint: A Lightning checkpoint.
+        module: The module; tensors may be absent or added where it is not ``strict_loading``.
+        model: What the model is called in the error.
+        is_fit: Whether a fit resumes from the checkpoint.
+
+    Raises:
+        ModelError: if it cannot be loaded so.
+    """
+    if module.strict_loading:
+        check_architecture(checkpoint, module.state_dict(), model)
+    check_weights(checkpoint, dict(module.named_parameters()))
+    if is_fit:
+        check_resumable(checkpoint)
 
 
 def check_resumable(checkpoint: dict[str, Any]) -> None:

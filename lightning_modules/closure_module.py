@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule
@@ -15,31 +15,25 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from lightning_modules.checkpoint_check import (
-    check_architecture,
-    check_moved_parameters,
-    check_optimizer_state,
-    check_resumable,
-    check_weights,
-)
+from lightning_modules.checkpoint_check import check_loadable, check_moved_parameters, check_optimizer_state
 from lightning_modules.closures import StepClosures, count_examples
 from lightning_modules.combinations import check_combination, check_gradients_of_ranks
 from lightning_modules.compilation import compile_loss_alone
 from lightning_modules.errors import ModelError
 from lightning_modules.finite_steps import FiniteSteps
+from lightning_modules.gradient_clip import GradientClip
+from lightning_modules.learning_rates import LearningRates
 from lightning_modules.lightning_callbacks import check_callbacks, check_rate_monitor
-from lightning_modules.loop_progress import has_ended_epoch
 from lightning_modules.model_checkpoints import carry_over_best, save_by_step_and_time
 from lightning_modules.optimizer_calls import backward_of, check_step, make_optimizer, step_context, step_keywords
 from lightning_modules.optimizer_modes import OptimizerModes
 from lightning_modules.own_step_size import OwnStepSize, check_rate_writers
 from lightning_modules.reduction import reduced
 from lightning_modules.resumption import Resumption
-from lightning_modules.run_length import RunLength, run_length, unset_keywords
+from lightning_modules.run_length import run_length, unset_keywords
 from lightning_modules.schedules import Schedule
-from lightning_modules.sharded_model import shard_model, sharded_modules
+from lightning_modules.sharded_model import reshard, shard_model, sharded_modules
 from lightning_modules.step_axis import StepAxis
 from lightning_modules.whole_evaluation import WholeEvaluation
 from optimizers import ParabolicAdam, ParamGroups, scale_learning_rates
@@ -48,28 +42,6 @@ from optimizers.shards import complete_state
 
 # Lightning weights a logged loss by an integer; weights of batches need not be integers.
 _WEIGHT_UNITS = 2**16
-
-
-@dataclass(frozen=True)
-class GradientClip:
-    """A bound on the gradient, applied before the optimizer sees it.
-
-    Args:
-        value: The bound, above 0.
-        algorithm: Clip the gradients' joint ``norm`` or each ``value``.
-
-    Raises:
-        ModelError: if the bound is not above 0.
-    """
-
-    value: float
-    algorithm: Literal["norm", "value"] = "norm"
-
-    def __post_init__(self) -> None:
-        if not self.value > 0:
-            raise ModelError(
-                f"gradient_clip: value: {self.value} is not allowed; a positive number, or no gradient_clip"
-            )
 
 
 class ClosureModule(LightningModule):
@@ -138,19 +110,11 @@ class ClosureModule(LightningModule):
         self.new_parameter_names: Sequence[str] = ()
         self.module_order: Sequence[str] = ()  # in which the trained module's modules run, where that is known
         self._pending_batches: list[Any] = []
-        self._validated = False  # whether the present epoch has been validated
-        self._in_epoch = False  # whether an epoch has started and not ended
-        self._resumed: dict[str, Any] | None = None
+        self._resumed: dict[str, Any] = {}  # the checkpoint that a fit is about to go on from
         self._resumption = Resumption()
         self._modes = OptimizerModes()
         self._axis = StepAxis()
-        # Of a run with a schedule: its length, that of the run it goes on from, and the rates without the schedule.
-        self._length: RunLength | None = None
-        self._resumed_length: RunLength | None = None
-        self._rates: list[float] = []
-        # What a search for a learning rate has found, and whether the present optimizer is yet to take it.
-        self._found_rate: float | None = None
-        self._takes_found_rate = False
+        self._learning_rates = LearningRates(lr_scheduler)
 
     # What a subclass may define
 
@@ -214,11 +178,11 @@ class ClosureModule(LightningModule):
     def lr(self) -> float | None:
         """The learning rate, or None; set by Lightning's ``Tuner.lr_find``, for this and later fits."""
         optimizers = self.trainer.optimizers if self._trainer is not None else []
-        return optimizers[0].param_groups[0].get("lr") if optimizers else self._found_rate
+        return optimizers[0].param_groups[0].get("lr") if optimizers else self._learning_rates.found
 
     @lr.setter
     def lr(self, value: float) -> None:
-        self._found_rate, self._takes_found_rate = float(value), True
+        self._learning_rates.set_found(float(value))
 
     # The step
 
@@ -241,8 +205,7 @@ class ClosureModule(LightningModule):
         self._own_step_size.note(optimizer.optimizer)
         # Weights cached during the step must not meet the batch after it.
         torch.clear_autocast_cache()
-        if not self._schedule_per_epoch():
-            self._advance_schedule()
+        self._learning_rates.after_step(self)
         self._log_step(loss, step.num_examples, time.perf_counter() - started)
         return loss  # for callbacks that watch it (SpikeDetection, LearningRateFinder)
 
@@ -257,28 +220,22 @@ class ClosureModule(LightningModule):
         without_gradient_sync: Callable[[], AbstractContextManager[None]] = (
             strategy.block_backward_sync if isinstance(strategy, ParallelStrategy) else nullcontext
         )
-        several, sharded = self.trainer.world_size > 1, list(sharded_modules(self))
-
-        def after_evaluation() -> None:
-            # What is still gathered would not follow the shards that a search moves.
-            for each in sharded:
-                each.reshard()
-
+        several = self.trainer.world_size > 1
         return StepClosures(
             self.compute_loss,
             batches,
             zero_grad=optimizer.zero_grad,
             backward=backward_of(optimizer.optimizer, self.manual_backward),
             device=self.device,
-            mean_over_ranks=lambda loss: reduced(loss, strategy, "mean"),
+            mean_over_ranks=partial(reduced, strategy=strategy, operation="mean"),
             without_gradient_sync=without_gradient_sync,
             module=self,
             mean_over=self.mean_over,
-            sum_over_ranks=(lambda terms: reduced(terms, strategy, "sum")) if several else None,
+            sum_over_ranks=partial(reduced, strategy=strategy, operation="sum") if several else None,
             # Scaled gradients are the scaler's to look at.
             parameters=[] if self._scaler else [p for group in optimizer.param_groups for p in group["params"]],
             buffers=self._buffers_that_move,
-            after_evaluation=after_evaluation,
+            after_evaluation=partial(reshard, sharded_modules(self)),
         )
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
@@ -331,62 +288,21 @@ class ClosureModule(LightningModule):
         length = run_length(self.trainer, self.accumulate_grad_batches)
         known = {"steps_per_epoch": length.steps_per_epoch, "total_steps": length.total_steps}
         keywords = unset_keywords(self.optimizer, known)
-        if self._found_rate is not None:
-            keywords["lr"] = self._found_rate
-        self._takes_found_rate = False
+        keywords |= self._learning_rates.optimizer_keywords()
         division = self.param_groups
         names = self.new_parameter_names, self.module_order
         optimizer = make_optimizer(self.optimizer, self.trained_module, division, names, keywords)
-        clips_gradients = self.gradient_clip is not None
-        check_step(
-            optimizer,
-            scales_gradients=self._scaler is not None,
-            ranks=self.trainer.world_size,
-            clips_gradients=clips_gradients,
-        )
-        check_combination(
-            optimizer,
-            division or ParamGroups(),
-            has_schedule=self.lr_scheduler is not None,
-            scales_gradients=self._scaler is not None,
-            clips_gradients=clips_gradients,
-        )
+        prepared = {"scales_gradients": self._scaler is not None, "clips_gradients": self.gradient_clip is not None}
+        check_step(optimizer, ranks=self.trainer.world_size, **prepared)
+        check_combination(optimizer, division or ParamGroups(), has_schedule=self.lr_scheduler is not None, **prepared)
         check_rate_writers(self.trainer.callbacks, optimizer, self)  # type: ignore[attr-defined]
         try:
             scale_learning_rates(optimizer)
         except ValueError as error:
             raise ModelError(f"param_groups: {error}") from error
-        if optimizer.state and any(True for _ in sharded_modules(self)):
+        if optimizer.state and sharded_modules(self):
             complete_state(optimizer)
-        if self.lr_scheduler is None:
-            return {"optimizer": optimizer}
-        self._length, self._rates = length, [group.get("lr", 0.0) for group in optimizer.param_groups]
-        schedule = self.lr_scheduler.build(optimizer, length)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": self.lr_scheduler.interval}}
-
-    # Manual optimization leaves schedules to the module.
-
-    def _schedule_per_epoch(self) -> bool:
-        # A subclass may have made the schedule, in a configure_optimizers of its own.
-        by_epoch = any(config.interval == "epoch" for config in self.trainer.lr_scheduler_configs)
-        return by_epoch or isinstance(self.lr_schedulers(), ReduceLROnPlateau)
-
-    def _advance_schedule(self) -> None:
-        schedule = self.lr_schedulers()
-        if isinstance(schedule, LRScheduler) and not isinstance(schedule, ReduceLROnPlateau):
-            schedule.step()
-        if not isinstance(schedule, ReduceLROnPlateau):
-            return
-        # Under manual optimization Lightning drops the monitor of a schedule's configuration.
-        monitor = self.lr_scheduler.monitor if self.lr_scheduler is not None else "val/loss"
-        measured = self._validated or monitor.startswith("train/")
-        if self.trainer.enable_validation and not measured:
-            return  # an epoch without a validation has no value, or that of an earlier one
-        monitored = self.trainer.callback_metrics.get(monitor)
-        if monitored is None:
-            logged = ", ".join(sorted(self.trainer.callback_metrics))
-            raise ModelError(f"lr_scheduler.monitor: {monitor!r} is not logged; logged: {logged}")
-        schedule.step(monitored)
+        return self._learning_rates.build(self.lr_scheduler, optimizer, length)
 
     # The course of a fit
 
@@ -395,51 +311,21 @@ class ClosureModule(LightningModule):
         if self.trainer.train_dataloader is None:  # a subclass has made its optimizer itself
             self._resumption.before_loaders(self)
         # Callbacks that add parameter groups have put theirs back by now; the optimizer gets its state after this.
-        checkpoint, self._resumed = self._resumed or {}, None
+        checkpoint, self._resumed = self._resumed, {}
         self._finite_steps = FiniteSteps(self.max_skipped_steps)
         self._finite_steps.load(checkpoint.get("skipped_steps", (0, 0, False)))
         if checkpoint and len(self.trainer.optimizers) == 1:
             check_optimizer_state(checkpoint, self.trainer.optimizers[0])
         self._modes.begin(self.trainer.optimizers, checkpoint.get("training_weights", []))
 
-    def _follow_new_length(self) -> None:
-        """Lay the schedule over the run's own length, where the run goes on from one of another length."""
-        before, self._resumed_length = self._resumed_length, None
-        if self.lr_scheduler is None or self._length is None or before in (None, self._length):
-            return
-        schedule, optimizer = self.lr_schedulers(), self.trainer.optimizers[0]
-        if not isinstance(schedule, LRScheduler) or isinstance(schedule, ReduceLROnPlateau):
-            return
-        # A callback that has added groups knows their rates, this module does not.
-        if len(self._rates) == len(optimizer.param_groups):
-            new = self.lr_scheduler.rebuild(optimizer, self._length, self._rates, schedule.last_epoch)
-            self.trainer.lr_scheduler_configs[0].scheduler = new
-
-    def _take_found_rate(self) -> None:
-        """Give the optimizer and its schedule the learning rate that a search at the start of this fit has found."""
-        if not self._takes_found_rate or self._found_rate is None:
-            return
-        self._takes_found_rate = False
-        optimizer = self.trainer.optimizers[0]
-        rates = [self._found_rate * group.get("lr_factor", 1.0) for group in optimizer.param_groups]
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
-        if self.lr_scheduler is not None and self._length is not None and self.trainer.lr_scheduler_configs:
-            self._rates = rates
-            new = self.lr_scheduler.rebuild(optimizer, self._length, rates, 0)
-            self.trainer.lr_scheduler_configs[0].scheduler = new
-
     def on_train_start(self) -> None:
         if self.trainer.ckpt_path:
             check_moved_parameters(self._single_optimizer().optimizer, self)
         check_rate_monitor(self.trainer)
-        self._take_found_rate()
-        self._follow_new_length()
+        self._learning_rates.at_train_start(self.trainer)
         # A run that was interrupted leaves both behind.
-        self._pending_batches, saved = self._resumption.at_train_start(self)
-        self._validated = saved.get("validated", False)
-        if saved.get("epoch_end_due", False):
-            self._end_epoch()
+        self._pending_batches, place = self._resumption.at_train_start(self)
+        self._learning_rates.resume_in_epoch(self, place)
         # A run that is resumed within an epoch has no start of one.
         self._modes.train(self.trainer.optimizers)
         self._buffers_that_move = moving_buffers(self)
@@ -448,7 +334,7 @@ class ClosureModule(LightningModule):
     def on_train_epoch_start(self) -> None:
         self._modes.train(self.trainer.optimizers)
         self._resumption.at_epoch_start(self)
-        self._in_epoch = True
+        self._learning_rates.at_epoch_start()
 
     def on_train_end(self) -> None:
         self._finite_steps.finish()
@@ -456,13 +342,8 @@ class ClosureModule(LightningModule):
     def on_train_epoch_end(self) -> None:
         # A run that stops within an epoch ends it for Lightning alone.
         if self.trainer.is_last_batch:
-            self._end_epoch()
+            self._learning_rates.at_epoch_end(self)
         self._modes.evaluate(self.trainer.optimizers)
-
-    def _end_epoch(self) -> None:
-        if self._schedule_per_epoch():
-            self._advance_schedule()
-        self._in_epoch = self._validated = False
 
     def on_validation_model_zero_grad(self) -> None:
         super().on_validation_model_zero_grad()
@@ -473,7 +354,7 @@ class ClosureModule(LightningModule):
 
     def on_validation_end(self) -> None:
         if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
-            self._validated = True
+            self._learning_rates.after_validation()
             self._modes.train(self.trainer.optimizers)
 
     # Checkpoints
@@ -481,25 +362,16 @@ class ClosureModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["optimizer_names"] = [type(optimizer).__name__ for optimizer in self.trainer.optimizers]
         checkpoint["skipped_steps"] = self._finite_steps.state()
-        if self._length is not None:
-            checkpoint["run_length"] = list(self._length)
+        self._learning_rates.save(checkpoint)
         self._modes.save(checkpoint, self.trainer)
-        # Callbacks that save after a validation do so before this module learns of its end.
-        validated = self._validated or self.trainer.validating
-        epoch_end_due = self._in_epoch and has_ended_epoch(self.trainer) and self.trainer.is_last_batch
-        facts = {"validated": validated, "epoch_end_due": epoch_end_due}
-        self._resumption.save(checkpoint, self, self._pending_batches, **facts)
+        place = self._learning_rates.place_in_epoch(self.trainer)
+        self._resumption.save(checkpoint, self, self._pending_batches, place)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if self.strict_loading:
-            check_architecture(checkpoint, self.state_dict(), type(self.trained_module).__name__)
-        check_weights(checkpoint, dict(self.named_parameters()))
         is_fit = self._trainer is not None and self.trainer.state.fn == "fit"
-        self._resumed = checkpoint if is_fit else None
-        if is_fit:
-            check_resumable(checkpoint)
-            self._resumption.load(checkpoint)
+        check_loadable(checkpoint, self, type(self.trained_module).__name__, is_fit)
+        self._resumed = checkpoint if is_fit else {}
+        self._resumption.load(self._resumed)
+        self._learning_rates.load(self._resumed)
         if self._trainer is not None:
             carry_over_best(self._trainer, checkpoint)
-        stored = checkpoint.get("run_length")
-        self._resumed_length = RunLength(*stored) if is_fit and stored is not None else None

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import transformers
 from huggingface_hub import constants
+from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
 from lightning_modules.closures import Batch
@@ -186,6 +187,18 @@ class FeatureCache:
                 digest.update(f"{names[module]}.{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
                 digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
+
+
+def fingerprint_of(trainer: Trainer, split: str) -> str:
+    """Return what identifies the data of a split: the fingerprint of its data set, empty where it has none.
+
+    Args:
+        trainer: A trainer that fits or validates.
+        split: ``train``, or ``val0``, ``val1``, ….
+    """
+    loaders = trainer.train_dataloader if split == "train" else trainer.val_dataloaders
+    loader = loaders[int(split.removeprefix("val"))] if isinstance(loaders, list) else loaders
+    return getattr(getattr(loader, "dataset", None), "_fingerprint", "")
 
 
 def _checksums(batch: Batch) -> np.ndarray:

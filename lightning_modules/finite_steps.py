@@ -1,4 +1,7 @@
-"""Leaving out steps whose loss or gradients are not finite, for any optimizer, and counting them."""
+"""Leaving out steps whose loss or gradients are not finite, before any optimizer is called, and counting them.
+
+`optimizers/finite_steps.py` holds the check itself, and what our optimizers do in a training loop without this one.
+"""
 
 from __future__ import annotations
 

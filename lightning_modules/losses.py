@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -177,6 +177,25 @@ class TaskLoss:
         """Return what the training data determined, as plain values for a checkpoint."""
         weights = None if self.class_weights is None else self.class_weights.tolist()
         return {"class_weights": weights, "target_mean": self.target_mean, "target_std": self.target_std}
+
+    def with_facts(self, facts: Mapping[str, Any], options: LossOptions) -> TaskLoss:
+        """Return the loss as the training data of a checkpoint determined it.
+
+        Args:
+            facts: What :meth:`facts` returned.
+            options: Of the present loss. Weights by label name are an argument, which may have changed.
+        """
+        weights = facts["class_weights"] if options.class_weights == "balanced" else None
+        return replace(
+            self,
+            class_weights=self.class_weights if weights is None else torch.tensor(weights),
+            target_mean=facts["target_mean"],
+            target_std=facts["target_std"],
+        )
+
+    def without_mean(self) -> TaskLoss:
+        """Return the loss with regression targets only scaled, to a mean square of 1."""
+        return replace(self, target_mean=0.0, target_std=math.hypot(self.target_mean, self.target_std))
 
 
 def task_loss(

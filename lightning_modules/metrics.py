@@ -275,3 +275,12 @@ class EvaluationMetrics(nn.Module):
     def named_metrics(self) -> dict[str, Metric]:
         """Return ``{"loss": …, "accuracy": …}``, as metric objects that Lightning computes, synchronises and resets."""
         return {"loss": self.loss, **{name: cast(Metric, metric) for name, metric in self.scores.items()}}
+
+
+def reset_metrics(sets: nn.ModuleList) -> None:
+    """Reset the :class:`EvaluationMetrics` of several evaluation sets before an evaluation.
+
+    One that was interrupted has left its sums behind, in inference mode as tensors that a fit cannot use.
+    """
+    for metrics in sets:
+        cast(EvaluationMetrics, metrics).reset()

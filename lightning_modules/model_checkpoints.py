@@ -27,9 +27,6 @@ def save_by_step_and_time(trainer: Trainer) -> None:
     not at the end of an epoch, which is the default where each epoch has one validation: so saves by step or time were
     lost. They are set to be after validations.
 
-    A run that resumes from what was saved in the last batch of an epoch begins with the next epoch: validation,
-    schedules by epoch and all else at the end are left out. Such saves are made after the end.
-
     Args:
         trainer: A trainer whose fit is about to start.
 
@@ -42,29 +39,12 @@ def save_by_step_and_time(trainer: Trainer) -> None:
         missing = [name for name in _NOT_PUBLIC if not hasattr(callback, name)]
         if missing:
             raise RuntimeError(f"lightning {lightning.__version__}: ModelCheckpoint has no {', '.join(missing)}")
-        if callback._every_n_epochs == 0:
-            if callback._save_on_train_epoch_end is None:
-                callback._save_on_train_epoch_end = False
-            callback.on_train_epoch_end = partial(_at_epoch_end, callback)  # type: ignore[method-assign]
+        if callback._every_n_epochs == 0 and callback._save_on_train_epoch_end is None:
+            callback._save_on_train_epoch_end = False
         callback.on_train_batch_end = partial(_at_batch_end, callback)  # type: ignore[method-assign]
 
 
 def _at_batch_end(callback: ModelCheckpoint, trainer: Trainer, *_: Any) -> None:
-    if not trainer.is_last_batch:
-        _save_if_due(callback, trainer)
-
-
-def _at_epoch_end(callback: ModelCheckpoint, trainer: Trainer, pl_module: Any) -> None:
-    ModelCheckpoint.on_train_epoch_end(callback, trainer, pl_module)
-    # By now the validation, if there was one, has run; where the option is false the hook would wait for another.
-    after_validations, callback._save_on_train_epoch_end = callback._save_on_train_epoch_end, True
-    try:
-        _save_if_due(callback, trainer)
-    finally:
-        callback._save_on_train_epoch_end = after_validations
-
-
-def _save_if_due(callback: ModelCheckpoint, trainer: Trainer) -> None:
     module: Any = SimpleNamespace(automatic_optimization=True)
     ModelCheckpoint.on_train_batch_end(callback, trainer, module, None, None, 0)
 

@@ -42,6 +42,9 @@ class Padding:
         self._model: Any = model
         self._forward = forward or (lambda batch: model(**batch).logits)
         self._found: dict[str, bool] = {}
+        # Where batches' padding is moved to, None to leave it; until a datamodule is known it may be on either side.
+        self._moved_to: str | None = None
+        self._is_decided = False
 
     @property
     def matters(self) -> bool:
@@ -69,6 +72,16 @@ class Padding:
                 f"{option}: the logits of a {type(self._model).__name__} depend on how far a text is padded; "
                 f"leave {option} out"
             )
+
+    def meet(self, data: Any) -> None:
+        """Decide where batches are padded by the datamodule that they will come from, see :meth:`side_for_data`."""
+        self._moved_to, self._is_decided = self.side_for_data(data), True
+
+    def on_free_side(self, batch: Batch) -> Batch:
+        """Return a batch padded on the side where padding is free."""
+        if not self._is_decided:
+            self._moved_to, self._is_decided = self.only_free_side(), True
+        return batch if self._moved_to is None or "attention_mask" not in batch else padded_on(batch, self._moved_to)
 
     def side_for_data(self, data: Any) -> str | None:
         """Return the side to which the padding of a datamodule's texts has to be moved; say so, and where none helps.

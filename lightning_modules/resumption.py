@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import lightning
@@ -74,7 +74,9 @@ class Resumption:
 
     # Saving
 
-    def save(self, checkpoint: dict[str, Any], module: LightningModule, waiting: Sequence[Any], **facts: bool) -> None:
+    def save(
+        self, checkpoint: dict[str, Any], module: LightningModule, waiting: Sequence[Any], facts: Mapping[str, bool]
+    ) -> None:
         """Add the entries to a checkpoint.
 
         Args:
@@ -99,7 +101,7 @@ class Resumption:
             # Of a stream of unknown length Lightning fetches a batch ahead, to know the last one.
             "fetched": _batches_of_all_ranks(_fetched_ahead(trainer), trainer),
             "metrics": {name: value.detach().cpu() for name, value in trainer.callback_metrics.items()},
-            "facts": facts,
+            "facts": dict(facts),
         }
 
     # Resuming

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any, ClassVar, cast
 
 import torch
@@ -14,20 +13,20 @@ from torch import Tensor, nn
 from torch.nn import ModuleList
 
 from lightning_modules.activation_checkpointing import checkpoint_activations
-from lightning_modules.adapters import AdapterConfig, add_adapter
+from lightning_modules.adapters import AdapterConfig, add_adapter, check_kind_of_adapter, kind_of_adapter
 from lightning_modules.batch_check import check_batch, embedded_tokens
 from lightning_modules.closure_module import ClosureModule
 from lightning_modules.closures import Batch, count_examples
 from lightning_modules.compilation import compile_model
 from lightning_modules.errors import ModelError
 from lightning_modules.export import can_hold_mean
-from lightning_modules.feature_cache import FeatureCache
+from lightning_modules.feature_cache import FeatureCache, fingerprint_of
 from lightning_modules.frozen_encoder import Features, FrozenEncoder
 from lightning_modules.input_limits import check_data, takes_token_types
 from lightning_modules.length_split import split_by_length as parts_by_length
 from lightning_modules.losses import LossOptions, ProblemType, TaskLoss, check_problem_type, task_loss
-from lightning_modules.metrics import LOWER_IS_BETTER, EvaluationMetrics, check_metrics, predicted_labels
-from lightning_modules.padding import Padding, padded_on
+from lightning_modules.metrics import LOWER_IS_BETTER, EvaluationMetrics, check_metrics, predicted_labels, reset_metrics
+from lightning_modules.padding import Padding
 from lightning_modules.pretrained import check_label_order, load_sequence_classifier
 from lightning_modules.sharded_model import sharded_modules
 from lightning_modules.tiny_input import module_order
@@ -137,7 +136,6 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         self.loss_options.check_labels(self.problem_type, self.label_names)
         # setup("fit") or a checkpoint adds what the training data determines.
         self.task_loss: TaskLoss = task_loss(self.problem_type, self.loss_options, self.label_names)
-        self._has_statistics = False
         self.temperature = 1.0
         self.calibrated_predictions = calibrated_predictions
         self.main_metric = f"val/{names[0] if names else 'loss'}"
@@ -170,12 +168,10 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         self._vocabulary = embedded_tokens(self.model)
         self.split_by_length = split_by_length
         self.padding = Padding(self.model, self._logits)
-        # Until a datamodule's tokenizer is known, padding may be on either side.
-        self._padded_on: str | None = None
-        self._has_met_data = False
-        for option, is_on in (("split_by_length", split_by_length > 1), ("cache_features", bool(cache_features))):
-            if is_on:
-                self.padding.refuse_where_it_matters(option)
+        by_row = {"split_by_length": split_by_length > 1, "cache_features": bool(cache_features)}
+        self._options_by_row = [option for option, is_on in by_row.items() if is_on]
+        for option in self._options_by_row:
+            self.padding.refuse_where_it_matters(option)
         self.eval_set_names = tuple(eval_set_names)
         self.val_metrics, self.test_metrics = (
             ModuleList(EvaluationMetrics(names, num_labels, self.problem_type) for _ in self.eval_set_names)
@@ -199,46 +195,29 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
                 module.eval()
         return self
 
-    @property
-    def target_mean(self) -> float:
-        """Mean of the regression targets of the training split; 0 where they are used as they are."""
-        return self.task_loss.target_mean
-
-    @property
-    def target_std(self) -> float:
-        """Standard deviation of the regression targets of the training split; 1 where they are used as they are."""
-        return self.task_loss.target_std
-
     def configure_model(self) -> None:
         super().configure_model()
-        for name, given in (
-            ("split_by_length", self.split_by_length > 1),
-            ("cache_features", self.feature_cache is not None),
-        ):
-            if given and any(True for _ in sharded_modules(self)):
-                raise ModelError(
-                    f"{name}: it does not go with sharded parameters, which all ranks gather for every forward pass; "
-                    "leave it out"
-                )
+        if self._options_by_row and sharded_modules(self):
+            raise ModelError(
+                f"{self._options_by_row[0]}: it does not go with sharded parameters, which all ranks gather for every "
+                "forward pass; leave it out"
+            )
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
         data = getattr(self.trainer, "datamodule", None)
         check_data(self.model, data)
-        self._padded_on, self._has_met_data = self.padding.side_for_data(data), True
+        self.padding.meet(data)
         if stage == "fit":
             if self.adapted is not None:
                 self.adapted.check_trains()
             self.temperature = 1.0
             statistics = getattr(data, "label_statistics", None)
             if statistics is not None:
-                self.task_loss = task_loss(self.problem_type, self.loss_options, self.label_names, statistics)
-                self._has_statistics = True
-                if self.problem_type == "regression" and not can_hold_mean(self.model):
-                    # The exported model could not add the mean: targets are only scaled, to a mean square of 1.
-                    size = math.hypot(self.target_mean, self.target_std)
-                    self.task_loss = replace(self.task_loss, target_mean=0.0, target_std=size)
-            elif self.loss_options.class_weights == "balanced" and not self._has_statistics:
+                fitted = task_loss(self.problem_type, self.loss_options, self.label_names, statistics)
+                # An exported model adds the mean in the bias of its last layer.
+                self.task_loss = fitted if can_hold_mean(self.model) else fitted.without_mean()
+            elif self.loss_options.class_weights == "balanced" and self.task_loss.class_weights is None:
                 raise ModelError(
                     "loss: class_weights: balanced needs a datamodule that counts its labels (label_statistics), such "
                     "as TextDataModule; give a weight by label instead"
@@ -252,22 +231,16 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         return batch
 
     def prepare_batch(self, batch: Batch, split: str) -> list[Batch]:
-        batch = self._on_its_side(batch)
-        if "text" in batch and (self.split_by_length > 1 or self.feature_cache is not None):
-            name = "split_by_length" if self.split_by_length > 1 else "cache_features"
+        batch = self.padding.on_free_side(batch)
+        if "text" in batch and self._options_by_row:
+            name = self._options_by_row[0]
             raise ModelError(f"{name}: it does not go with long texts as windows; leave it out, or truncate long texts")
         parts = parts_by_length(batch, self.split_by_length)
         return [part | {"features": self._features(part, split)} for part in parts]
 
     def forward(self, batch: Batch) -> Tensor:
         """Return ``(texts, labels)`` logits, or ``(texts,)`` scores in the targets' units, in float32."""
-        return self.task_loss.in_user_units(self._outputs(self._on_its_side(batch)))
-
-    def _on_its_side(self, batch: Batch) -> Batch:
-        """Return a batch padded on the side where padding is free."""
-        if not self._has_met_data:
-            self._padded_on, self._has_met_data = self.padding.only_free_side(), True
-        return batch if self._padded_on is None or "attention_mask" not in batch else padded_on(batch, self._padded_on)
+        return self.task_loss.in_user_units(self._outputs(self.padding.on_free_side(batch)))
 
     def _outputs(self, batch: Batch) -> Tensor:
         """Return logits, or standardised scores, per text."""
@@ -293,10 +266,7 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
             return self.frozen_encoder.features(batch)
         if self.feature_cache is None or split.startswith("test"):
             return None
-        loaders = self.trainer.train_dataloader if split == "train" else self.trainer.val_dataloaders
-        loader = loaders[int(split.removeprefix("val"))] if isinstance(loaders, list) else loaders
-        fingerprint = getattr(getattr(loader, "dataset", None), "_fingerprint", "")
-        return self.feature_cache.features(split, batch, fingerprint)
+        return self.feature_cache.features(split, batch, fingerprint_of(self.trainer, split))
 
     def loss_from_outputs(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Return the mean loss of logits, or of standardised scores; float32 under any precision."""
@@ -313,16 +283,11 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
     # Evaluation
 
     def on_validation_start(self) -> None:
-        self._reset(self.val_metrics)
+        reset_metrics(self.val_metrics)
         super().on_validation_start()
 
     def on_test_start(self) -> None:
-        self._reset(self.test_metrics)
-
-    def _reset(self, metrics_per_set: ModuleList) -> None:
-        # An evaluation that was interrupted left its sums behind, one in inference mode tensors that fit cannot use.
-        for metrics in metrics_per_set:
-            cast(EvaluationMetrics, metrics).reset()
+        reset_metrics(self.test_metrics)
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Return ``outputs`` (logits, or scores in the targets' units), ``predicted`` and ``labels``, for callbacks."""
@@ -371,53 +336,29 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
             found = {"probabilities": self.probabilities(outputs)}
         return {"idx": batch["idx"], **found} if "idx" in batch else found
 
-    def probabilities(self, logits: Tensor) -> Tensor:
-        """Return the labels' probabilities: of one of them, or of each where a text has several."""
-        logits = logits / self.temperature if self.calibrated_predictions else logits
-        return logits.sigmoid() if self.problem_type == "multi_label_classification" else logits.softmax(dim=-1)
-
     # Checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        checkpoint["adapter"] = self._adapter_name()
+        checkpoint["adapter"] = kind_of_adapter(self.adapted)
         if self.adapted is not None and self.adapted.start:
             checkpoint["adapter_start"] = self.adapted.start
-        checkpoint["task"] = {
-            "problem_type": self.problem_type,
-            "temperature": self.temperature,
-            **self.task_loss.facts(),
-        }
+        task = {"problem_type": self.problem_type, "temperature": self.temperature}
+        checkpoint["task"] = task | self.task_loss.facts()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        stored, own = checkpoint.get("adapter", self._adapter_name()), self._adapter_name()
-        if stored != own:
-            raise ModelError(
-                f"ckpt_path: the checkpoint's adapter is {stored}, the model's {own}; give adapter as it was"
-            )
+        check_kind_of_adapter(checkpoint, self.adapted)
         names = checkpoint.get("hyper_parameters", {}).get("label_names") or ()
         check_label_order("ckpt_path: the checkpoint", names, self.hparams["label_names"] or ())
         super().on_load_checkpoint(checkpoint)
         if self.adapted is not None and "adapter_start" in checkpoint:
             self.adapted.start = checkpoint["adapter_start"]
-        if "task" in checkpoint:  # earlier versions had none of this
-            self._load_task(checkpoint["task"])
-
-    def _load_task(self, task: Mapping[str, Any]) -> None:
+        task = checkpoint.get("task")
+        if task is None:  # of an earlier version
+            return
         if task["problem_type"] != self.problem_type:
             raise ModelError(
                 f"ckpt_path: the checkpoint's problem_type is {task['problem_type']}, the model's {self.problem_type}"
             )
-        # Weights by name are an argument, which may have changed.
-        weights = task["class_weights"] if self.loss_options.class_weights == "balanced" else None
         self.temperature = task["temperature"]
-        self.task_loss = replace(
-            self.task_loss,
-            class_weights=self.task_loss.class_weights if weights is None else torch.tensor(weights),
-            target_mean=task["target_mean"],
-            target_std=task["target_std"],
-        )
-        self._has_statistics = True
-
-    def _adapter_name(self) -> str:
-        return "none" if self.adapted is None else type(self.adapted.config).__name__
+        self.task_loss = self.task_loss.with_facts(task, self.loss_options)

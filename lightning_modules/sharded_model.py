@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -29,7 +29,7 @@ def shard_model(trainer: Trainer, module: nn.Module, model: nn.Module) -> None:
         ModelError: if the strategy divides ranks otherwise, or a parameter belongs to no module that could be sharded.
     """
     strategy = trainer.strategy
-    if not isinstance(strategy, ModelParallelStrategy) or any(True for _ in sharded_modules(module)):
+    if not isinstance(strategy, ModelParallelStrategy) or sharded_modules(module):
         return
     ranks = strategy.device_mesh["data_parallel"].size()
     if ranks != trainer.world_size:
@@ -63,6 +63,12 @@ def _largest_with_forward(module: nn.Module) -> Iterator[nn.Module]:
             yield child
 
 
-def sharded_modules(module: nn.Module) -> Iterator[FSDPModule]:
+def sharded_modules(module: nn.Module) -> list[FSDPModule]:
     """Return the modules within a module that `fully_shard` has been called on."""
-    return (each for each in module.modules() if isinstance(each, FSDPModule))
+    return [each for each in module.modules() if isinstance(each, FSDPModule)]
+
+
+def reshard(modules: Iterable[FSDPModule]) -> None:
+    """Let go of gathered parameters after an evaluation: they would not follow the shards that a search moves."""
+    for each in modules:
+        each.reshard()

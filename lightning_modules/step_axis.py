@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lightning.pytorch import Trainer
+from typing import Any
 
 
 class StepAxis:
@@ -17,21 +17,21 @@ class StepAxis:
     def __init__(self) -> None:
         self._every: int | None = None
 
-    def begin(self, trainer: Trainer, accumulate_grad_batches: int) -> None:
+    def begin(self, trainer: Any, accumulate_grad_batches: int) -> None:
         """Begin a fit of so many batches per step."""
         trainer.accumulate_grad_batches = accumulate_grad_batches
         self._every = trainer.log_every_n_steps
 
-    def rest(self, trainer: Trainer) -> None:
+    def rest(self, trainer: Any) -> None:
         """Log nothing at a batch without a step."""
         trainer.log_every_n_steps = 0
 
-    def resume(self, trainer: Trainer) -> None:
+    def resume(self, trainer: Any) -> None:
         """Log as asked at a batch with a step."""
         if self._every is not None:
             trainer.log_every_n_steps = self._every
 
-    def finish(self, trainer: Trainer) -> None:
+    def finish(self, trainer: Any) -> None:
         """Leave the trainer as it was, so that it takes another fit."""
         self.resume(trainer)
         trainer.accumulate_grad_batches, self._every = 1, None

@@ -28,9 +28,12 @@ def tiny_input(config: Any, length: int = LENGTH, device: torch.device | str = "
         logits = model(**tiny_input(model.config)).logits  # (1, labels)
     """
     text = config.get_text_config()
-    special = {getattr(text, f"{name}_token_id", None) for name in ("pad", "bos", "eos", "cls", "sep", "decoder_start")}
+    names = [f"{name}_token_id" for name in ("pad", "bos", "eos", "cls", "sep", "decoder_start")]
+    found = [getattr(text, name, None) for name in names]
     # Images and the like have tokens of their own.
-    special |= {value for name, value in config.to_dict().items() if name.endswith(("_token_id", "_token_index"))}
+    found += [value for name, value in config.to_dict().items() if name.endswith(("_token_id", "_token_index"))]
+    # Llama 3's end tokens are a list.
+    special = {token for value in found for token in (value if isinstance(value, list) else [value])}
     size = getattr(text, "vocab_size", None) or 1000
     ordinary = [token for token in range(min(size, length + 64)) if token not in special]
     ids = [ordinary[place % len(ordinary)] for place in range(length)]

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from lightning_modules.adapters import AdaptedModel
 from lightning_modules.export import export_adapter, export_model
 from lightning_modules.input_limits import check_length, check_vocabulary, longest_input
-from lightning_modules.losses import ProblemType
+from lightning_modules.losses import ProblemType, TaskLoss
 from lightning_modules.padding import Padding
 from lightning_modules.pretrained import task_of
 from lightning_modules.text_prediction import (
@@ -36,6 +36,9 @@ class TrainedClassifier(LightningModule):
         num_labels: Number of labels; 1 for regression.
         label_names: Names of the labels, in order.
         problem_type: Kind of task.
+        task_loss: The loss, with the scale of regression targets.
+        temperature: What the callback Calibration has found to divide logits by; 1 without it.
+        calibrated_predictions: Whether probabilities are of logits divided by it.
         padding: What padding does to the model's logits.
         trust_remote_code: Whether a hub repository may run code of its own.
     """
@@ -45,6 +48,9 @@ class TrainedClassifier(LightningModule):
     num_labels: int
     label_names: Sequence[str]
     problem_type: ProblemType
+    temperature: float
+    calibrated_predictions: bool
+    task_loss: TaskLoss
     padding: Padding
     trust_remote_code: bool
 
@@ -97,6 +103,11 @@ class TrainedClassifier(LightningModule):
         outputs = predict_outputs(self, texts, tokenizer, longest, tokens_per_batch)
         return named_predictions(outputs, self.label_names, self.problem_type)
 
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Return the labels' probabilities: of one of them, or of each where a text has several."""
+        logits = logits / self.temperature if self.calibrated_predictions else logits
+        return logits.sigmoid() if self.problem_type == "multi_label_classification" else logits.softmax(dim=-1)
+
     def export(
         self,
         folder: str | Path,
@@ -126,6 +137,16 @@ class TrainedClassifier(LightningModule):
             weights: State of the module in place of its own: a checkpoint's ``state_dict``.
         """
         return export_adapter(self, folder, weights)
+
+    @property
+    def target_mean(self) -> float:
+        """Mean of the regression targets of the training split; 0 where they are used as they are."""
+        return self.task_loss.target_mean
+
+    @property
+    def target_std(self) -> float:
+        """Standard deviation of the regression targets of the training split; 1 where they are used as they are."""
+        return self.task_loss.target_std
 
     @property
     def can_be_exported(self) -> bool:

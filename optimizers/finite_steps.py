@@ -1,4 +1,7 @@
-"""Whether a step's loss and gradients are finite; steps that are not: left out on a CPU, zeroed on an accelerator."""
+"""The check within an optimizer's step that loss and gradients are finite, for loops that have not checked before.
+
+`lightning_modules/finite_steps.py` checks before an optimizer is called, and then sets its `checks_finite` to False.
+"""
 
 from __future__ import annotations
 

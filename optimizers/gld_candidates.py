@@ -174,7 +174,7 @@ class Trials:
             ]
             losses.append(self._evaluate_many(unit.tensors, shaped))
             penalties.append(unit.penalty(stacks))
-            self._step.evaluations += len(moves) - 1
+            self._step.evaluations += len(moves)
         read, added = read_losses(losses), read_losses(penalties)
         if len(added) < len(read):  # no norm is weighted
             added *= len(read)

@@ -246,14 +246,14 @@ def group_updates(
 
 
 def make_state(updates: Iterable[GroupUpdate]) -> None:
-    """Make the optimizer's state of what a loaded state will fill (`shards.asks_for_state`); nothing moves."""
+    """Create the state tensors that a checkpoint is about to fill (see `shards.asks_for_state`); move nothing."""
     for update in updates:
         update.compute_direction()
         update.reset_momentum()
 
 
 def over_ranks(values: Tensor, updates: Sequence[GroupUpdate]) -> Tensor:
-    """Return sums over the tensors of some updates, where these are sharded over all ranks' parts of them."""
+    """Return sums over the tensors of some updates, summed over all ranks as well where the tensors are sharded."""
     return values if updates[0].shares is None else sum_over_ranks(values)
 
 

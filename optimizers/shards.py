@@ -135,7 +135,7 @@ def states_of(params: Iterable[Tensor], state: Mapping[Tensor, dict[str, Any]]) 
 
 
 def asks_for_state(groups: Iterable[Mapping[str, Any]], *given: Any) -> bool:
-    """Return whether a step is called to make the optimizer's state, as `torch.distributed.checkpoint` does.
+    """Return whether a step is called only to create the optimizer's state, as `torch.distributed.checkpoint` does.
 
     Before it loads a state it calls `step()` with nothing, with gradients and all learning rates at 0 (torch 2.13,
     `_init_optim_state`).

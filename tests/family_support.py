@@ -88,7 +88,7 @@ class Support:
         for trainable in ("head", "new"):
             module = self.module(trainable=trainable, cache_features=str(self.folder / trainable), dropout=0.0)
             expected = module(self.batch)
-            part = module._on_its_side(self.batch)
+            part = module.padding.on_free_side(self.batch)
             assert module.feature_cache is not None
             for _ in range(2):
                 features = module.feature_cache.features("val0", part)
@@ -154,7 +154,7 @@ class Support:
 
     def inputs(self, module: SequenceClassifier) -> dict[str, Tensor]:
         names = ("input_ids", "attention_mask")
-        return {name: tensor for name, tensor in module._on_its_side(self.batch).items() if name in names}
+        return {name: tensor for name, tensor in module.padding.on_free_side(self.batch).items() if name in names}
 
     @torch.no_grad()
     def outputs(self, module: SequenceClassifier) -> Tensor:

@@ -157,7 +157,7 @@ class _Writer:
             ]
             if label is not None:
                 parts.append(f"### {label}")
-            parts += [_markdown(rows), f"![score against seconds of training, tuning counted]({figure})"]
+            parts += [markdown_table(rows), f"![score against seconds of training, tuning counted]({figure})"]
             tables.append(tuned)
         pd.concat(tables).to_csv(self.folder / "tuning.csv", index=False, float_format="%.6g")
         return "\n\n".join(parts)
@@ -169,7 +169,7 @@ class _Writer:
         for source in self.study.published:
             rows = [self._published_row(source, row) for row in source.rows]
             parts.append(f"{source.source}: {source.measure}." + (f" {source.note}" if source.note else ""))
-            parts.append(_markdown(rows))
+            parts.append(markdown_table(rows))
         return "\n\n".join(parts)
 
     def failures(self) -> str:
@@ -180,7 +180,7 @@ class _Writer:
             {"run": self._label(row, self.axes) + f" · seed {row['seed']}", "id": row["id"], "reason": row["reason"]}
             for _, row in failed.iterrows()
         ]
-        return "## Failed runs\n\n" + _markdown(rows)
+        return "## Failed runs\n\n" + markdown_table(rows)
 
     def curves(self) -> pd.DataFrame:
         tables = []
@@ -228,7 +228,7 @@ class _Writer:
             rows.append(row)
         budgets = ", ".join(dict.fromkeys(cells["budget"]))
         judged = f"Judged by {metric}{self._baseline(cells)}. Every run: {budgets}."
-        parts = [f"## {label or 'Results'}", judged, _markdown(rows)]
+        parts = [f"## {label or 'Results'}", judged, markdown_table(rows)]
         return "\n\n".join([*parts, *self._figures(cells, runs, label)])
 
     def _figures(self, cells: pd.DataFrame, runs: pd.DataFrame, label: str | None) -> list[str]:
@@ -310,7 +310,8 @@ class _Writer:
         return " · ".join(str(row[axis]) for axis in axes if row[axis] != "") or "all"
 
 
-def _markdown(rows: Sequence[Mapping[str, str]]) -> str:
+def markdown_table(rows: Sequence[Mapping[str, str]]) -> str:
+    """Return rows as a table of Markdown; its columns are all keys, in the order in which they occur."""
     columns = list(dict.fromkeys(column for row in rows for column in row))
     lines = [f"| {' | '.join(columns)} |", f"|{'|'.join('---' for _ in columns)}|"]
     for row in rows:

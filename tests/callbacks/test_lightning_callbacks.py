@@ -66,8 +66,8 @@ def test_a_rate_that_is_found_at_the_start_of_a_fit_goes_into_its_schedule(tmp_p
     fit = trainer(tmp_path, LearningRateFinder(num_training_steps=15))
     fit.fit(module, loader())
     assert fit.global_step == 20
-    assert fit.optimizers[0].param_groups[0]["lr"] == pytest.approx(module._found_rate, rel=1e-6)
-    assert module._found_rate > 1e-5
+    assert fit.optimizers[0].param_groups[0]["lr"] == pytest.approx(module._learning_rates.found, rel=1e-6)
+    assert module._learning_rates.found > 1e-5
 
 
 @pytest.mark.parametrize("method", [SaLSA, ParabolicAdam])

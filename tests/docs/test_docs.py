@@ -27,7 +27,7 @@ DOCS = ROOT / "docs"
 
 def save_tiny_config(folder: Path) -> str:
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-    BertConfig(vocab_size=30522, max_position_embeddings=64, **sizes).save_pretrained(folder)
+    BertConfig(vocab_size=30522, max_position_embeddings=128, **sizes).save_pretrained(folder)
     return str(folder)
 
 
@@ -81,7 +81,8 @@ def test_the_config_of_the_page_trains_with_the_optimizer_of_the_page(
     arguments = ["--config", "configs/quickstart.yaml", "--config", str(tmp_path / "best_of.yaml")]
     arguments += ["--config", "configs/trainer/cpu.yaml", "--model.model", save_tiny_config(tmp_path / "model")]
     arguments += ["--model.pretrained", "false", "--data.tokenizer", "offline:all-MiniLM-L6-v2"]
-    arguments += ["--data.max_train_samples", "64", "--trainer.max_steps", "2", "--trainer.limit_val_batches", "0"]
+    arguments += ["--data.max_train_samples", "64", "--data.max_length", "64"]
+    arguments += ["--trainer.max_steps", "2", "--trainer.limit_val_batches", "0"]
     arguments += ["--trainer.logger", "false", "--trainer.enable_progress_bar", "false"]
     arguments += ["--trainer.default_root_dir", str(tmp_path), "--trainer.callbacks", "null"]
     built = cli.LinetuneCLI(auto_configure_optimizers=False, run=False, args=arguments)
@@ -112,7 +113,8 @@ def test_the_line_search_of_the_page_searches_in_every_fifth_step(tmp_path: Path
 
 def test_the_data_of_the_page_trains_the_module_and_predicts(tmp_path: Path) -> None:
     (tmp_path / "sums.py").write_text(modules_of("adding_a_task.md")[0])
-    options = {"tokenizer": "offline:all-MiniLM-L6-v2", "cache_dir": str(tmp_path / "cache"), "train_batch_size": 8}
+    options = {"tokenizer": "offline:all-MiniLM-L6-v2", "cache_dir": str(tmp_path / "cache")}
+    options |= {"train_batch_size": 8, "max_length": 64}
     data = module_of(tmp_path / "sums.py", "sums").Sums(str(tmp_path), rows=40, metrics=["accuracy"], **options)
     assert data.label_names == ["even", "odd"]
     module = SequenceClassifier(

@@ -63,7 +63,8 @@ def train_a_little(module: SequenceClassifier) -> None:
 
 def setup_with_targets(module: SequenceClassifier, mean: float, std: float) -> None:
     """Give a module the mean and deviation of a training split, as a fit does."""
-    module._trainer = SimpleNamespace(datamodule=SimpleNamespace(label_statistics={"mean": mean, "std": std}))  # type: ignore[assignment]
+    data = SimpleNamespace(label_statistics={"mean": mean, "std": std})
+    module._trainer = SimpleNamespace(datamodule=data, callbacks=[], log_every_n_steps=50)  # type: ignore[assignment]
     module.setup("fit")
     module._trainer = None
 

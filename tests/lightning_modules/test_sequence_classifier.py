@@ -324,7 +324,7 @@ def test_unlabelled_data_cannot_be_scored(tiny: str, tmp_path: Path) -> None:
 
 def test_an_optimizer_that_refuses_its_arguments_is_one_line(tiny: str, tmp_path: Path) -> None:
     module = SequenceClassifier(tiny, optimizer=partial(SGD, lr=-1.0))
-    with pytest.raises(ModelError, match=r"optimizer: Invalid learning rate: -1.0"):
+    with pytest.raises(ModelError, match=r"optimizer: SGD: Invalid learning rate: -1.0"):
         trainer(tmp_path).fit(module, TinyData())
 
 

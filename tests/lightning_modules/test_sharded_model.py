@@ -139,7 +139,7 @@ class OwnModule(ClosureModule):
 def train_own(rank: int, folder: Path) -> None:
     module = OwnModule()
     trainer_on(2, folder).fit(module, loader(32, 16, 2))
-    assert len(list(sharded_modules(module))) == 2
+    assert len(sharded_modules(module)) == 2
     torch.distributed.destroy_process_group()
 
 

@@ -370,7 +370,7 @@ def test_groups_share_one_rate_whatever_their_unit_and_scale_it_by_their_factor(
 
 
 def test_it_says_what_it_can_do_and_what_its_searches_found():
-    assert traits(ParabolicAdam) == (True, True, True, True)
+    assert traits(ParabolicAdam) == (True, True, True, True, True)
     problem = TorchProblem()
     optimizer = ParabolicAdam(problem.groups(), total_steps=40)
     trace = problem.run(optimizer, 40)

@@ -10,6 +10,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import textwrap
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import cli
 from tests.tiny_models import save_tiny_bert
@@ -188,6 +190,8 @@ def test_a_run_from_command_to_submission(tiny: str, tmp_path: Path, capsys: pyt
     assert list(run.glob("events.out.tfevents.*"))
     resolved = yaml.safe_load((run / "config.yaml").read_text())
     assert resolved["model"]["init_args"]["optimizer"]["class_path"] == "optimizers.ParabolicAdam"
+    (shown,) = EventAccumulator(str(run)).Reload().Tensors("configuration/text_summary")
+    assert yaml.safe_load(textwrap.dedent(shown.tensor_proto.string_val[0].decode())) == resolved
 
     checkpoint = str(run / "checkpoints" / "best.ckpt")
     for command in ("validate", "test", "predict"):
@@ -646,6 +650,16 @@ def test_the_scores_of_the_best_checkpoint_stand_beside_the_last_ones(
     expected = ["val/loss", *(f"{float(measured[index]['val/loss']):.4f}" for index in (best, 2))]
     assert loss.split() == expected
     assert re.search(rf"^best checkpoint .*best\.ckpt \(val/loss {re.escape(expected[1])}\)$", output, re.MULTILINE)
+
+
+def test_a_run_that_stops_early_says_why(tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = [*short_run(tiny), "--trainer.logger", "false", "--trainer.default_root_dir", str(tmp_path)]
+    options += ["--trainer.max_epochs", "3", "--trainer.callbacks+=EarlyStopping"]
+    options += ["--trainer.callbacks.monitor", "val/loss", "--trainer.callbacks.stopping_threshold", "100"]
+    cli.main(["fit", *options])
+    assert re.search(
+        r"^validation +last, step 2\n(.*\n)*stopped early     .*threshold", capsys.readouterr().out, re.MULTILINE
+    )
 
 
 def test_a_run_of_the_default_length_says_so(tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

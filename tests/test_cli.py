@@ -257,6 +257,14 @@ def test_numbers_of_the_data_reach_the_model(tiny: str) -> None:
     assert list(built.model.model.config.label2id) == ["entailment", "neutral", "contradiction"]
 
 
+def test_what_a_data_module_of_ones_own_does_not_say_is_said_to_the_model(tiny: str) -> None:
+    arguments = ["--data", "tests.tiny_models.TinyData", "--model.model", tiny, "--model.pretrained", "false"]
+    arguments += ["--model.num_labels", "5", "--model.metrics", "[f1]"]
+    built = cli.LinetuneCLI(auto_configure_optimizers=False, run=False, args=arguments)
+    assert built.model.num_labels == 5
+    assert list(built.model.hparams["metrics"]) == ["f1"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

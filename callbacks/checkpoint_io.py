@@ -20,6 +20,8 @@ from callbacks.checkpoint_reading import read_checkpoint
 # Begins the names of files that are being written; no pattern for checkpoints takes them for one.
 _UNFINISHED = ".unfinished-"
 _SECONDS_PER_DAY = 86_400
+# In it Lightning's launcher of forked processes hands the weights of rank 0 back when a run ends: a bare state_dict.
+_HANDED_BACK = ".temp.ckpt"
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -55,7 +57,7 @@ class AtomicCheckpointIO(CheckpointIO):
         weights_only: bool | None = True,
     ) -> dict[str, Any]:
         local = _local(path)
-        if local is None or local.is_dir():
+        if local is None or local.is_dir() or local.name == _HANDED_BACK:
             return TorchCheckpointIO().load_checkpoint(path, map_location, weights_only=True)
         return read_checkpoint(local, map_location)
 

@@ -24,9 +24,11 @@ class RunSummary(Callback):
 
     def __init__(self) -> None:
         self.validations: dict[int, dict[str, float]] = {}  # by optimizer step
+        self._trained = False
 
     @rank_zero_only
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._trained = True
         if trainer.ckpt_path:
             print(f"resumed from {trainer.ckpt_path}: epoch {trainer.current_epoch}, step {trainer.global_step}")
 
@@ -52,6 +54,8 @@ class RunSummary(Callback):
                 print(f"look at the run   tensorboard --logdir {os.path.relpath(logger.save_dir or '.')}")
 
     def _validation_lines(self, trainer: Trainer) -> list[str]:
+        if not self._trained and trainer.ckpt_path:
+            return [f"nothing to train  the run of {os.path.relpath(trainer.ckpt_path)} has reached its end"]
         if not self.validations:
             return ["no validation     the run ended before its first one"]
         last = max(self.validations)

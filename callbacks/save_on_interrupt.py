@@ -129,7 +129,7 @@ class SaveOnInterrupt(Callback):
         path = os.path.join(str(savers[0].dirpath), FILE_NAME)
         self._is_saving = True
         try:
-            trainer.save_checkpoint(path)
+            trainer.save_checkpoint(path, weights_only=False)  # unset, a line about it is printed
         except OSError as error:
             _say(f"interrupted by {where}: {error}")
         else:

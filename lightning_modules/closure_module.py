@@ -94,6 +94,9 @@ class ClosureModule(LightningModule):
         super().__init__()
         if accumulate_grad_batches < 1:
             raise ModelError(f"accumulate_grad_batches: {accumulate_grad_batches} is not allowed; 1 or more")
+        if not callable(optimizer):
+            name = optimizer if isinstance(optimizer, str) else f"one {type(optimizer).__name__} that is made already"
+            raise ModelError(f"optimizer: {name} is not allowed; a class, or functools.partial(AdamW, lr=1e-4)")
         if lr_scheduler is not None and not isinstance(lr_scheduler, Schedule):
             name = getattr(lr_scheduler, "__name__", type(lr_scheduler).__name__)
             raise ModelError(f"lr_scheduler: {name} is not a Schedule; give lightning_modules.Schedule({name})")

@@ -122,6 +122,11 @@ class StepClosures:
                 is_last = index == len(self.batches) - 1
                 with nullcontext() if is_last else self._without_gradient_sync():
                     loss = _fresh_loss(self._compute_loss, batch) * weight
+                    if not isinstance(loss, Tensor) or not loss.requires_grad:
+                        raise ModelError(
+                            "compute_loss returned a loss without a gradient: it is a number, was detached, or uses no "
+                            "parameter that is trained"
+                        )
                     self._backward(loss)
                 total += loss.detach()
             self._take_in(total)

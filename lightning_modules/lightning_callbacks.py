@@ -26,7 +26,7 @@ def check_callbacks(trainer: Trainer, module: LightningModule) -> None:
     """
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         name, why = type(callback).__name__, ""
-        if isinstance(callback, GradientAccumulationScheduler) and callback.scheduling != {0: 1}:
+        if isinstance(callback, GradientAccumulationScheduler):
             why = "it is for automatic optimization; give model.accumulate_grad_batches"
         elif isinstance(callback, BackboneFinetuning) and not hasattr(module, "backbone"):
             why = (

@@ -29,6 +29,9 @@ _OWN_LOOPS = {
     "backward": "runs the backward pass itself (backward)",
 }
 
+# Methods of StepClosures that a step gets where it has an argument of that name.
+_OFFERED = ("evaluate", "evaluate_many", "loss_alone")
+
 
 def make_optimizer(
     factory: Callable[..., Optimizer],
@@ -110,8 +113,16 @@ def check_step(optimizer: Optimizer, *, scales_gradients: bool, ranks: int, clip
     for attribute, what in _OWN_LOOPS.items():
         if hasattr(optimizer, attribute):
             raise ModelError(f"optimizer: {name} {what}, which a training step here does not do; choose another one")
-    if "closure" not in arguments:
+    kinds = {each.kind for each in arguments.values()}
+    if "closure" not in arguments and not {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD} <= kinds:
         raise ModelError(f"optimizer: {name}.step takes no closure, which every step is given; choose another one")
+    known = {"closure", "loss", *_OFFERED}
+    unknown = [each for each, argument in arguments.items() if each not in known and _is_required(argument)]
+    if unknown:
+        raise ModelError(
+            f"optimizer: {name}.step needs {', '.join(unknown)}, which a training step here does not give; choose "
+            "another one"
+        )
     if scales_gradients and (_needs_second_gradient(optimizer) or _needs_graph(optimizer)):
         raise ModelError(
             f"precision: {name} needs the gradient more than once in a step, which the scaler of 16-mixed does not "
@@ -122,8 +133,13 @@ def check_step(optimizer: Optimizer, *, scales_gradients: bool, ranks: int, clip
             f"optimizer: {name} differentiates the gradient, which is neither shared among ranks nor clipped before; "
             "train on one device, without gradient_clip"
         )
-    if "evaluate" not in arguments and any(kind.kind == kind.VAR_KEYWORD for kind in arguments.values()):
+    if "evaluate" not in arguments and inspect.Parameter.VAR_KEYWORD in kinds:
         _let_closures_skip_backward(optimizer)
+
+
+def _is_required(argument: inspect.Parameter) -> bool:
+    variable = argument.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return argument.default is inspect.Parameter.empty and not variable
 
 
 def _let_closures_skip_backward(optimizer: Optimizer) -> None:
@@ -153,11 +169,7 @@ def step_keywords(optimizer: Optimizer, step: StepClosures, has_scaler: bool) ->
         step: The loss of the step.
         has_scaler: Whether a gradient scaler runs the step, without the closure.
     """
-    offered: dict[str, Any] = {
-        "evaluate": step.evaluate,
-        "evaluate_many": step.evaluate_many,
-        "loss_alone": step.loss_alone,
-    }
+    offered: dict[str, Any] = {name: getattr(step, name) for name in _OFFERED}
     arguments = inspect.signature(optimizer.step).parameters
     if "evaluate" in arguments or has_scaler:
         offered["loss"] = step.loss  # an ordinary step takes a closure or a loss

@@ -5,6 +5,7 @@ import errno
 import inspect
 import linecache
 import os
+import re
 import sysconfig
 import traceback
 from itertools import islice
@@ -22,6 +23,8 @@ import optimizers
 from linetune.config_files import config_of_checkpoint, named_config
 from linetune.jsonargparse_private import Way, own_defaults, package_of, refusal_behind
 
+# What jsonargparse puts before the keys of a subcommand.
+_SUBCOMMAND_OF_KEY = re.compile(r"\b(fit|validate|test|predict|export)\.")
 OWN_PACKAGES = ("callbacks", "datamodules", "lightning_modules", "optimizers")
 
 
@@ -55,6 +58,8 @@ class OneLineErrorParser(LightningArgumentParser):
         if not self.exit_on_error:
             super().error(message, ex)  # a parser that tries one of several types reports to the one that asked it to
         where = "" if self.config_file is None else f"{self.config_file}: "
+        if "are required: " in message:
+            message = _SUBCOMMAND_OF_KEY.sub("--", message)  # as it is typed
         raise MisconfigurationException(
             f"{where}{explanation(self, message, ex)} "
             "(see fit --help, fit --model.help SequenceClassifier, fit --model.optimizer.help CLASS)"
@@ -86,7 +91,7 @@ def export_arguments(arguments: list[str]) -> list[str]:
         MisconfigurationException: there is neither a checkpoint nor a configuration, or none beside the checkpoint.
     """
     # A switch, as people write one; the parser's own take true or false.
-    following = [*arguments[1:], "--"]
+    following = [*arguments, "--"][1:]
     arguments = [
         "--onnx=true" if argument == "--onnx" and after.startswith("--") else argument
         for argument, after in zip(arguments, following, strict=True)

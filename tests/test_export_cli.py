@@ -72,6 +72,9 @@ def test_export_writes_later_what_the_run_wrote_at_its_end(
     assert sorted(path.name for path in (tmp_path / "runs").rglob("*")) == before, "no folder of a run of its own"
 
     assert re.search("^export: .*out exists; ", failed(capsys, "export", "--ckpt_path", best, "--to", "out"))
+    assert "are required" in failed(capsys, "export")
+    without = failed(capsys, "export", "--config", str(run / "config.yaml"))
+    assert without.startswith("the following arguments are required: --to (see ")
     assert failed(capsys, "export", "--to", "new").startswith("ckpt_path: export needs a checkpoint; ")
     assert failed(capsys, "export", "--ckpt_path", "no.ckpt", "--to", "new").startswith("config: there is no /")
     other = ["export", "--ckpt_path", best, "--to", "new", "--model.adapter", "null"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from lightning.pytorch import Trainer
 
 import cli
+from benchmarks.compatibility.optimizers import SmallClassifier, loader
+from callbacks import RunSummary
 from tests.tiny_models import save_tiny_bert
 
 ROOT = Path(__file__).parent.parent
@@ -120,3 +124,17 @@ def test_a_fresh_process_goes_on_bit_for_bit(
     rows = logged(resumed)
     assert rows
     assert rows == logged(whole)[-len(rows) :]
+
+
+def test_a_run_that_has_reached_its_end_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options: dict[str, Any] = {"accelerator": "cpu", "logger": False, "default_root_dir": tmp_path, "max_epochs": 1}
+    options |= {"enable_progress_bar": False, "enable_model_summary": False}
+    module = SmallClassifier(optimizer=torch.optim.AdamW)
+    trainer = Trainer(callbacks=[RunSummary()], **options)
+    trainer.fit(module, loader(), loader())
+    assert "nothing to train" not in capsys.readouterr().out
+    (path,) = tmp_path.rglob("*.ckpt")
+    Trainer(callbacks=[RunSummary()], **options).fit(module, loader(), loader(), ckpt_path=path)
+    output = capsys.readouterr().out
+    assert f"nothing to train  the run of {os.path.relpath(path)} has reached its end\n" in output
+    assert "no validation" not in output

@@ -9,6 +9,7 @@ import resource
 import signal
 import socket
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Trainer
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from safetensors.torch import save_file
 
+from benchmarks.compatibility.optimizers import SmallClassifier, loader
 from callbacks import AtomicCheckpointIO
 from callbacks.checkpoint_io import write_atomically
 from callbacks.checkpoint_reading import damage, read_checkpoint
@@ -129,6 +132,27 @@ def test_remote_paths_are_lightnings(tmp_path: Path) -> None:
         AtomicCheckpointIO().load_checkpoint("memory://somewhere/a.ckpt")
     AtomicCheckpointIO().save_checkpoint(checkpoint(8), f"file://{tmp_path}/a.ckpt")
     assert read_checkpoint(tmp_path / "a.ckpt")["global_step"] == 8
+
+
+def test_forked_ranks_hand_their_weights_back(tmp_path: Path) -> None:
+    """Lightning (2.6.6) writes and reads a bare state_dict with the plugin for it, in `_MultiProcessingLauncher`."""
+    strategy = DDPStrategy(start_method="fork", process_group_backend="gloo")
+    options: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    plugin = AtomicCheckpointIO()
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=2,
+        strategy=strategy,
+        plugins=[plugin],
+        max_epochs=1,
+        default_root_dir=tmp_path,
+        **options,
+    )
+    module = SmallClassifier(optimizer=partial(torch.optim.SGD, lr=0.1))
+    before = [parameter.clone() for parameter in module.parameters()]
+    trainer.fit(module, loader())
+    assert not any(map(torch.equal, module.parameters(), before))
+    assert [path.suffix for path in tmp_path.rglob("*.*")] == [".ckpt"]
 
 
 def test_it_takes_the_place_of_lightnings_own_plugin_alone() -> None:

@@ -78,6 +78,10 @@ def test_lr_find_is_refused_where_a_step_size_is_searched(method, tmp_path):
 
 REFUSED = {
     "GradientAccumulationScheduler": (GradientAccumulationScheduler({0: 2}), "give model.accumulate_grad_batches"),
+    "GradientAccumulationScheduler, of one": (
+        GradientAccumulationScheduler({0: 1}),
+        "give model.accumulate_grad_batches",
+    ),
     "BackboneFinetuning": (BackboneFinetuning(), "use callbacks.GradualUnfreezing, or model.trainable: head"),
     "BatchSizeFinder": (BatchSizeFinder(), "give data.train_batch_size"),
 }
@@ -86,7 +90,7 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_callback_for_something_else_names_our_way(name, tmp_path):
     callback, line = REFUSED[name]
-    with pytest.raises(ModelError, match=f"trainer.callbacks: {name}: .*{line}"):
+    with pytest.raises(ModelError, match=f"trainer.callbacks: {type(callback).__name__}: .*{line}"):
         trainer(tmp_path, callback).fit(SmallClassifier(optimizer=SaLSA), datamodule=Data())
 
 

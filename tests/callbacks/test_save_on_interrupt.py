@@ -110,7 +110,7 @@ def test_a_run_goes_on_where_sigterm_ended_it(
     assert torch.equal(expected.body.weight, found.body.weight)
 
 
-def test_ctrl_c_ends_with_130_and_gives_its_handler_back(tmp_path: Path) -> None:
+def test_ctrl_c_ends_with_130_and_gives_its_handler_back(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     fit(tmp_path, SaveOnInterrupt())
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
@@ -118,6 +118,7 @@ def test_ctrl_c_ends_with_130_and_gives_its_handler_back(tmp_path: Path) -> None
         fit(tmp_path, Signals("train", 3, signal.SIGINT), SaveOnInterrupt())
     assert ended.value.code == 130
     assert (tmp_path / "checkpoints" / "interrupted.ckpt").is_file()
+    assert "weights_only" not in caplog.text
     with pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGINT)
     signal.signal(signal.SIGINT, before[0])  # after an exception Lightning puts back what it found, which hands on

@@ -11,7 +11,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_modules import ClosureModule, StepClosures
+from lightning_modules import ClosureModule, ModelError, StepClosures
 from optimizers import GLD, SGDSLS, SaLSA
 
 
@@ -138,3 +138,11 @@ def test_trials_do_not_move_running_statistics(optimizer: Any, tmp_path: Path) -
     Trainer(accelerator="cpu", max_epochs=1, default_root_dir=tmp_path, **settings).fit(module, loader)
     assert max(trials) > 1
     assert module.layers[1].num_batches_tracked.item() == before + 8
+
+
+@pytest.mark.parametrize("loss", [1.0, torch.tensor(1.0)])
+def test_a_loss_without_a_gradient_is_one_line(loss: Any) -> None:
+    model = nn.Linear(3, 1)
+    step = StepClosures(lambda _: loss, [torch.ones(2, 3)], zero_grad=model.zero_grad, backward=Tensor.backward)
+    with pytest.raises(ModelError, match=r"^compute_loss returned a loss without a gradient"):
+        step.closure()

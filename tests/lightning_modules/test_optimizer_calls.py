@@ -136,3 +136,43 @@ def test_a_torchzero_optimizer_is_not_resumed(tmp_path):
     fit(SmallClassifier(optimizer=make)).save_checkpoint(tmp_path / "half.ckpt")
     with pytest.raises(ModelError, match="ckpt_path: Optimizer cannot be resumed"):
         fit(SmallClassifier(optimizer=make), epochs=2, ckpt_path=str(tmp_path / "half.ckpt"))
+
+
+class Forwarding(torch.optim.SGD):
+    """Hands on whatever its step is given, as wrappers of optimizers do."""
+
+    def step(self, *args, **kwargs):
+        return super().step(*args, **kwargs)
+
+
+class Demanding(torch.optim.SGD):
+    """Needs more than a closure."""
+
+    def step(self, closure, *, temperature):
+        return super().step(closure)
+
+
+def test_a_step_that_hands_on_its_arguments_is_that_of_its_base():
+    moved = []
+    for kind in (torch.optim.SGD, Forwarding):
+        torch.manual_seed(0)
+        module = SmallClassifier(optimizer=partial(kind, lr=0.1))
+        fit(module)
+        moved.append(torch.cat([parameter.detach().flatten() for parameter in module.parameters()]))
+    assert torch.equal(*moved)
+
+
+def test_a_step_that_needs_something_else_is_refused_before_training():
+    with pytest.raises(
+        ModelError, match=r"Demanding\.step needs temperature, which a training step here does not give"
+    ):
+        fit(SmallClassifier(optimizer=partial(Demanding, lr=0.1)))
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "named"),
+    [("adamw", "adamw"), (torch.optim.SGD([torch.zeros(1)], lr=0.1), "one SGD that is made already")],
+)
+def test_what_makes_no_optimizer_is_refused(optimizer, named):
+    with pytest.raises(ModelError, match=rf"^optimizer: {named} is not allowed; a class, or functools.partial"):
+        SmallClassifier(optimizer=optimizer)

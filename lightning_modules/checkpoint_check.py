@@ -204,4 +204,6 @@ def _check_entries(groups: list[dict[str, Any]], entries: dict[Any, Any], optimi
                         f"{index} is {shapes[0]}, the parameter {shapes[1]}"
                     )
     if missing:
-        rank_zero_info(f"{missing} parameters have no state of {name} in the checkpoint; theirs starts anew")
+        rank_zero_info(
+            f"{missing} parameters have no state of {name} in the checkpoint, as before their first step; theirs starts anew"
+        )

@@ -14,6 +14,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.optim import Optimizer
 
 from lightning_modules.checkpoint_check import check_loadable, check_moved_parameters, check_optimizer_state
@@ -110,6 +111,7 @@ class ClosureModule(LightningModule):
         self._finite_steps = FiniteSteps(max_skipped_steps)
         self._own_step_size = OwnStepSize()
         self._buffers_that_move: list[Tensor] = []
+        self._sharded_modules: list[FSDPModule] = []
         self.new_parameter_names: Sequence[str] = ()
         self.module_order: Sequence[str] = ()  # in which the trained module's modules run, where that is known
         self._pending_batches: list[Any] = []
@@ -238,7 +240,7 @@ class ClosureModule(LightningModule):
             # Scaled gradients are the scaler's to look at.
             parameters=[] if self._scaler else [p for group in optimizer.param_groups for p in group["params"]],
             buffers=self._buffers_that_move,
-            after_evaluation=partial(reshard, sharded_modules(self)),
+            after_evaluation=partial(reshard, self._sharded_modules),
         )
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
@@ -331,7 +333,7 @@ class ClosureModule(LightningModule):
         self._learning_rates.resume_in_epoch(self, place)
         # A run that is resumed within an epoch has no start of one.
         self._modes.train(self.trainer.optimizers)
-        self._buffers_that_move = moving_buffers(self)
+        self._buffers_that_move, self._sharded_modules = moving_buffers(self), sharded_modules(self)
         self._own_step_size = OwnStepSize()
 
     def on_train_epoch_start(self) -> None:

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from types import MethodType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import nn
@@ -109,7 +110,7 @@ def check_step(optimizer: Optimizer, *, scales_gradients: bool, ranks: int, clip
     Raises:
         ModelError: one sentence: what the optimizer needs, and what to do.
     """
-    name, arguments = type(optimizer).__name__, inspect.signature(optimizer.step).parameters
+    name, arguments = type(optimizer).__name__, _step_arguments(optimizer)
     for attribute, what in _OWN_LOOPS.items():
         if hasattr(optimizer, attribute):
             raise ModelError(f"optimizer: {name} {what}, which a training step here does not do; choose another one")
@@ -170,7 +171,7 @@ def step_keywords(optimizer: Optimizer, step: StepClosures, has_scaler: bool) ->
         has_scaler: Whether a gradient scaler runs the step, without the closure.
     """
     offered: dict[str, Any] = {name: getattr(step, name) for name in _OFFERED}
-    arguments = inspect.signature(optimizer.step).parameters
+    arguments = _step_arguments(optimizer)
     if "evaluate" in arguments or has_scaler:
         offered["loss"] = step.loss  # an ordinary step takes a closure or a loss
     return {name: value for name, value in offered.items() if name in arguments}
@@ -201,10 +202,22 @@ def backward_of(optimizer: Optimizer, backward: Callable[..., None]) -> Callable
     return partial(backward, create_graph=True) if _needs_graph(optimizer) else backward
 
 
+# Every step asks several times, and reading a signature takes as long as a small kernel.
+_ARGUMENTS_OF_STEPS: WeakKeyDictionary[Callable[..., Any], Mapping[str, inspect.Parameter]] = WeakKeyDictionary()
+
+
+def _step_arguments(optimizer: Optimizer) -> Mapping[str, inspect.Parameter]:
+    """Return the arguments of an optimizer's ``step``, by name."""
+    function = getattr(optimizer.step, "__func__", optimizer.step)
+    if function not in _ARGUMENTS_OF_STEPS:
+        _ARGUMENTS_OF_STEPS[function] = inspect.signature(optimizer.step).parameters
+    return _ARGUMENTS_OF_STEPS[function]
+
+
 def _needs_graph(optimizer: Optimizer) -> bool:
     # timm's attribute; pytorch_optimizer's take an estimate of the Hessian in place of the graph.
     is_second_order = getattr(optimizer, "is_second_order", False)
-    return bool(is_second_order) or "hessian" in inspect.signature(optimizer.step).parameters
+    return bool(is_second_order) or "hessian" in _step_arguments(optimizer)
 
 
 def _needs_second_gradient(optimizer: Optimizer) -> bool:

@@ -150,7 +150,10 @@ def test_a_parameter_without_state_is_said(
     del changed["optimizer_states"][0]["state"][1]
     with caplog.at_level("INFO"):
         resumed(tmp_path, "AdamW", changed)
-    assert "1 parameters have no state of AdamW in the checkpoint; theirs starts anew" in caplog.text
+    assert (
+        "1 parameters have no state of AdamW in the checkpoint, as before their first step; theirs starts anew"
+        in caplog.text
+    )
 
 
 class Unknown:

@@ -205,5 +205,5 @@ def _check_entries(groups: list[dict[str, Any]], entries: dict[Any, Any], optimi
                     )
     if missing:
         rank_zero_info(
-            f"{missing} parameters have no state of {name} in the checkpoint, as before their first step; theirs starts anew"
+            f"{missing} parameters have no state of {name} in the checkpoint, as before a first step; it starts anew"
         )

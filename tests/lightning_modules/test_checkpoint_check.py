@@ -151,8 +151,7 @@ def test_a_parameter_without_state_is_said(
     with caplog.at_level("INFO"):
         resumed(tmp_path, "AdamW", changed)
     assert (
-        "1 parameters have no state of AdamW in the checkpoint, as before their first step; theirs starts anew"
-        in caplog.text
+        "1 parameters have no state of AdamW in the checkpoint, as before a first step; it starts anew" in caplog.text
     )
 
 

@@ -101,7 +101,7 @@ class ModelExporter(Callback):
         return {
             "data": described_data(datamodule) | ({} if rows is None else {"training rows": rows}),
             "metrics": dict(self._metrics),
-            "optimizer": {"class": values.get("optimizer", "none")} | own,
+            "optimizer": {"class": values.get("Optimizer", "none")} | own,
             "step_sizes": {name: dict(sizes) for name, sizes in self._step_sizes.items()},
             "searched": any(traits(optimizer).sets_step_size for optimizer in trainer.optimizers),
             "max_length": getattr(datamodule, "max_length", None),

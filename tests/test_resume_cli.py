@@ -25,7 +25,9 @@ CLOCK = ("train/step_time", "train/examples_per_second")
 
 def fit_in_a_fresh_process(*arguments: str) -> None:
     command = [sys.executable, str(ROOT / "cli.py"), "fit", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    # As many threads as this process has: sums are rounded by them.
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
 
 

@@ -102,7 +102,9 @@ def test_a_monitor_of_rates_is_refused_where_there_is_none(tmp_path):
 
 def test_callbacks_that_watch_the_loss_get_it(tmp_path):
     """Lightning 2.6.6's SpikeDetection takes ``loss`` out of what a training step returns."""
-    trainer(tmp_path, SpikeDetection()).fit(SmallClassifier(optimizer=SaLSA), loader(4))
+    run = trainer(tmp_path, SpikeDetection())
+    run.fit(SmallClassifier(optimizer=SaLSA), loader(4))
+    assert run.global_step > 0
 
 
 @pytest.mark.parametrize("accumulated", [1, 4])

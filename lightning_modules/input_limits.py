@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from lightning_modules.batch_check import embedded_tokens
 from lightning_modules.errors import ModelError
 from lightning_modules.pretrained import first_line
 from lightning_modules.tiny_input import tiny_input
@@ -79,11 +80,7 @@ def check_vocabulary(model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
     Raises:
         ModelError: if it has.
     """
-    try:
-        table = model.get_input_embeddings()
-    except NotImplementedError:
-        return
-    rows = getattr(table, "num_embeddings", None)
+    rows = embedded_tokens(model)
     # Without the tokens that were added to it: models often have no rows for those of them that are never used.
     if rows is not None and tokenizer.vocab_size > rows:
         raise ModelError(

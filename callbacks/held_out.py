@@ -70,7 +70,8 @@ class HeldOut:
         chooses, judges = self._divide(len(labels))
         parts = [self.module.score_rows(outputs[part], labels[part]) for part in (chooses, judges)]
         whole = self.module.score_rows(outputs, labels)
-        return HeldOutScores(*self.trainer.strategy.broadcast([*parts, whole]), outputs, labels)
+        choosing, judging, whole = self.trainer.strategy.broadcast([*parts, whole])
+        return HeldOutScores(choosing, judging, whole, outputs, labels)
 
     def calibrated_loss(self, scores: HeldOutScores) -> tuple[float, float] | None:
         """Return a temperature fitted on the rows that choose, and the loss with it on those that judge.

@@ -6,7 +6,8 @@ import csv
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -203,10 +204,8 @@ class PretrainedInterpolation(Callback):
                 if not self.kept:
                     _put(live, last)
             if self.kept:
-                passes = held_out.passes
                 for name, (first, final) in ends.items():
                     live[name].copy_(torch.lerp(first, final, chosen.get(parts.get(name, _WHOLE), chosen[_WHOLE])))
-                held_out.passes = passes
         self.alphas = chosen
         self._report(trainer, held_out, as_trained, scores, monitor, time.perf_counter() - started)
         self._write_curve(trainer, tried)
@@ -219,19 +218,17 @@ class PretrainedInterpolation(Callback):
             if saver is not None and base is not None:
                 self._save(trainer, module, saver, base, is_monitored)
 
-    def _search_parts(self, loss_at: Any, names: list[str], common: float, loss: float) -> None:
+    def _search_parts(
+        self, loss_at: Callable[[dict[str, float]], float], names: list[str], common: float, loss: float
+    ) -> None:
         alphas = {_WHOLE: common} | dict.fromkeys(names, common)
+
+        def loss_with(name: str, alpha: float) -> float:
+            return loss_at(alphas | {name: alpha})
+
         for name in names:
-            found = search_interval(
-                lambda alpha, name=name: loss_at(alphas | {name: alpha}),
-                alphas[name],
-                _STRIDE_OF_PART,
-                0.0,
-                1.0,
-                _TOLERANCE,
-                max_trials=4,
-                start_value=loss,
-            )
+            of_part, start = partial(loss_with, name), alphas[name]
+            found = search_interval(of_part, start, _STRIDE_OF_PART, 0.0, 1.0, _TOLERANCE, 4, start_value=loss)
             alphas[name], loss = found.position, found.value
 
     def _selected_by(self, trainer: Trainer, module: Any) -> tuple[ModelCheckpoint | None, str, str]:

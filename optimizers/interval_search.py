@@ -78,7 +78,8 @@ def search_interval(
         return tried[position]
 
     def lowest() -> float:
-        return min(tried, key=tried.__getitem__)
+        best = min(tried, key=tried.__getitem__)
+        return best if math.isfinite(tried[best]) else list(tried)[-1]  # on, to where values are finite
 
     if start not in tried:
         attempt(start)
@@ -100,7 +101,7 @@ def search_interval(
         if min(abs(position - each) for each in tried) < tolerance:
             break
         attempt(position)
-    best = lowest()
+    best = min(tried, key=tried.__getitem__)
     return IntervalResult(best, tried[best], tuple(trials))
 
 

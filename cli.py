@@ -1,5 +1,7 @@
 """The command line: ``linetune fit --config linetune:quickstart``, or ``python cli.py`` in the clone."""
 
+from linetune import __version__  # isort: skip  # first: it imports the packages without collections of garbage
+
 import inspect
 import os
 import sys
@@ -30,7 +32,6 @@ from callbacks.checkpoint_reading import read_checkpoint
 from datamodules import DataError, GLUEDataModule
 from lightning_modules import ModelError, SequenceClassifier
 from lightning_modules.checkpoint_check import check_resumable
-from linetune import __version__
 from linetune.config_errors import OneLineErrorParser, line_about_what_was_given, refuses_arguments
 from linetune.config_files import best_of_run
 from linetune.exit_status import usual_status

@@ -13,6 +13,7 @@ from callbacks.model_exporter import ModelExporter
 from callbacks.narrow_progress_bar import NarrowProgressBar
 from callbacks.peak_memory_monitor import PeakMemoryMonitor
 from callbacks.prediction_writer import PredictionWriter
+from callbacks.pretrained_interpolation import PretrainedInterpolation
 from callbacks.run_folder import claim_run_folders, run_folder
 from callbacks.run_summary import RunSummary
 from callbacks.save_on_interrupt import SaveOnInterrupt
@@ -35,6 +36,7 @@ __all__ = [
     "NarrowProgressBar",
     "PeakMemoryMonitor",
     "PredictionWriter",
+    "PretrainedInterpolation",
     "RunSummary",
     "SaveOnInterrupt",
     "ScheduleBySeconds",

@@ -9,6 +9,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from callbacks.config_saver import ConfigSaver
 from callbacks.main_metric_stopping import MainMetricStopping
+from callbacks.pretrained_interpolation import PretrainedInterpolation
 
 
 class RunSummary(Callback):
@@ -47,6 +48,8 @@ class RunSummary(Callback):
             is_plain = isinstance(callback, EarlyStopping) and not isinstance(callback, MainMetricStopping)
             if is_plain and callback.stopping_reason_message:
                 print(f"stopped early     {callback.stopping_reason_message}")
+            if isinstance(callback, PretrainedInterpolation) and callback.summary:
+                print(f"interpolation     {callback.summary}")
             if isinstance(callback, ConfigSaver) and callback.saved_as:
                 print(f"configuration     {os.path.relpath(callback.saved_as)}")
         for logger in trainer.loggers:

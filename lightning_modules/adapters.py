@@ -22,6 +22,7 @@ from lightning_modules.bottleneck_adapter import (
 )
 from lightning_modules.errors import ModelError
 from lightning_modules.lora_start import add_to_original, check_start, lora_start
+from lightning_modules.start_weights import identity_values
 from lightning_modules.trainable_parts import head_names, new_beside_old
 
 if TYPE_CHECKING:
@@ -47,9 +48,12 @@ class AdaptedModel:
         model: The model that trains and predicts.
         new_parameter_names: Those of its parameters that came from no checkpoint.
         config: The adapter's configuration.
+        fresh: Names of the parameters of a fresh adapter; none for one that was trained before.
     """
 
-    def __init__(self, model: nn.Module, new_parameter_names: Sequence[str], config: AdapterConfig) -> None:
+    def __init__(
+        self, model: nn.Module, new_parameter_names: Sequence[str], config: AdapterConfig, fresh: Sequence[str] = ()
+    ) -> None:
         self.model = model
         self.new_parameter_names = tuple(new_parameter_names)
         self.config = config
@@ -57,6 +61,7 @@ class AdaptedModel:
         self._names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
         # What a LoRA has taken out of the base weights; a checkpoint brings its own.
         self.start = lora_start(model, config)
+        self.identity = {} if self.start else identity_values(model, fresh)
 
     def save(self, folder: str | Path) -> None:
         """Write the adapter and the head: in peft's own format, or the same layout for bottleneck adapters.
@@ -154,7 +159,7 @@ def add_adapter(
             added = add_bottleneck_adapters(model, adapter, order)
             for path in heads:
                 model.get_submodule(path).requires_grad_(True)
-            return AdaptedModel(model, [*new_parameter_names, *added], adapter)
+            return AdaptedModel(model, [*new_parameter_names, *added], adapter, added)
         adapted = _add_peft_adapter(model, adapter, heads, set(new_parameter_names))
         if order:
             check_adapter_acts(adapted.model)
@@ -196,7 +201,8 @@ def _add_peft_adapter(model: nn.Module, config: Any, heads: list[str], new: set[
     names = [name for name, parameter in wrapped.named_parameters() if parameter.requires_grad]
     came_with_model = {name: _original_name(name) for name in names}
     added = [name for name in names if came_with_model[name] not in original or came_with_model[name] in new]
-    return AdaptedModel(wrapped, added, config)
+    fresh = [name for name in names if came_with_model[name] not in original]
+    return AdaptedModel(wrapped, added, config, fresh)
 
 
 def _check_prompts(model: nn.Module, kind: str) -> None:

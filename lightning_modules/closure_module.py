@@ -23,6 +23,7 @@ from lightning_modules.combinations import check_combination, check_gradients_of
 from lightning_modules.compilation import compile_loss_alone
 from lightning_modules.errors import ModelError
 from lightning_modules.finite_steps import FiniteSteps
+from lightning_modules.fused import fused_keywords
 from lightning_modules.gradient_clip import GradientClip
 from lightning_modules.learning_rates import LearningRates
 from lightning_modules.lightning_callbacks import check_callbacks, check_rate_monitor
@@ -294,10 +295,12 @@ class ClosureModule(LightningModule):
         known = {"steps_per_epoch": length.steps_per_epoch, "total_steps": length.total_steps}
         keywords = unset_keywords(self.optimizer, known)
         keywords |= self._learning_rates.optimizer_keywords()
+        device, has_scaler = self.trainer.strategy.root_device, self._scaler is not None
+        keywords |= fused_keywords(self.optimizer, self.trained_module, device, has_scaler)
         division = self.param_groups
         names = self.new_parameter_names, self.module_order
         optimizer = make_optimizer(self.optimizer, self.trained_module, division, names, keywords)
-        prepared = {"scales_gradients": self._scaler is not None, "clips_gradients": self.gradient_clip is not None}
+        prepared = {"scales_gradients": has_scaler, "clips_gradients": self.gradient_clip is not None}
         check_step(optimizer, ranks=self.trainer.world_size, **prepared)
         check_combination(optimizer, division or ParamGroups(), has_schedule=self.lr_scheduler is not None, **prepared)
         check_rate_writers(self.trainer.callbacks, optimizer, self)  # type: ignore[attr-defined]

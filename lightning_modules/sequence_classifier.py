@@ -31,6 +31,7 @@ from lightning_modules.padding import Padding
 from lightning_modules.pretrained import check_label_order, load_sequence_classifier
 from lightning_modules.row_order import RowOrder
 from lightning_modules.sharded_model import sharded_modules
+from lightning_modules.start_weights import start_weights
 from lightning_modules.tiny_input import module_order
 from lightning_modules.trainable_parts import Trainable, freeze_all_but, frozen_modules
 from lightning_modules.trained_classifier import TrainedClassifier
@@ -336,6 +337,24 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
             )
         outputs, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
         return {"outputs": outputs, "predicted": predicted_labels(outputs, self.problem_type), "labels": labels}
+
+    def score_rows(self, outputs: Tensor, labels: Tensor) -> dict[str, float]:
+        """Return the loss and the metrics of rows, by name, as an evaluation of them alone would log them.
+
+        Args:
+            outputs: What :meth:`validation_step` returns of them.
+            labels: Their labels.
+        """
+        metrics = EvaluationMetrics(self.hparams["metrics"], self.num_labels, self.problem_type).to(outputs.device)
+        own = self.task_loss.standardised(outputs) if self.problem_type == "regression" else outputs
+        metrics.update(self.loss_from_outputs(own, labels), outputs, labels)
+        for metric in metrics.named_metrics().values():
+            metric.sync_on_compute = False  # every rank has all rows
+        return {name: float(metric.compute()) for name, metric in metrics.named_metrics().items()}
+
+    def start_weights(self) -> dict[str, Tensor]:
+        """Return the pretrained weights by their names in ``state_dict``, without new ones; empty if all are new."""
+        return start_weights(self)
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Return ``probabilities`` ``(texts, labels)`` or ``scores`` ``(texts,)``, and ``idx`` if the batch has it."""

@@ -4,6 +4,7 @@ The code is in the packages ``optimizers``, ``lightning_modules``, ``datamodules
 first finds them even where the current folder has files of these names.
 """
 
+import gc
 import importlib
 import sys
 from pathlib import Path
@@ -13,6 +14,10 @@ __version__ = "0.1.0"
 PACKAGES = ("optimizers", "datamodules", "lightning_modules", "callbacks")
 _HOME = Path(__file__).resolve().parent.parent
 
+# Imports make a million objects that stay. Python 3.11 looks through them again and again meanwhile, and once more at
+# exit, which takes as long as the imports themselves: collection waits, and then leaves these objects alone.
+_collects_garbage = gc.isenabled()
+gc.disable()
 sys.path.insert(0, str(_HOME))
 try:
     for _name in PACKAGES:
@@ -23,3 +28,6 @@ try:
             )
 finally:
     sys.path.remove(str(_HOME))
+    gc.freeze()
+    if _collects_garbage:
+        gc.enable()

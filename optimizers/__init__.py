@@ -6,6 +6,7 @@ from optimizers.call_order import call_order
 from optimizers.candidate_losses import candidate_losses
 from optimizers.directions import Direction, DirectionFunction, adam, lion, sgd
 from optimizers.gld import GLD
+from optimizers.interval_search import IntervalResult, search_interval
 from optimizers.line_search import LineSearchOptimizer
 from optimizers.mezo import LineSearchMeZO, MeZO
 from optimizers.named_parts import Part, named_parts
@@ -31,6 +32,7 @@ __all__ = [
     "DirectionFunction",
     "Drift",
     "EveryStep",
+    "IntervalResult",
     "LineSearchMeZO",
     "LineSearchOptimizer",
     "MeZO",
@@ -56,6 +58,7 @@ __all__ = [
     "named_parts",
     "replayed",
     "scale_learning_rates",
+    "search_interval",
     "sgd",
     "traits",
 ]

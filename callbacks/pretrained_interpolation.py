@@ -1,0 +1,364 @@
+"""A line search over a whole run: between the pretrained weights and the trained ones, at the end of a fit."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor
+
+from callbacks.checkpoint_reading import read_checkpoint
+from callbacks.held_out import HeldOut, HeldOutScores, short_name
+from callbacks.run_folder import run_folder
+from optimizers import named_parts, search_interval
+from optimizers.random_state import generator_states, set_generator_states
+
+# What a run goes on from, and the kept weights are not part of.
+_TO_RESUME = ("optimizer_states", "lr_schedulers", "loops", "training_weights")
+_WHOLE = "model"
+_STRIDE, _TOLERANCE = 0.2, 0.02
+_STRIDE_OF_PART = 0.1
+
+
+class PretrainedInterpolation(Callback):
+    r"""Searches the line from the pretrained weights to the trained ones for the best weights, at the end of a fit.
+
+    .. math:: \theta(\alpha) = \theta_{pretrained} + \alpha \, (\theta_{trained} - \theta_{pretrained}), \qquad
+        0 \le \alpha \le 1 .
+
+    The trained weights are those of the best checkpoint where ModelCheckpoint has a monitor, else the last ones. Of the
+    values of :math:`\alpha` tried, the one with the lowest validation loss is taken among those with which the metric
+    that one selects by is not worse than with the weights as trained. If it is below 1, a checkpoint with these
+    weights is written beside the best one and becomes the best one, and the module holds them. It cannot be resumed
+    from: the run's own checkpoints stay. Weights that began as random ones (a new head) stay as trained; of an adapter
+    :math:`\alpha` scales what it adds. An idea of WiSE-FT (arXiv 2109.01903); see docs/last_line_search.md.
+
+    A module without ``start_weights()`` has the weights from the start of the fit written to ``start_weights.pt`` in
+    the run's folder. The first validation set alone counts. Nothing happens where a run is interrupted, or with
+    ``fast_dev_run``. The run's folder gets the curve, ``interpolation.csv``.
+
+    Args:
+        per_layer: Whether embeddings, layers and head get an :math:`\alpha` each, after the common one.
+        judge_fraction: The share of the validation rows that chooses nothing, and on which what is logged as
+            ``interpolation/…`` is computed. 0: all rows do both.
+        monitor: The metric that must not get worse. Default: that of ModelCheckpoint, else the module's
+            ``main_metric``, else the loss.
+        mode: Whether more of ``monitor`` is better.
+
+    Raises:
+        MisconfigurationException: there are no validation rows or no pretrained weights, or parameters are sharded.
+
+    Example::
+
+        Trainer(callbacks=[PretrainedInterpolation(), ModelCheckpoint(monitor="val/loss")])
+    """
+
+    def __init__(
+        self,
+        per_layer: bool = False,
+        judge_fraction: float = 0.0,
+        monitor: str | None = None,
+        mode: Literal["min", "max"] = "min",
+    ) -> None:
+        if not 0 <= judge_fraction < 1:
+            raise MisconfigurationException(f"judge_fraction: {judge_fraction} is not allowed; from 0 to below 1")
+        self.per_layer = per_layer
+        self.judge_fraction = judge_fraction
+        self.monitor = monitor
+        self.mode = mode
+        self.kept = False
+        self.alphas: dict[str, float] = {}
+        self.figures: dict[str, float] = {}
+        self.scores: dict[str, float] = {}  # of the kept weights, on all rows
+        self.summary = ""
+        self._start_file: str | None = None
+
+    # Before training
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage != "fit":
+            return
+        if isinstance(trainer.strategy, DeepSpeedStrategy | FSDPStrategy | ModelParallelStrategy):
+            raise MisconfigurationException(
+                f"PretrainedInterpolation: {type(trainer.strategy).__name__} shards the parameters, which the search "
+                "does not go with; train with ddp, or leave the callback out"
+            )
+        # After all others: their last checkpoint is saved, and what they report is of the weights as trained.
+        others = [callback for callback in trainer.callbacks if callback is not self]  # type: ignore[attr-defined]
+        trainer.callbacks = [*others, self]  # type: ignore[attr-defined]
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.kept, self.alphas, self.figures, self.scores, self.summary = False, {}, {}, {}, ""
+        if not trainer.enable_validation:
+            raise MisconfigurationException(
+                "PretrainedInterpolation: there is no validation data to search on; give some, or leave it out"
+            )
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        if self.per_layer:
+            self._parts(pl_module)
+        if not hasattr(pl_module, "start_weights"):
+            self._keep_start(trainer, pl_module)
+        elif pl_module.hparams.get("pretrained") is False or not self._has_start(pl_module):
+            raise MisconfigurationException(
+                "PretrainedInterpolation: none of the weights that train has a pretrained value to go back to; leave "
+                "it out"
+            )
+
+    @staticmethod
+    def _has_start(module: Any) -> bool:
+        adapted = getattr(module, "adapted", None)
+        return adapted is None or bool(adapted.identity)
+
+    def _keep_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Write the weights at the start of a fit to a file, for modules that cannot read them again."""
+        if trainer.ckpt_path:
+            if self._start_file is None or not os.path.isfile(self._start_file):
+                raise MisconfigurationException(
+                    f"PretrainedInterpolation: the run that goes on has no {self._start_file or 'start_weights.pt'} "
+                    "with the weights that it started from; leave the callback out"
+                )
+            return
+        file = Path(run_folder(trainer)) / "start_weights.pt"
+        self._start_file = str(file.absolute())
+        if trainer.is_global_zero:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            unfinished = file.with_name(f".{file.name}.{os.getpid()}")
+            torch.save({name: value.cpu() for name, value in module.state_dict().items()}, unfinished)
+            unfinished.replace(file)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"start_file": self._start_file}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._start_file = state_dict["start_file"]
+
+    # After training
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        started, generators = time.perf_counter(), generator_states([pl_module.device])
+        if trainer.val_dataloaders is None:
+            trainer.fit_loop.epoch_loop.val_loop.setup_data()
+        try:
+            self._search(trainer, pl_module, started)
+        finally:
+            set_generator_states(generators)
+
+    def _search(self, trainer: Trainer, module: Any, started: float) -> None:
+        saver, monitor, mode = self._selected_by(trainer, module)
+        live = module.state_dict()
+        base = read_checkpoint(saver.best_model_path) if saver is not None and saver.best_model_path else None
+        is_monitored = saver is not None and saver.monitor is not None
+        trained = base["state_dict"] if base is not None and is_monitored else live
+        start = module.start_weights() if hasattr(module, "start_weights") else torch.load(str(self._start_file))
+        ends = {
+            name: (start[name].float(), trained[name].detach().cpu().float().clone())
+            for name, value in live.items()
+            if name in start
+            and value.is_floating_point()
+            and not torch.equal(start[name].to(value), trained[name].to(value))
+        }
+        if not ends:
+            self.summary = "nothing to search: no pretrained weight has moved"
+            return
+        last = {name: value.detach().cpu().clone() for name, value in live.items()}
+        _put(live, trained)
+        held_out = HeldOut(trainer, module, self.judge_fraction)
+        tried: list[tuple[dict[str, float], HeldOutScores]] = []
+        parts = self._parts(module) if self.per_layer else {}
+
+        def loss_at(alphas: dict[str, float]) -> float:
+            for name, (first, final) in ends.items():
+                weight = alphas.get(parts.get(name, _WHOLE), alphas[_WHOLE])
+                live[name].copy_(torch.lerp(first, final, weight))
+            tried.append((dict(alphas), held_out.score()))
+            if "loss" not in tried[-1][1].choosing:
+                raise MisconfigurationException(
+                    "PretrainedInterpolation: the validation step logs neither val/loss nor val_loss to search by"
+                )
+            return tried[-1][1].choosing["loss"]
+
+        with torch.no_grad():
+            try:
+                best = search_interval(lambda alpha: loss_at({_WHOLE: alpha}), 1.0, _STRIDE, 0.0, 1.0, _TOLERANCE)
+                if self.per_layer and math.isfinite(best.value):
+                    self._search_parts(loss_at, sorted(set(parts.values())), best.position, best.value)
+                as_trained = tried[0][1]
+                chosen, scores = _chosen(tried, short_name(monitor), mode)
+                self.kept = scores is not as_trained
+            finally:
+                if not self.kept:
+                    _put(live, last)
+            if self.kept:
+                for name, (first, final) in ends.items():
+                    live[name].copy_(torch.lerp(first, final, chosen.get(parts.get(name, _WHOLE), chosen[_WHOLE])))
+        self.alphas = chosen
+        self._report(trainer, held_out, as_trained, scores, monitor, time.perf_counter() - started)
+        self._write_curve(trainer, tried)
+        if self.kept:
+            self.scores = scores.whole
+            temperature = getattr(module, "temperature", 1.0)
+            fitted = held_out.calibrated_loss(scores)
+            if temperature != 1.0 and fitted is not None:
+                module.temperature = fitted[0]
+            if saver is not None and base is not None:
+                self._save(trainer, module, saver, base, is_monitored)
+
+    def _search_parts(
+        self, loss_at: Callable[[dict[str, float]], float], names: list[str], common: float, loss: float
+    ) -> None:
+        alphas = {_WHOLE: common} | dict.fromkeys(names, common)
+
+        def loss_with(name: str, alpha: float) -> float:
+            return loss_at(alphas | {name: alpha})
+
+        for name in names:
+            of_part, start = partial(loss_with, name), alphas[name]
+            found = search_interval(of_part, start, _STRIDE_OF_PART, 0.0, 1.0, _TOLERANCE, 4, start_value=loss)
+            alphas[name], loss = found.position, found.value
+
+    def _selected_by(self, trainer: Trainer, module: Any) -> tuple[ModelCheckpoint | None, str, str]:
+        """Return the ModelCheckpoint with a file on all ranks, and the metric that must not get worse."""
+        callback = trainer.checkpoint_callback
+        saver = callback if isinstance(callback, ModelCheckpoint) else None
+        monitor, mode = self.monitor, str(self.mode)
+        if monitor is None and saver is not None and saver.monitor is not None:
+            monitor, mode = saver.monitor, saver.mode
+        if monitor is None:
+            monitor, mode = getattr(module, "main_metric", "val/loss"), getattr(module, "main_metric_mode", "min")
+        has_file = saver is not None and os.path.isfile(saver.best_model_path)
+        if trainer.world_size > 1:
+            has_file = trainer.strategy.reduce_boolean_decision(has_file, all=True)
+        return saver if has_file else None, monitor, mode
+
+    @staticmethod
+    def _parts(module: Any) -> dict[str, str]:
+        """Return the part of each weight, by its name in ``state_dict``."""
+        model = getattr(module, "trained_module", module)
+        prefix = next((f"{name}." for name, each in module.named_modules() if each is model and name), "")
+        try:
+            parts = named_parts(model, getattr(module, "module_order", ()))
+        except ValueError as error:
+            raise MisconfigurationException(f"PretrainedInterpolation: per_layer: {error}") from error
+        return {f"{prefix}{name}": part.name for part in parts for name, _ in part.parameters}
+
+    def _report(
+        self,
+        trainer: Trainer,
+        held_out: HeldOut,
+        as_trained: HeldOutScores,
+        scores: HeldOutScores,
+        monitor: str,
+        seconds: float,
+    ) -> None:
+        self.figures = {
+            "alpha": self.alphas[_WHOLE],
+            **{f"alpha/{name}": alpha for name, alpha in self.alphas.items() if name != _WHOLE},
+            **scores.judging,
+            **{f"{name}_as_trained": value for name, value in as_trained.judging.items()},
+            "validation_passes": float(held_out.passes),
+            "seconds": seconds,
+        }
+        for name, of in (("loss_calibrated", as_trained), ("loss_interpolated_calibrated", scores)):
+            fitted = held_out.calibrated_loss(of)
+            if fitted is not None:
+                self.figures[name] = fitted[1]
+        logged = {f"interpolation/{name}": value for name, value in self.figures.items()}
+        trainer.callback_metrics.update({name: torch.tensor(value) for name, value in logged.items()})
+        for logger in trainer.loggers:
+            logger.log_metrics(logged, trainer.global_step)
+        changes = ", ".join(
+            f"{name} {value:.4f} -> {scores.judging[name]:.4f}" for name, value in as_trained.judging.items()
+        )
+        what = f"alpha {self.alphas[_WHOLE]:.3f}: {changes}" if self.kept else "alpha 1, the weights stay as trained"
+        self.summary = f"{what} ({held_out.passes} passes, {seconds:.1f} s; not worse by {monitor})"
+
+    def _write_curve(self, trainer: Trainer, tried: list[tuple[dict[str, float], HeldOutScores]]) -> None:
+        folder = Path(run_folder(trainer))  # the ranks agree on it
+        if trainer.is_global_zero:
+            folder.mkdir(parents=True, exist_ok=True)
+            alphas, names = list(tried[-1][0]), list(tried[0][1].choosing)
+            with (folder / "interpolation.csv").open("w", encoding="utf-8", newline="") as stream:
+                table = csv.writer(stream)
+                table.writerow([*(f"alpha {name}" for name in alphas), *names])
+                for tries, scores in tried:
+                    table.writerow(
+                        [
+                            *(tries.get(name, tries[_WHOLE]) for name in alphas),
+                            *(scores.choosing[name] for name in names),
+                        ]
+                    )
+
+    def _save(
+        self, trainer: Trainer, module: Any, saver: ModelCheckpoint, base: dict[str, Any], is_monitored: bool
+    ) -> None:
+        """Write the kept weights beside the best checkpoint, and name the file as the best one."""
+        path = trainer.strategy.broadcast(str(_free_name(Path(saver.best_model_path))))
+        score = self.scores.get(short_name(saver.monitor)) if saver.monitor else None
+        saver.best_model_path = path
+        if is_monitored and score is not None:
+            saver.best_model_score = saver.current_score = torch.tensor(score)
+        checkpoint = {name: value for name, value in base.items() if name not in _TO_RESUME}
+        checkpoint["state_dict"] = module.state_dict()
+        checkpoint["interpolation"] = dict(self.alphas)
+        checkpoint["callbacks"] = {**base.get("callbacks", {}), saver.state_key: saver.state_dict()}
+        if not is_monitored:
+            checkpoint |= {"epoch": trainer.current_epoch, "global_step": trainer.global_step}
+        if "task" in base:
+            checkpoint["task"] = base["task"] | {"temperature": getattr(module, "temperature", 1.0)}
+        facts = base.get("training_facts")
+        if facts:
+            own = {f"val/{name}": value for name, value in self.scores.items() if f"val/{name}" in facts["metrics"]}
+            checkpoint["training_facts"] = facts | {"metrics": facts["metrics"] | own}
+        trainer.strategy.save_checkpoint(checkpoint, path)
+        trainer.strategy.barrier("PretrainedInterpolation")
+
+
+def _chosen(
+    tried: list[tuple[dict[str, float], HeldOutScores]], metric: str, mode: str
+) -> tuple[dict[str, float], HeldOutScores]:
+    """Return what was tried with the lowest loss among what is not worse by a metric than the first one."""
+    first = tried[0][1].choosing
+    if metric not in first:
+        rank_zero_warn(
+            f"PretrainedInterpolation: the validation step logs no {metric}, by which one selects: the weights stay as "
+            "trained"
+        )
+        return tried[0]
+    sign = 1.0 if mode == "min" else -1.0
+    fit = [
+        each
+        for each in tried
+        if math.isfinite(each[1].choosing["loss"]) and sign * each[1].choosing[metric] <= sign * first[metric]
+    ]
+    return min(fit, key=lambda each: each[1].choosing["loss"], default=tried[0])
+
+
+def _put(live: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, value in live.items():
+            value.copy_(values[name])
+
+
+def _free_name(best: Path) -> Path:
+    """Return the first name of an interpolated checkpoint beside another one that is not taken."""
+    stem, version = best.stem, 0
+    found = best.with_name(f"{stem}-interpolated.ckpt")
+    while found.exists():
+        version += 1
+        found = best.with_name(f"{stem}-interpolated-v{version}.ckpt")
+    return found

@@ -1,0 +1,150 @@
+"""PretrainedInterpolation: the weights that it keeps lie on the line, are the best of it, and are what a run leaves."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import nn
+from torch.utils.data import DataLoader
+
+from callbacks import PretrainedInterpolation
+from lightning_modules import ClosureModule, ModelError, SequenceClassifier
+from tests.tiny_models import TinyData, save_tiny_bert
+
+ADAMW = partial(torch.optim.AdamW, lr=2e-2)
+
+
+class Noisy(TinyData):
+    """Tiny data whose training labels are partly wrong, so that training goes too far."""
+
+    def train_dataloader(self) -> DataLoader:
+        wrong = [
+            row | {"labels": 1 - row["labels"] if i % 3 == 0 else row["labels"]} for i, row in enumerate(self.examples)
+        ]
+        return DataLoader(wrong, batch_size=8)
+
+
+def fit(
+    module: Any, root: Path, *callbacks: Callback, data: Any = None, resume: str | None = None, **options: Any
+) -> Trainer:
+    trainer = Trainer(
+        **{
+            "default_root_dir": root,
+            "accelerator": "cpu",
+            "callbacks": list(callbacks),
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "logger": False,
+            "max_epochs": 6,
+            **options,
+        }
+    )
+    trainer.fit(module, Noisy() if data is None else data, ckpt_path=resume)
+    return trainer
+
+
+def test_the_kept_weights_lie_on_the_line_and_are_the_best_checkpoint(tmp_path: Path) -> None:
+    start = str(save_tiny_bert(tmp_path / "start"))
+    module = SequenceClassifier(start, optimizer=ADAMW)
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    saver, search = ModelCheckpoint(tmp_path / "ck", monitor="val/loss", filename="best"), PretrainedInterpolation()
+    trainer = fit(module, tmp_path, search, saver)
+    trained = torch.load(tmp_path / "ck" / "best.ckpt", weights_only=True)["state_dict"]
+    assert search.kept
+    alpha = search.alphas["model"]
+    assert 0 <= alpha < 1
+    kept = torch.load(saver.best_model_path, weights_only=True)
+    assert saver.best_model_path.endswith("best-interpolated.ckpt")
+    for name, value in kept["state_dict"].items():
+        assert torch.allclose(value, before[name] + alpha * (trained[name] - before[name]), atol=1e-6)
+    assert float(trainer.callback_metrics["interpolation/alpha"]) == pytest.approx(alpha)
+    tested = trainer.validate(module, Noisy(), ckpt_path="best", verbose=False)[0]
+    assert tested["val/loss"] == pytest.approx(search.figures["loss"], abs=1e-5)
+    assert search.figures["loss"] < search.figures["loss_as_trained"]
+    with pytest.raises(ModelError, match="fit cannot go on from it"):
+        fit(SequenceClassifier(start, optimizer=ADAMW), tmp_path, resume=saver.best_model_path)
+
+
+def test_a_lora_is_scaled(tmp_path: Path) -> None:
+    start = str(save_tiny_bert(tmp_path / "start"))
+    lora = peft.LoraConfig(r=2, target_modules="all-linear")
+    module, search = SequenceClassifier(start, adapter=lora, optimizer=ADAMW), PretrainedInterpolation()
+    before: dict[str, Any] = {}
+
+    class Watch(Callback):
+        def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+            before.update({name: value.clone() for name, value in pl_module.state_dict().items()})
+
+    fit(module, tmp_path, search, Watch(), enable_checkpointing=False)
+    assert search.kept
+    for name, value in module.state_dict().items():
+        factor = search.alphas["model"] if ".lora_B." in name else 1.0
+        assert torch.allclose(value, factor * before[name], atol=1e-6)
+
+
+class Plain(ClosureModule):
+    def __init__(self, **training: Any) -> None:
+        super().__init__(**training)
+        self.layer = nn.Linear(6, 2)
+
+    def compute_loss(self, batch: Any) -> Any:
+        return nn.functional.cross_entropy(self.layer(batch["input_ids"] / 32 - 1), batch["labels"])
+
+
+def test_a_module_of_ones_own_goes_back_towards_the_start_of_the_fit(tmp_path: Path) -> None:
+    module, search = Plain(optimizer=partial(torch.optim.AdamW, lr=1.0)), PretrainedInterpolation()
+    fit(module, tmp_path, search, enable_checkpointing=False)
+    assert (tmp_path / "start_weights.pt").is_file()
+    assert search.figures["loss"] <= search.figures["loss_as_trained"]
+
+
+def test_what_does_not_go_is_one_line(tmp_path: Path) -> None:
+    start = str(save_tiny_bert(tmp_path / "start"))
+    with pytest.raises(MisconfigurationException, match="no validation data"):
+        fit(SequenceClassifier(start, optimizer=ADAMW), tmp_path, PretrainedInterpolation(), limit_val_batches=0)
+    with pytest.raises(MisconfigurationException, match="pretrained value to go back to"):
+        fit(SequenceClassifier(start, pretrained=False, optimizer=ADAMW), tmp_path, PretrainedInterpolation())
+    with pytest.raises(MisconfigurationException, match="judge_fraction: 1 is not allowed"):
+        PretrainedInterpolation(judge_fraction=1)
+
+
+@pytest.mark.parametrize("num_labels", [1, 2])
+def test_half_of_the_rows_judges(tmp_path: Path, num_labels: int) -> None:
+    start = str(save_tiny_bert(tmp_path / "start", num_labels))
+    search = PretrainedInterpolation(judge_fraction=0.5, per_layer=True)
+    data = TinyData(num_labels=num_labels, eval_sets=2)
+    module = SequenceClassifier(start, num_labels, eval_set_names=("", "other"), optimizer=ADAMW)
+    fit(module, tmp_path, search, data=data, enable_checkpointing=False)
+    assert ("loss_calibrated" in search.figures) == (num_labels == 2)
+    assert "alpha/layer.0" in search.figures or not search.kept
+
+
+class Told(PretrainedInterpolation):
+    """Writes what each rank found."""
+
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+        super().on_train_end(trainer, pl_module)
+        weights = pl_module.state_dict()
+        torch.save((self.alphas, weights), Path(trainer.default_root_dir) / f"rank{trainer.global_rank}.pt")
+
+
+@pytest.mark.distributed
+def test_ranks_keep_the_same_weights(tmp_path: Path) -> None:
+    start = str(save_tiny_bert(tmp_path / "start"))
+    strategy = DDPStrategy(start_method="fork", process_group_backend="gloo")
+    saver = ModelCheckpoint(tmp_path / "ck", monitor="val/loss", filename="best")
+    module = SequenceClassifier(start, optimizer=ADAMW)
+    fit(module, tmp_path, Told(), saver, data=Noisy(31), strategy=strategy, devices=2)
+    (alphas, one), (others, two) = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2))
+    assert alphas == others
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert (tmp_path / "ck" / "best-interpolated.ckpt").is_file() == (alphas["model"] < 1)

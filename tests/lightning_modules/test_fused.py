@@ -1,0 +1,55 @@
+"""torch's optimizers in their fused form: who gets it, and that a run in it is torch's own fused optimizer."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks.compatibility.optimizers import SmallClassifier
+from lightning_modules.fused import fused_keywords
+from tests.lightning_modules.test_optimizer_calls import fit
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW", "Adagrad"])
+def test_an_optimizer_that_has_a_fused_form_runs_in_it(name: str) -> None:
+    module = SmallClassifier(optimizer=partial(getattr(torch.optim, name), lr=1e-3))
+    groups = fit(module).optimizers[0].param_groups
+    assert [group["fused"] for group in groups] == [True] * len(groups)
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [{"fused": False}, {"foreach": True}, {"foreach": False}, {"capturable": True}, {"differentiable": True}],
+)
+def test_what_the_user_has_chosen_stays(chosen: dict[str, bool]) -> None:
+    assert fused_keywords(partial(torch.optim.AdamW, **chosen), nn.Linear(2, 2), CPU, has_scaler=False) == {}
+
+
+def test_null_in_a_configuration_is_no_choice() -> None:
+    factory = partial(torch.optim.AdamW, fused=None, foreach=None, capturable=False)
+    assert fused_keywords(factory, nn.Linear(2, 2), CPU, has_scaler=False) == {"fused": True}
+
+
+def test_it_is_left_where_it_would_fail() -> None:
+    """torch 2.13: fused steps refuse sparse gradients, and parameters on other devices; RMSprop has none."""
+    linear = nn.Linear(2, 2)
+    assert not fused_keywords(torch.optim.RMSprop, linear, CPU, has_scaler=False)
+    assert not fused_keywords(torch.optim.AdamW, linear, CPU, has_scaler=True)
+    assert not fused_keywords(torch.optim.AdamW, linear.to("meta"), CPU, has_scaler=False)
+    assert not fused_keywords(torch.optim.AdamW, linear, torch.device("meta"), has_scaler=False)
+    assert not fused_keywords(torch.optim.SGD, nn.Embedding(4, 2, sparse=True), CPU, has_scaler=False)
+
+
+def test_a_checkpoint_of_a_run_without_it_goes_on_without_it(tmp_path) -> None:
+    factory = partial(torch.optim.AdamW, lr=1e-3)
+    path = tmp_path / "old.ckpt"
+    fit(SmallClassifier(optimizer=partial(factory, foreach=False))).save_checkpoint(path)
+    resumed = fit(SmallClassifier(optimizer=factory), epochs=2, ckpt_path=path)
+    assert [group["fused"] for group in resumed.optimizers[0].param_groups] == [None] * len(
+        resumed.optimizers[0].param_groups
+    )

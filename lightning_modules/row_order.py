@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
@@ -22,7 +24,7 @@ class RowOrder(Callback):
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         loop = trainer.predict_loop
-        loaders = trainer.predict_dataloaders
+        loaders: Any = trainer.predict_dataloaders
         several = loop.num_dataloaders > 1
         predictions = loop.predictions if several else [loop.predictions]
         for loader, batches, indices in zip(

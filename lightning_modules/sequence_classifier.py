@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any, ClassVar, cast
 
 import torch
+from lightning.pytorch import Callback
 from torch import Tensor, nn
 from torch.nn import ModuleList
 
@@ -29,6 +30,7 @@ from lightning_modules.metrics import LOWER_IS_BETTER, EvaluationMetrics, check_
 from lightning_modules.packing import Packing
 from lightning_modules.padding import Padding
 from lightning_modules.pretrained import check_label_order, load_sequence_classifier
+from lightning_modules.row_order import RowOrder
 from lightning_modules.sharded_model import sharded_modules
 from lightning_modules.start_weights import start_weights
 from lightning_modules.tiny_input import module_order
@@ -207,6 +209,14 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
     def constant_buffers(self) -> bool:
         """Whether the model has no running statistics; other buffers of transformers' models are constants."""
         return not any(getattr(module, "track_running_stats", False) for module in self.model.modules())
+
+    @property
+    def restores_row_order(self) -> bool:
+        """Whether predictions come in the rows' order even if a datamodule batches rows by length, which asks this."""
+        return type(self).predict_step is SequenceClassifier.predict_step
+
+    def configure_callbacks(self) -> Sequence[Callback]:
+        return [*super().configure_callbacks(), RowOrder()]
 
     def train(self, mode: bool = True) -> SequenceClassifier:
         super().train(mode)

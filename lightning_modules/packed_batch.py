@@ -39,6 +39,7 @@ class PackedBatch:
         # What was cut out of each mask of pairs of tokens.
         self._cut: list[tuple[Tensor, list[Tensor | bool]]] = []
         self._inside: set[nn.Module] = set()
+        self.is_used = False
 
     @property
     def tokens(self) -> int:
@@ -91,6 +92,7 @@ class PackedBatch:
         if module not in self._inside:
             return output
         self._inside.remove(module)
+        self.is_used = True
 
         def unpacked(value: Any) -> Any:
             is_packed = isinstance(value, Tensor) and value.ndim == 3 and value.shape[:2] == (1, self.tokens)
@@ -139,7 +141,7 @@ class PackedBatch:
         return torch.cat(outputs)[None], None
 
     def _masks_of_groups(self, mask: Tensor) -> list[Tensor | bool]:
-        """Return what a mask says within the texts of each length: whether it is causal if it says no more than that."""
+        """Return what a mask says within the texts of each length, or no more than whether it is causal."""
         for known, found in self._cut:
             if known is mask:
                 return found

@@ -121,10 +121,11 @@ class Packing:
             with evaluating(self._model):
                 padded = self._model(**texts).logits.float()
                 with ExitStack() as hooks:
-                    self._put_hooks(PackedBatch(texts["attention_mask"]), form, hooks)
+                    batch = PackedBatch(texts["attention_mask"])
+                    self._put_hooks(batch, form, hooks)
                     found = self._model(**texts).logits.float()
         except Exception as error:
             # What runs padded and not packed has layers of another kind.
             rank_zero_info(f"{type(self._model).__name__}: its {form} do not run without padding: {first_line(error)}")
             return False
-        return bool((padded - found).abs().max() <= LOGITS_ROUNDING * padded.abs().max())
+        return batch.is_used and bool((padded - found).abs().max() <= LOGITS_ROUNDING * padded.abs().max())

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from lightning.pytorch import Callback
@@ -167,6 +167,7 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         self.trainable = trainable
         self.trust_remote_code = trust_remote_code
         self.train()
+        self._packing: Packing | None = None
         self.frozen_encoder = FrozenEncoder(self.model, self._logits)
         folder = cache_features if isinstance(cache_features, str) else None
         self.feature_cache = (
@@ -175,7 +176,7 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         self.num_labels = num_labels
         self._vocabulary = embedded_tokens(self.model)
         self.split_by_length = split_by_length
-        self.padding = Padding(self.model, self._logits)
+        self.padding = Padding(self.model, self._padded_logits)
         self._packing = self._packing_of(skip_padding, runs_otherwise=compile or gradient_checkpointing)
         self._always_packs = bool(skip_padding)
         by_row = {"split_by_length": split_by_length > 1, "cache_features": bool(cache_features)}
@@ -190,11 +191,13 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
 
     def _packing_of(self, skip_padding: bool | None, runs_otherwise: bool) -> Packing | None:
         if skip_padding and runs_otherwise:
-            raise ModelError("skip_padding: it does not go with compile or gradient_checkpointing; leave one of them out")
+            raise ModelError(
+                "skip_padding: it does not go with compile or gradient_checkpointing; leave one of them out"
+            )
         # Features on disk are by row, and layers that run later, in the backward pass, would see padding again.
         if skip_padding is False or runs_otherwise or self.feature_cache is not None:
             return None
-        side = "right" if self.padding.is_free("right") else "left"
+        side: Literal["right", "left"] = "right" if self.padding.is_free("right") else "left"
         packing = Packing(self.model, layer_modules(self.model, self.module_order), side)
         if skip_padding:
             packing.check()
@@ -282,18 +285,23 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         return logits.squeeze(-1) if self.num_labels == 1 else logits
 
     def _logits(self, batch: Batch) -> Tensor:
+        with self._skipping_padding(batch.get("attention_mask")):
+            return self._padded_logits(batch)
+
+    def _padded_logits(self, batch: Batch) -> Tensor:
         left_out = _NO_INPUTS if self._takes_token_types else (*_NO_INPUTS, "token_type_ids")
         inputs = {key: value for key, value in batch.items() if key not in left_out}
         if self.pad_token_id is not None and "attention_mask" in inputs:
             # Decoders read their logits at the last token that is not the model's own padding token, whatever the mask
             # says; tokenizers may pad with another one.
             inputs["input_ids"] = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, self.pad_token_id)
-        with self._skipping_padding(inputs.get("attention_mask")):
-            return self.model(**inputs).logits
+        return self.model(**inputs).logits
 
     def _skipping_padding(self, mask: Tensor | None) -> AbstractContextManager[None]:
+        if self._packing is None or mask is None:
+            return nullcontext()
         # On other devices it was not measured, and each length of text is another kernel to start.
-        is_tried = self._packing is not None and mask is not None and (self._always_packs or mask.device.type == "cpu")
+        is_tried = self._always_packs or mask.device.type == "cpu"
         return self._packing.of(mask, self._always_packs) if is_tried else nullcontext()
 
     def _features(self, batch: Batch, split: str) -> Features | None:

@@ -65,7 +65,9 @@ def padded_texts(model: Any, lengths: Sequence[int], width: int, side: str) -> d
     for length in lengths:
         room = (0, width - length) if side == "right" else (width - length, 0)
         text = tiny_input(model.config, length, device)
-        rows.append({name: nn.functional.pad(row, room, value=pad * (name == "input_ids")) for name, row in text.items()})
+        rows.append(
+            {name: nn.functional.pad(row, room, value=pad * (name == "input_ids")) for name, row in text.items()}
+        )
     return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
 
 

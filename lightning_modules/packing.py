@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, Literal
@@ -19,12 +19,15 @@ from lightning_modules.pretrained import first_line
 from lightning_modules.tiny_input import LOGITS_ROUNDING, padded_texts
 from optimizers.call_order import evaluating
 
+Form = Literal["layers", "linear"]
+
 # Lengths of the texts that are tried: several, one of them twice.
 _TEXTS = (9, 4, 12, 4, 2)
 
-# What packing costs on a CPU, measured by `python -m benchmarks.packing`: seconds per layer, seconds per layer and
-# length of text, and the share by which the arithmetic on what is left takes longer. The arithmetic is 6 operations per
-# parameter and token, at 1e11 per second and thread. For forward and backward; forward alone, all is a third.
+# What packing costs on a CPU, rounded up from what `python -m benchmarks.packing --costs` prints: seconds per layer,
+# seconds per layer and length of text, and the share by which the arithmetic on what is left takes longer. The
+# arithmetic is 6 operations per parameter and token, at 1e11 per second and thread. For forward and backward; forward
+# alone, all is a third.
 _COSTS = {"layers": (3e-4, 1.2e-4, 0.02), "linear": (8e-4, 0.0, 0.12)}
 _OPERATIONS_PER_SECOND = 1e11
 
@@ -40,6 +43,7 @@ class Packing:
         model: A Hugging Face classifier.
         layers: The modules that its tokens run through one after the other.
         side: The side on which its texts are padded.
+        forms: What may run packed, the preferred one first.
 
     Example::
 
@@ -48,20 +52,27 @@ class Packing:
             logits = bert(**batch).logits
     """
 
-    def __init__(self, model: nn.Module, layers: list[nn.Module], side: Literal["right", "left"] = "right") -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: list[nn.Module],
+        side: Literal["right", "left"] = "right",
+        forms: Sequence[Form] = ("layers", "linear"),
+    ) -> None:
         self._model: Any = model
         self._layers = layers
         self._linear = [each for layer in layers for each in layer.modules() if isinstance(each, nn.Linear | Conv1D)]
         self._side = side
         self._parameters = sum(parameter.numel() for layer in layers for parameter in layer.parameters())
-        self._form: Literal["layers", "linear"] | None = None
+        self._forms = forms
+        self._form: Form | None = None
         self._is_tried = False
 
     @property
-    def form(self) -> Literal["layers", "linear"] | None:
+    def form(self) -> Form | None:
         """What can run packed: whole layers, the linear layers, or nothing; found out at first access."""
         if not self._is_tried:
-            self._form = next((form for form in ("layers", "linear") if self._gives_the_same(form)), None)
+            self._form = next((form for form in self._forms if self._gives_the_same(form)), None)
             self._is_tried = True
         return self._form
 
@@ -97,7 +108,7 @@ class Packing:
         cost = per_layer + per_length * batch.lengths + share * per_token * batch.tokens
         return per_token * batch.padding > cost
 
-    def _put_hooks(self, batch: PackedBatch, form: str | None, hooks: ExitStack) -> None:
+    def _put_hooks(self, batch: PackedBatch, form: Form | None, hooks: ExitStack) -> None:
         for module in self._layers if form == "layers" else self._linear:
             # Inside of all other hooks, which see padded tensors.
             before = (
@@ -112,7 +123,7 @@ class Packing:
             ALL_ATTENTION_FUNCTIONS["sdpa"] = partial(batch.attention, attend)
             hooks.callback(ALL_ATTENTION_FUNCTIONS.__setitem__, "sdpa", attend)
 
-    def _gives_the_same(self, form: str) -> bool:
+    def _gives_the_same(self, form: Form) -> bool:
         modules = self._layers if form == "layers" else self._linear
         if not modules or (form == "layers" and getattr(self._model.config, "_attn_implementation", None) != "sdpa"):
             return False

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
 from lightning_modules import SequenceClassifier
@@ -14,8 +17,10 @@ from lightning_modules.packed_batch import PackedBatch
 from lightning_modules.packing import Packing
 from lightning_modules.padding import Padding
 from lightning_modules.tiny_input import module_order, padded_texts
+from optimizers import ParabolicAdam
 from optimizers.named_parts import layer_modules
 from tests.families import family_model
+from tests.tiny_models import TinyData, save_tiny_bert
 
 LAYERS = ("bert", "roberta", "distilbert", "modernbert", "gpt2", "llama", "albert", "bart", "mistral")
 LINEAR = ("mpnet", "deberta-v2", "t5")
@@ -111,3 +116,16 @@ def test_a_classifier_skips_padding_when_asked_to_and_refuses_what_does_not_go_w
     assert seen == [51]
     with pytest.raises(ModelError, match="gradient_checkpointing"):
         SequenceClassifier(skip_padding=True, gradient_checkpointing=True)
+
+
+def test_training_skips_padding_and_has_the_losses_of_training_without(tmp_path: Path) -> None:
+    losses = {}
+    for skips in (True, False):
+        torch.manual_seed(0)
+        module = SequenceClassifier(
+            str(save_tiny_bert(tmp_path / str(skips))), skip_padding=skips, dropout=0.0, optimizer=ParabolicAdam
+        )
+        trainer = Trainer(max_epochs=2, logger=False, enable_checkpointing=False, enable_progress_bar=False)
+        trainer.fit(module, TinyData())
+        losses[skips] = float(trainer.callback_metrics["val/loss"])
+    assert losses[True] == pytest.approx(losses[False], abs=1e-4)

@@ -1,4 +1,4 @@
-"""ScheduleFree+ (Defazio, arXiv 2605.19095): schedule-free AdamW whose step is Polyak's, over the gradient's L1 norm."""
+"""ScheduleFree+ (Defazio, arXiv 2605.19095): schedule-free AdamW with Polyak's step, over the gradient's L1 norm."""
 
 from __future__ import annotations
 

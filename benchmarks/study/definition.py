@@ -402,6 +402,10 @@ class _Reader:
         chose = value.get("chose_constants", [])
         if not isinstance(chose, list):
             raise self.fail("report.regret.chose_constants", f"expected a list of settings, got {chose!r}")
+        for label in map(label_of, chose):
+            if label not in levels[value["settings"]]:
+                known = ", ".join(levels[value["settings"]])
+                raise self.fail("report.regret.chose_constants", f"no level {label!r} (the study has: {known})")
         return RegretOptions(value["settings"], value["grid"], tuple(label_of(label) for label in chose))
 
     def published(self, value: Any, axis_names: list[str]) -> tuple[Published, ...]:

@@ -27,11 +27,11 @@ class RunHistory(Callback):
 
     Each line is one value: ``step,seconds,name,value``. Names are ``train/loss``, ``train/step_size/<unit>``,
     ``train/evaluations`` (trials of a search), ``train/memory_mib``, and every ``val`` metric as it is logged;
-    ``val/majority`` is the share of the most frequent class among the validation labels. The last value,
-    ``train/complete``, is written when training ends by its budget or by early stopping, but not when it is
-    interrupted. After it come what `callbacks.PretrainedInterpolation` found (``interpolation/<name>``), and the
-    seconds and processor seconds of the whole fit (``fit/seconds``, ``fit/processor_seconds``). All of the first 1000
-    steps are recorded and ever fewer of the later ones, so that files of long runs stay small.
+    ``val/majority`` is the share of the most frequent class among the validation labels. ``train/complete`` is written
+    when training ends by its budget or by early stopping, but not when it is interrupted. After it come what
+    `callbacks.PretrainedInterpolation` found (``interpolation/<name>``), and the seconds and processor seconds of the
+    whole fit (``fit/seconds``, ``fit/processor_seconds``). All of the first 1000 steps are recorded and ever fewer of
+    the later ones, so that files of long runs stay small.
 
     The labels are added to the module's hyperparameters as ``axis/<name>``, and so to TensorBoard's HPARAMS.
 

@@ -43,10 +43,10 @@ def regret_frame(
         axes: The study's axes.
 
     Returns:
-        Columns: ``method``, ``setting``, ``seed``, ``is_grid``, ``unseen`` (the setting chose no constant), ``failed``,
-        ``learned``, ``last_minus_best``, ``cost`` (processor seconds over those of a run of the grid, on average), the
-        values of `COMPARED`, each of their regrets as ``<value>_regret``, and ``relative_regret``, that of the loss
-        over the reference's loss.
+        Columns: ``method``, ``setting``, ``seed``, ``is_grid``, ``is_reference``, ``unseen`` (the setting chose no
+        constant), ``failed``, ``learned``, ``last_minus_best``, ``cost`` (processor seconds over those of a run of the
+        grid, on average), the values of `COMPARED`, each of their regrets as ``<value>_regret``, and
+        ``relative_regret``, that of the loss over the reference's loss.
     """
     frame = _values(runs, results, options, axes)
     parts = []
@@ -86,6 +86,7 @@ def _values(
                 "seed": run["seed"],
                 "id": run["id"],
                 "is_grid": options.grid in [run[axis] for axis in others],
+                "is_reference": False,
                 "unseen": run[options.settings] not in options.chose_constants,
                 "missing": run["status"] == MISSING,
                 "failed": failed,
@@ -107,7 +108,10 @@ def _with_regrets(found: pd.DataFrame, grid_name: str) -> pd.DataFrame:
     each = grid.groupby("seed")["seconds"]
     count = grid["method"].nunique()
     chosen = grid[grid["method"] == best].assign(
-        method=f"{grid_name}, best of {count}", is_grid=False, seconds=lambda rows: rows["seed"].map(each.sum())
+        method=f"{grid_name}, best of {count}",
+        is_grid=False,
+        is_reference=True,
+        seconds=lambda rows: rows["seed"].map(each.sum()),
     )
     both = pd.concat([found, chosen], ignore_index=True)
     both["cost"] = both["seconds"] / both["seed"].map(each.mean())

@@ -24,6 +24,7 @@ from benchmarks.study.regret import (
 CSV_FILE = "regret.csv"
 SECTION_FILE = "regret.md"
 FURTHEST = 2.0  # of a performance profile
+LINES = 10  # more cannot be told apart
 HOW_TO_READ = (
     "The regret of a run is its best validation loss above that of the best of the grid's rates, one rate per setting, "
     "at the same seed. Means and medians are over settings, each the mean over its seeds; in brackets 95 % intervals "
@@ -43,13 +44,14 @@ HOW_TO_READ_SEARCH = (
 )
 
 
-def write_regret(frame: pd.DataFrame, options: RegretOptions, runs: pd.DataFrame, folder: Path) -> str:
+def write_regret(frame: pd.DataFrame, options: RegretOptions, runs: pd.DataFrame, code: str, folder: Path) -> str:
     """Write the CSV file and the figures, and return the section.
 
     Args:
         frame: Rows of `regret.regret_frame`.
         options: The study's options.
         runs: All runs of the grid, to say how many of them there are.
+        code: The line that says which version of the code the runs are of.
         folder: Folder of the report.
     """
     frame.to_csv(folder / CSV_FILE, index=False, float_format="%.6g")
@@ -58,7 +60,7 @@ def write_regret(frame: pd.DataFrame, options: RegretOptions, runs: pd.DataFrame
         text = f"## Regret\n\n{done} of {len(runs)} runs are done; no setting has all rates of the grid yet."
     else:
         text = "\n\n".join(["## Regret", *_sections(frame, options, runs, done, folder)])
-    (folder / SECTION_FILE).write_text(text + "\n", encoding="utf-8")
+    (folder / SECTION_FILE).write_text(f"{text}\n\n- {code}\n", encoding="utf-8")
     return text
 
 
@@ -162,7 +164,7 @@ def _figures(frame: pd.DataFrame, name: str, folder: Path) -> list[str]:
     if losses.shape[0] < 2 or losses.shape[1] < 2:
         return []
     profile = figures.save(profile_figure(losses), folder, f"profile_{name}")
-    ranks, p_value, difference = average_ranks(losses)
+    ranks, p_value, difference = average_ranks(losses_by_setting(frame[~frame["is_reference"]]))
     rank = figures.save(rank_figure(ranks, difference), folder, f"ranks_{name}")
     p_text = "" if math.isnan(p_value) else f" Friedman's test that all methods are alike: p = {p_value:.2g}."
     return [
@@ -175,9 +177,9 @@ def _figures(frame: pd.DataFrame, name: str, folder: Path) -> list[str]:
 
 
 def profile_figure(losses: pd.DataFrame) -> Figure:
-    """Plot for every method the share of settings in which its loss is within a factor τ of the best one."""
+    """Plot the share of settings in which a method's loss is within a factor τ of the best one, of the best ones."""
     ratios = performance_profile(losses)
-    area = ratios.apply(lambda of: np.clip(FURTHEST - of, 0, FURTHEST - 1).mean()).sort_values(ascending=False)
+    area = ratios.apply(lambda of: np.clip(FURTHEST - of, 0, FURTHEST - 1).mean()).nlargest(LINES)
     with mpl.rc_context(figures.STYLE):
         figure = Figure(figsize=(figures.WIDTH, 4.2), layout="constrained")
         axes = figure.subplots()
@@ -189,7 +191,9 @@ def profile_figure(losses: pd.DataFrame) -> Figure:
         axes.set_xlabel("τ: loss over the best loss of the setting")
         axes.set_ylabel("share of settings")
         axes.set_ylim(0, 1.02)
-        axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize=7, title="by area", title_fontsize=7)
+        axes.legend(
+            loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize=7, title="by area below the line", title_fontsize=7
+        )
         return figure
 
 

@@ -75,7 +75,9 @@ def write_report(study: Study, runs: Sequence[Run], results: Mapping[str, Result
     writer = _Writer(study, frame, cells, of_cell, folder)
     options = study.report.regret
     regret = (
-        "" if options is None else write_regret(regret_frame(frame, results, options, axes), options, frame, folder)
+        ""
+        if options is None
+        else write_regret(regret_frame(frame, results, options, axes), options, frame, writer.code(), folder)
     )
     sections = [writer.head(), regret, *writer.tables(), writer.tuning(), writer.published(), writer.failures()]
     cells.to_csv(folder / "cells.csv", index=False, float_format="%.6g")
@@ -121,7 +123,7 @@ class _Writer:
             f"seconds of training, all runs together: {duration(self.runs['train_seconds'].sum())}",
             f"written {datetime.now(UTC):%Y-%m-%d} by `{self._command()}`",
             *self._machines(),
-            self._code(),
+            self.code(),
         ]
         lines.append("\n".join(f"- {fact}" for fact in facts))
         lines.append(HOW_TO_READ.format(counted="last" if study.report.primary == "final" else "best"))
@@ -293,7 +295,7 @@ class _Writer:
     def _machines(self) -> list[str]:
         return [f"machine: {machine}" for machine in sorted(set(self._finished()["machine"]))]
 
-    def _code(self) -> str:
+    def code(self) -> str:
         """Say which version of the code the runs are of, and whether it is one version that can be checked out."""
         commits = Counter(self._finished()["commit"])
         if len(commits) == 1:

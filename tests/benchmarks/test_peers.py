@@ -36,9 +36,11 @@ def gradient_of(weights: np.ndarray, step: int) -> np.ndarray:
     return CURVATURE * (weights - TARGETS[step % 4])
 
 
-def parabolas(make: Callable[[list[Tensor]], Any], steps: int, with_evaluate: bool) -> tuple[Tensor, list[float], Any]:
+def parabolas(
+    make: Callable[[list[Tensor]], Any], steps: int, with_evaluate: bool, start: np.ndarray | None = None
+) -> tuple[Tensor, list[float], Any]:
     """Return the weights, the rates and the optimizer after so many steps on the four batches in turn."""
-    weights = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    weights = torch.tensor(np.zeros(3) if start is None else start, requires_grad=True)
     optimizer = make([weights])
     if hasattr(optimizer, "train"):
         optimizer.train()
@@ -61,9 +63,12 @@ def parabolas(make: Callable[[list[Tensor]], Any], steps: int, with_evaluate: bo
     return weights.detach(), rates, optimizer
 
 
-def test_schedule_free_plus_follows_the_equations() -> None:
-    steps, warmup, beta, (beta1, beta2), eps = 12, 3, 0.9, (0.9, 0.95), 1e-8
-    x = y = z = first = second = np.zeros(3)
+@pytest.mark.parametrize("warmup", [0, 3])
+def test_schedule_free_plus_follows_the_equations(warmup: int) -> None:
+    """From a point near the first batch's minimiser, so that the step sizes, and with them the weights, grow."""
+    steps, beta, (beta1, beta2), eps = 12, 0.9, (0.9, 0.95), 1e-8
+    x = y = z = start = 0.9 * TARGETS[0]
+    first = second = np.zeros(3)
     largest, weight_sum = 0.0, 0.0
     for t in range(1, steps + 1):
         gradient = gradient_of(y, t - 1)
@@ -80,7 +85,7 @@ def test_schedule_free_plus_follows_the_equations() -> None:
         x = (1 - share) * x + share * z
         y = beta * x + (1 - beta) * z
     weights, _, optimizer = parabolas(
-        lambda params: ScheduleFreePlus(params, warmup_ratio=0.25, total_steps=steps), steps, with_evaluate=False
+        lambda params: ScheduleFreePlus(params, warmup_ratio=warmup / steps, total_steps=steps), steps, False, start
     )
     np.testing.assert_allclose(weights.numpy(), y, rtol=1e-10)
     parameter = optimizer.param_groups[0]["params"][0]

@@ -225,7 +225,9 @@ def test_the_report_of_a_part_and_of_the_whole(study: Study, tmp_path: Path) -> 
     write_report(study, runs, results, tmp_path, tmp_path / "whole")
     text = (tmp_path / "whole" / "report.md").read_text()
     section = (tmp_path / "whole" / "regret.md").read_text()
+    section, _, code = section.rpartition("\n- ")
     assert section.strip() in text
+    assert code.startswith("code: ")
     assert "12 of 12" not in section
     assert "24 of 24 runs are done" in section
     (row,) = [

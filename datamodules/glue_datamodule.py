@@ -38,7 +38,8 @@ class GLUEDataModule(TokenizedDataModule):
         tokenizer: Name of the tokenizer: on the hub, a folder, or ``offline:all-MiniLM-L6-v2``. Default: the model's.
         max_length: Maximum number of tokens per row; longer rows are truncated.
         train_batch_size: Rows per training batch and process.
-        eval_batch_size: Rows per validation, test and prediction batch and process.
+        eval_batch_size: Rows per validation, test and prediction batch and process. Default: as many as have 2048
+            tokens on a CPU, 16384 elsewhere; 64 where rows are taken in their order.
         pad_to_multiple_of: Round the padded length up to a multiple of this, such as 8 for GPUs; ``max_length`` gives
             all batches one shape, which suits TPUs. Default: no rounding.
         num_workers: Processes that load batches beside each training process.
@@ -67,7 +68,7 @@ class GLUEDataModule(TokenizedDataModule):
         tokenizer: str | None = None,
         max_length: int = 128,
         train_batch_size: int = 32,
-        eval_batch_size: int = 64,
+        eval_batch_size: int | None = None,
         pad_to_multiple_of: int | None = None,
         num_workers: int = 0,
         max_train_samples: int | None = None,
@@ -171,15 +172,15 @@ class GLUEDataModule(TokenizedDataModule):
         return self.train_loader(self._collator())
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
-        """Return the loader of validation batches in the split's order; for mnli, one per evaluation set."""
+        """Return the loader of validation batches, see :meth:`eval_loader`; for mnli, one per evaluation set."""
         return self._eval_loaders("validation")
 
     def test_dataloader(self) -> DataLoader | list[DataLoader]:
-        """Return the loader of labelled test batches in the split's order; for mnli, one per evaluation set."""
+        """Return the loader of labelled test batches, see :meth:`eval_loader`; for mnli, one per evaluation set."""
         return self._eval_loaders("test")
 
     def predict_dataloader(self) -> DataLoader | list[DataLoader]:
-        """Return the loader of all test batches in the split's order; for mnli, one per evaluation set."""
+        """Return the loader of all test batches, see :meth:`eval_loader`; for mnli, one per evaluation set."""
         return self._eval_loaders("predict")
 
     def _needed(self, stage: str | None) -> list[tuple[str, str]]:
@@ -258,7 +259,7 @@ class GLUEDataModule(TokenizedDataModule):
         return HubSource(self.task)
 
     def _eval_loaders(self, purpose: str) -> DataLoader | list[DataLoader]:
-        loaders = [self.loader(rows, self.eval_batch_size, self._collator()) for rows in self.datasets_for(purpose)]
+        loaders = [self.eval_loader(rows, purpose, self._collator()) for rows in self.datasets_for(purpose)]
         return loaders[0] if len(loaders) == 1 else loaders
 
     def _collator(self) -> Collator:

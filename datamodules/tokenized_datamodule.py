@@ -10,15 +10,21 @@ import datasets
 import pyarrow as pa
 import pyarrow.compute
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from transformers import PreTrainedTokenizerBase
 
 from datamodules.collator import Collator
 from datamodules.errors import DataError
+from datamodules.length_batch_sampler import LengthBatchSampler
 from datamodules.length_grouped_sampler import LengthGroupedSampler
 from datamodules.tokenization import default_cache_dir, load_tokenizer
 
 DEFAULT_TOKENIZER = "offline:all-MiniLM-L6-v2"
+# Tokens of an evaluation batch where no number of rows is given. On a CPU the matrix products are at their full speed
+# from 512 on and slower from 8192 on; no GPU was at hand to measure on, and as many are 64 rows of 256 tokens.
+TOKENS_ON_CPU, TOKENS_ELSEWHERE = 2048, 16_384
+# Rows of one where rows are taken in their order.
+ROWS_IN_ORDER = 64
 
 
 class TokenizedDataModule(LightningDataModule):
@@ -31,7 +37,8 @@ class TokenizedDataModule(LightningDataModule):
         tokenizer: Name of the tokenizer: on the hub, a folder, or ``offline:all-MiniLM-L6-v2``. Default: the model's.
         max_length: Maximum number of tokens per row.
         train_batch_size: Rows per training batch and process.
-        eval_batch_size: Rows per validation, test and prediction batch and process.
+        eval_batch_size: Rows per validation, test and prediction batch and process. Default: as many as have 2048
+            tokens on a CPU, 16384 elsewhere; 64 where rows are taken in their order.
         pad_to_multiple_of: Round the padded length up to a multiple of this. Default: no rounding.
         num_workers: Processes that load batches beside each training process.
         group_by_length: Put training rows of similar length into the same batch.
@@ -46,7 +53,7 @@ class TokenizedDataModule(LightningDataModule):
         tokenizer: str | None,
         max_length: int,
         train_batch_size: int,
-        eval_batch_size: int,
+        eval_batch_size: int | None,
         pad_to_multiple_of: int | None,
         num_workers: int,
         group_by_length: bool,
@@ -103,6 +110,54 @@ class TokenizedDataModule(LightningDataModule):
             )
         return self.loader(rows, self.train_batch_size, collator, shuffle=sampler is None, sampler=sampler)
 
+    def eval_loader(self, rows: datasets.Dataset, purpose: str, collator: Collator) -> DataLoader:
+        """Return the loader of evaluation batches: rows of similar length, the longest first, or rows in their order.
+
+        Rows are taken in their order where something may depend on it:
+
+        - where the trainer takes a part of the batches (``limit_val_batches``, ``overfit_batches``, ``fast_dev_run``),
+          which is to be the rows at the start and not the longest ones;
+        - where padding changes the logits of the module's model (``padding.matters``);
+        - in predictions of a module that does not put them back into the rows' order (``restores_row_order``);
+        - without a trainer.
+
+        Args:
+            rows: The tokenized rows.
+            purpose: validation, test or predict.
+            collator: Makes a batch of rows.
+        """
+        if self._keeps_row_order(purpose):
+            return self.loader(rows, self.eval_batch_size or ROWS_IN_ORDER, collator)
+        multiple = self.pad_to_multiple_of
+        return self.loader(
+            rows,
+            1,
+            collator,
+            batch_sampler=LengthBatchSampler(
+                SequentialSampler(rows),
+                [-(-count // multiple) * multiple for count in token_counts(rows)],
+                self.eval_batch_size,
+                None if self.eval_batch_size else TOKENS_ON_CPU if self._is_on("cpu") else TOKENS_ELSEWHERE,
+            ),
+        )
+
+    def _keeps_row_order(self, purpose: str) -> bool:
+        trainer = self.trainer
+        if trainer is None:
+            return True
+        limits = {
+            "validation": trainer.limit_val_batches,
+            "test": trainer.limit_test_batches,
+            "predict": trainer.limit_predict_batches,
+        }
+        limit, module = limits[purpose], trainer.lightning_module
+        is_limited = isinstance(limit, int) or limit < 1.0  # an integer is a number of batches
+        is_put_back = purpose != "predict" or getattr(module, "restores_row_order", False)
+        return is_limited or not is_put_back or getattr(getattr(module, "padding", None), "matters", False)
+
+    def _is_on(self, device: str) -> bool:
+        return self.trainer is not None and self.trainer.strategy.root_device.type == device
+
     def loader(
         self,
         rows: datasets.Dataset,
@@ -110,6 +165,7 @@ class TokenizedDataModule(LightningDataModule):
         collator: Collator,
         shuffle: bool = False,
         sampler: Sampler | Iterable[int] | None = None,
+        batch_sampler: LengthBatchSampler | None = None,
     ) -> DataLoader:
         """Return a loader of batches."""
         if self.num_workers:
@@ -120,10 +176,11 @@ class TokenizedDataModule(LightningDataModule):
             batch_size=batch_size,
             shuffle=shuffle,
             sampler=sampler,
+            batch_sampler=batch_sampler,
             collate_fn=collator,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
-            pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
+            pin_memory=self._is_on("cuda"),
         )
 
     def _model_name(self) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
@@ -14,13 +13,11 @@ from lightning_modules.closures import Batch
 from lightning_modules.errors import ModelError
 from lightning_modules.input_limits import longest_input
 from lightning_modules.pretrained import first_line
-from lightning_modules.tiny_input import tiny_input
+from lightning_modules.tiny_input import LOGITS_ROUNDING, padded_texts, tiny_input
 from optimizers.call_order import evaluating
 
 # Tokens of the text that is tried, and the width that it is padded to: beyond the 64 tokens of Reformer's chunks.
 _TEXT, _WIDTH = 5, 72
-# The largest difference between logits, as a share of the largest of them, that rounding makes in float32.
-_ROUNDING = 5e-5
 
 
 class Padding:
@@ -115,22 +112,16 @@ class Padding:
         width = min(_WIDTH, longest_input(self._model))
         if width <= _TEXT:
             return True
-        pad = getattr(self._model.config.get_text_config(), "pad_token_id", None) or 0
-        room = width - _TEXT
-        sides = (0, room) if side == "right" else (room, 0)
-        padded = {
-            name: nn.functional.pad(row, sides, value=pad if name == "input_ids" else 0) for name, row in text.items()
-        }
-        beside = tiny_input(self._model.config, width, device)
+        padded = padded_texts(self._model, (_TEXT, width), width, side)
         try:
             with evaluating(self._model):
                 alone = self._forward(text).float()
-                found = self._forward({name: torch.cat([padded[name], beside[name]]) for name in text})[:1].float()
+                found = self._forward(padded)[:1].float()
         except Exception as error:
             # It may need more than tokens, or kernels of another device; whether it can train is seen when it does.
             rank_zero_info(f"{type(self._model).__name__}: its padding is not checked: {first_line(error)}")
             return True
-        return bool((alone - found).abs().max() <= _ROUNDING * alone.abs().max())
+        return bool((alone - found).abs().max() <= LOGITS_ROUNDING * alone.abs().max())
 
 
 def padded_on(batch: Batch, side: str) -> Batch:

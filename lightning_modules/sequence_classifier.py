@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
+from lightning.pytorch import Callback
 from torch import Tensor, nn
 from torch.nn import ModuleList
 
@@ -26,14 +27,17 @@ from lightning_modules.input_limits import check_data, takes_token_types
 from lightning_modules.length_split import split_by_length as parts_by_length
 from lightning_modules.losses import LossOptions, ProblemType, TaskLoss, check_problem_type, task_loss
 from lightning_modules.metrics import LOWER_IS_BETTER, EvaluationMetrics, check_metrics, predicted_labels, reset_metrics
+from lightning_modules.packing import Packing
 from lightning_modules.padding import Padding
 from lightning_modules.pretrained import check_label_order, load_sequence_classifier
+from lightning_modules.row_order import RowOrder
 from lightning_modules.sharded_model import sharded_modules
 from lightning_modules.start_weights import start_weights
 from lightning_modules.tiny_input import module_order
 from lightning_modules.trainable_parts import Trainable, freeze_all_but, frozen_modules
 from lightning_modules.trained_classifier import TrainedClassifier
 from lightning_modules.windows import mean_per_text
+from optimizers.named_parts import layer_modules
 
 # Lightning says so of every datamodule, whether or not it has a hook of its own.
 warnings.filterwarnings("ignore", "You have overridden `on_before_batch_transfer` in `LightningModule` but have passed")
@@ -69,6 +73,8 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         trainable: Which parameters train: ``all``, the ``head`` (all above the layers), or the ``new`` ones, which the
             checkpoint did not hold. Frozen modules run in eval mode.
         cache_features: Whether to keep the output of a frozen encoder on disk, in a folder if one is named.
+        skip_padding: Whether the layers compute the tokens of a batch alone. Default: on a CPU, where the model allows
+            it and it takes less time, see :class:`Packing`.
         split_by_length: In how many parts of similar length a batch goes through the model, to save padding.
         gradient_checkpointing: Whether to compute activations again in the backward pass in place of keeping them.
         compile: Whether to compile the model by torch.compile.
@@ -108,6 +114,7 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         adapter: AdapterConfig | str | None = None,
         trainable: Trainable = "all",
         cache_features: bool | str = False,
+        skip_padding: bool | None = None,
         split_by_length: int = 1,
         gradient_checkpointing: bool = False,
         compile: bool = False,
@@ -160,6 +167,7 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         self.trainable = trainable
         self.trust_remote_code = trust_remote_code
         self.train()
+        self._packing: Packing | None = None
         self.frozen_encoder = FrozenEncoder(self.model, self._logits)
         folder = cache_features if isinstance(cache_features, str) else None
         self.feature_cache = (
@@ -168,7 +176,9 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         self.num_labels = num_labels
         self._vocabulary = embedded_tokens(self.model)
         self.split_by_length = split_by_length
-        self.padding = Padding(self.model, self._logits)
+        self.padding = Padding(self.model, self._padded_logits)
+        self._packing = self._packing_of(skip_padding, runs_otherwise=compile or gradient_checkpointing)
+        self._always_packs = bool(skip_padding)
         by_row = {"split_by_length": split_by_length > 1, "cache_features": bool(cache_features)}
         self._options_by_row = [option for option, is_on in by_row.items() if is_on]
         for option in self._options_by_row:
@@ -179,6 +189,20 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
             for _ in range(2)
         )
 
+    def _packing_of(self, skip_padding: bool | None, runs_otherwise: bool) -> Packing | None:
+        if skip_padding and runs_otherwise:
+            raise ModelError(
+                "skip_padding: it does not go with compile or gradient_checkpointing; leave one of them out"
+            )
+        # Features on disk are by row, and layers that run later, in the backward pass, would see padding again.
+        if skip_padding is False or runs_otherwise or self.feature_cache is not None:
+            return None
+        side: Literal["right", "left"] = "right" if self.padding.is_free("right") else "left"
+        packing = Packing(self.model, layer_modules(self.model, self.module_order), side)
+        if skip_padding:
+            packing.check()
+        return packing
+
     @property
     def trained_module(self) -> nn.Module:
         """The Hugging Face model, perhaps with an adapter."""
@@ -188,6 +212,14 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
     def constant_buffers(self) -> bool:
         """Whether the model has no running statistics; other buffers of transformers' models are constants."""
         return not any(getattr(module, "track_running_stats", False) for module in self.model.modules())
+
+    @property
+    def restores_row_order(self) -> bool:
+        """Whether predictions come in the rows' order even if a datamodule batches rows by length, which asks this."""
+        return type(self).predict_step is SequenceClassifier.predict_step
+
+    def configure_callbacks(self) -> Sequence[Callback]:
+        return [*super().configure_callbacks(), RowOrder()]
 
     def train(self, mode: bool = True) -> SequenceClassifier:
         super().train(mode)
@@ -253,6 +285,10 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         return logits.squeeze(-1) if self.num_labels == 1 else logits
 
     def _logits(self, batch: Batch) -> Tensor:
+        with self._skipping_padding(batch.get("attention_mask")):
+            return self._padded_logits(batch)
+
+    def _padded_logits(self, batch: Batch) -> Tensor:
         left_out = _NO_INPUTS if self._takes_token_types else (*_NO_INPUTS, "token_type_ids")
         inputs = {key: value for key, value in batch.items() if key not in left_out}
         if self.pad_token_id is not None and "attention_mask" in inputs:
@@ -260,6 +296,13 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
             # says; tokenizers may pad with another one.
             inputs["input_ids"] = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, self.pad_token_id)
         return self.model(**inputs).logits
+
+    def _skipping_padding(self, mask: Tensor | None) -> AbstractContextManager[None]:
+        if self._packing is None or mask is None:
+            return nullcontext()
+        # On other devices it was not measured, and each length of text is another kernel to start.
+        is_tried = self._always_packs or mask.device.type == "cpu"
+        return self._packing.of(mask, self._always_packs) if is_tried else nullcontext()
 
     def _features(self, batch: Batch, split: str) -> Features | None:
         """The features of a batch: from the cache where there is one; else, in training, for the trials of its step."""

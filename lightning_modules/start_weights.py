@@ -20,8 +20,8 @@ _BOTTLENECK_ENDS = (".adapter.up.weight", ".adapter.up.bias")
 def start_weights(classifier: SequenceClassifier) -> dict[str, Tensor]:
     """Return a classifier's weights as they were before training, on the CPU, by their names in its ``state_dict``.
 
-    Pretrained weights are read again from where they came from. New ones are left out: they were drawn at random, and
-    a new head turned back towards its draw gains nothing (docs/last_line_search.md). With an adapter it is what makes
+    Pretrained weights are read again from where they came from. New ones are left out: they were drawn at random
+    (docs/last_line_search.md). With an adapter it is what makes
     the adapter do nothing, as :func:`identity_values` tells it.
 
     Args:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_modules.pretrained import first_line
 from optimizers import call_order
 
 LENGTH = 8
+# The largest difference between logits, as a share of the largest of them, that rounding makes in float32.
+LOGITS_ROUNDING = 5e-5
 
 
 def tiny_input(config: Any, length: int = LENGTH, device: torch.device | str = "cpu") -> dict[str, Tensor]:
@@ -45,6 +48,27 @@ def tiny_input(config: Any, length: int = LENGTH, device: torch.device | str = "
         "input_ids": torch.tensor([ids], device=device),
         "attention_mask": torch.ones(1, len(ids), dtype=torch.long, device=device),
     }
+
+
+def padded_texts(model: Any, lengths: Sequence[int], width: int, side: str) -> dict[str, Tensor]:
+    """Return ``input_ids`` and ``attention_mask`` of several texts, padded.
+
+    Args:
+        model: A Hugging Face model.
+        lengths: Number of tokens of each text, up to ``width``.
+        width: Number of columns.
+        side: On which side the padding is: ``right`` or ``left``.
+    """
+    device = next(model.parameters()).device
+    pad = getattr(model.config.get_text_config(), "pad_token_id", None) or 0
+    rows = []
+    for length in lengths:
+        room = (0, width - length) if side == "right" else (width - length, 0)
+        text = tiny_input(model.config, length, device)
+        rows.append(
+            {name: nn.functional.pad(row, room, value=pad * (name == "input_ids")) for name, row in text.items()}
+        )
+    return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
 
 
 def module_order(model: Any) -> tuple[str, ...]:

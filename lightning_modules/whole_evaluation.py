@@ -129,11 +129,12 @@ def _lacks_a_batch(
     sampler = _sampler_of(loader)
     if not isinstance(sampler, DistributedSampler):
         return False
-    own = sampler.num_samples
+    own = sampler.num_samples, sampler.rank
     try:
-        sampler.num_samples = math.ceil(sampler.total_size / sampler.num_replicas)
+        # What the loader would count on rank 0.
+        sampler.num_samples, sampler.rank = math.ceil(sampler.total_size / sampler.num_replicas), 0
         batches = len(loader)
     finally:
-        sampler.num_samples = own
+        sampler.num_samples, sampler.rank = own
     most = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
     return counts[place] < most

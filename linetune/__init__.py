@@ -14,8 +14,8 @@ __version__ = "0.1.0"
 PACKAGES = ("optimizers", "datamodules", "lightning_modules", "callbacks")
 _HOME = Path(__file__).resolve().parent.parent
 
-# Imports make a million objects that stay. Python 3.11 looks through them again and again meanwhile, and once more at
-# exit, which takes as long as the imports themselves: collection waits, and then leaves these objects alone.
+# Imports make very many objects that stay. Python 3.11 looks through them again and again meanwhile, and once more at
+# exit: collection waits, and then leaves these objects alone.
 _collects_garbage = gc.isenabled()
 gc.disable()
 sys.path.insert(0, str(_HOME))

@@ -107,6 +107,30 @@ def test_a_module_of_ones_own_goes_back_towards_the_start_of_the_fit(tmp_path: P
     assert search.figures["loss"] <= search.figures["loss_as_trained"]
 
 
+class Sized(Plain):
+    """Logs the size of its weights, which falls on the way back to the start."""
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        super().validation_step(batch, batch_idx, dataloader_idx)
+        self.log("val/size", self.layer.weight.norm())
+
+
+@pytest.mark.parametrize(("mode", "kept"), [("max", False), ("min", True)])
+def test_weights_with_a_worse_monitored_metric_are_not_kept(tmp_path: Path, mode: Any, kept: bool) -> None:
+    module = Sized(optimizer=partial(torch.optim.AdamW, lr=1.0))
+    trained: dict[str, Any] = {}
+
+    class Watch(Callback):
+        def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+            trained.update({name: value.clone() for name, value in pl_module.state_dict().items()})
+
+    search = PretrainedInterpolation(monitor="val/size", mode=mode)
+    fit(module, tmp_path, search, Watch(), enable_checkpointing=False)
+    assert search.kept == kept
+    assert all(torch.equal(value, trained[name]) for name, value in module.state_dict().items()) != kept
+    assert search.figures["validation_passes"] > 1
+
+
 def test_what_does_not_go_is_one_line(tmp_path: Path) -> None:
     start = str(save_tiny_bert(tmp_path / "start"))
     with pytest.raises(MisconfigurationException, match="no validation data"):

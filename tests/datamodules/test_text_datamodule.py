@@ -375,18 +375,6 @@ def test_predict_needs_no_labels_and_no_training_rows(make, tmp_path):
         make(BINARY).setup("predict")
 
 
-def test_batches_of_evaluation_go_from_long_to_short(make, tmp_path):
-    texts = ["a " * (7 * row % 40 + 1) for row in range(40)]
-    data = make(BINARY, predict_file=write(tmp_path, "new.csv", table([(text,) for text in texts], "text")))
-    data.eval_batch_size = 8
-    data.setup("predict")
-    widths = [batch["input_ids"].shape[1] for batch in data.predict_dataloader()]
-    assert widths == sorted(widths, reverse=True)
-    assert widths[0] == 42
-    assert sorted(ids(data.predict_dataloader())) == list(range(40))
-    assert sorted(torch.cat(trainer(tmp_path).predict(Predictor(), data)).tolist()) == list(range(40))
-
-
 # What is kept
 
 

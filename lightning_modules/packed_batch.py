@@ -1,0 +1,165 @@
+"""The tokens of a batch laid side by side, without the padding between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+
+class PackedBatch:
+    """Where the tokens of a padded batch lie once its padding is left out, texts of equal length side by side.
+
+    ``(texts, width, …)`` tensors become ``(1, tokens, …)``. What treats tokens one by one gives the same in both forms;
+    attention runs on the texts of each length in turn, which need no padding among themselves.
+
+    Args:
+        mask: ``(texts, width)``, 1 for a token and 0 for padding, on either side.
+
+    Example::
+
+        >>> packed = PackedBatch(torch.tensor([[1, 0, 0], [1, 1, 1]]))
+        >>> packed.pack(torch.tensor([[7, 0, 0], [4, 5, 6]]))
+        tensor([[4, 5, 6, 7]])
+    """
+
+    def __init__(self, mask: Tensor) -> None:
+        self.texts, self.width = mask.shape
+        is_token = mask.bool()
+        lengths = is_token.sum(dim=1)
+        order = lengths.argsort(descending=True, stable=True)
+        columns = torch.arange(self.width, device=mask.device)
+        # Of each token in the packed form, its place among all the places of the padded one.
+        self._places = (order[:, None] * self.width + columns)[is_token[order]]
+        found, counts = lengths[order].unique_consecutive(return_counts=True)
+        self._groups = [(texts, length) for length, texts in torch.stack([found, counts]).T.tolist() if length]
+        # What was cut out of each mask of pairs of tokens.
+        self._cut: list[tuple[Tensor, list[Tensor | bool]]] = []
+        self._inside: set[nn.Module] = set()
+        self.is_used = False
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens."""
+        return len(self._places)
+
+    @property
+    def padding(self) -> int:
+        """Number of places without a token."""
+        return self.texts * self.width - self.tokens
+
+    @property
+    def lengths(self) -> int:
+        """Number of different lengths."""
+        return len(self._groups)
+
+    def pack(self, tensor: Tensor) -> Tensor:
+        """Return ``(texts, width, …)``, or ``(1, width, …)`` for all texts alike, as ``(1, tokens, …)``."""
+        if tensor.shape[0] == 1:
+            return tensor.index_select(1, self._places % self.width)
+        return tensor.flatten(0, 1).index_select(0, self._places)[None]
+
+    def unpack(self, tensor: Tensor) -> Tensor:
+        """Return ``(1, tokens, …)`` as ``(texts, width, …)`` with zeros for padding."""
+        places = tensor.new_zeros(self.texts * self.width, *tensor.shape[2:])
+        return places.index_copy(0, self._places, tensor[0]).unflatten(0, (self.texts, self.width))
+
+    # Hooks of modules
+
+    def enter_layer(self, layer: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        """Pack all of a layer's inputs that have an entry per token; a hook before its forward pass."""
+
+        def packed(value: Any) -> Any:
+            # What has more dimensions is a mask of pairs of tokens, or a bias.
+            has_tokens = isinstance(value, Tensor) and value.ndim in (2, 3) and value.shape[1] == self.width
+            return self.pack(value) if has_tokens and value.shape[0] in (1, self.texts) else value
+
+        self._inside.add(layer)
+        return tree_map(packed, args), tree_map(packed, kwargs)
+
+    def enter_linear(self, linear: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        """Pack the input of a linear layer if it is one of tokens; a hook before its forward pass."""
+        if args[0].ndim != 3 or args[0].shape[:2] != (self.texts, self.width):
+            return None
+        self._inside.add(linear)
+        return (self.pack(args[0]), *args[1:])
+
+    def leave(self, module: nn.Module, _: Any, output: Any) -> Any:
+        """Unpack the outputs of a module whose inputs were packed; a hook after its forward pass."""
+        if module not in self._inside:
+            return output
+        self._inside.remove(module)
+        self.is_used = True
+
+        def unpacked(value: Any) -> Any:
+            is_packed = isinstance(value, Tensor) and value.ndim == 3 and value.shape[:2] == (1, self.tokens)
+            return self.unpack(value) if is_packed else value
+
+        return tree_map(unpacked, output)
+
+    # Attention
+
+    def attention(
+        self,
+        attend: Callable[..., tuple[Tensor, Any]],
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        **options: Any,
+    ) -> tuple[Tensor, Any]:
+        """Run attention within each text.
+
+        Args:
+            attend: transformers' attention function, with the arguments that follow.
+            module: The attention module.
+            query: ``(1, heads, tokens, size)``; other shapes are left to ``attend``.
+            key: The same, perhaps with fewer heads.
+            value: The same.
+            attention_mask: ``(texts or 1, heads or 1, width, width)`` of the padded batch.
+            options: Others of ``attend``.
+
+        Returns:
+            ``(1, tokens, heads, size)``, and None in place of attention weights.
+        """
+        if any(tensor.shape[0] != 1 or tensor.shape[2] != self.tokens for tensor in (query, key)):
+            return attend(module, query, key, value, attention_mask, **options)
+        sizes = [texts * length for texts, length in self._groups]
+        masks = [None] * len(sizes) if attention_mask is None else self._masks_of_groups(attention_mask)
+        # One split and one cat: each slice of its own would have a gradient as large as the whole.
+        split = [tensor[0].split(sizes, dim=1) for tensor in (query, key, value)]
+        outputs = []
+        for group, mask, *parts in zip(self._groups, masks, *split, strict=True):
+            inputs = [part.unflatten(1, group).transpose(0, 1) for part in parts]
+            if isinstance(mask, bool):
+                options, mask = options | {"is_causal": mask}, None
+            outputs.append(attend(module, *inputs, mask, **options)[0].flatten(0, 1))
+        return torch.cat(outputs)[None], None
+
+    def _masks_of_groups(self, mask: Tensor) -> list[Tensor | bool]:
+        """Return what a mask says within the texts of each length, or no more than whether it is causal."""
+        for known, found in self._cut:
+            if known is mask:
+                return found
+        pairs = mask.expand(self.texts, -1, self.width, self.width)
+        found = []
+        first = 0
+        for texts, length in self._groups:
+            places = self._places[first : first + texts * length].view(texts, length)
+            first += texts * length
+            columns = (places % self.width)[:, None]
+            own = pairs[places[:, 0] // self.width]
+            own = own.take_along_dim(columns[..., None], 2).take_along_dim(columns[:, :, None], 3)
+            allowed = own if own.dtype == torch.bool else own == 0
+            if bool(allowed.all()):
+                found.append(False)
+            elif own.dtype == torch.bool and torch.equal(own, torch.ones_like(own).tril()):
+                found.append(True)
+            else:
+                found.append(own)
+        self._cut.append((mask, found))
+        return found

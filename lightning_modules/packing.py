@@ -1,0 +1,142 @@
+"""Forward passes that leave out a batch's padding, where the model allows it and it saves time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor, nn
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.pytorch_utils import Conv1D
+
+from lightning_modules.errors import ModelError
+from lightning_modules.packed_batch import PackedBatch
+from lightning_modules.pretrained import first_line
+from lightning_modules.tiny_input import LOGITS_ROUNDING, padded_texts
+from optimizers.call_order import evaluating
+
+Form = Literal["layers", "linear"]
+
+# Lengths of the texts that are tried: several, one of them twice.
+_TEXTS = (9, 4, 12, 4, 2)
+
+# What packing costs on a CPU, rounded up from what `python -m benchmarks.packing --costs` prints: seconds per layer,
+# seconds per layer and length of text, and the share by which the arithmetic on what is left takes longer. The
+# arithmetic is 6 operations per parameter and token, at 1e11 per second and thread. For forward and backward; forward
+# alone, all is a third.
+_COSTS = {"layers": (3e-4, 1.2e-4, 0.02), "linear": (8e-4, 0.0, 0.12)}
+_OPERATIONS_PER_SECOND = 1e11
+
+
+class Packing:
+    """What a model can compute on the tokens of a batch alone.
+
+    Whole layers, if their attention goes through transformers' interface for it; else each linear layer within them. A
+    model is tried before: it has to give a few texts of different lengths the logits that they have with padding.
+    Layers run packed only where that takes less time by a model of its cost, which is that of a CPU.
+
+    Args:
+        model: A Hugging Face classifier.
+        layers: The modules that its tokens run through one after the other.
+        side: The side on which its texts are padded.
+        forms: What may run packed, the preferred one first.
+
+    Example::
+
+        packing = Packing(bert, layer_modules(bert))
+        with packing.of(batch["attention_mask"]):
+            logits = bert(**batch).logits
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: list[nn.Module],
+        side: Literal["right", "left"] = "right",
+        forms: Sequence[Form] = ("layers", "linear"),
+    ) -> None:
+        self._model: Any = model
+        self._layers = layers
+        self._linear = [each for layer in layers for each in layer.modules() if isinstance(each, nn.Linear | Conv1D)]
+        self._side = side
+        self._parameters = sum(parameter.numel() for layer in layers for parameter in layer.parameters())
+        self._forms = forms
+        self._form: Form | None = None
+        self._is_tried = False
+
+    @property
+    def form(self) -> Form | None:
+        """What can run packed: whole layers, the linear layers, or nothing; found out at first access."""
+        if not self._is_tried:
+            self._form = next((form for form in self._forms if self._gives_the_same(form)), None)
+            self._is_tried = True
+        return self._form
+
+    def check(self) -> None:
+        """Refuse a model that cannot run packed.
+
+        Raises:
+            ModelError: if it is one.
+        """
+        if self.form is None:
+            raise ModelError(
+                f"skip_padding: the logits of a {type(self._model).__name__} are others without padding; leave it out"
+            )
+
+    @contextmanager
+    def of(self, mask: Tensor, always: bool = False) -> Iterator[None]:
+        """Context in which the model computes the tokens of a batch alone, or all of it where that is faster.
+
+        Args:
+            mask: The batch's attention mask, ``(texts, width)``.
+            always: Whether to do so wherever there is padding, whatever it takes.
+        """
+        batch = PackedBatch(mask) if mask.shape[0] > 1 and not bool(mask.all()) else None
+        is_packed = batch is not None and batch.tokens and self.form is not None and (always or self._pays(batch))
+        with ExitStack() as hooks:
+            if batch is not None and is_packed:
+                self._put_hooks(batch, self.form, hooks)
+            yield
+
+    def _pays(self, batch: PackedBatch) -> bool:
+        per_layer, per_length, share = _COSTS[self.form or "layers"]
+        per_token = 6 * self._parameters / len(self._layers) / _OPERATIONS_PER_SECOND / torch.get_num_threads()
+        cost = per_layer + per_length * batch.lengths + share * per_token * batch.tokens
+        return per_token * batch.padding > cost
+
+    def _put_hooks(self, batch: PackedBatch, form: Form | None, hooks: ExitStack) -> None:
+        for module in self._layers if form == "layers" else self._linear:
+            # Inside of all other hooks, which see padded tensors.
+            before = (
+                module.register_forward_pre_hook(batch.enter_layer, with_kwargs=True)
+                if form == "layers"
+                else module.register_forward_pre_hook(batch.enter_linear)
+            )
+            hooks.callback(before.remove)
+            hooks.callback(module.register_forward_hook(batch.leave, prepend=True).remove)
+        if form == "layers":
+            attend = ALL_ATTENTION_FUNCTIONS["sdpa"]
+            ALL_ATTENTION_FUNCTIONS["sdpa"] = partial(batch.attention, attend)
+            hooks.callback(ALL_ATTENTION_FUNCTIONS.__setitem__, "sdpa", attend)
+
+    def _gives_the_same(self, form: Form) -> bool:
+        modules = self._layers if form == "layers" else self._linear
+        if not modules or (form == "layers" and getattr(self._model.config, "_attn_implementation", None) != "sdpa"):
+            return False
+        try:
+            texts = padded_texts(self._model, _TEXTS, max(_TEXTS), self._side)
+            with evaluating(self._model):
+                padded = self._model(**texts).logits.float()
+                with ExitStack() as hooks:
+                    batch = PackedBatch(texts["attention_mask"])
+                    self._put_hooks(batch, form, hooks)
+                    found = self._model(**texts).logits.float()
+        except Exception as error:
+            # What runs padded and not packed has layers of another kind.
+            rank_zero_info(f"{type(self._model).__name__}: its {form} do not run without padding: {first_line(error)}")
+            return False
+        return batch.is_used and bool((padded - found).abs().max() <= LOGITS_ROUNDING * padded.abs().max())

@@ -1,0 +1,131 @@
+"""Forward passes on a batch's tokens alone: the logits and gradients of the padded batch, and no other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lightning.pytorch import Trainer
+from torch import Tensor, nn
+
+from lightning_modules import SequenceClassifier
+from lightning_modules.errors import ModelError
+from lightning_modules.packed_batch import PackedBatch
+from lightning_modules.packing import Packing
+from lightning_modules.padding import Padding
+from lightning_modules.tiny_input import module_order, padded_texts
+from optimizers import ParabolicAdam
+from optimizers.named_parts import layer_modules
+from tests.families import family_model
+from tests.tiny_models import TinyData, save_tiny_bert
+
+LAYERS = ("bert", "roberta", "distilbert", "modernbert", "gpt2", "llama", "albert", "bart", "mistral")
+LINEAR = ("mpnet", "deberta-v2", "t5")
+
+
+def packing_of(family: str) -> tuple[nn.Module, Packing, str]:
+    model = family_model(family)
+    model.eval()
+    side = "right" if Padding(model).is_free("right") else "left"
+    return model, Packing(model, layer_modules(model, module_order(model)), side), side
+
+
+def gradients(model: nn.Module, loss: Tensor) -> list[Tensor]:
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return list(torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True))
+
+
+@pytest.mark.parametrize("family", [*LAYERS, *LINEAR])
+def test_logits_and_gradients_are_those_of_the_padded_batch(family: str) -> None:
+    model, packing, side = packing_of(family)
+    assert packing.form == ("layers" if family in LAYERS else "linear")
+    texts = padded_texts(model, (3, 11, 7, 7, 5), 11, side)
+    widths = []
+    hook = packing._linear[0].register_forward_hook(lambda _, args, __: widths.append(args[0].shape[:2].numel()))
+
+    padded = model(**texts).logits
+    with packing.of(texts["attention_mask"], always=True):
+        packed = model(**texts).logits
+    hook.remove()
+
+    assert set(widths) == {55, 33}, "the layers have to see the tokens alone"
+    torch.testing.assert_close(packed, padded, rtol=1e-4, atol=1e-6)
+    for found, expected in zip(
+        gradients(model, packed.square().sum()), gradients(model, padded.square().sum()), strict=True
+    ):
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-6 + 1e-5 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("family", ["convbert", "fnet", "canine", "xlnet"])
+def test_a_model_that_cannot_run_packed_runs_as_it_is(family: str) -> None:
+    model, packing, _ = packing_of(family)
+    texts = padded_texts(model, (3, 9), 9, "right")
+    assert packing.form is None
+    with packing.of(texts["attention_mask"], always=True):
+        found = model(**texts).logits
+    assert torch.equal(found, model(**texts).logits)
+    with pytest.raises(ModelError, match="skip_padding"):
+        packing.check()
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.integers(0, 6), min_size=1, max_size=7), st.booleans())
+def test_what_is_packed_comes_back_where_it_was(lengths: list[int], left: bool) -> None:
+    width = 6
+    mask = torch.zeros(len(lengths), width, dtype=torch.long)
+    for row, length in zip(mask, lengths, strict=True):
+        row[width - length :] = int(left)
+        row[:length] = 1 if not left else row[:length]
+    tensor = torch.randn(len(lengths), width, 3)
+    packed = PackedBatch(mask)
+    assert packed.tokens == sum(lengths)
+    assert packed.padding == mask.numel() - sum(lengths)
+    assert packed.lengths == len(set(lengths) - {0})
+    assert packed.pack(tensor).shape == (1, sum(lengths), 3)
+    assert torch.equal(packed.unpack(packed.pack(tensor)), tensor * mask[..., None])
+
+
+def test_padding_is_skipped_only_where_that_saves_time() -> None:
+    model, packing, _ = packing_of("bert")
+    texts = padded_texts(model, (3, 9), 9, "right")
+    assert packing.form == "layers"
+    seen: list[int] = []
+    packing._linear[0].register_forward_hook(lambda _, args, __: seen.append(args[0].shape[:2].numel()))
+    with packing.of(texts["attention_mask"]):
+        model(**texts)
+    packing._parameters = 10**9
+    with packing.of(texts["attention_mask"]):
+        model(**texts)
+    assert seen == [18, 12]
+
+
+def test_a_classifier_skips_padding_when_asked_to_and_refuses_what_does_not_go_with_it() -> None:
+    torch.manual_seed(0)
+    asked = SequenceClassifier(skip_padding=True).eval()
+    never = SequenceClassifier(skip_padding=False).eval()
+    never.load_state_dict(asked.state_dict())
+    batch = padded_texts(asked.model, (3, 9, 30, 9), 30, "right")
+    seen: list[int] = []
+    assert asked._packing is not None
+    assert asked.padding.only_free_side() == "right"
+    asked._packing._linear[0].register_forward_hook(lambda _, args, __: seen.append(args[0].shape[1]))
+    torch.testing.assert_close(asked(batch), never(batch), rtol=1e-4, atol=1e-5)
+    assert seen == [51]
+    with pytest.raises(ModelError, match="gradient_checkpointing"):
+        SequenceClassifier(skip_padding=True, gradient_checkpointing=True)
+
+
+def test_training_skips_padding_and_has_the_losses_of_training_without(tmp_path: Path) -> None:
+    losses = {}
+    for skips in (True, False):
+        torch.manual_seed(0)
+        module = SequenceClassifier(
+            str(save_tiny_bert(tmp_path / str(skips))), skip_padding=skips, dropout=0.0, optimizer=ParabolicAdam
+        )
+        trainer = Trainer(max_epochs=2, logger=False, enable_checkpointing=False, enable_progress_bar=False)
+        trainer.fit(module, TinyData())
+        losses[skips] = float(trainer.callback_metrics["val/loss"])
+    assert losses[True] == pytest.approx(losses[False], abs=1e-4)

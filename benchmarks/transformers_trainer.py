@@ -76,21 +76,14 @@ def main() -> None:
     options = parser.parse_args()
 
     tokenizer = AutoTokenizer.from_pretrained(options.model)
-    is_regression = options.task == "stsb"
-    model = AutoModelForSequenceClassification.from_pretrained(options.model, num_labels=1 if is_regression else 2)
+    num_labels = 1 if options.task == "stsb" else 2
+    model = AutoModelForSequenceClassification.from_pretrained(options.model, num_labels=num_labels)
 
     def tokenize(rows: dict[str, list[Any]]) -> Any:
         return tokenizer(*(list(each) for each in zip(*rows["texts"], strict=True)), truncation=True, max_length=128)
 
     files = ["train.tsv", "dev.tsv"] if options.task else [""]
     splits = [read(options.data / file, options.task) for file in files]
-    if is_regression:
-        # To mean 0 and deviation 1, as linetune does; from raw scores, few steps learn little else than their mean.
-        mean, deviation = np.mean(splits[0]["label"]), np.std(splits[0]["label"])
-        splits = [
-            each.map(lambda row: {"label": (row["label"] - mean) / deviation}, load_from_cache_file=False)
-            for each in splits
-        ]
     splits = [each.map(tokenize, batched=True, remove_columns=["texts"]) for each in splits]
 
     arguments = TrainingArguments(

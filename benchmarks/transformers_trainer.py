@@ -73,6 +73,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--sampling", default="random", help="train_sampling_strategy")
+    parser.add_argument("--bf16", action="store_true")
     options = parser.parse_args()
 
     tokenizer = AutoTokenizer.from_pretrained(options.model)
@@ -97,6 +98,8 @@ def main() -> None:
         warmup_steps=0.1,
         max_grad_norm=0.0,
         train_sampling_strategy=options.sampling,
+        bf16=options.bf16,
+        use_cpu=True,
         logging_steps=1,
         report_to="tensorboard" if options.run == "fit" else "none",
         eval_strategy="epoch" if options.run == "fit" else "no",

@@ -41,8 +41,17 @@ FOLDERS = {"sst2": "SST-2", "mrpc": "MRPC", "stsb": "STS-B"}
 # What every task is scored by, beside the loss.
 SCORES = {"sst2": "accuracy", "mrpc": "f1", "stsb": "pearson"}
 FEW = 16
-THEIRS = {"transformers.Trainer": "random", "transformers.Trainer, group_by_length": "group_by_length"}
-FITS = {"cli.py fit": "false", "cli.py fit, group_by_length": "true"}
+# Further arguments by row, of fits and of evaluations and predictions; each side's float32 rows first.
+THEIRS = {
+    "transformers.Trainer": [],
+    "transformers.Trainer, group_by_length": ["--sampling", "group_by_length"],
+}
+THEIR_FITS = THEIRS | {"transformers.Trainer, group_by_length, bf16": ["--sampling", "group_by_length", "--bf16"]}
+OUR_FITS = {
+    "cli.py fit": [],
+    "cli.py fit, group_by_length": ["--data.group_by_length", "true"],
+    "cli.py fit, group_by_length, bf16-mixed": ["--data.group_by_length", "true", "--trainer.precision", "bf16-mixed"],
+}
 # Starts a program and writes what it took. The kernel counts into a program's peak of memory that of the process which
 # started it, which has to be a small one.
 LAUNCHER = """
@@ -77,25 +86,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--texts", type=int, default=2000, help="texts to evaluate and to predict; 0: neither")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--output", type=Path, help="folder for report.md")
+    parser.add_argument("--output", type=Path, help="file for what is printed")
     options = parser.parse_args(arguments)
+    parts = [heading(options)]
     with tempfile.TemporaryDirectory() as scratch:
-        parts = [heading(options)]
-        parts += [table_of_fits(task, options, Path(scratch)) for task in options.tasks]
+        for task in options.tasks:
+            parts.append(table_of_fits(task, options, Path(scratch)))
+            print(parts[-1], flush=True)
         if options.texts:
             parts.append(table_of_predictions(options, Path(scratch)))
-    text = "\n\n".join(parts) + "\n"
-    print(text)
+            print(parts[-1], flush=True)
     if options.output:
-        options.output.mkdir(parents=True, exist_ok=True)
-        (options.output / "report.md").write_text(text, encoding="utf-8")
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
 def heading(options: argparse.Namespace) -> str:
     """Return what was measured, where and how."""
     machine = describe_machine()
     versions = ", ".join(f"{name} {machine[name]}" for name in ("torch", "lightning", "transformers"))
-    command = f"python -m benchmarks.whole_run --data-dir path/to/glue --repeats {options.repeats}"
+    command = (
+        "python -m benchmarks.whole_run --data-dir path/to/glue "
+        f"--tasks {' '.join(options.tasks)} --texts {options.texts} --repeats {options.repeats}"
+    )
     return (
         "# Whole runs\n\n"
         f"Command: `{command}`; code {machine['commit']}.\n"
@@ -108,15 +121,15 @@ def table_of_fits(task: str, options: argparse.Namespace, scratch: Path) -> str:
     """Fit each way in turn and return the table."""
     data = scratch / f"data_{task}"
     write_rows(options.data_dir / FOLDERS[task], data / FOLDERS[task], options.rows)
-    runs: dict[str, list[Run]] = {name: [] for name in (*THEIRS, *FITS)}
+    runs: dict[str, list[Run]] = {name: [] for name in (*THEIR_FITS, *OUR_FITS)}
     for seed in range(options.repeats):
         for name, found in runs.items():
             with tempfile.TemporaryDirectory(dir=scratch) as folder:
-                if name in THEIRS:
-                    command = their_command("fit", data / FOLDERS[task], packaged_folder(MODEL), THEIRS[name])
+                if name in THEIR_FITS:
+                    command = their_command("fit", data / FOLDERS[task], packaged_folder(MODEL), THEIR_FITS[name])
                     command += ["--task", task, "--seed", str(seed), "--epochs", str(options.epochs)]
                 else:
-                    command = our_fit(task, data, seed, options.epochs, FITS[name])
+                    command = [*our_fit(task, data, seed, options.epochs), *OUR_FITS[name]]
                 found.append(run(command, Path(folder)))
                 report(f"{task}, {name}", found[-1])
     first = next(iter(runs))
@@ -200,20 +213,19 @@ def run(command: Sequence[str], folder: Path) -> Run:
     return Run(seconds, kibibytes / 1024, output.read_text(encoding="utf-8"))
 
 
-def their_command(kind: str, data: Path, model: Path, sampling: str) -> list[str]:
+def their_command(kind: str, data: Path, model: Path, further: Sequence[str]) -> list[str]:
     """Return the command of a run of transformers.Trainer."""
-    named = {"--data": data, "--model": model, "--output": "{folder}", "--sampling": sampling}
+    named = {"--data": data, "--model": model, "--output": "{folder}"}
     pairs = [str(each) for pair in named.items() for each in pair]
-    return [sys.executable, "-m", "benchmarks.transformers_trainer", kind, *pairs]
+    return [sys.executable, "-m", "benchmarks.transformers_trainer", kind, *pairs, *further]
 
 
-def our_fit(task: str, data: Path, seed: int, epochs: int, by_length: str) -> list[str]:
+def our_fit(task: str, data: Path, seed: int, epochs: int) -> list[str]:
     """Return the command of a fit."""
     configs = ["configs/quickstart.yaml", f"configs/tasks/{task}.yaml", "configs/optimizers/adamw.yaml"]
     named = {
         "--model.model": MODEL,
         "--data.data_dir": data,
-        "--data.group_by_length": by_length,
         "--seed_everything": seed,
         "--trainer.max_epochs": epochs,
         "--trainer.logger.init_args.save_dir": "{folder}",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def read(path: Path, task: str | None) -> Dataset:
     return Dataset.from_dict({"texts": table[texts].values.tolist(), "label": table[label].tolist()})
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Fit, evaluate or predict."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", choices=("fit", "validate", "predict"))
@@ -74,7 +75,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--sampling", default="random", help="train_sampling_strategy")
     parser.add_argument("--bf16", action="store_true")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
 
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     num_labels = 1 if options.task == "stsb" else 2
@@ -87,7 +88,7 @@ def main() -> None:
     splits = [read(options.data / file, options.task) for file in files]
     splits = [each.map(tokenize, batched=True, remove_columns=["texts"]) for each in splits]
 
-    arguments = TrainingArguments(
+    settings = TrainingArguments(
         output_dir=str(options.output),
         num_train_epochs=options.epochs,
         per_device_train_batch_size=32,
@@ -112,7 +113,7 @@ def main() -> None:
     )
     trainer = Trainer(
         model,
-        arguments,
+        settings,
         train_dataset=splits[0],
         eval_dataset=splits[-1],
         data_collator=DataCollatorWithPadding(tokenizer),

@@ -253,7 +253,7 @@ def write_rows(source: Path, folder: Path, rows: int) -> None:
     """Write a random part of a task's training and validation files."""
     folder.mkdir(parents=True)
     for name in ("train.tsv", "dev.tsv"):
-        header, *lines = (source / name).read_text(encoding="utf-8").splitlines()
+        header, *lines = lines_of(source / name)
         chosen = [lines[row] for row in sample(len(lines), rows, seed=0)]
         (folder / name).write_text("\n".join([header, *chosen]) + "\n", encoding="utf-8")
 
@@ -263,7 +263,7 @@ def write_texts(data_dir: Path, file: Path, count: int) -> Path:
     columns = {"sst2": (0, 1, 1), "mrpc": (3, 5, 0)}  # first and behind the last column of the texts, the label's
     halves = []
     for task, (first, behind, label) in columns.items():
-        _, *lines = (data_dir / FOLDERS[task] / "train.tsv").read_text(encoding="utf-8").splitlines()
+        _, *lines = lines_of(data_dir / FOLDERS[task] / "train.tsv")
         cells = [lines[row].split("\t") for row in sample(len(lines), count // 2, seed=1)]
         halves.append([(" ".join(each[first:behind]).strip(), each[label]) for each in cells])
     with file.open("w", newline="", encoding="utf-8") as stream:
@@ -271,6 +271,11 @@ def write_texts(data_dir: Path, file: Path, count: int) -> Path:
         writer.writerow(["text", "label"])
         writer.writerows(row for pair in zip(*halves, strict=True) for row in pair)
     return file
+
+
+def lines_of(file: Path) -> list[str]:
+    """Return the lines of a file; separators of Unicode within a text end none."""
+    return file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
 
 
 def scores(output: str, task: str) -> tuple[float, float]:

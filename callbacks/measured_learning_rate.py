@@ -73,7 +73,6 @@ class MeasuredLearningRate(Callback):
         self._measurement: RateMeasurement | None = None
         self._batches: ReplayedBatches | None = None
         self._optimizer: Optimizer | None = None
-        self._schedules: list[Any] = []
         self._weights: list[float] = []
         self._highest = 0.0  # the highest rate that the optimizer's and its schedules' rates lead to
         self._gradients: list[Tensor | None] | None = None
@@ -86,10 +85,10 @@ class MeasuredLearningRate(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
             self._forget()
+            _check_trainer(trainer)
+            _check_module(pl_module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        _check_trainer(trainer)
-        _check_module(pl_module)
         if len(trainer.optimizers) != 1:
             raise _refusal(f"one optimizer is expected, got {len(trainer.optimizers)}; leave the callback out")
         _check_optimizer(trainer.optimizers[0], trainer)
@@ -97,7 +96,6 @@ class MeasuredLearningRate(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # By now a resumed run has its rates.
         optimizer = self._optimizer = trainer.optimizers[0]
-        self._schedules = [config.scheduler for config in trainer.lr_scheduler_configs]
         loaded, self._loaded = self._loaded, None
         total = _total_steps(trainer, pl_module)
         if loaded is not None:
@@ -127,7 +125,7 @@ class MeasuredLearningRate(Callback):
     # The steps
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        self._keep_scale()
+        self._keep_scale(trainer)
         if self._measurement is None:
             return
         if self._batches is not None:
@@ -213,7 +211,7 @@ class MeasuredLearningRate(Callback):
         if self._measurement.searches == searches:
             return
         self.peak = self._measurement.peak
-        scale_rates(self._optimizer, self._schedules, self.peak / self._highest)
+        scale_rates(self._optimizer, _schedules(trainer), self.peak / self._highest)
         self._highest = self.peak
         for logger in trainer.loggers:
             logger.log_metrics({"lr/measured": self.peak}, step=trainer.global_step)
@@ -267,14 +265,18 @@ class MeasuredLearningRate(Callback):
         groups = [] if self._optimizer is None else self._optimizer.param_groups
         return [float(group["initial_lr"]) for group in groups if "initial_lr" in group]
 
-    def _keep_scale(self) -> None:
+    def _keep_scale(self, trainer: Trainer) -> None:
         """Scale rates once more that a resumed run has made anew: a ClosureModule, for a run of another length."""
         before, self._bases = self._bases, None
         now = self._bases_now()
         if before and len(before) == len(now) and max(now) > 0 and self._optimizer is not None:
             factor = max(before) / max(now)
             if not math.isclose(factor, 1.0, rel_tol=1e-6):
-                scale_rates(self._optimizer, self._schedules, factor)
+                scale_rates(self._optimizer, _schedules(trainer), factor)
+
+
+def _schedules(trainer: Trainer) -> list[Any]:
+    return [config.scheduler for config in trainer.lr_scheduler_configs]
 
 
 def _refusal(what: str) -> MisconfigurationException:

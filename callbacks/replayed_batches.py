@@ -57,6 +57,8 @@ class ReplayedBatches:
 
     def begin(self, batch: Any, batch_idx: int) -> None:
         """Keep a batch, right before the training step with it."""
+        if batch_idx % self._trainer.accumulate_grad_batches == 0:
+            self.clear()  # a gradient scaler may have left the step out that the batches before were for
         states = _RandomStates.present(self._trainer.strategy.root_device)
         self._kept.append((_same_tensors(batch), batch_idx, states))
 
@@ -84,7 +86,7 @@ class ReplayedBatches:
         present = _RandomStates.present(self._trainer.strategy.root_device)
         total = []
         try:
-            with quiet(self._trainer, self._module), _untouched(self._module):
+            with _untouched(self._module), quiet(self._trainer, self._module):
                 for batch, batch_idx, states in self._kept:
                     states.put_back()
                     torch.clear_autocast_cache()  # it may hold low-precision copies of weights that have moved
@@ -118,30 +120,22 @@ def _wide(loss: Tensor) -> Tensor:
 
 @contextmanager
 def _untouched(module: nn.Module) -> Iterator[None]:
-    """Context in which forward passes work on copies of a module's metrics, and leave its buffers as they were."""
+    """Context in which forward passes leave a module's buffers and metrics as they were."""
     buffers = moving_buffers(module)
     before = [buffer.clone() for buffer in buffers]
-    metrics = _outermost_metrics(module)
-    copies: dict[nn.Module, nn.Module] = {}
-    for parent, name, metric in metrics:
-        if metric not in copies:
-            copies[metric] = metric.clone()
-        parent.register_module(name, copies[metric])
+    metrics = [each for each in module.modules() if isinstance(each, (Metric, MetricCollection))]
+    attributes = [dict(vars(metric)) for metric in metrics]
+    for metric in metrics:
+        # Metrics add to their states in place, and states may hold a graph, so that the pass gets the copies.
+        if isinstance(metric, Metric):
+            copies = {name: v.clone() if isinstance(v, Tensor) else list(v) for name, v in metric.metric_state.items()}
+            vars(metric).update(copies)
     try:
         yield
     finally:
-        for parent, name, metric in metrics:
-            parent.register_module(name, metric)
+        for metric, values in zip(metrics, attributes, strict=True):
+            vars(metric).clear()
+            vars(metric).update(values)
         with torch.no_grad():
             for buffer, value in zip(buffers, before, strict=True):
                 buffer.copy_(value)
-
-
-def _outermost_metrics(module: nn.Module) -> list[tuple[nn.Module, str, Metric | MetricCollection]]:
-    found: list[tuple[nn.Module, str, Metric | MetricCollection]] = []
-    for name, child in module.named_children():
-        if isinstance(child, (Metric, MetricCollection)):
-            found.append((module, name, child))
-        else:
-            found.extend(_outermost_metrics(child))
-    return found

@@ -30,6 +30,8 @@ _TO_RESUME = ("optimizer_states", "lr_schedulers", "loops", "training_weights")
 _WHOLE = "model"
 _STRIDE, _TOLERANCE = 0.2, 0.02
 _STRIDE_OF_PART = 0.1
+# Standard errors by which a metric may be worse. A single text is exactly one; groups of unequal size round it.
+_ERRORS = 1.05
 
 
 class PretrainedInterpolation(Callback):
@@ -40,10 +42,11 @@ class PretrainedInterpolation(Callback):
 
     The trained weights are those of the best checkpoint where ModelCheckpoint has a monitor, else the last ones. Of the
     values of :math:`\alpha` tried, the one with the lowest validation loss is taken among those with which the metric
-    that one selects by is not worse than with the weights as trained. If it is below 1, a checkpoint with these
-    weights is written beside the best one and becomes the best one, and the module holds them. It cannot be resumed
-    from: the run's own checkpoints stay. Weights that began as random ones (a new head) stay as trained; of an adapter
-    :math:`\alpha` scales what it adds. An idea of WiSE-FT (arXiv 2109.01903); see docs/last_line_search.md.
+    that one selects by is not worse than with the weights as trained, by more than the standard error of the
+    difference. If it is below 1, a checkpoint with these weights is written beside the best one and becomes the best
+    one, and the module holds them. It cannot be resumed from: the run's own checkpoints stay. Weights that began as
+    random ones (a new head) stay as trained; of an adapter :math:`\alpha` scales what it adds. An idea of WiSE-FT
+    (arXiv 2109.01903); see docs/last_line_search.md.
 
     A module without ``start_weights()`` has the weights from the start of the fit written to ``start_weights.pt`` in
     the run's folder. The first validation set alone counts. Nothing happens where a run is interrupted, or with
@@ -198,7 +201,7 @@ class PretrainedInterpolation(Callback):
                 if self.per_layer and math.isfinite(best.value):
                     self._search_parts(loss_at, sorted(set(parts.values())), best.position, best.value)
                 as_trained = tried[0][1]
-                chosen, scores = _chosen(tried, short_name(monitor), mode)
+                chosen, scores = _chosen(tried, short_name(monitor), mode, held_out)
                 self.kept = scores is not as_trained
             finally:
                 if not self.kept:
@@ -329,23 +332,25 @@ class PretrainedInterpolation(Callback):
 
 
 def _chosen(
-    tried: list[tuple[dict[str, float], HeldOutScores]], metric: str, mode: str
+    tried: list[tuple[dict[str, float], HeldOutScores]], metric: str, mode: str, held_out: HeldOut
 ) -> tuple[dict[str, float], HeldOutScores]:
-    """Return what was tried with the lowest loss among what is not worse by a metric than the first one."""
-    first = tried[0][1].choosing
-    if metric not in first:
+    """Return what has the lowest loss among what is not worse by a metric than the first one, beyond its error."""
+    first = tried[0][1]
+    if metric not in first.choosing:
         rank_zero_warn(
             f"PretrainedInterpolation: the validation step logs no {metric}, by which one selects: the weights stay as "
             "trained"
         )
         return tried[0]
     sign = 1.0 if mode == "min" else -1.0
-    fit = [
-        each
-        for each in tried
-        if math.isfinite(each[1].choosing["loss"]) and sign * each[1].choosing[metric] <= sign * first[metric]
-    ]
-    return min(fit, key=lambda each: each[1].choosing["loss"], default=tried[0])
+    for each in sorted(tried, key=lambda one: one[1].choosing["loss"]):
+        scores = each[1]
+        if not math.isfinite(scores.choosing["loss"]):
+            continue
+        worse = sign * (scores.choosing[metric] - first.choosing[metric])
+        if worse <= 0 or worse <= _ERRORS * held_out.paired_error(first, scores, metric):
+            return each
+    return tried[0]
 
 
 def _put(live: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:

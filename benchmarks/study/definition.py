@@ -28,7 +28,8 @@ STUDY_KEYS = (
 LEVEL_KEYS = ("axes", "budget", "configs", "metric", "settings")
 VALUES_KEYS = ("keys", "values")
 BUDGET_KEYS = ("epochs", "seconds", "steps")
-REPORT_KEYS = ("primary", "stability", "tables_by", "tune_over")
+REPORT_KEYS = ("primary", "regret", "stability", "tables_by", "tune_over")
+REGRET_KEYS = ("chose_constants", "grid", "settings")
 PUBLISHED_KEYS = ("measure", "note", "ours", "rows", "source")
 # Columns of our results that a published number can be compared with.
 COMPARABLE = (
@@ -89,6 +90,21 @@ class Axis:
 
 
 @dataclass(frozen=True)
+class RegretOptions:
+    """Options of the section about regret.
+
+    Args:
+        settings: The axis of the settings that regrets are averaged over.
+        grid: The label of the level whose nested levels are the learning rates that a method is compared with.
+        chose_constants: Labels of settings that constants of a method were chosen on, which judge nothing.
+    """
+
+    settings: str
+    grid: str
+    chose_constants: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class ReportOptions:
     """Options of the report.
 
@@ -97,12 +113,14 @@ class ReportOptions:
         primary: Which validation of a run is compared: ``final`` or ``best``.
         stability: Whether to show the distribution over seeds and the number of runs not above the baseline.
         tune_over: The axis of a hyperparameter whose tries are counted in the cost of a score.
+        regret: Options of the section about regret, for a study that has one.
     """
 
     tables_by: str | None = None
     primary: str = "final"
     stability: bool = False
     tune_over: str | None = None
+    regret: RegretOptions | None = None
 
 
 @dataclass(frozen=True)
@@ -185,6 +203,17 @@ def _walk_axis_names(axes: Sequence[Axis]) -> Iterator[str]:
             yield from _walk_axis_names(level.axes)
 
 
+def _walk_levels(axes: Sequence[Axis]) -> dict[str, list[str]]:
+    """Return the labels of all levels by axis."""
+    found: dict[str, list[str]] = {}
+    for axis in axes:
+        for level in axis.levels:
+            found[axis.name] = list(dict.fromkeys([*found.get(axis.name, []), level.label]))
+            for name, labels in _walk_levels(level.axes).items():
+                found[name] = list(dict.fromkeys([*found.get(name, []), *labels]))
+    return found
+
+
 class _Reader:
     """Converts the mapping of a file into a `Study`; errors name the file and the key."""
 
@@ -212,7 +241,7 @@ class _Reader:
             seeds=self.seeds(content["seeds"]),
             budget=self.budget(content["budget"], "budget"),
             metric=self.metric(content.get("metric", "val/accuracy"), "metric"),
-            report=self.report(content.get("report", {}), names),
+            report=self.report(content.get("report", {}), axes),
             published=self.published(content.get("published", ()), names),
             timeout_minutes=self.positive(content.get("timeout_minutes"), "timeout_minutes"),
             expected_seconds=self.positive(content.get("expected_seconds"), "expected_seconds"),
@@ -342,7 +371,8 @@ class _Reader:
             raise self.fail(where, f"a value appears twice in {values}")
         return tuple(Level(label, (), dict.fromkeys(keys, value)) for label, value in zip(labels, values, strict=True))
 
-    def report(self, value: Any, names: list[str]) -> ReportOptions:
+    def report(self, value: Any, axes: tuple[Axis, ...]) -> ReportOptions:
+        names = list(dict.fromkeys(_walk_axis_names(axes)))
         self.keys(value, REPORT_KEYS, "report")
         options = {"tables_by": "task" if "task" in names else None, **value}
         for key in ("tables_by", "tune_over"):
@@ -352,7 +382,31 @@ class _Reader:
             raise self.fail("report.primary", f"expected final or best, got {options['primary']!r}")
         if not isinstance(options.get("stability", False), bool):
             raise self.fail("report.stability", f"expected true or false, got {options['stability']!r}")
+        if options.get("regret") is not None:
+            options["regret"] = self.regret(options["regret"], axes)
         return ReportOptions(**options)
+
+    def regret(self, value: Any, axes: tuple[Axis, ...]) -> RegretOptions:
+        self.keys(value, REGRET_KEYS, "report.regret")
+        for key in ("settings", "grid"):
+            if not isinstance(value.get(key), str):
+                raise self.fail(f"report.regret.{key}", f"expected a label, got {value.get(key)!r}")
+        levels = _walk_levels(axes)
+        if value["settings"] not in levels:
+            raise self.fail(
+                "report.regret.settings", f"no axis {value['settings']!r} (the study has: {', '.join(levels)})"
+            )
+        others = [label for axis, labels in levels.items() if axis != value["settings"] for label in labels]
+        if value["grid"] not in others:
+            raise self.fail("report.regret.grid", f"no level {value['grid']!r} (the study has: {', '.join(others)})")
+        chose = value.get("chose_constants", [])
+        if not isinstance(chose, list):
+            raise self.fail("report.regret.chose_constants", f"expected a list of settings, got {chose!r}")
+        for label in map(label_of, chose):
+            if label not in levels[value["settings"]]:
+                known = ", ".join(levels[value["settings"]])
+                raise self.fail("report.regret.chose_constants", f"no level {label!r} (the study has: {known})")
+        return RegretOptions(value["settings"], value["grid"], tuple(label_of(label) for label in chose))
 
     def published(self, value: Any, axis_names: list[str]) -> tuple[Published, ...]:
         if not isinstance(value, (list, tuple)):

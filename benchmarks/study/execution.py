@@ -35,6 +35,8 @@ VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?::-(?P<instead>[^}]*))?\}")
 
 RESULT_FILE = "result.json"
 HISTORY_FILE = "history.csv"
+FIT_SECONDS, PROCESSOR_SECONDS = "fit/seconds", "fit/processor_seconds"
+INTERPOLATION = "interpolation/"
 COMPLETE = "train/complete"  # the history's last value, written unless training was interrupted
 LOG_FILE = "run.log"
 
@@ -150,6 +152,7 @@ def summarize_run(run: Run, folder: Path, reason: str, wall_seconds: float, atte
     per_step = [(later[1] - earlier[1]) / (later[0] - earlier[0]) for earlier, later in itertools.pairwise(losses)]
     settled = per_step[WARM_UP_STEPS:] or per_step
     memory = columns.get("train/memory_mib", [])
+    once = {name: values[-1][2] for name, values in columns.items() if values}
     return Result(
         id=run.id,
         status=FAILED if reason else FINISHED,
@@ -166,6 +169,11 @@ def summarize_run(run: Run, folder: Path, reason: str, wall_seconds: float, atte
         wall_seconds=wall_seconds,
         attempts=attempt,
         machine=describe_machine(),
+        fit_seconds=once.get(FIT_SECONDS),
+        processor_seconds=once.get(PROCESSOR_SECONDS),
+        interpolation={
+            name.removeprefix(INTERPOLATION): value for name, value in once.items() if name.startswith(INTERPOLATION)
+        },
     )
 
 

@@ -185,7 +185,7 @@ def tuning(tuned: Mapping[str, pd.DataFrame], metric: str) -> Figure:
         figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
         axes = figure.subplots()
         for i, (label, table) in enumerate(tuned.items()):
-            colour, dash, marker = _look(i)
+            colour, dash, marker = look(i)
             axes.errorbar(
                 table["seconds"],
                 table["score"],
@@ -213,7 +213,7 @@ def _curves(axes: Axes, series: Sequence[Series], name: str, against: Literal["s
         curve = mean_curve(one.histories, name, against, smooth)
         if curve.empty:
             continue
-        colour, dash, marker = _look(i)
+        colour, dash, marker = look(i)
         every = max(1, len(curve) // 8)
         axes.plot(curve["x"], curve["mean"], color=colour, linestyle=dash, marker=marker, markersize=3, markevery=every)
         if curve["se"].notna().all():
@@ -274,7 +274,8 @@ def _window(series: Sequence[Series]) -> int:
     return max(1, min(lengths, default=1) // 20)
 
 
-def _look(i: int) -> tuple[str, Any, str]:
+def look(i: int) -> tuple[str, Any, str]:
+    """Return colour, dashes and marker of the i-th series."""
     return COLOURS[i % len(COLOURS)], DASHES[(i // len(COLOURS) + i) % len(DASHES)], MARKERS[i % len(MARKERS)]
 
 
@@ -299,6 +300,6 @@ def _legend_height(series: int) -> float:
 def _legend_below(figure: Figure, series: Sequence[Series]) -> None:
     handles = []
     for i, one in enumerate(series):
-        colour, dash, marker = _look(i)
+        colour, dash, marker = look(i)
         handles.append(Line2D([], [], color=colour, linestyle=dash, marker=marker, markersize=4, label=one.label))
     figure.legend(handles=handles, loc="outside lower center", ncols=_legend_columns(len(series)))

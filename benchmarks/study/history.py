@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from benchmarks.study.execution import COMPLETE
+from benchmarks.study.execution import COMPLETE, FIT_SECONDS, INTERPOLATION, PROCESSOR_SECONDS
 from callbacks import PeakMemoryMonitor, TrainingSeconds
 
 COLUMNS = ("step", "seconds", "name", "value")
@@ -27,10 +27,11 @@ class RunHistory(Callback):
 
     Each line is one value: ``step,seconds,name,value``. Names are ``train/loss``, ``train/step_size/<unit>``,
     ``train/evaluations`` (trials of a search), ``train/memory_mib``, and every ``val`` metric as it is logged;
-    ``val/majority`` is the share of the most frequent class among the validation labels. The last value,
-    ``train/complete``, is written when training ends by its budget or by early stopping, but not when it is
-    interrupted. All of the first 1000 steps are recorded and ever fewer of the later ones, so that files of long runs
-    stay small.
+    ``val/majority`` is the share of the most frequent class among the validation labels. ``train/complete`` is written
+    when training ends by its budget or by early stopping, but not when it is interrupted. After it come what
+    `callbacks.PretrainedInterpolation` found (``interpolation/<name>``), and the seconds and processor seconds of the
+    whole fit (``fit/seconds``, ``fit/processor_seconds``). All of the first 1000 steps are recorded and ever fewer of
+    the later ones, so that files of long runs stay small.
 
     The labels are added to the module's hyperparameters as ``axis/<name>``, and so to TensorBoard's HPARAMS.
 
@@ -48,6 +49,7 @@ class RunHistory(Callback):
         self.labels = labels
         self._file: TextIO | None = None
         self._flushed = 0.0
+        self._started = (0.0, 0.0)
         self._last_step = 0
         self._recorded_step = 0
         self._clock: TrainingSeconds | None = None
@@ -58,6 +60,7 @@ class RunHistory(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._clock = self._before_this(trainer, TrainingSeconds)
         self._memory = self._before_this(trainer, PeakMemoryMonitor)
+        self._started = (time.perf_counter(), time.process_time())
         # callbacks.HyperparameterLogger, which the command line adds to every run, logs these to TensorBoard.
         pl_module.hparams.update({f"axis/{axis}": level for axis, level in self.labels.items()})
 
@@ -121,6 +124,12 @@ class RunHistory(Callback):
             self._record_step(trainer)
         memory = None if self._memory is None else self._memory.peak / 2**20
         self._write({"train/memory_mib": memory, COMPLETE: 1.0})
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # After on_train_end of all callbacks, and so after a search at the end of the fit.
+        found = {name: v for name, v in trainer.callback_metrics.items() if name.startswith(INTERPOLATION)}
+        seconds, processor = time.perf_counter() - self._started[0], time.process_time() - self._started[1]
+        self._write({**found, FIT_SECONDS: seconds, PROCESSOR_SECONDS: processor})
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._close()

@@ -16,6 +16,9 @@ from benchmarks.study.curves import History, evaluations_per_step, load_historie
 from benchmarks.study.definition import Published, Study, label_of
 from benchmarks.study.estimate import duration, number_of
 from benchmarks.study.grid import Run
+from benchmarks.study.markdown import markdown_table
+from benchmarks.study.regret import regret_frame
+from benchmarks.study.regret_report import write_regret
 from benchmarks.study.results import FAILED, FINISHED, Result
 from benchmarks.study.statistics import (
     FEWEST_SEEDS,
@@ -55,7 +58,8 @@ def write_report(study: Study, runs: Sequence[Run], results: Mapping[str, Result
         results: Results by run id; runs without one are reported as missing.
         output: The study's folder, which holds the runs' histories.
         folder: Folder of the report: ``report.md`` with its figures, ``runs.csv`` with every run of the grid, from
-            which the tables can be computed again, ``cells.csv`` and ``curves.csv``. Existing files are replaced.
+            which the tables can be computed again, ``cells.csv`` and ``curves.csv``; of a study with ``report.regret``
+            also ``regret.md``, that section alone, and ``regret.csv``. Existing files are replaced.
 
     Returns:
         The path of ``report.md``.
@@ -69,7 +73,13 @@ def write_report(study: Study, runs: Sequence[Run], results: Mapping[str, Result
     cells["evaluations"] = [evaluations_per_step(of_cell[cell]) for cell in cells["cell"]]
 
     writer = _Writer(study, frame, cells, of_cell, folder)
-    sections = [writer.head(), *writer.tables(), writer.tuning(), writer.published(), writer.failures()]
+    options = study.report.regret
+    regret = (
+        ""
+        if options is None
+        else write_regret(regret_frame(frame, results, options, axes), options, frame, writer.code(), folder)
+    )
+    sections = [writer.head(), regret, *writer.tables(), writer.tuning(), writer.published(), writer.failures()]
     cells.to_csv(folder / "cells.csv", index=False, float_format="%.6g")
     frame.drop(columns="cell").to_csv(folder / "runs.csv", index=False, float_format="%.6g")
     writer.curves().to_csv(folder / "curves.csv", index=False, float_format="%.6g")
@@ -113,7 +123,7 @@ class _Writer:
             f"seconds of training, all runs together: {duration(self.runs['train_seconds'].sum())}",
             f"written {datetime.now(UTC):%Y-%m-%d} by `{self._command()}`",
             *self._machines(),
-            self._code(),
+            self.code(),
         ]
         lines.append("\n".join(f"- {fact}" for fact in facts))
         lines.append(HOW_TO_READ.format(counted="last" if study.report.primary == "final" else "best"))
@@ -285,7 +295,7 @@ class _Writer:
     def _machines(self) -> list[str]:
         return [f"machine: {machine}" for machine in sorted(set(self._finished()["machine"]))]
 
-    def _code(self) -> str:
+    def code(self) -> str:
         """Say which version of the code the runs are of, and whether it is one version that can be checked out."""
         commits = Counter(self._finished()["commit"])
         if len(commits) == 1:
@@ -308,16 +318,6 @@ class _Writer:
 
     def _label(self, row: Mapping[str, Any], axes: Sequence[str]) -> str:
         return " · ".join(str(row[axis]) for axis in axes if row[axis] != "") or "all"
-
-
-def markdown_table(rows: Sequence[Mapping[str, str]]) -> str:
-    """Return rows as a table of Markdown; its columns are all keys, in the order in which they occur."""
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    lines = [f"| {' | '.join(columns)} |", f"|{'|'.join('---' for _ in columns)}|"]
-    for row in rows:
-        cells = (str(row.get(column, "")).replace("|", "\\|").replace("\n", " ") for column in columns)
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
 
 
 def _mean(mean: float, se: float) -> str:

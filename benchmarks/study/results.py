@@ -33,6 +33,9 @@ class Result:
         wall_seconds: Start to end of the process.
         attempts: How often the run has been started.
         machine: Where it ran, from `machine.describe_machine`.
+        fit_seconds: Seconds of the whole fit: training, validation, and what callbacks do before and after.
+        processor_seconds: Processor seconds of the same, which other programs on the machine hardly change.
+        interpolation: What `callbacks.PretrainedInterpolation` found, by name, without ``interpolation/``.
     """
 
     id: str
@@ -50,6 +53,9 @@ class Result:
     wall_seconds: float | None = None
     attempts: int = 1
     machine: Mapping[str, Any] = field(default_factory=dict)
+    fit_seconds: float | None = None
+    processor_seconds: float | None = None
+    interpolation: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, text: str) -> Result:
@@ -74,7 +80,7 @@ class Result:
         return json.dumps(asdict(self), indent=1)
 
 
-_JSON_COLUMNS = ("labels", "final", "best", "machine")
+_JSON_COLUMNS = ("labels", "final", "best", "machine", "interpolation")
 _COLUMNS = tuple(f.name for f in fields(Result))
 
 
@@ -102,6 +108,12 @@ class ResultsFile:
             columns = ", ".join("id TEXT PRIMARY KEY" if name == "id" else name for name in _COLUMNS)
             self._connection.execute(f"CREATE TABLE IF NOT EXISTS runs ({columns})")
             found = tuple(row[1] for row in self._connection.execute("PRAGMA table_info(runs)"))
+            if found == _COLUMNS[: len(found)]:
+                # A file of an earlier version, which measured less.
+                for name in _COLUMNS[len(found) :]:
+                    default = " DEFAULT '{}'" if name in _JSON_COLUMNS else ""
+                    self._connection.execute(f"ALTER TABLE runs ADD COLUMN {name}{default}")
+                found = _COLUMNS
         except sqlite3.DatabaseError as error:
             self._connection.close()
             raise ValueError(f"{self.path}: not a results file ({error})") from None

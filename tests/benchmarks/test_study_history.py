@@ -19,7 +19,7 @@ from benchmarks.study.execution import HISTORY_FILE, read_history, summarize_run
 from benchmarks.study.grid import Cell, Run
 from benchmarks.study.history import RunHistory
 from benchmarks.study.results import FAILED, FINISHED
-from callbacks import PeakMemoryMonitor, TrainingSeconds
+from callbacks import PeakMemoryMonitor, PretrainedInterpolation, TrainingSeconds
 from lightning_modules import SequenceClassifier
 from tests.tiny_models import TinyData, save_tiny_bert
 
@@ -56,7 +56,22 @@ def test_every_step_and_every_validation_is_written(tiny: str, tmp_path: Path) -
     assert [step for step, _, _ in history["val/accuracy"]] == [3, 6]
     assert len(history["train/step_size/model"]) == len(history["train/evaluations"]) == 6
     assert history["val/majority"][-1][2] == 0.5
-    assert list(history)[-2:] == ["train/memory_mib", "train/complete"]
+    assert list(history)[-4:] == ["train/memory_mib", "train/complete", "fit/seconds", "fit/processor_seconds"]
+
+
+def test_the_whole_fit_is_timed_and_the_last_line_search_kept(tiny: str, tmp_path: Path) -> None:
+    others = (PretrainedInterpolation(judge_fraction=0.5),)
+    fit(tmp_path, SequenceClassifier(tiny), TinyData(count=24, batch_size=8), max_epochs=2, others=others)
+    result = summarize_run(RUN, tmp_path, "", 1.0)
+    assert result.status == FINISHED
+    assert {"alpha", "loss", "loss_as_trained", "accuracy", "loss_calibrated"} <= set(result.interpolation)
+    assert 0 <= result.interpolation["alpha"] <= 1
+    assert result.fit_seconds is not None
+    assert result.train_seconds is not None
+    # Validations and the search take time as well.
+    assert result.fit_seconds > result.train_seconds + result.interpolation["seconds"]
+    assert result.processor_seconds is not None
+    assert result.processor_seconds > 0
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,21 @@ def test_another_file_is_refused_in_one_line(tmp_path: Path) -> None:
         ResultsFile(path)
 
 
+def test_a_file_of_a_version_that_measured_less_is_read_and_goes_on(tmp_path: Path) -> None:
+    import sqlite3
+
+    path, later = tmp_path / "r.sqlite", ("fit_seconds", "processor_seconds", "interpolation")
+    with ResultsFile(path) as store:
+        store.record(a_result())
+    with sqlite3.connect(path) as connection:
+        for name in later:
+            connection.execute(f"ALTER TABLE runs DROP COLUMN {name}")
+    more = a_result("b", fit_seconds=2.0, interpolation={"alpha": 0.5})
+    with ResultsFile(path) as store:
+        store.record(more)
+        assert store.results() == {"a": a_result(), "b": more}
+
+
 def test_the_columns_of_another_version_are_refused(tmp_path: Path) -> None:
     import sqlite3
 

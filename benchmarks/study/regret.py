@@ -1,0 +1,232 @@
+"""Regret of methods against the best of a grid of learning rates, over settings and seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from benchmarks.study.definition import RegretOptions
+from benchmarks.study.results import FAILED, Result
+from benchmarks.study.statistics import MISSING, SIGNIFICANCE, is_loss
+
+RESAMPLES = 5000
+CONFIDENCE = 0.95
+# Values of a run by column, each with its name among the results of the last line search.
+SEARCHED = {
+    "trained": "loss_as_trained",
+    "calibrated": "loss_calibrated",
+    "searched": "loss",
+    "searched_calibrated": "loss_interpolated_calibrated",
+}
+OF_MORE = ("score", "trained_score", "searched_score")  # better where larger
+COMPARED = ("loss", *OF_MORE, *SEARCHED)
+
+
+def regret_frame(
+    runs: pd.DataFrame, results: Mapping[str, Result], options: RegretOptions, axes: Sequence[str]
+) -> pd.DataFrame:
+    """Return a table with one row per run whose grid is complete: its values and their regrets.
+
+    The reference of a setting is the learning rate of the grid with the best mean over the seeds that all rates have a
+    result for; one rate per setting and kind of value. A regret is the value minus that rate's value of the same seed,
+    with the sign that makes positive ones worse. A failed run has an infinite loss. Beside the methods stands the
+    reference for the loss, as the best of the grid, at the cost of all rates.
+
+    Args:
+        runs: Rows of `statistics.runs_frame`.
+        results: Results by run id.
+        options: What is a setting, and what the grid.
+        axes: The study's axes.
+
+    Returns:
+        Columns: ``method``, ``setting``, ``seed``, ``is_grid``, ``is_reference``, ``unseen`` (the setting chose no
+        constant), ``failed``, ``learned``, ``last_minus_best``, ``cost`` (processor seconds over those of a run of the
+        grid, on average), the values of `COMPARED`, each of their regrets as ``<value>_regret``, and
+        ``relative_regret``, that of the loss over the reference's loss.
+    """
+    frame = _values(runs, results, options, axes)
+    parts = []
+    for _, of_setting in frame.groupby("setting", sort=False):
+        grid = of_setting[of_setting["is_grid"]]
+        complete = grid.groupby("seed")["missing"].sum() == 0
+        seeds = complete.index[complete]
+        found = of_setting[of_setting["seed"].isin(seeds) & ~of_setting["missing"]]
+        if not found.empty:
+            parts.append(_with_regrets(found, options.grid))
+    if not parts:
+        return frame.iloc[:0]
+    return pd.concat(parts, ignore_index=True).drop(columns="missing")
+
+
+def _values(
+    runs: pd.DataFrame, results: Mapping[str, Result], options: RegretOptions, axes: Sequence[str]
+) -> pd.DataFrame:
+    others = [axis for axis in axes if axis != options.settings]
+    rows = []
+    for run in runs.to_dict("records"):
+        result = results.get(run["id"])
+        failed = run["status"] == FAILED
+        searched = result.interpolation if result is not None and not failed else {}
+        metric = run["metric"].partition("/")[2]
+        losses = {"loss": run["best_loss"], **{key: searched.get(name, math.nan) for key, name in SEARCHED.items()}}
+        scores = {
+            "score": run["best"],
+            "trained_score": searched.get(f"{metric}_as_trained", math.nan),
+            "searched_score": searched.get(metric, math.nan),
+        }
+        sign = -1.0 if is_loss(run["metric"]) else 1.0
+        rows.append(
+            {
+                "method": " · ".join(run[axis] for axis in others if run[axis]),
+                "setting": run[options.settings],
+                "seed": run["seed"],
+                "id": run["id"],
+                "is_grid": options.grid in [run[axis] for axis in others],
+                "is_reference": False,
+                "unseen": run[options.settings] not in options.chose_constants,
+                "missing": run["status"] == MISSING,
+                "failed": failed,
+                "learned": run["learned"],
+                "last_minus_best": run["final_loss"] - run["best_loss"],
+                "alpha": searched.get("alpha", math.nan),
+                "seconds": math.nan if result is None or result.processor_seconds is None else result.processor_seconds,
+                **(dict.fromkeys(losses, math.inf) if failed else losses),
+                **(dict.fromkeys(scores, -math.inf) if failed else {key: sign * v for key, v in scores.items()}),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _with_regrets(found: pd.DataFrame, grid_name: str) -> pd.DataFrame:
+    """Add the regrets, the cost and the best of the grid to the rows of one setting."""
+    grid = found[found["is_grid"]]
+    best = best_rate(grid, "loss")
+    each = grid.groupby("seed")["seconds"]
+    count = grid["method"].nunique()
+    chosen = grid[grid["method"] == best].assign(
+        method=f"{grid_name}, best of {count}",
+        is_grid=False,
+        is_reference=True,
+        seconds=lambda rows: rows["seed"].map(each.sum()),
+    )
+    both = pd.concat([found, chosen], ignore_index=True)
+    both["cost"] = both["seconds"] / both["seed"].map(each.mean())
+    for name in COMPARED:
+        rate = best_rate(grid, name)
+        reference = grid[grid["method"] == rate].set_index("seed")[name]
+        sign = -1.0 if name in OF_MORE else 1.0
+        both[f"{name}_regret"] = sign * (both[name] - both["seed"].map(reference))
+        if name == "loss":
+            both["relative_regret"] = both["loss_regret"] / both["seed"].map(reference)
+    learned = grid[grid["method"] == best].set_index("seed")["learned"]
+    both["not_learned"] = (both["learned"] == False) & (both["seed"].map(learned) == True)  # noqa: E712
+    return both
+
+
+def best_rate(grid: pd.DataFrame, name: str) -> str:
+    """Return the method of a setting's grid with the best mean of a value over seeds."""
+    means = grid.groupby("method", sort=False)[name].mean()
+    known = means.dropna()
+    if known.empty:
+        return str(means.index[0])
+    return str(known.idxmax() if name in OF_MORE else known.idxmin())
+
+
+def summarize(frame: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Return the regrets of every method over settings, each the mean over its seeds.
+
+    Args:
+        frame: Rows of `regret_frame`.
+        name: One of `COMPARED`.
+
+    Returns:
+        By method: ``settings``, ``runs``, ``mean`` with its bootstrap interval ``low`` to ``high``, ``median`` likewise
+        (``median_low``, ``median_high``), ``worst`` and ``worst_setting``, ``below`` (settings with a negative regret).
+        Failed runs count for ``worst`` alone, which is infinite then.
+    """
+    rows = {}
+    for method, group in frame.groupby("method", sort=False):
+        values = group[["setting", f"{name}_regret"]].dropna()
+        finite = values[np.isfinite(values[f"{name}_regret"])]
+        of_settings = [part[f"{name}_regret"].to_numpy() for _, part in finite.groupby("setting", sort=False)]
+        means = values.groupby("setting", sort=False)[f"{name}_regret"].mean()
+        if not of_settings:
+            continue
+        centres = np.array([part.mean() for part in of_settings])
+        drawn = bootstrap(of_settings)
+        rows[method] = {
+            "settings": len(of_settings),
+            "runs": len(values),
+            "mean": centres.mean(),
+            **dict(zip(("low", "high"), _interval(drawn.mean(axis=1)), strict=True)),
+            "median": float(np.median(centres)),
+            **dict(zip(("median_low", "median_high"), _interval(np.median(drawn, axis=1)), strict=True)),
+            "worst": float(means.max()),
+            "worst_setting": means.idxmax(),
+            "below": int((means < 0).sum()),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def bootstrap(of_settings: Sequence[np.ndarray], resamples: int = RESAMPLES) -> np.ndarray:
+    """Draw settings with replacement, and within each drawn one its seeds with replacement.
+
+    Args:
+        of_settings: For every setting the values of its seeds.
+        resamples: How often.
+
+    Returns:
+        Means over seeds, of shape (resamples, settings).
+    """
+    generator = np.random.default_rng(0)
+    count = len(of_settings)
+    of_each = [
+        # As many draws of every setting as there are places that it may fill.
+        values[generator.integers(len(values), size=(resamples, count, len(values)))].mean(axis=2)
+        for values in of_settings
+    ]
+    chosen = generator.integers(count, size=(resamples, count))
+    return np.stack(of_each)[chosen, np.arange(resamples)[:, None], np.arange(count)[None, :]]
+
+
+def _interval(draws: np.ndarray) -> tuple[float, float]:
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(draws, (tail, 1 - tail))
+    return float(low), float(high)
+
+
+def losses_by_setting(frame: pd.DataFrame, name: str = "loss") -> pd.DataFrame:
+    """Return mean losses over seeds, a row per setting and a column per method, of what can be compared.
+
+    Methods that have no run in the setting that most methods have are left out, then settings that one of the others
+    lacks. Failed runs are infinite.
+    """
+    table = frame.pivot_table(index="setting", columns="method", values=name, aggfunc="mean", sort=False)
+    if table.empty:
+        return table
+    fullest = table.notna().sum(axis=1).idxmax()
+    return table.loc[:, table.loc[fullest].notna()].dropna(axis=0)
+
+
+def performance_profile(losses: pd.DataFrame) -> pd.DataFrame:
+    """Return the ratio of every loss to the best one of its setting: what a profile counts below τ."""
+    return losses.div(losses.min(axis=1), axis=0)
+
+
+def average_ranks(losses: pd.DataFrame) -> tuple[pd.Series, float, float]:
+    """Return the mean rank of every method over settings, Friedman's p-value and Nemenyi's critical difference.
+
+    Two methods whose mean ranks are nearer than the critical difference do not differ (Demšar 2006, JMLR 7). Both
+    numbers are NaN for fewer than three methods or two settings.
+    """
+    ranks = losses.rank(axis=1, method="average")
+    settings, methods = losses.shape
+    if methods < 3 or settings < 2:
+        return ranks.mean(), math.nan, math.nan
+    p_value = float(stats.friedmanchisquare(*(losses[method].to_numpy() for method in losses)).pvalue)
+    quantile = stats.studentized_range.ppf(1 - SIGNIFICANCE, methods, math.inf) / math.sqrt(2)
+    return ranks.mean(), p_value, float(quantile * math.sqrt(methods * (methods + 1) / (6 * settings)))

@@ -34,6 +34,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics import MeanAbsoluteError, MetricCollection, R2Score
 
 from callbacks import GradualUnfreezing, MeasuredLearningRate
+from callbacks.replayed_batches import ReplayedBatches
 from lightning_modules import ClosureModule, GradientClip, Schedule
 from lightning_modules.schedules import LinearWithWarmup
 from optimizers import GLD, ParabolicAdam, SaLSA
@@ -235,22 +236,34 @@ def test_a_closure_module_is_measured_alike(clip: float | None) -> None:
     torch.testing.assert_close(manual.weight, module.weight.float(), rtol=1e-3, atol=1e-4)
 
 
+class Half(Regression):
+    """The regression in float32, of which a scaler makes float16."""
+
+    def __init__(self) -> None:
+        super().__init__(with_rate(SGD, lr=1.0))
+        self.float()
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return super().training_step([each.float() for each in batch], batch_idx)
+
+
+def scaling(power: int) -> MixedPrecision:
+    return MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=2.0**power))
+
+
 def test_a_gradient_scaler_does_not_change_the_rate() -> None:
-    class Float(Regression):
-        def __init__(self) -> None:
-            super().__init__(with_rate(SGD, lr=1.0))
-            self.float()
+    full, mixed = MeasuredLearningRate(), MeasuredLearningRate()
+    fit(Half(), full, max_epochs=1)
+    fit(Half(), mixed, max_epochs=1, plugins=[scaling(8)])
+    assert mixed.peak == pytest.approx(full.peak, rel=0.05)  # the passes are in float16
 
-        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-            return super().training_step([each.float() for each in batch], batch_idx)
 
-    peaks = []
-    for plugins in ([], [MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=2.0**8))]):
-        callback = MeasuredLearningRate()
-        trainer = fit(Float(), callback, plugins=plugins, max_epochs=1)
-        peaks.append(callback.peak)
-    assert trainer.precision_plugin.scaler.get_scale() > 1
-    assert peaks[1] == pytest.approx(peaks[0], rel=0.05)  # the passes are in float16
+def test_batches_of_a_step_that_a_scaler_leaves_out_are_forgotten() -> None:
+    one, third = MeasuredLearningRate(), MeasuredLearningRate()
+    fit(Half(), one, batch=ROWS, max_epochs=1, plugins=[scaling(8)])
+    trainer = fit(Half(), third, batch=ROWS, max_epochs=3, plugins=[scaling(15)])
+    assert trainer.precision_plugin.scaler.get_scale() == 2.0**13, "two of the three steps were left out"
+    assert third.peak == pytest.approx(one.peak, rel=1e-2)
 
 
 # Schedules and groups
@@ -389,6 +402,9 @@ class Noisy(LightningModule):
         self.log("loss", loss, on_step=True, on_epoch=True)
         return {"loss": loss}
 
+    def on_after_backward(self) -> None:
+        torch.rand(1)
+
     def on_train_epoch_end(self) -> None:
         self.draws.append(float(torch.rand(())))
         self.computed.append(float(self.scores["r2"].compute()))
@@ -448,6 +464,32 @@ def test_trials_leave_no_trace(tmp_path: Path, accumulated: int) -> None:
     assert logged[0] == logged[1]
 
 
+class Repeat(Callback):
+    """Computes the loss of each step again before it is made."""
+
+    def __init__(self) -> None:
+        self.differences: list[float] = []
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 0 and trainer.current_epoch == 0:
+            self.batches = ReplayedBatches(trainer, pl_module)
+        self.batches.begin(batch, batch_idx)
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        self.batches.add_loss(loss)
+
+    def on_before_optimizer_step(self, *_: Any) -> None:
+        self.differences += [float(self.batches.evaluate() - self.batches.loss()) for _ in range(2)]
+
+
+@pytest.mark.parametrize("accumulated", [1, 3])
+def test_a_loss_computed_again_has_the_draws_of_the_first_time(accumulated: int) -> None:
+    repeat = Repeat()
+    fit(Noisy(), repeat, accumulate_grad_batches=accumulated)
+    assert len(repeat.differences) == 2 * math.ceil(12 / accumulated) * 2
+    assert max(map(abs, repeat.differences)) < 1e-6
+
+
 def test_the_rate_is_logged_and_said_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     callback, logger = MeasuredLearningRate(), CSVLogger(tmp_path)
     with caplog.at_level(logging.INFO):
@@ -474,7 +516,8 @@ def test_a_second_fit_is_measured_anew() -> None:
 
 
 def test_a_run_without_anything_to_descend_keeps_its_weights() -> None:
-    module = Regression(with_rate(AdamW, lr=1.0, weight_decay=0.0), factor=0.0)
+    """A gradient of zero: weight decay at the rate that was given would end the weights."""
+    module = Regression(with_rate(AdamW, lr=1.0, weight_decay=0.5), factor=0.0)
     start, callback = module.weight.detach().clone(), MeasuredLearningRate()
     fit(module, callback, max_steps=5)
     assert callback.peak is None

@@ -16,6 +16,8 @@ from optimizers.scalars import gather, read_together
 from optimizers.step_contract import Loss, as_loss
 from optimizers.step_direction import StepDirection, parameters_of
 
+# How much longer a direction is than all before where what was measured along those says nothing about it.
+_LONGER = 2.0
 # In so many searches the optimizer is asked whether it moves in proportion to its rate; one whose state remembers
 # steps or positions does in the first step, and not in later ones.
 _CHECKED = 3
@@ -33,7 +35,8 @@ class RateMeasurement:
     .. math:: r \approx \frac{\sum_k \langle g_k, d_{k-1} \rangle}{\sum_k \langle g_k, d_k \rangle}
 
     Rates are measured in units of Polyak's step :math:`2 f / \langle g_1, d_1 \rangle`, so that the scale of loss and
-    gradients does not matter.
+    gradients does not matter. A direction twice as long as all before, as those of a momentum that builds up, has what
+    was measured forgotten, and the rate measured anew.
 
     Args:
         optimizer: The optimizer; its `lr` is not changed here.
@@ -66,6 +69,7 @@ class RateMeasurement:
         self._state = self._estimator.begin()
         self._unit = 0.0  # learning rate of Polyak's step in the first search
         self._earlier: list[Tensor] | None = None  # the direction of the step before
+        self._longest = 0.0  # the length of the longest direction since the measurement began
         self.peak = 0.0
         self.passes = 0
         self.searches = 0
@@ -99,11 +103,17 @@ class RateMeasurement:
         """
         state = self._state
         state.steps += 1
-        due = self._is_due(state)
-        if not (due or self._compares(state) or self._compares(self._next(state))):
+        if not (self._is_due(state) or self._compares(state) or self._compares(self._next(state))):
             self._earlier = None
             return
         direction = self._direction.find()
+        length = self._direction.length
+        if length > _LONGER * self._longest > 0:
+            begun = self._estimator.begin(state.steps - 1, state.log_distance)
+            state = self._state = replace(begun, steps=state.steps)
+            self._longest = 0.0
+        self._longest = max(self._longest, length)
+        due = self._is_due(state)
         present = self._slope(direction, gradients)
         if self._earlier is not None:
             self._estimator.add_agreement(state, self._slope(self._earlier, gradients).sum(), present.sum())
@@ -173,12 +183,13 @@ class RateMeasurement:
     def state_dict(self) -> dict[str, Any]:
         """Return what a run that goes on needs, the last direction included: plain numbers and tensors."""
         numbers = {name: getattr(self, name) for name in ("peak", "passes", "searches")}
-        return {"estimator": vars(self._state).copy(), "unit": self._unit, "earlier": self._earlier, **numbers}
+        lasting = {"unit": self._unit, "earlier": self._earlier, "longest": self._longest}
+        return {"estimator": vars(self._state).copy(), **lasting, **numbers}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what :meth:`state_dict` has returned."""
         self._state = PeakRateState(**state["estimator"])
-        self._unit, earlier = state["unit"], state["earlier"]
+        self._unit, self._longest, earlier = state["unit"], state["longest"], state["earlier"]
         if earlier is not None:
             parameters = parameters_of(self._optimizer)
             earlier = [d.to(p) for d, p in zip(earlier, parameters, strict=True)]

@@ -33,6 +33,12 @@ class StepDirection:
         optimizer: Any optimizer whose groups have `lr`.
         weights: The groups' learning rates relative to one another, :math:`w`, the largest being 1.
 
+    Attributes:
+        length: The Euclidean length of the direction found last.
+
+    Raises:
+        ValueError: The optimizer cannot step without a closure or a graph, or not be copied.
+
     Example:
         >>> weight = torch.nn.Parameter(torch.tensor([1.0, 1.0]))
         >>> weight.grad = torch.tensor([0.5, -2.0])
@@ -44,13 +50,15 @@ class StepDirection:
         self._optimizer = optimizer
         self._weights = weights
         self._rate = 1e-2
+        self.length = 0.0
 
     def find(self) -> list[Tensor]:
         """Return the direction, a tensor for each of the optimizer's parameters; zero where nothing moves."""
         lengths = _length(parameters_of(self._optimizer))
         for _ in range(_MAX_RATES):
             direction = self._moved(self._rate)
-            share = _length(direction) * self._rate / lengths if lengths else math.inf
+            self.length = _length(direction)
+            share = self.length * self._rate / lengths if lengths else math.inf
             if not share < _LEAST_MOVE:
                 break
             self._rate *= min(_STRIDE, _GOOD_MOVE / share) if share else _STRIDE
@@ -66,11 +74,15 @@ class StepDirection:
         """
         other = self._moved(self._rate / 2)
         difference = _length([a - b for a, b in zip(direction, other, strict=True)])
-        return not difference > _TOLERANCE * _length(direction)
+        return not difference > _TOLERANCE * self.length
 
     @torch.no_grad()
     def _moved(self, rate: float) -> list[Tensor]:
-        twin = _copy_of(self._optimizer)
+        name = type(self._optimizer).__name__
+        try:
+            twin = _copy_of(self._optimizer)
+        except Exception as error:
+            raise ValueError(f"{name} cannot be copied to find its direction: {_one_line(error)}") from error
         for group, weight in zip(twin.param_groups, self._weights, strict=True):
             set_value(group, "lr", rate * weight)
         parameters = parameters_of(self._optimizer)
@@ -78,6 +90,9 @@ class StepDirection:
         try:
             # Of the class: schedules wrap the instance's, for the optimizer that they were made for.
             type(twin).step(twin)
+        except Exception as error:
+            raise ValueError(f"a copy of {name} makes no step by its gradients alone: {_one_line(error)}") from error
+        else:
             return [(x - p).div_(rate) for x, p in zip(before, parameters, strict=True)]
         finally:
             for x, p in zip(before, parameters, strict=True):
@@ -107,6 +122,10 @@ def _copy_of(optimizer: Optimizer) -> Optimizer:
         elif name != "step":
             vars(twin)[name] = copy.deepcopy(value, memo)
     return twin
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _length(tensors: Sequence[Tensor]) -> float:

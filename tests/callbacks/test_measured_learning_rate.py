@@ -72,6 +72,17 @@ class Regression(LightningModule):
         self.rates.append([float(group["lr"]) for group in optimizer.param_groups])
 
 
+class Single(Regression):
+    """The regression in float32."""
+
+    def __init__(self, factor: float = 1.0) -> None:
+        super().__init__(with_rate(SGD, lr=1.0), factor)
+        self.float()
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return super().training_step([each.float() for each in batch], batch_idx)
+
+
 class Manual(ClosureModule):
     """The same regression with the steps of this project."""
 
@@ -119,31 +130,37 @@ def measured(configure: Any, *, factor: float = 1.0, **options: Any) -> tuple[fl
 class Reference:
     """The measurement in NumPy, for a linear regression: exact curvatures, and the optimizers' formulas written out."""
 
-    def __init__(self, is_adam: bool, total: int, batch: int = 8) -> None:
+    def __init__(self, kind: str, total: int, batch: int = 8) -> None:
         x, y = (each.numpy() for each in table())
         theta, m, v = np.linspace(-1, 1, INPUTS), np.zeros(INPUTS), np.zeros(INPUTS)
         sums, earlier = np.zeros(2), None
-        log_mu = weight = searched = best = 0.0
-        self.rates, self.first_mu = [], 0.0
+        log_mu = weight = searched = best = longest = 0.0
+        begun = 0
+        self.rates, self.restarts = [], 0
         for k in range(1, total + 1):
             rows = [(k - 1) * batch % ROWS + i for i in range(batch)]
             error = x[rows] @ theta - y[rows]
             loss, g = np.mean(error**2), 2 * x[rows].T @ error / batch
             m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
-            d = m / (1 - 0.9**k) / (np.sqrt(v / (1 - 0.999**k)) + 1e-8) if is_adam else g
-            if k <= max(20, total // 2):
-                slope = g @ d
+            adam = m / (1 - 0.9**k) / (np.sqrt(v / (1 - 0.999**k)) + 1e-8)
+            d = {"Adam": adam, "SGD": g, "momentum": 10 * m}[kind]
+            if k <= max(begun + 20, total // 2):
+                if np.linalg.norm(d) > 2 * longest > 0:
+                    begun, sums = k - 1, np.zeros(2)
+                    self.restarts += 1
+                    weight = searched = best = longest = 0.0
+                longest = max(longest, np.linalg.norm(d))
+                slope, age = g @ d, k - begun
                 if earlier is not None:
-                    sums += k * np.array([g @ earlier, slope]) / (abs(g @ earlier) + abs(slope))
-                if not searched or k - searched >= max(1, searched // 2):
-                    agreement = min(1, max(0.02, (sums[0] / k + 1.5) / (sums[1] / k + 10)))
+                    sums += age * np.array([g @ earlier, slope]) / (abs(g @ earlier) + abs(slope))
+                if not searched or age - searched >= max(1, searched // 2):
+                    agreement = min(1, max(0.02, (sums[0] / age + 1.5) / (sums[1] / age + 10)))
                     if slope > 0:
                         curvature = 2 * np.mean((x[rows] @ d) ** 2)
-                        w = k * (k - searched)
+                        w = age * (age - searched)
                         weight += w
                         log_mu += (0.5 * np.log(2 * loss / curvature) - log_mu) * w / weight
-                        self.first_mu = self.first_mu or float(np.exp(log_mu))
-                    searched = k
+                    searched = age
                     best = max(best, agreement * np.exp(log_mu))
                 earlier = d
             self.rates.append(max(0.08, min(1, 3 / total)) * best)
@@ -151,13 +168,18 @@ class Reference:
         self.theta = theta
 
 
-@pytest.mark.parametrize("is_adam", [True, False], ids=["Adam", "SGD"])
+OPTIMIZERS = {"Adam": Adam, "SGD": SGD, "momentum": partial(SGD, momentum=0.9)}
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
 @pytest.mark.parametrize("epochs", [2, 5], ids=["24 steps", "60 steps"])
-def test_rates_and_steps_are_those_of_the_formulas(is_adam: bool, epochs: int) -> None:
-    _, module = measured(with_rate(Adam if is_adam else SGD, lr=3.0), max_epochs=epochs)
-    expected = Reference(is_adam, 12 * epochs)
+def test_rates_and_steps_are_those_of_the_formulas(kind: str, epochs: int) -> None:
+    _, module = measured(with_rate(OPTIMIZERS[kind], lr=3.0), max_epochs=epochs)
+    expected = Reference(kind, 12 * epochs)
     np.testing.assert_allclose([rates[0] for rates in module.rates], expected.rates, rtol=1e-6)
     np.testing.assert_allclose(module.weight.detach().numpy(), expected.theta, rtol=1e-6)
+    # A momentum that builds up makes the direction longer, which has it measured anew.
+    assert bool(expected.restarts) == (kind == "momentum")
 
 
 def test_the_first_rate_is_that_of_parabolic_adam_and_later_ones_are_near_it() -> None:
@@ -205,6 +227,14 @@ def test_a_rate_scales_as_its_optimizer_does_with_the_loss(exponent: float) -> N
     assert scaled == pytest.approx(of_adam, rel=1e-4)
 
 
+def test_gradients_that_float32_rounds_away_at_ordinary_rates_are_measured() -> None:
+    """A step of 1e-2 along gradients of about 1e-8 leaves most weights as they are."""
+    plain, tiny = MeasuredLearningRate(), MeasuredLearningRate()
+    fit(Single(), plain, max_epochs=1)
+    fit(Single(1e-8), tiny, max_epochs=1)
+    assert tiny.peak == pytest.approx(1e8 * plain.peak, rel=1e-2)
+
+
 def test_two_accumulated_batches_are_one_of_double_size() -> None:
     whole, module = measured(with_rate(AdamW, lr=1.0), batch=16)
     halves, other = measured(with_rate(AdamW, lr=1.0), batch=8, accumulate_grad_batches=2)
@@ -236,32 +266,21 @@ def test_a_closure_module_is_measured_alike(clip: float | None) -> None:
     torch.testing.assert_close(manual.weight, module.weight.float(), rtol=1e-3, atol=1e-4)
 
 
-class Half(Regression):
-    """The regression in float32, of which a scaler makes float16."""
-
-    def __init__(self) -> None:
-        super().__init__(with_rate(SGD, lr=1.0))
-        self.float()
-
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        return super().training_step([each.float() for each in batch], batch_idx)
-
-
 def scaling(power: int) -> MixedPrecision:
     return MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=2.0**power))
 
 
 def test_a_gradient_scaler_does_not_change_the_rate() -> None:
     full, mixed = MeasuredLearningRate(), MeasuredLearningRate()
-    fit(Half(), full, max_epochs=1)
-    fit(Half(), mixed, max_epochs=1, plugins=[scaling(8)])
+    fit(Single(), full, max_epochs=1)
+    fit(Single(), mixed, max_epochs=1, plugins=[scaling(8)])
     assert mixed.peak == pytest.approx(full.peak, rel=0.05)  # the passes are in float16
 
 
 def test_batches_of_a_step_that_a_scaler_leaves_out_are_forgotten() -> None:
     one, third = MeasuredLearningRate(), MeasuredLearningRate()
-    fit(Half(), one, batch=ROWS, max_epochs=1, plugins=[scaling(8)])
-    trainer = fit(Half(), third, batch=ROWS, max_epochs=3, plugins=[scaling(15)])
+    fit(Single(), one, batch=ROWS, max_epochs=1, plugins=[scaling(8)])
+    trainer = fit(Single(), third, batch=ROWS, max_epochs=3, plugins=[scaling(15)])
     assert trainer.precision_plugin.scaler.get_scale() == 2.0**13, "two of the three steps were left out"
     assert third.peak == pytest.approx(one.peak, rel=1e-2)
 
@@ -654,6 +673,16 @@ def with_own_place(module: Any) -> Any:
     return [optimizer], [OwnPlace(optimizer)]
 
 
+class Unable(SGD):
+    """An optimizer whose step needs more than gradients."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__(module.parameters(), lr=1.0)
+
+    def step(self, closure: Any = None) -> Any:
+        raise KeyError("graph")
+
+
 def schedule_free(module: Any) -> Any:
     optimizer = schedulefree.AdamWScheduleFree(module.parameters())
     optimizer.train()
@@ -673,6 +702,7 @@ def free(factory: Any) -> Regression:
         (lambda: free(torch.optim.LBFGS), (), "LBFGS computes the loss several times in a step"),
         (lambda: free(torch.optim.Rprop), (), "Rprop does not move in proportion to its learning rate"),
         (lambda: free(torch.optim.ASGD), (), "ASGD does not move in proportion to its learning rate"),
+        (lambda: Regression(Unable), (), "a copy of Unable makes no step by its gradients alone: KeyError: 'graph'"),
         (lambda: Regression(schedule_free), (), "AdamWScheduleFree does not move in proportion"),
         (lambda: Regression(with_rate(SGD, lr=1.0, maximize=True)), (), "SGD maximizes"),
         (lambda: Regression(with_rate(SGD, lr=0.0)), (), "the learning rate is 0 throughout the run"),

@@ -20,8 +20,7 @@ from callbacks.gradual_unfreezing import GradualUnfreezing
 from callbacks.rate_scaling import peaks_of, scale_rates
 from callbacks.replayed_batches import ReplayedBatches
 from callbacks.schedule_by_seconds import ScheduleBySeconds
-from optimizers import traits
-from optimizers.rate_measurement import RateMeasurement
+from optimizers import RateMeasurement, traits
 from optimizers.step_direction import parameters_of, set_value
 
 _SET_RATES = (StochasticWeightAveraging, LearningRateFinder, ScheduleBySeconds)

@@ -217,8 +217,12 @@ class MeasuredLearningRate(Callback):
 
     def _at_rate(self, step: Callable[[], Any]) -> Any:
         """Make a step at the rate measured; at 0 as long as there is none."""
-        if self.peak is not None or self._optimizer is None:
-            return step()
+        assert self._measurement is not None
+        assert self._optimizer is not None
+        if self.peak is not None:
+            returned = step()
+            self._measurement.finish_step()
+            return returned
         groups = self._optimizer.param_groups
         rates = [float(group["lr"]) for group in groups]
         for group in groups:

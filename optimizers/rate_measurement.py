@@ -28,9 +28,9 @@ class RateMeasurement:
 
     As `ParabolicAdam` does, by the loss of a batch, its slope and its curvature along the optimizer's step:
     `PeakRate` says when, and makes a rate of what was measured. Two things differ, because nothing is known of the
-    optimizer. The direction :math:`d_k` of a step is found by a step of a copy of the optimizer. And the gradient
-    agreement :math:`r` is the slope of a batch along the direction of the step before, which meets it for the first
-    time, by the slope along the step that the batch itself has helped to make:
+    optimizer. The direction :math:`d_k` of a step is that of the step made, or of a step of a copy where it is needed
+    before. And the gradient agreement :math:`r` is the slope of a batch along the direction of the step
+    before, which meets it for the first time, by the slope along the step that the batch itself has helped to make:
 
     .. math:: r \approx \frac{\sum_k \langle g_k, d_{k-1} \rangle}{\sum_k \langle g_k, d_k \rangle}
 
@@ -69,6 +69,7 @@ class RateMeasurement:
         self._state = self._estimator.begin()
         self._unit = 0.0  # learning rate of Polyak's step in the first search
         self._earlier: list[Tensor] | None = None  # the direction of the step before
+        self._held: list[Tensor | None] | None = None  # the gradients of a step that is about to be made
         self._longest = 0.0  # the length of the longest direction since the measurement began
         self.peak = 0.0
         self.passes = 0
@@ -94,32 +95,63 @@ class RateMeasurement:
     def measure(
         self, loss: Loss, evaluate: Callable[[], Any], gradients: Sequence[Tensor | None] | None = None
     ) -> None:
-        """Take in a step that the optimizer is about to make, by the gradients in `.grad`.
+        """Take in a step that the optimizer is about to make, by the gradients in `.grad`; then `finish_step`.
 
         Args:
             loss: The loss that they belong to.
             evaluate: Computes the loss at whatever the parameters are, the same on all ranks.
             gradients: The gradients of the loss for each parameter, where those in `.grad` are clipped.
         """
-        state = self._state
-        state.steps += 1
-        if not (self._is_due(state) or self._compares(state) or self._compares(self._next(state))):
+        self._state.steps += 1
+        if not (self._is_due(self._state) or self._compares(self._state) or self._compares(self._next(self._state))):
             self._earlier = None
             return
+        if gradients is None:
+            gradients = [p.grad for p in parameters_of(self._optimizer)]
+        if not self._is_due(self._state) and self._direction.is_visible:
+            # Some optimizers work on the gradients in place.
+            self._held = [None if gradient is None else gradient.clone() for gradient in gradients]
+            self._direction.before_step()
+            return
         direction = self._direction.find()
-        length = self._direction.length
-        if length > _LONGER * self._longest > 0:
-            begun = self._estimator.begin(state.steps - 1, state.log_distance)
-            state = self._state = replace(begun, steps=state.steps)
-            self._longest = 0.0
-        self._longest = max(self._longest, length)
-        due = self._is_due(state)
-        present = self._slope(direction, gradients)
-        if self._earlier is not None:
-            self._estimator.add_agreement(state, self._slope(self._earlier, gradients).sum(), present.sum())
+        if self._is_longer():
+            self._begin_anew(self._state.steps - 1)
+            self._state.steps += 1
+        due = self._is_due(self._state)
+        slope = self._compare(direction, gradients)
         if due:
-            self._search(as_loss(loss), present, direction, evaluate)
+            self._search(as_loss(loss), slope, direction, evaluate)
         self._earlier = direction
+
+    @torch.no_grad()
+    def finish_step(self) -> None:
+        """Take in the step that the optimizer has made since :meth:`measure`."""
+        gradients, self._held = self._held, None
+        if gradients is None:
+            return
+        direction = self._direction.after_step()
+        if self._is_longer():
+            self._begin_anew(self._state.steps)
+        else:
+            self._compare(direction, gradients)
+        self._earlier = direction
+
+    def _is_longer(self) -> bool:
+        """Return whether the direction is so long that what was measured before is to be forgotten."""
+        longest, length = self._longest, self._direction.length
+        self._longest = max(longest, length)
+        return length > _LONGER * longest > 0
+
+    def _begin_anew(self, steps: int) -> None:
+        self._state = self._estimator.begin(steps, self._state.log_distance)
+        self._longest = self._direction.length
+
+    def _compare(self, direction: list[Tensor], gradients: Sequence[Tensor | None]) -> Tensor:
+        """Add the slope of a batch to the measurement of the agreement, and return it."""
+        slope = _slope(direction, gradients)
+        if self._earlier is not None:
+            self._estimator.add_agreement(self._state, _slope(self._earlier, gradients).sum(), slope.sum())
+        return slope
 
     def _search(self, loss: Loss, slope: Tensor, direction: list[Tensor], evaluate: Callable[[], Any]) -> None:
         """Measure the curvature along the direction, and update the peak."""
@@ -160,12 +192,6 @@ class RateMeasurement:
         elif not self.searches:
             state.log_distance = math.log(found.probe / estimator.probe_share)
 
-    def _slope(self, direction: Sequence[Tensor], gradients: Sequence[Tensor | None] | None) -> Tensor:
-        """Return the slope along a direction, a number for each parameter with a gradient."""
-        if gradients is None:
-            gradients = [p.grad for p in parameters_of(self._optimizer)]
-        return gather([(g * d).sum(dtype=_wide(d)) for g, d in zip(gradients, direction, strict=True) if g is not None])
-
     def _is_due(self, state: PeakRateState) -> bool:
         return self._estimator.is_due(state, self._progress(state))
 
@@ -184,17 +210,23 @@ class RateMeasurement:
         """Return what a run that goes on needs, the last direction included: plain numbers and tensors."""
         numbers = {name: getattr(self, name) for name in ("peak", "passes", "searches")}
         lasting = {"unit": self._unit, "earlier": self._earlier, "longest": self._longest}
-        return {"estimator": vars(self._state).copy(), **lasting, **numbers}
+        return {"estimator": vars(self._state).copy(), "direction": self._direction.state(), **lasting, **numbers}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what :meth:`state_dict` has returned."""
         self._state = PeakRateState(**state["estimator"])
+        self._direction.load(state["direction"])
         self._unit, self._longest, earlier = state["unit"], state["longest"], state["earlier"]
         if earlier is not None:
             parameters = parameters_of(self._optimizer)
             earlier = [d.to(p) for d, p in zip(earlier, parameters, strict=True)]
         self._earlier = earlier
         self.peak, self.passes, self.searches = state["peak"], state["passes"], state["searches"]
+
+
+def _slope(direction: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> Tensor:
+    """Return the slope along a direction, a number for each parameter with a gradient."""
+    return gather([(g * d).sum(dtype=_wide(d)) for g, d in zip(gradients, direction, strict=True) if g is not None])
 
 
 def _wide(tensor: Tensor) -> torch.dtype:

@@ -12,10 +12,14 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from optimizers.random_state import generator_states, set_generator_states
+
 # A step has to move the parameters by this share of their length at least for rounding not to show in it ...
 _LEAST_MOVE, _GOOD_MOVE = 1e-3, 1e-1
 # ... at one of so many rates, each at most so many times the one before.
 _MAX_RATES, _STRIDE = 8, 1e6
+# A step that moves float32 parameters by this share of their length shows its direction to within a percent.
+_VISIBLE_MOVE = 1e-5
 # By how much the directions found at two rates may differ, as a share of their length.
 _TOLERANCE = 0.02
 
@@ -26,8 +30,9 @@ class StepDirection:
     .. math:: d = \frac{x - x'}{\rho}
 
     :math:`x'` are the parameters after a step with the learning rates :math:`\rho w_g` of the groups :math:`g`. A copy
-    of the optimizer makes it, so that the optimizer's state stays as it is; the parameters are put back. The rate
-    :math:`\rho` is large enough for rounding not to show.
+    of the optimizer makes it, so that the optimizer's state stays as it is; parameters, gradients and random numbers
+    are put back. The rate :math:`\rho` is large enough for rounding not to show. A step that the optimizer makes itself
+    shows its direction for less: see :meth:`is_visible`.
 
     Args:
         optimizer: Any optimizer whose groups have `lr`.
@@ -50,15 +55,17 @@ class StepDirection:
         self._optimizer = optimizer
         self._weights = weights
         self._rate = 1e-2
+        self._size = 0.0  # the length of the parameters
+        self._before: list[Tensor] = []
         self.length = 0.0
 
     def find(self) -> list[Tensor]:
         """Return the direction, a tensor for each of the optimizer's parameters; zero where nothing moves."""
-        lengths = _length(parameters_of(self._optimizer))
+        self._size = _length(parameters_of(self._optimizer))
         for _ in range(_MAX_RATES):
             direction = self._moved(self._rate)
             self.length = _length(direction)
-            share = self.length * self._rate / lengths if lengths else math.inf
+            share = self.length * self._rate / self._size if self._size else math.inf
             if not share < _LEAST_MOVE:
                 break
             self._rate *= min(_STRIDE, _GOOD_MOVE / share) if share else _STRIDE
@@ -76,6 +83,41 @@ class StepDirection:
         difference = _length([a - b for a, b in zip(direction, other, strict=True)])
         return not difference > _TOLERANCE * self.length
 
+    def state(self) -> tuple[float, float, float]:
+        """Return what :meth:`load` takes: the rate in use, and the lengths of parameters and direction."""
+        return self._rate, self._size, self.length
+
+    def load(self, state: Sequence[float]) -> None:
+        """Go on from what :meth:`state` has returned."""
+        self._rate, self._size, self.length = state
+
+    @property
+    def is_visible(self) -> bool:
+        """Whether the optimizer's own next step, at its present rates, will show the direction in spite of rounding."""
+        rates = [rate for rate in self._rates_of_weight_one() if rate is not None]
+        exact = all(p.dtype in (torch.float32, torch.float64) for p in parameters_of(self._optimizer))
+        return exact and self.length * min(rates) > _VISIBLE_MOVE * self._size
+
+    def before_step(self) -> None:
+        """Remember the parameters, right before a step of the optimizer."""
+        self._before = [p.detach().clone() for p in parameters_of(self._optimizer)]
+
+    @torch.no_grad()
+    def after_step(self) -> list[Tensor]:
+        """Return the direction of the step that was made since :meth:`before_step`."""
+        direction, self._before = self._before, []
+        moved = iter(direction)
+        for group, rate in zip(self._optimizer.param_groups, self._rates_of_weight_one(), strict=True):
+            for p in group["params"]:
+                next(moved).sub_(p).div_(math.inf if rate is None else rate)
+        self.length = _length(direction)
+        return direction
+
+    def _rates_of_weight_one(self) -> list[float | None]:
+        """Return the present rates, each for a weight of 1; None for groups without weight."""
+        groups = zip(self._optimizer.param_groups, self._weights, strict=True)
+        return [float(group["lr"]) / weight if weight else None for group, weight in groups]
+
     @torch.no_grad()
     def _moved(self, rate: float) -> list[Tensor]:
         name = type(self._optimizer).__name__
@@ -86,8 +128,11 @@ class StepDirection:
         for group, weight in zip(twin.param_groups, self._weights, strict=True):
             set_value(group, "lr", rate * weight)
         parameters = parameters_of(self._optimizer)
-        before = [p.detach().clone() for p in parameters]
+        before, gradients = [p.detach().clone() for p in parameters], [p.grad for p in parameters]
+        states = generator_states({p.device for p in parameters})
         try:
+            for p, gradient in zip(parameters, gradients, strict=True):
+                p.grad = None if gradient is None else gradient.clone()  # some optimizers work on it in place
             # Of the class: schedules wrap the instance's, for the optimizer that they were made for.
             type(twin).step(twin)
         except Exception as error:
@@ -95,8 +140,10 @@ class StepDirection:
         else:
             return [(x - p).div_(rate) for x, p in zip(before, parameters, strict=True)]
         finally:
-            for x, p in zip(before, parameters, strict=True):
+            set_generator_states(states)
+            for x, gradient, p in zip(before, gradients, parameters, strict=True):
                 p.copy_(x)
+                p.grad = gradient
 
 
 def parameters_of(optimizer: Optimizer) -> list[Tensor]:

@@ -62,7 +62,7 @@ class Regression(LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         x, y = batch
-        return self.factor * ((x @ self.weight - y) ** 2).mean()
+        return self.factor * (((x * self.weight).sum(1) - y) ** 2).mean()
 
     def configure_optimizers(self) -> Any:
         return self.configure(self)
@@ -92,7 +92,8 @@ class Manual(ClosureModule):
 
     def compute_loss(self, batch: Any) -> Tensor:
         x, y = (each.float() for each in batch)
-        return ((x @ self.weight - y) ** 2).mean()
+        # Not a matrix product: MKL's last bit depends on where in memory its operands lie.
+        return (((x * self.weight).sum(1) - y) ** 2).mean()
 
 
 def fit(module: LightningModule, *callbacks: Callback, batch: int = 8, resume: Any = None, **options: Any) -> Trainer:
@@ -135,7 +136,7 @@ class Reference:
         theta, m, v = np.linspace(-1, 1, INPUTS), np.zeros(INPUTS), np.zeros(INPUTS)
         sums, earlier = np.zeros(2), None
         log_mu = weight = searched = best = longest = 0.0
-        begun = 0
+        begun, in_force = 0, 0.0
         self.rates, self.restarts = [], 0
         for k in range(1, total + 1):
             rows = [(k - 1) * batch % ROWS + i for i in range(batch)]
@@ -145,15 +146,18 @@ class Reference:
             adam = m / (1 - 0.9**k) / (np.sqrt(v / (1 - 0.999**k)) + 1e-8)
             d = {"Adam": adam, "SGD": g, "momentum": 10 * m}[kind]
             if k <= max(begun + 20, total // 2):
-                if np.linalg.norm(d) > 2 * longest > 0:
-                    begun, sums = k - 1, np.zeros(2)
-                    self.restarts += 1
+                due = not searched or k - begun - searched >= max(1, searched // 2)
+                is_longer = np.linalg.norm(d) > 2 * longest > 0
+                if is_longer:
+                    # Where nothing is searched, the direction is that of the step made, and known after it.
+                    begun, sums = k - 1 if due else k, np.zeros(2)
                     weight = searched = best = longest = 0.0
+                    self.restarts += 1
                 longest = max(longest, np.linalg.norm(d))
                 slope, age = g @ d, k - begun
-                if earlier is not None:
+                if earlier is not None and not (is_longer and not due):
                     sums += age * np.array([g @ earlier, slope]) / (abs(g @ earlier) + abs(slope))
-                if not searched or age - searched >= max(1, searched // 2):
+                if due:
                     agreement = min(1, max(0.02, (sums[0] / age + 1.5) / (sums[1] / age + 10)))
                     if slope > 0:
                         curvature = 2 * np.mean((x[rows] @ d) ** 2)
@@ -163,7 +167,9 @@ class Reference:
                     searched = age
                     best = max(best, agreement * np.exp(log_mu))
                 earlier = d
-            self.rates.append(max(0.08, min(1, 3 / total)) * best)
+            # What was measured stays in force until there is another rate.
+            in_force = best or in_force
+            self.rates.append(max(0.08, min(1, 3 / total)) * in_force)
             theta = theta - self.rates[-1] * d
         self.theta = theta
 
@@ -394,6 +400,17 @@ def test_a_rate_kept_as_a_tensor_is_set_in_place() -> None:
 # What a fit is left like
 
 
+class Rough(AdamW):
+    """An optimizer that works on the gradients in place, and draws random numbers."""
+
+    def step(self, closure: Any = None) -> Any:
+        loss = None if closure is None else closure()
+        for p in self.param_groups[0]["params"]:
+            p.grad.add_(p.detach(), alpha=0.1).add_(torch.randn_like(p), alpha=1e-3)
+        super().step()
+        return loss
+
+
 class Noisy(LightningModule):
     """A module with everything that another forward pass could leave a trace in."""
 
@@ -429,7 +446,7 @@ class Noisy(LightningModule):
         self.computed.append(float(self.scores["r2"].compute()))
 
     def configure_optimizers(self) -> Any:
-        return AdamW(self.parameters(), lr=1.0)
+        return Rough(self.parameters(), lr=1.0)
 
 
 class SetRates(Callback):

@@ -73,14 +73,15 @@ class Regression(LightningModule):
 
 
 class Single(Regression):
-    """The regression in float32."""
+    """The regression in float32, as a matrix product, which autocast computes in half precision."""
 
     def __init__(self, factor: float = 1.0) -> None:
         super().__init__(with_rate(SGD, lr=1.0), factor)
         self.float()
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        return super().training_step([each.float() for each in batch], batch_idx)
+        x, y = (each.float() for each in batch)
+        return self.factor * ((x @ self.weight - y) ** 2).mean()
 
 
 class Manual(ClosureModule):

@@ -242,6 +242,22 @@ def test_gradients_that_float32_rounds_away_at_ordinary_rates_are_measured() -> 
     assert tiny.peak == pytest.approx(1e8 * plain.peak, rel=1e-2)
 
 
+class DecayInPlace(SGD):
+    """Adds weight decay to the gradients themselves, as some optimizers do."""
+
+    def step(self, closure: Any = None) -> Any:
+        loss = None if closure is None else closure()
+        for p in self.param_groups[0]["params"]:
+            p.grad.add_(p.detach(), alpha=0.5)
+        super().step()
+        return loss
+
+
+def test_slopes_are_those_of_the_loss_whatever_an_optimizer_does_to_the_gradients() -> None:
+    expected, _ = measured(with_rate(SGD, lr=1.0, weight_decay=0.5))
+    assert measured(with_rate(DecayInPlace, lr=1.0))[0] == pytest.approx(expected, rel=1e-9)
+
+
 def test_two_accumulated_batches_are_one_of_double_size() -> None:
     whole, module = measured(with_rate(AdamW, lr=1.0), batch=16)
     halves, other = measured(with_rate(AdamW, lr=1.0), batch=8, accumulate_grad_batches=2)

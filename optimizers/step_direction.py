@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -80,7 +80,7 @@ class StepDirection:
             direction: What :meth:`find` has found at the present parameters and gradients.
         """
         other = self._moved(self._rate / 2)
-        difference = _length([a - b for a, b in zip(direction, other, strict=True)])
+        difference = _length(a - b for a, b in zip(direction, other, strict=True))
         return not difference > _TOLERANCE * self.length
 
     def state(self) -> tuple[float, float, float]:
@@ -175,7 +175,7 @@ def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def _length(tensors: Sequence[Tensor]) -> float:
+def _length(tensors: Iterable[Tensor]) -> float:
     norms = [torch.linalg.vector_norm(t.detach(), dtype=_wide(t)).cpu() for t in tensors if t.numel()]
     return float(torch.linalg.vector_norm(torch.stack(norms).double())) if norms else 0.0
 

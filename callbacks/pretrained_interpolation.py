@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import math
 import os
 import time
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,23 +12,17 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
-from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from callbacks.checkpoint_reading import read_checkpoint
 from callbacks.held_out import HeldOut, HeldOutScores, short_name
+from callbacks.interpolated_checkpoint import save_interpolated
+from callbacks.interpolation_curve import write_curve
 from callbacks.run_folder import run_folder
-from optimizers import named_parts, search_interval
+from callbacks.weight_line import WHOLE, WeightLine, choose
+from optimizers import named_parts
 from optimizers.random_state import generator_states, set_generator_states
-
-# What a run goes on from, and the kept weights are not part of.
-_TO_RESUME = ("optimizer_states", "lr_schedulers", "loops", "training_weights")
-_WHOLE = "model"
-_STRIDE, _TOLERANCE = 0.2, 0.02
-_STRIDE_OF_PART = 0.1
-# Standard errors by which a metric may be worse. A single text is exactly one; groups of unequal size round it.
-_ERRORS = 1.05
 
 
 class PretrainedInterpolation(Callback):
@@ -168,71 +159,42 @@ class PretrainedInterpolation(Callback):
         is_monitored = saver is not None and saver.monitor is not None
         trained = base["state_dict"] if base is not None and is_monitored else live
         start = module.start_weights() if hasattr(module, "start_weights") else torch.load(str(self._start_file))
-        ends = {
-            name: (start[name].float(), trained[name].detach().cpu().float().clone())
-            for name, value in live.items()
-            if name in start
-            and value.is_floating_point()
-            and not torch.equal(start[name].to(value), trained[name].to(value))
-        }
-        if not ends:
+        line = WeightLine(live, start, trained, self._parts(module) if self.per_layer else None)
+        if not line.has_length:
             self.summary = "nothing to search: no pretrained weight has moved"
             return
         last = {name: value.detach().cpu().clone() for name, value in live.items()}
         _put(live, trained)
         held_out = HeldOut(trainer, module, self.judge_fraction)
-        tried: list[tuple[dict[str, float], HeldOutScores]] = []
-        parts = self._parts(module) if self.per_layer else {}
 
-        def loss_at(alphas: dict[str, float]) -> float:
-            for name, (first, final) in ends.items():
-                weight = alphas.get(parts.get(name, _WHOLE), alphas[_WHOLE])
-                live[name].copy_(torch.lerp(first, final, weight))
-            tried.append((dict(alphas), held_out.score()))
-            if "loss" not in tried[-1][1].choosing:
+        def score() -> HeldOutScores:
+            found = held_out.score()
+            if "loss" not in found.choosing:
                 raise MisconfigurationException(
                     "PretrainedInterpolation: the validation step logs neither val/loss nor val_loss to search by"
                 )
-            return tried[-1][1].choosing["loss"]
+            return found
 
-        with torch.no_grad():
-            try:
-                best = search_interval(lambda alpha: loss_at({_WHOLE: alpha}), 1.0, _STRIDE, 0.0, 1.0, _TOLERANCE)
-                if self.per_layer and math.isfinite(best.value):
-                    self._search_parts(loss_at, sorted(set(parts.values())), best.position, best.value)
-                as_trained = tried[0][1]
-                chosen, scores = _chosen(tried, short_name(monitor), mode, held_out)
-                self.kept = scores is not as_trained
-            finally:
-                if not self.kept:
-                    _put(live, last)
-            if self.kept:
-                for name, (first, final) in ends.items():
-                    live[name].copy_(torch.lerp(first, final, chosen.get(parts.get(name, _WHOLE), chosen[_WHOLE])))
-        self.alphas = chosen
-        self._report(trainer, held_out, as_trained, scores, monitor, time.perf_counter() - started)
-        self._write_curve(trainer, tried)
+        try:
+            trials = line.search(score)
+            as_trained, chosen = trials[0], choose(trials, short_name(monitor), mode, held_out.paired_error)
+            self.kept = chosen is not as_trained
+        finally:
+            if not self.kept:
+                _put(live, last)
         if self.kept:
-            self.scores = scores.whole
+            line.put(chosen.alphas)
+        self.alphas = chosen.alphas
+        self._report(trainer, held_out, as_trained.scores, chosen.scores, monitor, time.perf_counter() - started)
+        write_curve(trainer, trials)
+        if self.kept:
+            self.scores = chosen.scores.whole
             temperature = getattr(module, "temperature", 1.0)
-            fitted = held_out.calibrated_loss(scores)
+            fitted = held_out.calibrated_loss(chosen.scores)
             if temperature != 1.0 and fitted is not None:
                 module.temperature = fitted[0]
             if saver is not None and base is not None:
-                self._save(trainer, module, saver, base, is_monitored)
-
-    def _search_parts(
-        self, loss_at: Callable[[dict[str, float]], float], names: list[str], common: float, loss: float
-    ) -> None:
-        alphas = {_WHOLE: common} | dict.fromkeys(names, common)
-
-        def loss_with(name: str, alpha: float) -> float:
-            return loss_at(alphas | {name: alpha})
-
-        for name in names:
-            of_part, start = partial(loss_with, name), alphas[name]
-            found = search_interval(of_part, start, _STRIDE_OF_PART, 0.0, 1.0, _TOLERANCE, 4, start_value=loss)
-            alphas[name], loss = found.position, found.value
+                save_interpolated(trainer, module, saver, base, self.alphas, self.scores)
 
     def _selected_by(self, trainer: Trainer, module: Any) -> tuple[ModelCheckpoint | None, str, str]:
         """Return the ModelCheckpoint with a file on all ranks, and the metric that must not get worse."""
@@ -269,8 +231,8 @@ class PretrainedInterpolation(Callback):
         seconds: float,
     ) -> None:
         self.figures = {
-            "alpha": self.alphas[_WHOLE],
-            **{f"alpha/{name}": alpha for name, alpha in self.alphas.items() if name != _WHOLE},
+            "alpha": self.alphas[WHOLE],
+            **{f"alpha/{name}": alpha for name, alpha in self.alphas.items() if name != WHOLE},
             **scores.judging,
             **{f"{name}_as_trained": value for name, value in as_trained.judging.items()},
             "validation_passes": float(held_out.passes),
@@ -287,83 +249,11 @@ class PretrainedInterpolation(Callback):
         changes = ", ".join(
             f"{name} {value:.4f} -> {scores.judging[name]:.4f}" for name, value in as_trained.judging.items()
         )
-        what = f"alpha {self.alphas[_WHOLE]:.3f}: {changes}" if self.kept else "alpha 1, the weights stay as trained"
+        what = f"alpha {self.alphas[WHOLE]:.3f}: {changes}" if self.kept else "alpha 1, the weights stay as trained"
         self.summary = f"{what} ({held_out.passes} passes, {seconds:.1f} s; not worse by {monitor})"
-
-    def _write_curve(self, trainer: Trainer, tried: list[tuple[dict[str, float], HeldOutScores]]) -> None:
-        folder = Path(run_folder(trainer))  # the ranks agree on it
-        if trainer.is_global_zero:
-            folder.mkdir(parents=True, exist_ok=True)
-            alphas, names = list(tried[-1][0]), list(tried[0][1].choosing)
-            with (folder / "interpolation.csv").open("w", encoding="utf-8", newline="") as stream:
-                table = csv.writer(stream)
-                table.writerow([*(f"alpha {name}" for name in alphas), *names])
-                for tries, scores in tried:
-                    table.writerow(
-                        [
-                            *(tries.get(name, tries[_WHOLE]) for name in alphas),
-                            *(scores.choosing[name] for name in names),
-                        ]
-                    )
-
-    def _save(
-        self, trainer: Trainer, module: Any, saver: ModelCheckpoint, base: dict[str, Any], is_monitored: bool
-    ) -> None:
-        """Write the kept weights beside the best checkpoint, and name the file as the best one."""
-        path = trainer.strategy.broadcast(str(_free_name(Path(saver.best_model_path))))
-        score = self.scores.get(short_name(saver.monitor)) if saver.monitor else None
-        saver.best_model_path = path
-        if is_monitored and score is not None:
-            saver.best_model_score = saver.current_score = torch.tensor(score)
-        checkpoint = {name: value for name, value in base.items() if name not in _TO_RESUME}
-        checkpoint["state_dict"] = module.state_dict()
-        checkpoint["interpolation"] = dict(self.alphas)
-        checkpoint["callbacks"] = {**base.get("callbacks", {}), saver.state_key: saver.state_dict()}
-        if not is_monitored:
-            checkpoint |= {"epoch": trainer.current_epoch, "global_step": trainer.global_step}
-        if "task" in base:
-            checkpoint["task"] = base["task"] | {"temperature": getattr(module, "temperature", 1.0)}
-        facts = base.get("training_facts")
-        if facts:
-            own = {f"val/{name}": value for name, value in self.scores.items() if f"val/{name}" in facts["metrics"]}
-            checkpoint["training_facts"] = facts | {"metrics": facts["metrics"] | own}
-        trainer.strategy.save_checkpoint(checkpoint, path)
-        trainer.strategy.barrier("PretrainedInterpolation")
-
-
-def _chosen(
-    tried: list[tuple[dict[str, float], HeldOutScores]], metric: str, mode: str, held_out: HeldOut
-) -> tuple[dict[str, float], HeldOutScores]:
-    """Return what has the lowest loss among what is not worse by a metric than the first one, beyond its error."""
-    first = tried[0][1]
-    if metric not in first.choosing:
-        rank_zero_warn(
-            f"PretrainedInterpolation: the validation step logs no {metric}, by which one selects: the weights stay as "
-            "trained"
-        )
-        return tried[0]
-    sign = 1.0 if mode == "min" else -1.0
-    for each in sorted(tried, key=lambda one: one[1].choosing["loss"]):
-        scores = each[1]
-        if not math.isfinite(scores.choosing["loss"]):
-            continue
-        worse = sign * (scores.choosing[metric] - first.choosing[metric])
-        if worse <= 0 or worse <= _ERRORS * held_out.paired_error(first, scores, metric):
-            return each
-    return tried[0]
 
 
 def _put(live: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
     with torch.no_grad():
         for name, value in live.items():
             value.copy_(values[name])
-
-
-def _free_name(best: Path) -> Path:
-    """Return the first name of an interpolated checkpoint beside another one that is not taken."""
-    stem, version = best.stem, 0
-    found = best.with_name(f"{stem}-interpolated.ckpt")
-    while found.exists():
-        version += 1
-        found = best.with_name(f"{stem}-interpolated-v{version}.ckpt")
-    return found

@@ -92,13 +92,16 @@ class HeldOut:
     def paired_error(self, first: HeldOutScores, other: HeldOutScores, metric: str) -> float:
         """Return the standard error of a metric's difference between two sets of weights, on the rows that choose.
 
-        By the jackknife with groups of rows, which serves any metric, a correlation too. 0 where rows are not scored.
+        By the jackknife with groups of rows, which serves any metric, a correlation too. 0 where rows are not scored,
+        and of a single row.
         """
         outputs = [each for each in (first.outputs, other.outputs) if each is not None]
         labels = first.labels
         if len(outputs) < 2 or labels is None:
             return 0.0
         chooses, _ = self._divide(len(labels))
+        if len(chooses) < 2:
+            return 0.0
         groups = torch.arange(len(chooses)) % _GROUPS
         differences = []
         for group in groups.unique():

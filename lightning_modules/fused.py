@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,8 +26,7 @@ def fused_keywords(
         has_scaler: Whether a gradient scaler runs the steps. A fused optimizer unscales gradients itself, which
             Lightning refuses with clipping, and a checkpoint of another form would not go on so.
     """
-    made_by = getattr(factory, "func", factory)
-    if has_scaler or not getattr(made_by, "__module__", "").startswith("torch.optim"):
+    if has_scaler or not getattr(_made_by(factory), "__module__", "").startswith("torch.optim"):
         return {}
     given = getattr(factory, "keywords", {})
     if given.get("foreach") is not None or given.get("capturable") or given.get("differentiable"):
@@ -40,3 +40,11 @@ def fused_keywords(
     if device.type not in ("cpu", "cuda") or not fits or has_sparse_gradients:
         return {}
     return unset_keywords(factory, {"fused": True})
+
+
+def _made_by(factory: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the class or function that a factory calls."""
+    if not isinstance(factory, partial):
+        return factory
+    # From a configuration, a partial of a function of jsonargparse's (4.53), which gets the class as an argument.
+    return next((each for each in (factory.func, *factory.args) if isinstance(each, type)), factory.func)

@@ -9,7 +9,7 @@ from typing import Any
 import peft
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -129,6 +129,65 @@ def test_weights_with_a_worse_monitored_metric_are_not_kept(tmp_path: Path, mode
     assert search.kept == kept
     assert all(torch.equal(value, trained[name]) for name, value in module.state_dict().items()) != kept
     assert search.figures["validation_passes"] > 1
+
+
+class OneWeight(LightningModule):
+    """Trains its weight from 0 to 1; its loss is lowest halfway, where it gets `lost` rows of 250 wrong."""
+
+    main_metric, main_metric_mode = "val/accuracy", "max"
+
+    def __init__(self, lost: int, gained: int = 0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.lost, self.gained = lost, gained
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return -self.weight.sum()
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=1.0)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> dict[str, torch.Tensor]:
+        rows, is_trained = torch.arange(250), float(self.weight) > 0.9
+        wrong = (rows >= 250 - self.gained) if is_trained else rows < self.lost
+        return {"outputs": torch.stack([wrong.float(), self.weight.expand(250)], dim=1), "labels": torch.zeros(250)}
+
+    def score_rows(self, outputs: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
+        return {
+            "loss": float((outputs[:, 1].mean() - 0.5) ** 2),
+            "accuracy": float((outputs[:, 0] == labels).double().mean()),
+        }
+
+
+@pytest.mark.parametrize(
+    ("lost", "gained", "monitor", "alpha"),
+    [
+        (1, 0, None, 0.5),  # a difference of one standard error
+        (2, 0, None, 1),  # 2 texts, with a standard error of 1.4
+        (3, 1, None, 0.5),  # 2 texts, with a standard error of 2
+        (25, 1, None, 1),
+        (25, 0, "val/loss", 0.5),
+    ],
+)
+def test_a_metric_may_be_worse_by_one_standard_error(
+    tmp_path: Path, lost: int, gained: int, monitor: str | None, alpha: float
+) -> None:
+    search = PretrainedInterpolation(monitor=monitor)
+    rows = DataLoader(torch.zeros(1, 1))
+    trainer = Trainer(
+        max_epochs=1,
+        callbacks=[search],
+        default_root_dir=tmp_path,
+        logger=False,
+        enable_checkpointing=False,
+        accelerator="cpu",
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    module = OneWeight(lost, gained)
+    trainer.fit(module, rows, rows)
+    assert float(module.weight.detach()) == pytest.approx(alpha, abs=0.02)
+    assert search.figures["accuracy_as_trained"] == 1 - gained / 250
 
 
 def test_what_does_not_go_is_one_line(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ from functools import partial
 
 import pytest
 import torch
+from jsonargparse import ArgumentParser
+from lightning.pytorch.cli import OptimizerCallable
 from torch import nn
 
 from benchmarks.compatibility.optimizers import SmallClassifier
@@ -33,6 +35,16 @@ def test_what_the_user_has_chosen_stays(chosen: dict[str, bool]) -> None:
 def test_null_in_a_configuration_is_no_choice() -> None:
     factory = partial(torch.optim.AdamW, fused=None, foreach=None, capturable=False)
     assert fused_keywords(factory, nn.Linear(2, 2), CPU, has_scaler=False) == {"fused": True}
+
+
+def test_so_does_one_from_a_configuration() -> None:
+    """jsonargparse 4.53 makes a partial of a function of its own, and fills in the defaults of the class."""
+    parser = ArgumentParser()
+    parser.add_argument("--optimizer", type=OptimizerCallable)
+    for given, expected in (([], {"fused": True}), (["--optimizer.foreach=true"], {})):
+        arguments = parser.parse_args(["--optimizer=torch.optim.AdamW", "--optimizer.lr=1e-3", *given])
+        factory = parser.instantiate_classes(arguments).optimizer
+        assert fused_keywords(factory, nn.Linear(2, 2), CPU, has_scaler=False) == expected
 
 
 def test_it_is_left_where_it_would_fail() -> None:

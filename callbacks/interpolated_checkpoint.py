@@ -10,12 +10,13 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from callbacks.checkpoint_reading import FACTS, UNREAD_CLASSES
 from callbacks.held_out import short_name
 
 # Key of what a checkpoint says of its place on the line.
 INTERPOLATION = "interpolation"
 # What a run goes on from, and the kept weights are not part of.
-_TO_RESUME = ("optimizer_states", "lr_schedulers", "loops", "training_weights")
+_TO_RESUME = ("optimizer_states", "lr_schedulers", "loops", "training_weights", UNREAD_CLASSES)
 
 
 def save_interpolated(
@@ -49,10 +50,10 @@ def save_interpolated(
         checkpoint |= {"epoch": trainer.current_epoch, "global_step": trainer.global_step}
     if "task" in trained:
         checkpoint["task"] = trained["task"] | {"temperature": getattr(module, "temperature", 1.0)}
-    training = trained.get("training_facts")
+    training = trained.get(FACTS)
     if training:
-        own = {f"val/{name}": value for name, value in scores.items() if f"val/{name}" in training["metrics"]}
-        checkpoint["training_facts"] = training | {"metrics": training["metrics"] | own}
+        # What else was measured of the trained weights is not known of these.
+        checkpoint[FACTS] = training | {"metrics": {f"val/{name}": value for name, value in scores.items()}}
     trainer.strategy.save_checkpoint(checkpoint, path)
     trainer.strategy.barrier("PretrainedInterpolation")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -16,11 +15,11 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from callbacks.checkpoint_reading import read_checkpoint
-from callbacks.held_out import HeldOut, HeldOutScores, short_name
+from callbacks.held_out import HeldOut, check_loss, short_name
 from callbacks.interpolated_checkpoint import save_interpolated
-from callbacks.interpolation_curve import write_curve
-from callbacks.run_folder import run_folder
-from callbacks.weight_line import WHOLE, WeightLine, choose
+from callbacks.interpolation_report import described, found_figures, log_figures, write_curve
+from callbacks.start_file import read_start, start_of_resumed, write_start
+from callbacks.weight_line import WeightLine, choose
 from optimizers import named_parts
 from optimizers.random_state import generator_states, set_generator_states
 
@@ -76,6 +75,8 @@ class PretrainedInterpolation(Callback):
         self.alphas: dict[str, float] = {}
         self.figures: dict[str, float] = {}
         self.scores: dict[str, float] = {}  # of the kept weights, on all rows
+        self.scores_as_trained: dict[str, float] = {}
+        self.found = ""  # where the kept weights are and what it changed, in a line; empty where the trained ones stay
         self.summary = ""
         self._start_file: str | None = None
 
@@ -94,44 +95,42 @@ class PretrainedInterpolation(Callback):
         trainer.callbacks = [*others, self]  # type: ignore[attr-defined]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.kept, self.alphas, self.figures, self.scores, self.summary = False, {}, {}, {}, ""
+        self.kept, self.alphas, self.figures, self.scores, self.scores_as_trained = False, {}, {}, {}, {}
+        self.found = self.summary = ""
         if not trainer.enable_validation:
             raise MisconfigurationException(
                 "PretrainedInterpolation: there is no validation data to search on; give some, or leave it out"
             )
+        if self.judge_fraction and not hasattr(pl_module, "score_rows"):
+            raise MisconfigurationException(
+                f"judge_fraction: {type(pl_module).__name__} has no method score_rows(outputs, labels) to score a part "
+                "of the rows by; leave it at 0"
+            )
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         if self.per_layer:
-            self._parts(pl_module)
-        if not hasattr(pl_module, "start_weights"):
-            self._keep_start(trainer, pl_module)
-        elif pl_module.hparams.get("pretrained") is False or not self._has_start(pl_module):
+            _parts(pl_module)
+        if hasattr(pl_module, "start_weights"):
+            self._check_start(pl_module)
+        elif trainer.ckpt_path:
+            self._start_file = start_of_resumed(self._start_file, str(trainer.ckpt_path))
+        else:
+            self._start_file = write_start(trainer, pl_module)
+
+    @staticmethod
+    def _check_start(module: Any) -> None:
+        adapted = getattr(module, "adapted", None)
+        if module.hparams.get("pretrained") is False or (adapted is not None and not adapted.identity):
             raise MisconfigurationException(
                 "PretrainedInterpolation: none of the weights that train has a pretrained value to go back to; leave "
                 "it out"
             )
 
-    @staticmethod
-    def _has_start(module: Any) -> bool:
-        adapted = getattr(module, "adapted", None)
-        return adapted is None or bool(adapted.identity)
-
-    def _keep_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Write the weights at the start of a fit to a file, for modules that cannot read them again."""
-        if trainer.ckpt_path:
-            if self._start_file is None or not os.path.isfile(self._start_file):
-                raise MisconfigurationException(
-                    f"PretrainedInterpolation: the run that goes on has no {self._start_file or 'start_weights.pt'} "
-                    "with the weights that it started from; leave the callback out"
-                )
-            return
-        file = Path(run_folder(trainer)) / "start_weights.pt"
-        self._start_file = str(file.absolute())
-        if trainer.is_global_zero:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            unfinished = file.with_name(f".{file.name}.{os.getpid()}")
-            torch.save({name: value.cpu() for name, value in module.state_dict().items()}, unfinished)
-            unfinished.replace(file)
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Said before the training that a search without a loss would come after.
+        names = {short_name(name) for name in trainer.callback_metrics if name.startswith("val")}
+        if trainer.state.fn == "fit" and not hasattr(pl_module, "score_rows"):
+            check_loss(names)
 
     def state_dict(self) -> dict[str, Any]:
         return {"start_file": self._start_file}
@@ -158,25 +157,16 @@ class PretrainedInterpolation(Callback):
         base = read_checkpoint(saver.best_model_path) if saver is not None and saver.best_model_path else None
         is_monitored = saver is not None and saver.monitor is not None
         trained = base["state_dict"] if base is not None and is_monitored else live
-        start = module.start_weights() if hasattr(module, "start_weights") else torch.load(str(self._start_file))
-        line = WeightLine(live, start, trained, self._parts(module) if self.per_layer else None)
+        start = module.start_weights() if hasattr(module, "start_weights") else read_start(str(self._start_file))
+        line = WeightLine(live, start, trained, _parts(module) if self.per_layer else None)
         if not line.has_length:
             self.summary = "nothing to search: no pretrained weight has moved"
             return
         last = {name: value.detach().cpu().clone() for name, value in live.items()}
         _put(live, trained)
         held_out = HeldOut(trainer, module, self.judge_fraction)
-
-        def score() -> HeldOutScores:
-            found = held_out.score()
-            if "loss" not in found.choosing:
-                raise MisconfigurationException(
-                    "PretrainedInterpolation: the validation step logs neither val/loss nor val_loss to search by"
-                )
-            return found
-
         try:
-            trials = line.search(score)
+            trials = line.search(held_out.score)
             as_trained, chosen = trials[0], choose(trials, short_name(monitor), mode, held_out.paired_error)
             self.kept = chosen is not as_trained
         finally:
@@ -184,17 +174,22 @@ class PretrainedInterpolation(Callback):
                 _put(live, last)
         if self.kept:
             line.put(chosen.alphas)
-        self.alphas = chosen.alphas
-        self._report(trainer, held_out, as_trained.scores, chosen.scores, monitor, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        self.alphas, self.figures = chosen.alphas, found_figures(held_out, as_trained, chosen, seconds)
+        self.found = described(as_trained, chosen) if self.kept else ""
+        passes = f"{held_out.passes} passes, {seconds:.1f} s; not worse by {monitor}"
+        self.summary = f"{self.found or 'alpha 1, the weights stay as trained'} ({passes})"
+        log_figures(trainer, self.figures)
         write_curve(trainer, trials)
         if self.kept:
-            self.scores = chosen.scores.whole
+            self.scores, self.scores_as_trained = chosen.scores.whole, as_trained.scores.whole
             temperature = getattr(module, "temperature", 1.0)
             fitted = held_out.calibrated_loss(chosen.scores)
             if temperature != 1.0 and fitted is not None:
                 module.temperature = fitted[0]
             if saver is not None and base is not None:
-                save_interpolated(trainer, module, saver, base, self.alphas, self.scores)
+                facts = {"alphas": self.alphas, "text": self.found}
+                save_interpolated(trainer, module, saver, base, facts, self.scores)
 
     def _selected_by(self, trainer: Trainer, module: Any) -> tuple[ModelCheckpoint | None, str, str]:
         """Return the ModelCheckpoint with a file on all ranks, and the metric that must not get worse."""
@@ -210,50 +205,19 @@ class PretrainedInterpolation(Callback):
             has_file = trainer.strategy.reduce_boolean_decision(has_file, all=True)
         return saver if has_file else None, monitor, mode
 
-    @staticmethod
-    def _parts(module: Any) -> dict[str, str]:
-        """Return the part of each weight, by its name in ``state_dict``."""
-        model = getattr(module, "trained_module", module)
-        prefix = next((f"{name}." for name, each in module.named_modules() if each is model and name), "")
-        try:
-            parts = named_parts(model, getattr(module, "module_order", ()))
-        except ValueError as error:
-            raise MisconfigurationException(f"PretrainedInterpolation: per_layer: {error}") from error
-        return {f"{prefix}{name}": part.name for part in parts for name, _ in part.parameters}
-
-    def _report(
-        self,
-        trainer: Trainer,
-        held_out: HeldOut,
-        as_trained: HeldOutScores,
-        scores: HeldOutScores,
-        monitor: str,
-        seconds: float,
-    ) -> None:
-        self.figures = {
-            "alpha": self.alphas[WHOLE],
-            **{f"alpha/{name}": alpha for name, alpha in self.alphas.items() if name != WHOLE},
-            **scores.judging,
-            **{f"{name}_as_trained": value for name, value in as_trained.judging.items()},
-            "validation_passes": float(held_out.passes),
-            "seconds": seconds,
-        }
-        for name, of in (("loss_calibrated", as_trained), ("loss_interpolated_calibrated", scores)):
-            fitted = held_out.calibrated_loss(of)
-            if fitted is not None:
-                self.figures[name] = fitted[1]
-        logged = {f"interpolation/{name}": value for name, value in self.figures.items()}
-        trainer.callback_metrics.update({name: torch.tensor(value) for name, value in logged.items()})
-        for logger in trainer.loggers:
-            logger.log_metrics(logged, trainer.global_step)
-        changes = ", ".join(
-            f"{name} {value:.4f} -> {scores.judging[name]:.4f}" for name, value in as_trained.judging.items()
-        )
-        what = f"alpha {self.alphas[WHOLE]:.3f}: {changes}" if self.kept else "alpha 1, the weights stay as trained"
-        self.summary = f"{what} ({held_out.passes} passes, {seconds:.1f} s; not worse by {monitor})"
-
 
 def _put(live: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
     with torch.no_grad():
         for name, value in live.items():
             value.copy_(values[name])
+
+
+def _parts(module: Any) -> dict[str, str]:
+    """Return the part of each weight, by its name in ``state_dict``."""
+    model = getattr(module, "trained_module", module)
+    prefix = next((f"{name}." for name, each in module.named_modules() if each is model and name), "")
+    try:
+        parts = named_parts(model, getattr(module, "module_order", ()))
+    except ValueError as error:
+        raise MisconfigurationException(f"PretrainedInterpolation: per_layer: {error}") from error
+    return {f"{prefix}{name}": part.name for part in parts for name, _ in part.parameters}

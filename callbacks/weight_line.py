@@ -99,7 +99,7 @@ class WeightLine:
 
         best = search_interval(lambda alpha: loss_at({WHOLE: alpha}), 1.0, _STRIDE, 0.0, 1.0, _TOLERANCE)
         if math.isfinite(best.value):
-            names, loss = sorted(set(self.parts.values())), best.value
+            names, loss = sorted({self.parts[name] for name in self._ends if name in self.parts}), best.value
             alphas = {WHOLE: best.position} | dict.fromkeys(names, best.position)
 
             def loss_with(name: str, alpha: float) -> float:

@@ -127,7 +127,10 @@ class PretrainedInterpolation(Callback):
             )
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Said before the training that a search without a loss would come after.
+        # Said before the training that a search without a loss would come after. A check before it has at hand what is
+        # logged of the last validation set alone (lightning 2.6.6).
+        if trainer.sanity_checking and len(trainer.num_val_batches) > 1:
+            return
         names = {short_name(name) for name in trainer.callback_metrics if name.startswith("val")}
         if trainer.state.fn == "fit" and not hasattr(pl_module, "score_rows"):
             check_loss(names)

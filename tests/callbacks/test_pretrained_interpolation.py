@@ -75,12 +75,12 @@ def test_the_kept_weights_lie_on_the_line_and_are_the_best_checkpoint(tmp_path: 
 
 
 class AsTrained(Callback):
-    """Keeps the weights at the end of the last epoch."""
+    """Keeps the weights at the end of training."""
 
     def __init__(self) -> None:
         self.weights: dict[str, Any] = {}
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         self.weights = {name: value.clone() for name, value in pl_module.state_dict().items()}
 
 

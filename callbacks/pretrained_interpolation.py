@@ -39,8 +39,8 @@ class PretrainedInterpolation(Callback):
     (arXiv 2109.01903); see docs/last_line_search.md.
 
     A module without ``start_weights()`` has the weights from the start of the fit written to ``start_weights.pt`` in
-    the run's folder. The first validation set alone counts. Nothing happens where a run is interrupted, or with
-    ``fast_dev_run``. The run's folder gets the curve, ``interpolation.csv``.
+    the run's folder. The first validation set alone counts. Nothing happens where Ctrl-C or a signal ends a run, or
+    with ``fast_dev_run``. The run's folder gets the curve, ``interpolation.csv``; loggers and ``figures`` the rest.
 
     Args:
         per_layer: Whether embeddings, layers and head get an :math:`\alpha` each, after the common one.
@@ -51,7 +51,7 @@ class PretrainedInterpolation(Callback):
         mode: Whether more of ``monitor`` is better.
 
     Raises:
-        MisconfigurationException: there are no validation rows or no pretrained weights, or parameters are sharded.
+        MisconfigurationException: there is no validation loss or no pretrained weight, or parameters are sharded.
 
     Example::
 

@@ -35,21 +35,20 @@ class ConfigSaver(SaveConfigCallback):
         self.already_saved = True
         folder = run_folder(trainer)
         if trainer.is_global_zero:
-            self.saved_as = self._save_in(folder)
+            text = self.parser.dump(self.config, skip_unset=False)
+            self.saved_as = self._save_in(folder, text)
             if stage == "fit":
-                self._show_in_tensorboard(trainer)
+                self._show_in_tensorboard(trainer, text)
 
-    def _show_in_tensorboard(self, trainer: Trainer) -> None:
-        text = self.parser.dump(self.config, skip_unset=False)
+    def _show_in_tensorboard(self, trainer: Trainer, text: str) -> None:
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 # As a block of Markdown: TensorBoard shows texts as such.
                 logger.experiment.add_text("configuration", "\n".join(f"    {line}" for line in text.splitlines()))
 
-    def _save_in(self, folder: str) -> str:
+    def _save_in(self, folder: str, text: str) -> str:
         files = get_filesystem(folder)
         files.makedirs(folder, exist_ok=True)
-        text = self.parser.dump(self.config, skip_unset=False)
         stem, suffix = os.path.splitext(self.config_filename)
         path, version = os.path.join(folder, self.config_filename), 0
         while files.exists(path):

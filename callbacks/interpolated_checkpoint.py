@@ -39,13 +39,13 @@ def save_interpolated(
     """
     path = trainer.strategy.broadcast(str(_free_name(Path(saver.best_model_path))))
     score = scores.get(short_name(saver.monitor)) if saver.monitor else None
-    saver.best_model_path = path
+    best: dict[str, Any] = {"best_model_path": path}
     if score is not None:
-        saver.best_model_score = saver.current_score = torch.tensor(score)
+        best |= dict.fromkeys(("best_model_score", "current_score"), torch.tensor(score))
     checkpoint = {name: value for name, value in trained.items() if name not in _TO_RESUME}
     checkpoint["state_dict"] = module.state_dict()
     checkpoint[INTERPOLATION] = dict(facts)
-    checkpoint["callbacks"] = {**trained.get("callbacks", {}), saver.state_key: saver.state_dict()}
+    checkpoint["callbacks"] = {**trained.get("callbacks", {}), saver.state_key: saver.state_dict() | best}
     if saver.monitor is None:  # the weights are of the run's end, and so may be later than the file
         checkpoint |= {"epoch": trainer.current_epoch, "global_step": trainer.global_step}
     if "task" in trained:
@@ -56,6 +56,9 @@ def save_interpolated(
         checkpoint[FACTS] = training | {"metrics": {f"val/{name}": value for name, value in scores.items()}}
     trainer.strategy.save_checkpoint(checkpoint, path)
     trainer.strategy.barrier("PretrainedInterpolation")
+    # Not before: a disk may be full.
+    for name, value in best.items():
+        setattr(saver, name, value)
 
 
 def _free_name(best: Path) -> Path:

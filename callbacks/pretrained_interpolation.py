@@ -159,7 +159,8 @@ class PretrainedInterpolation(Callback):
         live = module.state_dict()
         base = read_checkpoint(saver.best_model_path) if saver is not None and saver.best_model_path else None
         is_monitored = saver is not None and saver.monitor is not None
-        trained = base["state_dict"] if base is not None and is_monitored else live
+        # A module may leave frozen weights out of its checkpoints.
+        trained = live | base["state_dict"] if base is not None and is_monitored else live
         start = module.start_weights() if hasattr(module, "start_weights") else read_start(str(self._start_file))
         line = WeightLine(live, start, trained, _parts(module) if self.per_layer else None)
         if not line.has_length:

@@ -1,4 +1,4 @@
-"""Products of float32 matrices by the faster of torch's two libraries, on a CPU for which its own choice is the slow one."""
+"""Products of float32 matrices by the faster of two libraries, on a CPU for which torch takes the slow one."""
 
 from __future__ import annotations
 
@@ -67,7 +67,8 @@ def onednn_is_faster() -> bool:
 
 def _is_torchs_own() -> bool:
     """Return whether nobody has set a precision, in torch's older way (of all libraries) or its newer one (of each)."""
-    return torch.backends.mkldnn.matmul.fp32_precision == "none" and torch.get_float32_matmul_precision() == "highest"
+    products: Any = torch.backends.mkldnn
+    return products.matmul.fp32_precision == "none" and torch.get_float32_matmul_precision() == "highest"
 
 
 def _put_torchs_own_back() -> None:

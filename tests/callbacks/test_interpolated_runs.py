@@ -293,3 +293,46 @@ def test_later_commands_use_the_interpolated_checkpoint(
     said = capsys.readouterr().err
     assert "skipped runs/quickstart/version_0/checkpoints/best-interpolated.ckpt: the checkpoint's weights lie" in said
     assert "ckpt_path last: runs/quickstart/version_0/checkpoints/best.ckpt" in said
+
+
+class Partial(Automatic):
+    """Leaves a frozen weight out of its checkpoints."""
+
+    strict_loading = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frozen = nn.Linear(2, 2).requires_grad_(False)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        weights = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {name: value for name, value in weights.items() if not name.startswith("frozen")}
+
+
+def test_checkpoints_without_the_frozen_weights(tmp_path: Path) -> None:
+    module, search = Partial(), PretrainedInterpolation()
+    frozen = module.frozen.weight.clone()
+    saver = saver_in(tmp_path, "val_loss")
+    fit(module, tmp_path, search, saver)
+    assert search.alphas
+    assert torch.equal(module.frozen.weight, frozen)
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_best_one_named(start: str, tmp_path: Path) -> None:
+    class Full(Callback):
+        def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            save = trainer.strategy.save_checkpoint
+
+            def saved(checkpoint: Any, path: Any, *args: Any, **kwargs: Any) -> None:
+                if "interpolated" in str(path):
+                    raise OSError(28, "No space left on device")
+                save(checkpoint, path, *args, **kwargs)
+
+            trainer.strategy.save_checkpoint = saved  # type: ignore[method-assign]
+
+    saver = saver_in(tmp_path)
+    with pytest.raises(OSError, match="No space left"):
+        fit(SequenceClassifier(start, optimizer=ADAMW), tmp_path, PretrainedInterpolation(), saver, Full())
+    assert Path(saver.best_model_path).name == "best.ckpt"
+    scores = read_checkpoint(saver.best_model_path)["callbacks"][saver.state_key]
+    assert float(saver.best_model_score) == float(scores["best_model_score"])

@@ -21,7 +21,6 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     DataCollatorWithPadding,
-    EvalPrediction,
     Trainer,
     TrainingArguments,
 )
@@ -35,19 +34,19 @@ COLUMNS = {
 }
 
 
-def accuracy(found: EvalPrediction) -> dict[str, float]:
+def accuracy(found: Any) -> dict[str, float]:
     """Return the share of right labels."""
     return {"accuracy": float((found.predictions.argmax(-1) == found.label_ids).mean())}
 
 
-def f1_and_accuracy(found: EvalPrediction) -> dict[str, float]:
+def f1_and_accuracy(found: Any) -> dict[str, float]:
     """Return the F1 score of label 1, and the share of right labels."""
     predicted, labels = found.predictions.argmax(-1), found.label_ids
     hits = int(((predicted == 1) & (labels == 1)).sum())
     return {"f1": 2 * hits / max(1, int((predicted == 1).sum() + (labels == 1).sum()))} | accuracy(found)
 
 
-def pearson(found: EvalPrediction) -> dict[str, float]:
+def pearson(found: Any) -> dict[str, float]:
     """Return the correlation of scores and labels."""
     return {"pearson": float(np.corrcoef(found.predictions.squeeze(-1), found.label_ids)[0, 1])}
 
@@ -128,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     elif options.run == "validate":
         print(json.dumps(trainer.evaluate()))
     else:
-        predictions = trainer.predict(splits[0]).predictions
+        predictions: Any = trainer.predict(splits[0]).predictions
         shares = np.exp(predictions - predictions.max(-1, keepdims=True))
         table = pd.read_csv(options.data, keep_default_na=False)
         table["prediction"] = [model.config.id2label[each] for each in predictions.argmax(-1)]

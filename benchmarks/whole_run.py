@@ -282,7 +282,7 @@ def scores(output: str, task: str) -> tuple[float, float]:
     """Return loss and score of the last validation from what a fit printed."""
     names = ("loss", SCORES[task])
     if last := re.findall(r'^\{.*"eval_loss".*\}$', output, re.MULTILINE):
-        return tuple(json.loads(last[-1])[f"eval_{name}"] for name in names)  # type: ignore[return-value]
+        return tuple(json.loads(last[-1])[f"eval_{name}"] for name in names)
     # The last column of the summary.
     found = {name: re.search(rf"^val/{name}\s.*?(\S+)$", output, re.MULTILINE) for name in names}
     return tuple(float(each[1]) if each else float("nan") for each in found.values())  # type: ignore[return-value]

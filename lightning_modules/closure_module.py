@@ -21,6 +21,7 @@ from lightning_modules.checkpoint_check import check_loadable, check_moved_param
 from lightning_modules.closures import StepClosures, count_examples
 from lightning_modules.combinations import check_combination, check_gradients_of_ranks
 from lightning_modules.compilation import compile_loss_alone
+from lightning_modules.cpu_products import CpuProducts
 from lightning_modules.errors import ModelError
 from lightning_modules.finite_steps import FiniteSteps
 from lightning_modules.fused import fused_keywords
@@ -170,7 +171,7 @@ class ClosureModule(LightningModule):
     def configure_callbacks(self) -> Sequence[Callback]:
         if self.trainer.state.fn == "fit":
             check_callbacks(self.trainer, self)
-        return [WholeEvaluation()]
+        return [WholeEvaluation(), CpuProducts()]
 
     def setup(self, stage: str) -> None:
         compile_loss_alone(self)

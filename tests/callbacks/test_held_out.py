@@ -9,7 +9,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 from callbacks.held_out import HeldOut, HeldOutScores
-from callbacks.pretrained_interpolation import _chosen
+from callbacks.weight_line import Trial, choose
 from lightning_modules import SequenceClassifier
 from tests.tiny_models import save_tiny_bert
 
@@ -64,10 +64,9 @@ def test_one_text_decides_nothing_and_many_do(held_out: HeldOut, more_wrong: int
     as_trained = scores_of(held_out, outputs_with(labels, 50, 6.0), labels)
     nearer = scores_of(held_out, outputs_with(labels, 50 + more_wrong, 1.5), labels)
     assert nearer.choosing["loss"] < as_trained.choosing["loss"]
-    tried = [({"model": 1.0}, as_trained), ({"model": 0.8}, nearer)]
-    alphas, _ = _chosen(tried, "accuracy", "max", held_out)
-    assert (alphas["model"] == 0.8) == taken
+    trials = [Trial({"model": 1.0}, as_trained), Trial({"model": 0.8}, nearer)]
+    assert (choose(trials, "accuracy", "max", held_out.paired_error).alphas["model"] == 0.8) == taken
     # Where the validation step returns no rows, nothing is known of the error.
-    tried = [(alphas, scores._replace(outputs=None, labels=None)) for alphas, scores in tried]
-    alphas, _ = _chosen(tried, "accuracy", "max", held_out)
-    assert (alphas["model"] == 0.8) == (more_wrong == 0)
+    trials = [Trial(alphas, scores._replace(outputs=None, labels=None)) for alphas, scores in trials]
+    found = choose(trials, "accuracy", "max", held_out.paired_error)
+    assert (found.alphas["model"] == 0.8) == (more_wrong == 0)

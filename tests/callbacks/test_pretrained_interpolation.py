@@ -74,21 +74,31 @@ def test_the_kept_weights_lie_on_the_line_and_are_the_best_checkpoint(tmp_path: 
         fit(SequenceClassifier(start, optimizer=ADAMW), tmp_path, resume=saver.best_model_path)
 
 
+class AsTrained(Callback):
+    """Keeps the weights at the end of training."""
+
+    def __init__(self) -> None:
+        self.weights: dict[str, Any] = {}
+
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+        self.weights = {name: value.clone() for name, value in pl_module.state_dict().items()}
+
+
 def test_a_lora_is_scaled(tmp_path: Path) -> None:
     start = str(save_tiny_bert(tmp_path / "start"))
     lora = peft.LoraConfig(r=2, target_modules="all-linear")
-    module, search = SequenceClassifier(start, adapter=lora, optimizer=ADAMW), PretrainedInterpolation()
-    before: dict[str, Any] = {}
-
-    class Watch(Callback):
-        def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
-            before.update({name: value.clone() for name, value in pl_module.state_dict().items()})
-
-    fit(module, tmp_path, search, Watch(), enable_checkpointing=False)
+    module, search, watch = (
+        SequenceClassifier(start, adapter=lora, optimizer=ADAMW),
+        PretrainedInterpolation(),
+        AsTrained(),
+    )
+    fit(module, tmp_path, search, watch, enable_checkpointing=False)
     assert search.kept
+    before = SequenceClassifier(start, adapter=lora).state_dict()  # the head has come with the model
+    alpha = search.alphas["model"]
     for name, value in module.state_dict().items():
-        factor = search.alphas["model"] if ".lora_B." in name else 1.0
-        assert torch.allclose(value, factor * before[name], atol=1e-6)
+        first = watch.weights[name] if ".lora_A." in name else before[name]
+        assert torch.allclose(value, first + alpha * (watch.weights[name] - first), atol=1e-6)
 
 
 class Plain(ClosureModule):
@@ -118,16 +128,11 @@ class Sized(Plain):
 @pytest.mark.parametrize(("mode", "kept"), [("max", False), ("min", True)])
 def test_weights_with_a_worse_monitored_metric_are_not_kept(tmp_path: Path, mode: Any, kept: bool) -> None:
     module = Sized(optimizer=partial(torch.optim.AdamW, lr=1.0))
-    trained: dict[str, Any] = {}
-
-    class Watch(Callback):
-        def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
-            trained.update({name: value.clone() for name, value in pl_module.state_dict().items()})
-
+    watch = AsTrained()
     search = PretrainedInterpolation(monitor="val/size", mode=mode)
-    fit(module, tmp_path, search, Watch(), enable_checkpointing=False)
+    fit(module, tmp_path, search, watch, enable_checkpointing=False)
     assert search.kept == kept
-    assert all(torch.equal(value, trained[name]) for name, value in module.state_dict().items()) != kept
+    assert all(torch.equal(value, watch.weights[name]) for name, value in module.state_dict().items()) != kept
     assert search.figures["validation_passes"] > 1
 
 

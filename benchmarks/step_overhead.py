@@ -25,7 +25,13 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 OPTIMIZERS = ("AdamW", "SaLSA", "ParabolicAdam")
 WARM_UP = 20
-SIZES = {"vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+SIZES: dict[str, Any] = {
+    "vocab_size": 64,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+}
 
 
 def measure(name: str, steps: int) -> tuple[float, str]:

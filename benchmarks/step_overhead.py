@@ -26,6 +26,7 @@ ROOT = Path(__file__).parent.parent
 OPTIMIZERS = ("AdamW", "SaLSA", "ParabolicAdam")
 WARM_UP = 20
 SIZES: dict[str, Any] = {
+    "num_labels": 2,
     "vocab_size": 64,
     "hidden_size": 16,
     "num_hidden_layers": 2,
@@ -61,7 +62,7 @@ def measure(name: str, steps: int) -> tuple[float, str]:
     ]
     make = {"AdamW": partial(torch.optim.AdamW, lr=1e-4)}.get(name) or getattr(optimizers, name)
     with tempfile.TemporaryDirectory() as folder:
-        BertForSequenceClassification(BertConfig(num_labels=2, **SIZES)).save_pretrained(folder)
+        BertForSequenceClassification(BertConfig(**SIZES)).save_pretrained(folder)
         model = SequenceClassifier(folder, optimizer=make, num_labels=2)
     switched_off = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
     options: Any = dict.fromkeys(switched_off, False) | {"accelerator": "cpu", "limit_val_batches": 0}

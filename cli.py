@@ -102,10 +102,12 @@ def exit_with_error(text: str) -> NoReturn:
 class LinetuneCLI(LightningCLI):
     """Lightning's command line with linetune's model and data as defaults, which a ``class_path`` replaces."""
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, args: ArgsType = None, **kwargs: Any) -> None:
+        given = sys.argv[1:] if args is None else args
+        self.first_argument = given[0] if isinstance(given, list) and given else None
         try:
             with own_defaults():
-                super().__init__(**kwargs)
+                super().__init__(args=args, **kwargs)
         except USER_ERRORS:
             raise
         except (OSError, ValueError) as error:
@@ -151,9 +153,10 @@ class LinetuneCLI(LightningCLI):
         self.checkpoint_facts = {name: model[name] for name in DATA_TO_MODEL if name in model}
         self.data_facts = {name: data[name] for name in FOUND_IN_DATA if data.get(name)}
 
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        return {**LightningCLI.subcommands(), "export": {"model", "datamodule"}}
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        every = {**LightningCLI.subcommands(), "export": {"model", "datamodule"}}
+        # Lightning builds the parser of each, and a run needs that of its own.
+        return {name: skipped for name, skipped in every.items() if name == self.first_argument} or every
 
     def before_instantiate_classes(self) -> None:
         config = self.section

@@ -9,6 +9,7 @@ from callbacks.differential_learning_rates import DifferentialLearningRates
 from callbacks.gradual_unfreezing import GradualUnfreezing
 from callbacks.hyperparameter_logger import HyperparameterLogger
 from callbacks.main_metric_stopping import MainMetricStopping
+from callbacks.measured_learning_rate import MeasuredLearningRate
 from callbacks.model_exporter import ModelExporter
 from callbacks.narrow_progress_bar import NarrowProgressBar
 from callbacks.peak_memory_monitor import PeakMemoryMonitor
@@ -32,6 +33,7 @@ __all__ = [
     "GradualUnfreezing",
     "HyperparameterLogger",
     "MainMetricStopping",
+    "MeasuredLearningRate",
     "ModelExporter",
     "NarrowProgressBar",
     "PeakMemoryMonitor",

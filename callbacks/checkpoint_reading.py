@@ -17,6 +17,8 @@ _ALWAYS_THERE = ("state_dict", "pytorch-lightning_version", "epoch", "global_ste
 _NOT_READABLE = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError)
 # Key of the names of classes that a checkpoint holds and that were not read.
 UNREAD_CLASSES = "unread_classes"
+# Key of what `ModelExporter` adds to a checkpoint: what is known of the training by then, for the model card.
+FACTS = "training_facts"
 
 
 def read_checkpoint(path: str | Path, map_location: Any = "cpu", mmap: bool = False) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -47,7 +48,7 @@ class HeldOut:
         judge_fraction: The share of the rows that judges; with 0 all rows do both.
 
     Raises:
-        MisconfigurationException: if the rows cannot be divided.
+        MisconfigurationException: if the rows cannot be divided, or there is no loss.
     """
 
     def __init__(self, trainer: Trainer, module: Any, judge_fraction: float) -> None:
@@ -66,6 +67,7 @@ class HeldOut:
                     f"judge_fraction: {type(self.module).__name__} has no validation step that returns outputs and "
                     "labels, with a method score_rows; leave it at 0"
                 )
+            check_loss(short_name(name) for name in logged)
             values = self.trainer.strategy.broadcast({short_name(name): value for name, value in logged.items()})
             return HeldOutScores(values, values, values)
         outputs, labels = (gathered(self.trainer, torch.cat([row[each] for row in rows])).cpu() for each in (0, 1))
@@ -92,13 +94,16 @@ class HeldOut:
     def paired_error(self, first: HeldOutScores, other: HeldOutScores, metric: str) -> float:
         """Return the standard error of a metric's difference between two sets of weights, on the rows that choose.
 
-        By the jackknife with groups of rows, which serves any metric, a correlation too. 0 where rows are not scored.
+        By the jackknife with groups of rows, which serves any metric, a correlation too. 0 where rows are not scored,
+        and of a single row.
         """
         outputs = [each for each in (first.outputs, other.outputs) if each is not None]
         labels = first.labels
         if len(outputs) < 2 or labels is None:
             return 0.0
         chooses, _ = self._divide(len(labels))
+        if len(chooses) < 2:
+            return 0.0
         groups = torch.arange(len(chooses)) % _GROUPS
         differences = []
         for group in groups.unique():
@@ -150,3 +155,18 @@ class HeldOut:
 def short_name(name: str) -> str:
     """Return a metric's name without the stage that it is logged with."""
     return name.removeprefix("val/").removeprefix("val_")
+
+
+def check_loss(names: Iterable[str]) -> None:
+    """Check that a loss is among what a validation step logs.
+
+    Args:
+        names: Short names of what it logs.
+
+    Raises:
+        MisconfigurationException: if it is not.
+    """
+    if "loss" not in names:
+        raise MisconfigurationException(
+            "PretrainedInterpolation: the validation step logs neither val/loss nor val_loss to search by"
+        )

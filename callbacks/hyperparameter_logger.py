@@ -7,7 +7,6 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
-from torch.utils.tensorboard.summary import hparams
 
 
 class HyperparameterLogger(Callback):
@@ -26,6 +25,8 @@ class HyperparameterLogger(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
             return
+        from torch.utils.tensorboard.summary import hparams  # here: other loggers do without tensorboard
+
         # TensorBoardLogger.log_hyperparams also writes which columns there are. TensorBoard takes them from the first
         # such note that it meets, and of runs with other optimizers it hides the rest; without it, it collects the
         # columns of all runs and puts those that differ first.

@@ -12,13 +12,12 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.optim import Optimizer
 
-from callbacks.checkpoint_reading import read_checkpoint
+from callbacks.checkpoint_reading import FACTS, read_checkpoint
 from callbacks.hyperparameter_logger import hyperparameters
+from callbacks.interpolated_checkpoint import INTERPOLATION
+from callbacks.pretrained_interpolation import PretrainedInterpolation
 from callbacks.run_folder import run_folder
 from optimizers import traits
-
-# What `ModelExporter` adds to a checkpoint: what is known of the training by then, for the model card.
-FACTS = "training_facts"
 
 
 class ModelExporter(Callback):
@@ -84,6 +83,10 @@ class ModelExporter(Callback):
         if best is None:
             facts = self._facts(trainer, pl_module)
             facts["checkpoint"] = f"those of the last step, {trainer.global_step}; no checkpoint was kept"
+            for callback in trainer.callbacks:  # type: ignore[attr-defined]
+                if isinstance(callback, PretrainedInterpolation) and callback.kept:
+                    facts["interpolation"] = callback.found
+                    facts["metrics"] = {f"val/{name}": value for name, value in callback.scores.items()}
             temperature = getattr(pl_module, "temperature", 1.0)
             facts |= {} if temperature == 1.0 else {"temperature": temperature}
             weights = pl_module.state_dict()
@@ -193,6 +196,9 @@ def facts_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
     is_best = any(state["current_score"] == state["best_model_score"] for state in scores)
     kind = "the best checkpoint" if is_best else "a checkpoint"
     monitored = f", {scores[0]['monitor']} {float(scores[0]['current_score']):.4f}" if scores else ""
+    if INTERPOLATION in checkpoint:
+        kind += ", interpolated"
+        facts["interpolation"] = checkpoint[INTERPOLATION]["text"]
     facts["checkpoint"] = f"{kind}, step {checkpoint.get('global_step')}{monitored}"
     return facts
 

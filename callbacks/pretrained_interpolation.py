@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-import csv
-import math
 import os
 import time
-from collections.abc import Callable, Mapping
-from functools import partial
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
-from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from callbacks.checkpoint_reading import read_checkpoint
-from callbacks.held_out import HeldOut, HeldOutScores, short_name
-from callbacks.run_folder import run_folder
-from optimizers import named_parts, search_interval
+from callbacks.held_out import HeldOut, check_loss, short_name
+from callbacks.interpolated_checkpoint import save_interpolated
+from callbacks.interpolation_report import described, found_figures, log_figures, write_curve
+from callbacks.start_file import read_start, start_of_resumed, write_start
+from callbacks.weight_line import WeightLine, choose
+from optimizers import named_parts
 from optimizers.random_state import generator_states, set_generator_states
-
-# What a run goes on from, and the kept weights are not part of.
-_TO_RESUME = ("optimizer_states", "lr_schedulers", "loops", "training_weights")
-_WHOLE = "model"
-_STRIDE, _TOLERANCE = 0.2, 0.02
-_STRIDE_OF_PART = 0.1
-# Standard errors by which a metric may be worse. A single text is exactly one; groups of unequal size round it.
-_ERRORS = 1.05
 
 
 class PretrainedInterpolation(Callback):
@@ -49,8 +39,8 @@ class PretrainedInterpolation(Callback):
     (arXiv 2109.01903); see docs/last_line_search.md.
 
     A module without ``start_weights()`` has the weights from the start of the fit written to ``start_weights.pt`` in
-    the run's folder. The first validation set alone counts. Nothing happens where a run is interrupted, or with
-    ``fast_dev_run``. The run's folder gets the curve, ``interpolation.csv``.
+    the run's folder. The first validation set alone counts. Nothing happens where Ctrl-C or a signal ends a run, or
+    with ``fast_dev_run``. The run's folder gets the curve, ``interpolation.csv``; loggers and ``figures`` the rest.
 
     Args:
         per_layer: Whether embeddings, layers and head get an :math:`\alpha` each, after the common one.
@@ -61,7 +51,7 @@ class PretrainedInterpolation(Callback):
         mode: Whether more of ``monitor`` is better.
 
     Raises:
-        MisconfigurationException: there are no validation rows or no pretrained weights, or parameters are sharded.
+        MisconfigurationException: there is no validation loss or no pretrained weight, or parameters are sharded.
 
     Example::
 
@@ -85,6 +75,8 @@ class PretrainedInterpolation(Callback):
         self.alphas: dict[str, float] = {}
         self.figures: dict[str, float] = {}
         self.scores: dict[str, float] = {}  # of the kept weights, on all rows
+        self.scores_as_trained: dict[str, float] = {}
+        self.found = ""  # where the kept weights are and what it changed, in a line; empty where the trained ones stay
         self.summary = ""
         self._start_file: str | None = None
 
@@ -103,44 +95,45 @@ class PretrainedInterpolation(Callback):
         trainer.callbacks = [*others, self]  # type: ignore[attr-defined]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.kept, self.alphas, self.figures, self.scores, self.summary = False, {}, {}, {}, ""
+        self.kept, self.alphas, self.figures, self.scores, self.scores_as_trained = False, {}, {}, {}, {}
+        self.found = self.summary = ""
         if not trainer.enable_validation:
             raise MisconfigurationException(
                 "PretrainedInterpolation: there is no validation data to search on; give some, or leave it out"
             )
+        if self.judge_fraction and not hasattr(pl_module, "score_rows"):
+            raise MisconfigurationException(
+                f"judge_fraction: {type(pl_module).__name__} has no method score_rows(outputs, labels) to score a part "
+                "of the rows by; leave it at 0"
+            )
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         if self.per_layer:
-            self._parts(pl_module)
-        if not hasattr(pl_module, "start_weights"):
-            self._keep_start(trainer, pl_module)
-        elif pl_module.hparams.get("pretrained") is False or not self._has_start(pl_module):
+            _parts(pl_module)
+        if hasattr(pl_module, "start_weights"):
+            self._check_start(pl_module)
+        elif trainer.ckpt_path:
+            self._start_file = start_of_resumed(self._start_file, str(trainer.ckpt_path))
+        else:
+            self._start_file = write_start(trainer, pl_module)
+
+    @staticmethod
+    def _check_start(module: Any) -> None:
+        adapted = getattr(module, "adapted", None)
+        if module.hparams.get("pretrained") is False or (adapted is not None and not adapted.identity):
             raise MisconfigurationException(
                 "PretrainedInterpolation: none of the weights that train has a pretrained value to go back to; leave "
                 "it out"
             )
 
-    @staticmethod
-    def _has_start(module: Any) -> bool:
-        adapted = getattr(module, "adapted", None)
-        return adapted is None or bool(adapted.identity)
-
-    def _keep_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Write the weights at the start of a fit to a file, for modules that cannot read them again."""
-        if trainer.ckpt_path:
-            if self._start_file is None or not os.path.isfile(self._start_file):
-                raise MisconfigurationException(
-                    f"PretrainedInterpolation: the run that goes on has no {self._start_file or 'start_weights.pt'} "
-                    "with the weights that it started from; leave the callback out"
-                )
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Said before the training that a search without a loss would come after. A check before it has at hand what is
+        # logged of the last validation set alone (lightning 2.6.6).
+        if trainer.sanity_checking and len(trainer.num_val_batches) > 1:
             return
-        file = Path(run_folder(trainer)) / "start_weights.pt"
-        self._start_file = str(file.absolute())
-        if trainer.is_global_zero:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            unfinished = file.with_name(f".{file.name}.{os.getpid()}")
-            torch.save({name: value.cpu() for name, value in module.state_dict().items()}, unfinished)
-            unfinished.replace(file)
+        names = {short_name(name) for name in trainer.callback_metrics if name.startswith("val")}
+        if trainer.state.fn == "fit" and not hasattr(pl_module, "score_rows"):
+            check_loss(names)
 
     def state_dict(self) -> dict[str, Any]:
         return {"start_file": self._start_file}
@@ -166,73 +159,41 @@ class PretrainedInterpolation(Callback):
         live = module.state_dict()
         base = read_checkpoint(saver.best_model_path) if saver is not None and saver.best_model_path else None
         is_monitored = saver is not None and saver.monitor is not None
-        trained = base["state_dict"] if base is not None and is_monitored else live
-        start = module.start_weights() if hasattr(module, "start_weights") else torch.load(str(self._start_file))
-        ends = {
-            name: (start[name].float(), trained[name].detach().cpu().float().clone())
-            for name, value in live.items()
-            if name in start
-            and value.is_floating_point()
-            and not torch.equal(start[name].to(value), trained[name].to(value))
-        }
-        if not ends:
+        # A module may leave frozen weights out of its checkpoints.
+        trained = live | base["state_dict"] if base is not None and is_monitored else live
+        start = module.start_weights() if hasattr(module, "start_weights") else read_start(str(self._start_file))
+        line = WeightLine(live, start, trained, _parts(module) if self.per_layer else None)
+        if not line.has_length:
             self.summary = "nothing to search: no pretrained weight has moved"
             return
         last = {name: value.detach().cpu().clone() for name, value in live.items()}
         _put(live, trained)
         held_out = HeldOut(trainer, module, self.judge_fraction)
-        tried: list[tuple[dict[str, float], HeldOutScores]] = []
-        parts = self._parts(module) if self.per_layer else {}
-
-        def loss_at(alphas: dict[str, float]) -> float:
-            for name, (first, final) in ends.items():
-                weight = alphas.get(parts.get(name, _WHOLE), alphas[_WHOLE])
-                live[name].copy_(torch.lerp(first, final, weight))
-            tried.append((dict(alphas), held_out.score()))
-            if "loss" not in tried[-1][1].choosing:
-                raise MisconfigurationException(
-                    "PretrainedInterpolation: the validation step logs neither val/loss nor val_loss to search by"
-                )
-            return tried[-1][1].choosing["loss"]
-
-        with torch.no_grad():
-            try:
-                best = search_interval(lambda alpha: loss_at({_WHOLE: alpha}), 1.0, _STRIDE, 0.0, 1.0, _TOLERANCE)
-                if self.per_layer and math.isfinite(best.value):
-                    self._search_parts(loss_at, sorted(set(parts.values())), best.position, best.value)
-                as_trained = tried[0][1]
-                chosen, scores = _chosen(tried, short_name(monitor), mode, held_out)
-                self.kept = scores is not as_trained
-            finally:
-                if not self.kept:
-                    _put(live, last)
-            if self.kept:
-                for name, (first, final) in ends.items():
-                    live[name].copy_(torch.lerp(first, final, chosen.get(parts.get(name, _WHOLE), chosen[_WHOLE])))
-        self.alphas = chosen
-        self._report(trainer, held_out, as_trained, scores, monitor, time.perf_counter() - started)
-        self._write_curve(trainer, tried)
+        try:
+            trials = line.search(held_out.score)
+            as_trained, chosen = trials[0], choose(trials, short_name(monitor), mode, held_out.paired_error)
+            self.kept = chosen is not as_trained
+        finally:
+            if not self.kept:
+                _put(live, last)
         if self.kept:
-            self.scores = scores.whole
+            line.put(chosen.alphas)
+        seconds = time.perf_counter() - started
+        self.alphas, self.figures = chosen.alphas, found_figures(held_out, as_trained, chosen, seconds)
+        self.found = described(as_trained, chosen) if self.kept else ""
+        passes = f"{held_out.passes} passes, {seconds:.1f} s; not worse by {monitor}"
+        self.summary = f"{self.found or 'alpha 1, the weights stay as trained'} ({passes})"
+        log_figures(trainer, self.figures)
+        write_curve(trainer, trials)
+        if self.kept:
+            self.scores, self.scores_as_trained = chosen.scores.whole, as_trained.scores.whole
             temperature = getattr(module, "temperature", 1.0)
-            fitted = held_out.calibrated_loss(scores)
+            fitted = held_out.calibrated_loss(chosen.scores)
             if temperature != 1.0 and fitted is not None:
                 module.temperature = fitted[0]
             if saver is not None and base is not None:
-                self._save(trainer, module, saver, base, is_monitored)
-
-    def _search_parts(
-        self, loss_at: Callable[[dict[str, float]], float], names: list[str], common: float, loss: float
-    ) -> None:
-        alphas = {_WHOLE: common} | dict.fromkeys(names, common)
-
-        def loss_with(name: str, alpha: float) -> float:
-            return loss_at(alphas | {name: alpha})
-
-        for name in names:
-            of_part, start = partial(loss_with, name), alphas[name]
-            found = search_interval(of_part, start, _STRIDE_OF_PART, 0.0, 1.0, _TOLERANCE, 4, start_value=loss)
-            alphas[name], loss = found.position, found.value
+                facts = {"alphas": self.alphas, "text": self.found}
+                save_interpolated(trainer, module, saver, base, facts, self.scores)
 
     def _selected_by(self, trainer: Trainer, module: Any) -> tuple[ModelCheckpoint | None, str, str]:
         """Return the ModelCheckpoint with a file on all ranks, and the metric that must not get worse."""
@@ -248,110 +209,6 @@ class PretrainedInterpolation(Callback):
             has_file = trainer.strategy.reduce_boolean_decision(has_file, all=True)
         return saver if has_file else None, monitor, mode
 
-    @staticmethod
-    def _parts(module: Any) -> dict[str, str]:
-        """Return the part of each weight, by its name in ``state_dict``."""
-        model = getattr(module, "trained_module", module)
-        prefix = next((f"{name}." for name, each in module.named_modules() if each is model and name), "")
-        try:
-            parts = named_parts(model, getattr(module, "module_order", ()))
-        except ValueError as error:
-            raise MisconfigurationException(f"PretrainedInterpolation: per_layer: {error}") from error
-        return {f"{prefix}{name}": part.name for part in parts for name, _ in part.parameters}
-
-    def _report(
-        self,
-        trainer: Trainer,
-        held_out: HeldOut,
-        as_trained: HeldOutScores,
-        scores: HeldOutScores,
-        monitor: str,
-        seconds: float,
-    ) -> None:
-        self.figures = {
-            "alpha": self.alphas[_WHOLE],
-            **{f"alpha/{name}": alpha for name, alpha in self.alphas.items() if name != _WHOLE},
-            **scores.judging,
-            **{f"{name}_as_trained": value for name, value in as_trained.judging.items()},
-            "validation_passes": float(held_out.passes),
-            "seconds": seconds,
-        }
-        for name, of in (("loss_calibrated", as_trained), ("loss_interpolated_calibrated", scores)):
-            fitted = held_out.calibrated_loss(of)
-            if fitted is not None:
-                self.figures[name] = fitted[1]
-        logged = {f"interpolation/{name}": value for name, value in self.figures.items()}
-        trainer.callback_metrics.update({name: torch.tensor(value) for name, value in logged.items()})
-        for logger in trainer.loggers:
-            logger.log_metrics(logged, trainer.global_step)
-        changes = ", ".join(
-            f"{name} {value:.4f} -> {scores.judging[name]:.4f}" for name, value in as_trained.judging.items()
-        )
-        what = f"alpha {self.alphas[_WHOLE]:.3f}: {changes}" if self.kept else "alpha 1, the weights stay as trained"
-        self.summary = f"{what} ({held_out.passes} passes, {seconds:.1f} s; not worse by {monitor})"
-
-    def _write_curve(self, trainer: Trainer, tried: list[tuple[dict[str, float], HeldOutScores]]) -> None:
-        folder = Path(run_folder(trainer))  # the ranks agree on it
-        if trainer.is_global_zero:
-            folder.mkdir(parents=True, exist_ok=True)
-            alphas, names = list(tried[-1][0]), list(tried[0][1].choosing)
-            with (folder / "interpolation.csv").open("w", encoding="utf-8", newline="") as stream:
-                table = csv.writer(stream)
-                table.writerow([*(f"alpha {name}" for name in alphas), *names])
-                for tries, scores in tried:
-                    table.writerow(
-                        [
-                            *(tries.get(name, tries[_WHOLE]) for name in alphas),
-                            *(scores.choosing[name] for name in names),
-                        ]
-                    )
-
-    def _save(
-        self, trainer: Trainer, module: Any, saver: ModelCheckpoint, base: dict[str, Any], is_monitored: bool
-    ) -> None:
-        """Write the kept weights beside the best checkpoint, and name the file as the best one."""
-        path = trainer.strategy.broadcast(str(_free_name(Path(saver.best_model_path))))
-        score = self.scores.get(short_name(saver.monitor)) if saver.monitor else None
-        saver.best_model_path = path
-        if is_monitored and score is not None:
-            saver.best_model_score = saver.current_score = torch.tensor(score)
-        checkpoint = {name: value for name, value in base.items() if name not in _TO_RESUME}
-        checkpoint["state_dict"] = module.state_dict()
-        checkpoint["interpolation"] = dict(self.alphas)
-        checkpoint["callbacks"] = {**base.get("callbacks", {}), saver.state_key: saver.state_dict()}
-        if not is_monitored:
-            checkpoint |= {"epoch": trainer.current_epoch, "global_step": trainer.global_step}
-        if "task" in base:
-            checkpoint["task"] = base["task"] | {"temperature": getattr(module, "temperature", 1.0)}
-        facts = base.get("training_facts")
-        if facts:
-            own = {f"val/{name}": value for name, value in self.scores.items() if f"val/{name}" in facts["metrics"]}
-            checkpoint["training_facts"] = facts | {"metrics": facts["metrics"] | own}
-        trainer.strategy.save_checkpoint(checkpoint, path)
-        trainer.strategy.barrier("PretrainedInterpolation")
-
-
-def _chosen(
-    tried: list[tuple[dict[str, float], HeldOutScores]], metric: str, mode: str, held_out: HeldOut
-) -> tuple[dict[str, float], HeldOutScores]:
-    """Return what has the lowest loss among what is not worse by a metric than the first one, beyond its error."""
-    first = tried[0][1]
-    if metric not in first.choosing:
-        rank_zero_warn(
-            f"PretrainedInterpolation: the validation step logs no {metric}, by which one selects: the weights stay as "
-            "trained"
-        )
-        return tried[0]
-    sign = 1.0 if mode == "min" else -1.0
-    for each in sorted(tried, key=lambda one: one[1].choosing["loss"]):
-        scores = each[1]
-        if not math.isfinite(scores.choosing["loss"]):
-            continue
-        worse = sign * (scores.choosing[metric] - first.choosing[metric])
-        if worse <= 0 or worse <= _ERRORS * held_out.paired_error(first, scores, metric):
-            return each
-    return tried[0]
-
 
 def _put(live: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
     with torch.no_grad():
@@ -359,11 +216,12 @@ def _put(live: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
             value.copy_(values[name])
 
 
-def _free_name(best: Path) -> Path:
-    """Return the first name of an interpolated checkpoint beside another one that is not taken."""
-    stem, version = best.stem, 0
-    found = best.with_name(f"{stem}-interpolated.ckpt")
-    while found.exists():
-        version += 1
-        found = best.with_name(f"{stem}-interpolated-v{version}.ckpt")
-    return found
+def _parts(module: Any) -> dict[str, str]:
+    """Return the part of each weight, by its name in ``state_dict``."""
+    model = getattr(module, "trained_module", module)
+    prefix = next((f"{name}." for name, each in module.named_modules() if each is model and name), "")
+    try:
+        parts = named_parts(model, getattr(module, "module_order", ()))
+    except ValueError as error:
+        raise MisconfigurationException(f"PretrainedInterpolation: per_layer: {error}") from error
+    return {f"{prefix}{name}": part.name for part in parts for name, _ in part.parameters}

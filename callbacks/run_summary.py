@@ -16,7 +16,8 @@ class RunSummary(Callback):
     """Prints the validation metrics of a finished ``fit``, its best checkpoint and where to look further.
 
     Metrics are those of the last validation and, beside them, those of the validation that the best checkpoint was
-    saved at. A run that resumes says so in its first line, one that left out steps or stopped early in its last ones.
+    saved at, or those of interpolated weights and of the trained ones between which they are (PretrainedInterpolation).
+    A run that resumes says so in its first line, one that left out steps or stopped early in its last ones.
 
     Example::
 
@@ -63,6 +64,12 @@ class RunSummary(Callback):
             return ["no validation     the run ended before its first one"]
         last = max(self.validations)
         shown = {f"last, step {last}": self.validations[last]}
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, PretrainedInterpolation) and callback.kept:
+                pair = {"interpolated": callback.scores, "as trained": callback.scores_as_trained}
+                shown = {
+                    title: {f"val/{name}": value for name, value in scores.items()} for title, scores in pair.items()
+                } | shown
         checkpoint = trainer.checkpoint_callback
         if isinstance(checkpoint, ModelCheckpoint) and checkpoint.best_model_score is not None:
             score = float(checkpoint.best_model_score)
@@ -73,10 +80,14 @@ class RunSummary(Callback):
         width = max(16, *map(len, names)) if names else 16
         heading = f"{'validation':<{width}}" + "".join(f"  {title:<16}" for title in shown)
         rows = [
-            f"{name:<{width}}" + "".join(f"  {values.get(name, float('nan')):<16.4f}" for values in shown.values())
+            f"{name:<{width}}" + "".join(f"  {_shown(values.get(name)):<16}" for values in shown.values())
             for name in names
         ]
         return [line.rstrip() for line in (heading, *rows)]
+
+
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
 
 
 def checkpoint_lines(trainer: Trainer, was_validated: bool) -> list[str]:

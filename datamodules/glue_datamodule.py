@@ -233,6 +233,7 @@ class GLUEDataModule(TokenizedDataModule):
             self.cache_folder,
             key,
             description=f"{self.task_name} {split}",
+            fingerprint=self.tokenizer_fingerprint,
         )
 
     def _limits(self, purpose: str) -> tuple[int | None, float | None]:

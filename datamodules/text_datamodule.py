@@ -367,6 +367,7 @@ class TextDataModule(TokenizedDataModule):
             max_windows=self.max_windows if self.long_texts == "windows" else None,
             window_overlap=self.window_overlap,
             count_lost=True,
+            fingerprint=self.tokenizer_fingerprint,
         )
 
     def _task_label_columns(self) -> tuple[str, ...]:

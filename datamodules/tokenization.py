@@ -125,6 +125,7 @@ def tokenized(
     max_windows: int | None = None,
     window_overlap: int = 0,
     count_lost: bool = False,
+    fingerprint: str | None = None,
 ) -> datasets.Dataset:
     """Tokenize rows, or open the file of an earlier run.
 
@@ -142,6 +143,7 @@ def tokenized(
         max_windows: See :class:`~datamodules.encoder.Encoder`, as for the next two.
         window_overlap: See there.
         count_lost: See there.
+        fingerprint: What :func:`tokenizer_fingerprint` gives for the tokenizer, if that is known.
 
     Returns:
         The rows with ``input_ids`` and, if the tokenizer returns them, ``token_type_ids``, memory-mapped.
@@ -150,7 +152,7 @@ def tokenized(
         **key,
         "version": CACHE_VERSION,
         "text_columns": text_columns,
-        "tokenizer": tokenizer_fingerprint(tokenizer),
+        "tokenizer": fingerprint or tokenizer_fingerprint(tokenizer),
         "max_length": max_length,
     }
     if max_windows is not None or count_lost:

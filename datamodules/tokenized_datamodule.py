@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 
 import datasets
@@ -17,7 +18,7 @@ from datamodules.collator import Collator
 from datamodules.errors import DataError
 from datamodules.length_batch_sampler import LengthBatchSampler
 from datamodules.length_grouped_sampler import LengthGroupedSampler
-from datamodules.tokenization import default_cache_dir, load_tokenizer
+from datamodules.tokenization import default_cache_dir, load_tokenizer, tokenizer_fingerprint
 
 DEFAULT_TOKENIZER = "offline:all-MiniLM-L6-v2"
 # Tokens of an evaluation batch where no number of rows is given. On a CPU the matrix products are at their full speed
@@ -85,6 +86,11 @@ class TokenizedDataModule(LightningDataModule):
         if self._tokenizer is None:
             self._tokenizer = load_tokenizer(self.tokenizer_name or self._model_name())
         return self._tokenizer
+
+    @cached_property
+    def tokenizer_fingerprint(self) -> str:
+        """What rows of this tokenizer are cached under; of a large vocabulary it takes a while."""
+        return tokenizer_fingerprint(self.tokenizer)
 
     @property
     def cache_folder(self) -> Path:

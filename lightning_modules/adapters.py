@@ -22,7 +22,7 @@ from lightning_modules.bottleneck_adapter import (
 )
 from lightning_modules.errors import ModelError
 from lightning_modules.lora_start import add_to_original, check_start, lora_start
-from lightning_modules.start_weights import identity_values
+from lightning_modules.start_weights import identity_values, original_name
 from lightning_modules.trainable_parts import head_names, new_beside_old
 
 if TYPE_CHECKING:
@@ -62,6 +62,8 @@ class AdaptedModel:
         # What a LoRA has taken out of the base weights; a checkpoint brings its own.
         self.start = lora_start(model, config)
         self.identity = {} if self.start else identity_values(model, fresh)
+        # What trains beside the adapter and came with the pretrained model: norms, biases, a head that is not new.
+        self.trained_originals = sorted(self._names - {*fresh, *self.new_parameter_names})
 
     def save(self, folder: str | Path) -> None:
         """Write the adapter and the head: in peft's own format, or the same layout for bottleneck adapters.
@@ -199,7 +201,7 @@ def _add_peft_adapter(model: nn.Module, config: Any, heads: list[str], new: set[
     if config.is_prompt_learning:
         _check_prompts(wrapped, str(getattr(config.peft_type, "value", config.peft_type)))
     names = [name for name, parameter in wrapped.named_parameters() if parameter.requires_grad]
-    came_with_model = {name: _original_name(name) for name in names}
+    came_with_model = {name: original_name(name) for name in names}
     added = [name for name in names if came_with_model[name] not in original or came_with_model[name] in new]
     fresh = [name for name in names if came_with_model[name] not in original]
     return AdaptedModel(wrapped, added, config, fresh)
@@ -269,8 +271,3 @@ def _head_modules(model: nn.Module, new_parameter_names: Sequence[str], order: S
         if names and set(names) <= chosen and not any(path.startswith(f"{other}.") for other in paths):
             paths.append(path)
     return paths
-
-
-def _original_name(name: str) -> str:
-    """Return a parameter's name before peft wrapped the model."""
-    return name.removeprefix("base_model.model.").replace(".modules_to_save.default.", ".")

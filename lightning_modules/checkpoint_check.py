@@ -53,6 +53,11 @@ def check_resumable(checkpoint: dict[str, Any]) -> None:
     if is_distributed(checkpoint):
         return
     absent = [name for name in _TO_RESUME if name not in checkpoint]
+    if "interpolation" in checkpoint:
+        raise ModelError(
+            "ckpt_path: the checkpoint's weights lie between the pretrained and the trained ones (interpolation): fit "
+            "cannot go on from it, but from the run's other checkpoints"
+        )
     if checkpoint.get("unread_classes") and absent:
         names = ", ".join(checkpoint["unread_classes"])
         raise ModelError(

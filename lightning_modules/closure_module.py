@@ -21,6 +21,7 @@ from lightning_modules.checkpoint_check import check_loadable, check_moved_param
 from lightning_modules.closures import StepClosures, count_examples
 from lightning_modules.combinations import check_combination, check_gradients_of_ranks
 from lightning_modules.compilation import compile_loss_alone
+from lightning_modules.cpu_products import CpuProducts
 from lightning_modules.errors import ModelError
 from lightning_modules.finite_steps import FiniteSteps
 from lightning_modules.fused import fused_keywords
@@ -53,8 +54,8 @@ class ClosureModule(LightningModule):
     Optimization is manual in Lightning's sense: an optimizer whose ``step`` takes ``evaluate`` gets
     ``step(closure, evaluate=…, loss=…)``, any other one ``step(closure)``. All trials of a step see the same batch and
     the same dropout masks. A step whose loss or gradients are not finite is left out. Logs ``train/loss``,
-    ``train/step_size``, ``train/step_time`` (seconds of a step), ``train/examples_per_second``,
-    ``train/skipped_steps`` (so far), ``val/loss`` and ``test/loss``.
+    ``train/step_size``, ``val/loss`` and ``test/loss``, and in steps that loggers are handed, ``train/step_time``
+    (seconds of a step), ``train/examples_per_second`` and ``train/skipped_steps`` (so far).
 
     Args:
         optimizer: Makes the optimizer from parameter groups. An argument ``steps_per_epoch`` or ``total_steps`` that is
@@ -110,6 +111,7 @@ class ClosureModule(LightningModule):
         self.gradient_clip = gradient_clip
         self.max_skipped_steps = max_skipped_steps
         self._finite_steps = FiniteSteps(max_skipped_steps)
+        self._logged_skipped: int | None = None
         self._own_step_size = OwnStepSize()
         self._buffers_that_move: list[Tensor] = []
         self._sharded_modules: list[FSDPModule] = []
@@ -169,7 +171,7 @@ class ClosureModule(LightningModule):
     def configure_callbacks(self) -> Sequence[Callback]:
         if self.trainer.state.fn == "fit":
             check_callbacks(self.trainer, self)
-        return [WholeEvaluation()]
+        return [WholeEvaluation(), CpuProducts()]
 
     def setup(self, stage: str) -> None:
         compile_loss_alone(self)
@@ -267,9 +269,13 @@ class ClosureModule(LightningModule):
         step_size = self._single_optimizer().param_groups[0].get("lr")
         if step_size is not None:
             self.log("train/step_size", float(step_size), prog_bar=True)
-        self.log("train/step_time", seconds)
-        self.log("train/examples_per_second", num_examples * self.trainer.world_size / seconds)
-        self.log("train/skipped_steps", float(self._finite_steps.skipped))
+        skipped = self._finite_steps.skipped
+        # A value costs Lightning as long as a small layer; these are for loggers, which do not read every step.
+        if skipped != self._logged_skipped or self._axis.is_written(self.trainer):
+            self._logged_skipped = skipped
+            self.log("train/step_time", seconds)
+            self.log("train/examples_per_second", num_examples * self.trainer.world_size / seconds)
+            self.log("train/skipped_steps", float(skipped))
 
     # Evaluation
 
@@ -337,7 +343,7 @@ class ClosureModule(LightningModule):
         # A run that is resumed within an epoch has no start of one.
         self._modes.train(self.trainer.optimizers)
         self._buffers_that_move, self._sharded_modules = moving_buffers(self), sharded_modules(self)
-        self._own_step_size = OwnStepSize()
+        self._own_step_size, self._logged_skipped = OwnStepSize(), None
 
     def on_train_epoch_start(self) -> None:
         self._modes.train(self.trainer.optimizers)

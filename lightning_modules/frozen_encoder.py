@@ -104,10 +104,10 @@ class FrozenEncoder:
         Args:
             batch: Any batch; a few of its rows are run where the answer is not known yet.
         """
-        signature = (
-            *(parameter.requires_grad for parameter in self._model.parameters()),
-            *(module.training for module in self._model.modules()),
-        )
+        trains = [parameter.requires_grad for parameter in self._model.parameters()]
+        if all(trains):  # as in most runs; every step asks
+            return []
+        signature = (*trains, *(module.training for module in self._model.modules()))
         if signature not in self._constant:
             self._constant[signature] = _find_constant_modules(self._model, self._forward, batch)
         return self._constant[signature]

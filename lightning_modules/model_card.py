@@ -26,8 +26,9 @@ def model_card(
         base: Name of the pretrained model.
         facts: What is known about the training, in plain types, each optional: ``data``, ``metrics`` and ``optimizer``
             (values by name), ``step_sizes`` (per unit, the ``largest`` and the ``last``), ``searched`` (whether the
-            optimizer found these itself), ``step``, ``checkpoint`` (which weights these are), ``max_length``
-            (tokens), ``temperature`` (of calibration).
+            optimizer found these itself), ``step``, ``checkpoint`` (which weights these are),
+            ``interpolation`` (where they lie between the pretrained and the trained ones, and what it changed),
+            ``max_length`` (tokens), ``temperature`` (of calibration).
         pairs: Whether an input is a pair of texts.
         onnx: Whether there is a ``model.onnx``.
     """
@@ -81,6 +82,11 @@ def _training(facts: Mapping[str, Any]) -> str:
     lines = []
     if "checkpoint" in facts:
         lines.append(f"Weights: {facts['checkpoint']}.")
+    if "interpolation" in facts:
+        lines.append(
+            "Interpolated between the pretrained weights (alpha 0) and the trained ones (alpha 1), on validation data: "
+            f"{facts['interpolation']}."
+        )
     arguments = dict(facts.get("optimizer") or {})
     if arguments:
         lines.append(f"Optimizer: `{arguments.pop('class', 'unknown')}`.")

@@ -25,7 +25,6 @@ from lightning_modules.feature_cache import FeatureCache, fingerprint_of
 from lightning_modules.frozen_encoder import Features, FrozenEncoder
 from lightning_modules.input_limits import check_data, takes_token_types
 from lightning_modules.length_split import split_by_length as parts_by_length
-from lightning_modules.linear_products import fast_linear_layers
 from lightning_modules.losses import LossOptions, ProblemType, TaskLoss, check_problem_type, task_loss
 from lightning_modules.metrics import LOWER_IS_BETTER, EvaluationMetrics, check_metrics, predicted_labels, reset_metrics
 from lightning_modules.packing import Packing
@@ -163,7 +162,6 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         except ValueError as error:
             raise ModelError(str(error)) from error
         self._takes_token_types = takes_token_types(self.model)
-        self._is_compiled = compile
         if compile:
             compile_model(self.model)
         self.trainable = trainable
@@ -287,7 +285,7 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         return logits.squeeze(-1) if self.num_labels == 1 else logits
 
     def _logits(self, batch: Batch) -> Tensor:
-        with self._skipping_padding(batch.get("attention_mask")), self._fast_products():
+        with self._skipping_padding(batch.get("attention_mask")):
             return self._padded_logits(batch)
 
     def _padded_logits(self, batch: Batch) -> Tensor:
@@ -305,10 +303,6 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         # On other devices it was not measured, and each length of text is another kernel to start.
         is_tried = self._always_packs or mask.device.type == "cpu"
         return self._packing.of(mask, self._always_packs) if is_tried else nullcontext()
-
-    def _fast_products(self) -> AbstractContextManager[None]:
-        # Not in training: a line search compares losses with gradients and without.
-        return nullcontext() if self.training or self._is_compiled else fast_linear_layers(self.model)
 
     def _features(self, batch: Batch, split: str) -> Features | None:
         """The features of a batch: from the cache where there is one; else, in training, for the trials of its step."""

@@ -31,6 +31,10 @@ class StepAxis:
         if self._every is not None:
             trainer.log_every_n_steps = self._every
 
+    def is_written(self, trainer: Any) -> bool:
+        """Return whether loggers get the values of this step, by what Lightning's own monitors ask."""
+        return bool(trainer._logger_connector.should_update_logs or trainer.fast_dev_run)
+
     def finish(self, trainer: Any) -> None:
         """Leave the trainer as it was, so that it takes another fit."""
         self.resume(trainer)

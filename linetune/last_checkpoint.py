@@ -55,7 +55,8 @@ def last_checkpoint(config: Namespace, subcommand: str) -> str | None:
             if checkpoint and subcommand == "fit":
                 check_resumable(checkpoint)
         except (OSError, MisconfigurationException, ModelError) as error:
-            _say(f"ckpt_path last: skipped {os.path.relpath(file)}: {str(error).removeprefix(f'ckpt_path: {file} ')}")
+            reason = str(error).removeprefix("ckpt_path: ").removeprefix(f"{file} ")
+            _say(f"ckpt_path last: skipped {os.path.relpath(file)}: {reason}")
             continue
         _say(f"ckpt_path last: {os.path.relpath(file)} ({len(files)} found)")
         return str(file)

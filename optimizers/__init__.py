@@ -14,6 +14,7 @@ from optimizers.options import CommonOptions
 from optimizers.parabolic_adam import ParabolicAdam
 from optimizers.param_groups import ParamGroups, scale_learning_rates
 from optimizers.peak_rate import Parabola, PeakRate, PeakRateState, measure_parabola
+from optimizers.rate_measurement import RateMeasurement
 from optimizers.replayed import replayed
 from optimizers.salsa import SaLSA
 from optimizers.searches import ArmijoSearch, Past, Search, SearchResult
@@ -43,6 +44,7 @@ __all__ = [
     "Past",
     "PeakRate",
     "PeakRateState",
+    "RateMeasurement",
     "Ratio",
     "SaLSA",
     "Search",

@@ -161,7 +161,22 @@ class PeakRate:
                 whatever that says about others.
         """
         expected, earlier, present = (torch.as_tensor(slope) for slope in (expected, earlier, present))
-        scaled = torch.stack([expected, earlier + present]) / (earlier.abs() + present)
+        self._add(state, expected, earlier + present, earlier.abs() + present)
+
+    def add_agreement(self, state: PeakRateState, earlier: Tensor | float, present: Tensor | float) -> None:
+        """Add a batch to the measurement of the agreement where a direction cannot be split by the age of gradients.
+
+        Args:
+            state: The state; its `slope_sums` are replaced.
+            earlier: The slope along the direction of the step before, which meets the batch for the first time.
+            present: The slope along the present direction, which the batch's own gradient has helped to make.
+        """
+        earlier, present = torch.as_tensor(earlier), torch.as_tensor(present)
+        self._add(state, earlier, present, earlier.abs() + present.abs())
+
+    @staticmethod
+    def _add(state: PeakRateState, expected: Tensor, measured: Tensor, size: Tensor) -> None:
+        scaled = torch.stack([expected, measured]) / size
         # A gradient of zero tells nothing.
         scaled = torch.nan_to_num(scaled, 0.0, 0.0, 0.0)
         # A state that was loaded is wherever it was loaded to.

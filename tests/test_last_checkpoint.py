@@ -67,7 +67,7 @@ def test_what_is_not_whole_is_skipped_and_said(tmp_path: Path, capsys: pytest.Ca
     torn_line, flipped_line, weights_line, chosen = capsys.readouterr().err.splitlines()
     assert torn_line.endswith("torn.ckpt: is not whole: its end is missing")
     assert "flipped.ckpt: is damaged: " in flipped_line
-    assert "weights.ckpt: ckpt_path: the checkpoint has no optimizer_states" in weights_line
+    assert "weights.ckpt: the checkpoint has no optimizer_states" in weights_line
     assert chosen.startswith("ckpt_path last: ")
     assert last_checkpoint(config, "validate") == str(folder / "weights.ckpt")
 

@@ -46,6 +46,10 @@ def test_every_method_gets_a_row_and_every_pair_a_table(arguments, capsys):
         assert float(rows[name][0]) > 0
         assert float(rows[name][4]) >= 1
         assert float(rows[name][7]) > 1
+        # Trials are a part of what a method takes: none in AdamW's steps, some in each of a search.
+        assert float(rows[name][9]) >= 1
+    assert rows["fused AdamW"][8:10] == ["1.00", "1.00"]
+    assert float(rows["AdamSLS"][9]) > 1.1
     assert float(rows["AdamSLS"][4]) >= 2
     assert rows["published"][-1] == "1.00"
     # Both of a pair try the same step sizes.

@@ -9,7 +9,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 from callbacks.held_out import HeldOut, HeldOutScores
-from callbacks.pretrained_interpolation import _chosen
+from callbacks.weight_line import Trial, choose
 from lightning_modules import SequenceClassifier
 from tests.tiny_models import save_tiny_bert
 
@@ -48,16 +48,25 @@ def test_the_error_is_that_of_the_paired_difference(held_out: HeldOut) -> None:
     assert found < 0.6 * np.sqrt(2) * np.sqrt(0.2 * 0.8 / TEXTS)
 
 
+def test_with_a_group_for_each_row_the_error_is_exact(held_out: HeldOut) -> None:
+    labels = torch.zeros(20, dtype=torch.long)
+    first, other = (scores_of(held_out, outputs_with(labels, wrong, 1.0), labels) for wrong in (2, 5))
+    differences = np.repeat([-1.0, 0.0], [3, 17])
+    expected = differences.std(ddof=1) / np.sqrt(20)
+    assert held_out.paired_error(first, other, "accuracy") == pytest.approx(expected, rel=1e-6)
+    one = [scores._replace(outputs=scores.outputs[:1], labels=labels[:1]) for scores in (first, other)]
+    assert held_out.paired_error(*one, "accuracy") == 0.0
+
+
 @pytest.mark.parametrize(("more_wrong", "taken"), [(0, True), (1, True), (5, False), (25, False)])
 def test_one_text_decides_nothing_and_many_do(held_out: HeldOut, more_wrong: int, taken: bool) -> None:
     labels = torch.randint(2, (TEXTS,), generator=torch.Generator().manual_seed(0))
     as_trained = scores_of(held_out, outputs_with(labels, 50, 6.0), labels)
     nearer = scores_of(held_out, outputs_with(labels, 50 + more_wrong, 1.5), labels)
     assert nearer.choosing["loss"] < as_trained.choosing["loss"]
-    tried = [({"model": 1.0}, as_trained), ({"model": 0.8}, nearer)]
-    alphas, _ = _chosen(tried, "accuracy", "max", held_out)
-    assert (alphas["model"] == 0.8) == taken
+    trials = [Trial({"model": 1.0}, as_trained), Trial({"model": 0.8}, nearer)]
+    assert (choose(trials, "accuracy", "max", held_out.paired_error).alphas["model"] == 0.8) == taken
     # Where the validation step returns no rows, nothing is known of the error.
-    tried = [(alphas, scores._replace(outputs=None, labels=None)) for alphas, scores in tried]
-    alphas, _ = _chosen(tried, "accuracy", "max", held_out)
-    assert (alphas["model"] == 0.8) == (more_wrong == 0)
+    trials = [Trial(alphas, scores._replace(outputs=None, labels=None)) for alphas, scores in trials]
+    found = choose(trials, "accuracy", "max", held_out.paired_error)
+    assert (found.alphas["model"] == 0.8) == (more_wrong == 0)

@@ -9,7 +9,7 @@ from typing import Any
 import peft
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -74,21 +74,31 @@ def test_the_kept_weights_lie_on_the_line_and_are_the_best_checkpoint(tmp_path: 
         fit(SequenceClassifier(start, optimizer=ADAMW), tmp_path, resume=saver.best_model_path)
 
 
+class AsTrained(Callback):
+    """Keeps the weights at the end of training."""
+
+    def __init__(self) -> None:
+        self.weights: dict[str, Any] = {}
+
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+        self.weights = {name: value.clone() for name, value in pl_module.state_dict().items()}
+
+
 def test_a_lora_is_scaled(tmp_path: Path) -> None:
     start = str(save_tiny_bert(tmp_path / "start"))
     lora = peft.LoraConfig(r=2, target_modules="all-linear")
-    module, search = SequenceClassifier(start, adapter=lora, optimizer=ADAMW), PretrainedInterpolation()
-    before: dict[str, Any] = {}
-
-    class Watch(Callback):
-        def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
-            before.update({name: value.clone() for name, value in pl_module.state_dict().items()})
-
-    fit(module, tmp_path, search, Watch(), enable_checkpointing=False)
+    module, search, watch = (
+        SequenceClassifier(start, adapter=lora, optimizer=ADAMW),
+        PretrainedInterpolation(),
+        AsTrained(),
+    )
+    fit(module, tmp_path, search, watch, enable_checkpointing=False)
     assert search.kept
+    before = SequenceClassifier(start, adapter=lora).state_dict()  # the head has come with the model
+    alpha = search.alphas["model"]
     for name, value in module.state_dict().items():
-        factor = search.alphas["model"] if ".lora_B." in name else 1.0
-        assert torch.allclose(value, factor * before[name], atol=1e-6)
+        first = watch.weights[name] if ".lora_A." in name else before[name]
+        assert torch.allclose(value, first + alpha * (watch.weights[name] - first), atol=1e-6)
 
 
 class Plain(ClosureModule):
@@ -118,17 +128,71 @@ class Sized(Plain):
 @pytest.mark.parametrize(("mode", "kept"), [("max", False), ("min", True)])
 def test_weights_with_a_worse_monitored_metric_are_not_kept(tmp_path: Path, mode: Any, kept: bool) -> None:
     module = Sized(optimizer=partial(torch.optim.AdamW, lr=1.0))
-    trained: dict[str, Any] = {}
-
-    class Watch(Callback):
-        def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
-            trained.update({name: value.clone() for name, value in pl_module.state_dict().items()})
-
+    watch = AsTrained()
     search = PretrainedInterpolation(monitor="val/size", mode=mode)
-    fit(module, tmp_path, search, Watch(), enable_checkpointing=False)
+    fit(module, tmp_path, search, watch, enable_checkpointing=False)
     assert search.kept == kept
-    assert all(torch.equal(value, trained[name]) for name, value in module.state_dict().items()) != kept
+    assert all(torch.equal(value, watch.weights[name]) for name, value in module.state_dict().items()) != kept
     assert search.figures["validation_passes"] > 1
+
+
+class OneWeight(LightningModule):
+    """Trains its weight from 0 to 1; its loss is lowest halfway, where it gets `lost` rows of 250 wrong."""
+
+    main_metric, main_metric_mode = "val/accuracy", "max"
+
+    def __init__(self, lost: int, gained: int = 0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.lost, self.gained = lost, gained
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return -self.weight.sum()
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=1.0)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> dict[str, torch.Tensor]:
+        rows, is_trained = torch.arange(250), float(self.weight) > 0.9
+        wrong = (rows >= 250 - self.gained) if is_trained else rows < self.lost
+        return {"outputs": torch.stack([wrong.float(), self.weight.expand(250)], dim=1), "labels": torch.zeros(250)}
+
+    def score_rows(self, outputs: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
+        return {
+            "loss": float((outputs[:, 1].mean() - 0.5) ** 2),
+            "accuracy": float((outputs[:, 0] == labels).double().mean()),
+        }
+
+
+@pytest.mark.parametrize(
+    ("lost", "gained", "monitor", "alpha"),
+    [
+        (1, 0, None, 0.5),  # a difference of one standard error
+        (2, 0, None, 1),  # 2 texts, with a standard error of 1.4
+        (3, 1, None, 0.5),  # 2 texts, with a standard error of 2
+        (25, 1, None, 1),
+        (25, 0, "val/loss", 0.5),
+    ],
+)
+def test_a_metric_may_be_worse_by_one_standard_error(
+    tmp_path: Path, lost: int, gained: int, monitor: str | None, alpha: float
+) -> None:
+    search = PretrainedInterpolation(monitor=monitor)
+    rows = DataLoader(torch.zeros(1, 1))
+    trainer = Trainer(
+        max_epochs=1,
+        callbacks=[search],
+        default_root_dir=tmp_path,
+        logger=False,
+        enable_checkpointing=False,
+        accelerator="cpu",
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    module = OneWeight(lost, gained)
+    trainer.fit(module, rows, rows)
+    assert float(module.weight.detach()) == pytest.approx(alpha, abs=0.02)
+    assert search.figures["accuracy_as_trained"] == 1 - gained / 250
 
 
 def test_what_does_not_go_is_one_line(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +13,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import BaseFinetuning
+from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -396,3 +398,23 @@ def test_a_run_that_is_resumed_for_longer_follows_its_own_length(name: str, inte
     )
     trainer.fit(module(), data(8), data(7), ckpt_path=tmp_path / "half.ckpt")
     assert resumed.seen == pytest.approx(straight.seen[len(straight.seen) // 2 :])
+
+
+@pytest.mark.parametrize("batches_per_step", [1, 2])
+def test_loggers_get_all_values_of_their_steps_and_other_steps_log_two(batches_per_step: int, tmp_path: Path) -> None:
+    class Counting(Regression):
+        def log(self, name: str, *others: Any, **options: Any) -> None:
+            logged.append(name)
+            super().log(name, *others, **options)
+
+    logged: list[str] = []
+    module = Counting(optimizer=partial(torch.optim.SGD, lr=0.01), accumulate_grad_batches=batches_per_step)
+    logger = CSVLogger(str(tmp_path))
+    fit(module, data(24 // 6 // batches_per_step), tmp_path, logger=logger, log_every_n_steps=4, max_epochs=2)
+    with (Path(logger.log_dir) / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row.get("train/loss")]
+    assert [int(row["step"]) for row in rows] == [3, 7, 11]
+    names = ("train/step_size", "train/step_time", "train/examples_per_second", "train/skipped_steps")
+    assert all(row[name] for row in rows for name in names)
+    # Of 12 steps the first logs them for whoever reads `callback_metrics`.
+    assert [logged.count(name) for name in ("train/loss", *names)] == [12, 12, 4, 4, 4]

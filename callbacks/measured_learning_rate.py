@@ -1,0 +1,356 @@
+"""The peak learning rate of any optimizer, measured in the first steps of a fit."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import BaseFinetuning, LearningRateFinder, StochasticWeightAveraging
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor
+from torch.optim import Optimizer
+
+from callbacks.gradual_unfreezing import GradualUnfreezing
+from callbacks.rate_scaling import peaks_of, scale_rates
+from callbacks.replayed_batches import ReplayedBatches
+from callbacks.schedule_by_seconds import ScheduleBySeconds
+from optimizers import RateMeasurement, traits
+from optimizers.step_direction import parameters_of, set_value
+
+_SET_RATES = (StochasticWeightAveraging, LearningRateFinder, ScheduleBySeconds)
+_TRAIN_MORE_LATER = (BaseFinetuning, GradualUnfreezing)
+
+
+class MeasuredLearningRate(Callback):
+    r"""Measures the peak learning rate of any torch optimizer during a fit, and sets it.
+
+    A few forward passes measure the loss and its curvature along the optimizer's own steps, in the first step and then
+    ever more rarely, until `measured_share` of the run is over. The learning rate that was given no longer matters:
+    of rates and schedule the shape is kept (ratios between groups, warm-up, decay), and the highest rate of the run
+    becomes the one measured, as `optimizers.ParabolicAdam` would find it; docs/measured_learning_rate.md says how.
+
+    Every step is one of the optimizer's own, at the rate measured until then. The trials log nothing and leave no trace
+    in buffers, metrics and random numbers; `training_step` is called for them once more, without gradients. Logs
+    `lr/measured`, and says the rate in one line when it is final. A run that is resumed goes on where it was.
+
+    Args:
+        peak_fraction: The share of the way to the minimiser of the expected loss that the peak is, above 0 and below 2.
+        measured_share: The share of the run in which the rate is measured, from 0 to 1; its first 20 steps in any case.
+
+    Attributes:
+        peak: The highest learning rate of the run, as measured so far; None before the first step.
+        passes: Forward passes that the measurement has taken.
+
+    Raises:
+        MisconfigurationException: the optimizer finds its own step size, or keeps no `lr`, or does not move in
+            proportion to it; the module optimizes manually and is no `ClosureModule`; parameters are sharded; a
+            schedule or another callback sets rates of its own.
+
+    Example::
+
+        Trainer(callbacks=[MeasuredLearningRate()])
+    """
+
+    def __init__(self, peak_fraction: float = 0.08, measured_share: float = 0.5) -> None:
+        if not 0 < peak_fraction < 2:
+            raise _refusal(f"peak_fraction: {peak_fraction} is not allowed; above 0 and below 2")
+        if not 0 <= measured_share <= 1:
+            raise _refusal(f"measured_share: {measured_share} is not allowed; from 0 to 1")
+        self.peak_fraction = peak_fraction
+        self.measured_share = measured_share
+        self._forget()
+
+    def _forget(self) -> None:
+        self.peak: float | None = None
+        self.passes = 0
+        self._measurement: RateMeasurement | None = None
+        self._batches: ReplayedBatches | None = None
+        self._optimizer: Optimizer | None = None
+        self._weights: list[float] = []
+        self._highest = 0.0  # the highest rate that the optimizer's and its schedules' rates lead to
+        self._gradients: list[Tensor | None] | None = None
+        self._loaded: dict[str, Any] | None = None
+        self._bases: list[float] | None = None  # the groups' rates without schedule in the run that was saved
+        self._step_before: tuple[Any] | None = None
+
+    # The start of a fit
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            self._forget()
+            _check_trainer(trainer)
+            _check_module(pl_module)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if len(trainer.optimizers) != 1:
+            raise _refusal(f"one optimizer is expected, got {len(trainer.optimizers)}; leave the callback out")
+        _check_optimizer(trainer.optimizers[0], trainer)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # By now a resumed run has its rates.
+        optimizer = self._optimizer = trainer.optimizers[0]
+        loaded, self._loaded = self._loaded, None
+        total = _total_steps(trainer, pl_module)
+        if loaded is not None:
+            self._weights, self._highest, self._bases = loaded["weights"], loaded["highest"], loaded["bases"]
+            self.peak, self.passes = loaded["peak"], loaded["passes"]
+            if loaded["measurement"] is None:
+                return
+        elif trainer.ckpt_path:
+            rank_zero_warn(
+                "MeasuredLearningRate: the run that goes on was not measured from its start; its learning rate stays"
+            )
+            return
+        else:
+            advances = [
+                (config.scheduler, _advances(config, total, trainer)) for config in trainer.lr_scheduler_configs
+            ]
+            peaks = peaks_of(optimizer, advances, (pl_module, trainer))
+            self._highest = max(peaks)
+            if not self._highest > 0:
+                raise _refusal("the learning rate is 0 throughout the run; give any other one, whose value is not used")
+            self._weights = [peak / self._highest for peak in peaks]
+        self._measurement = RateMeasurement(optimizer, self._weights, total, self.peak_fraction, self.measured_share)
+        if loaded is not None:
+            self._measurement.load_state_dict(loaded["measurement"])
+        self._batches = ReplayedBatches(trainer, pl_module) if pl_module.automatic_optimization else None
+
+    # The steps
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._keep_scale(trainer)
+        if self._measurement is None:
+            return
+        if self._batches is not None:
+            self._batches.begin(batch, batch_idx)
+        self._stand_before_step(trainer)
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        if self._measurement is not None and self._batches is not None:
+            self._batches.add_loss(loss)
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        # The gradients are clipped after this.
+        if self._measurement is not None and self._measurement.is_due:
+            self._gradients = [None if p.grad is None else p.grad.clone() for p in parameters_of(optimizer)]
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._step_aside()
+        if self._measurement is not None and self._measurement.steps and self._measurement.is_finished:
+            self._finish(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._step_aside()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._step_aside()
+
+    def _stand_before_step(self, trainer: Trainer) -> None:
+        """Put a function that measures first in the place of the optimizer's ``step``, as torch's schedules do."""
+        optimizer = self._optimizer
+        if optimizer is None or self._step_before is not None:
+            return
+        own = optimizer.step
+        self._step_before = (vars(optimizer).get("step"),)
+
+        # A ClosureModule hands out `evaluate` and `loss` where a step has arguments of these names.
+        def step(
+            closure: Callable[[], Any] | None = None,
+            *,
+            evaluate: Callable[[], Any] | None = None,
+            loss: Any = None,
+            **others: Any,
+        ) -> Any:
+            if closure is None:
+                self._measure(trainer, evaluate, loss)
+                return self._at_rate(lambda: own(**others))
+            with torch.enable_grad():
+                known = [closure()]
+            self._measure(trainer, evaluate, known[0])
+            return self._at_rate(lambda: own(closure=lambda: known.pop() if known else closure(), **others))
+
+        vars(step).update({name: value for name, value in vars(own).items() if name != "__wrapped__"})
+        optimizer.step = step  # type: ignore[method-assign]
+
+    def _step_aside(self) -> None:
+        before, self._step_before = self._step_before, None
+        if before is None or self._optimizer is None:
+            return
+        if before[0] is None:
+            del self._optimizer.step
+        else:
+            self._optimizer.step = before[0]  # type: ignore[method-assign]
+
+    def _measure(self, trainer: Trainer, evaluate: Callable[[], Any] | None, loss: Any) -> None:
+        assert self._measurement is not None
+        assert self._optimizer is not None
+        gradients, self._gradients = self._gradients, None
+        if self._batches is not None:
+            if not self._batches.has_losses:
+                self._batches.clear()
+                return
+            evaluate, loss = self._batches.evaluate, self._batches.loss()
+        assert evaluate is not None
+        searches = self._measurement.searches
+        try:
+            self._measurement.measure(loss, evaluate, gradients)
+        except ValueError as error:
+            raise _refusal(str(error)) from error
+        if self._batches is not None:
+            self._batches.clear()
+        self.passes = self._measurement.passes
+        if self._measurement.searches == searches:
+            return
+        self.peak = self._measurement.peak
+        scale_rates(self._optimizer, _schedules(trainer), self.peak / self._highest)
+        self._highest = self.peak
+        for logger in trainer.loggers:
+            logger.log_metrics({"lr/measured": self.peak}, step=trainer.global_step)
+
+    def _at_rate(self, step: Callable[[], Any]) -> Any:
+        """Make a step at the rate measured; at 0 as long as there is none."""
+        assert self._measurement is not None
+        assert self._optimizer is not None
+        if self.peak is not None:
+            returned = step()
+            self._measurement.finish_step()
+            return returned
+        groups = self._optimizer.param_groups
+        rates = [float(group["lr"]) for group in groups]
+        for group in groups:
+            set_value(group, "lr", 0.0)
+        try:
+            return step()
+        finally:
+            for group, rate in zip(groups, rates, strict=True):
+                set_value(group, "lr", rate)
+
+    def _finish(self, trainer: Trainer) -> None:
+        measurement, self._measurement, self._batches = self._measurement, None, None
+        assert measurement is not None
+        if self.peak is None:
+            rank_zero_warn(
+                f"MeasuredLearningRate: no step of {measurement.steps} led downhill, so that there is nothing to "
+                "measure; the learning rate stays as given"
+            )
+            return
+        trainer.callback_metrics["lr/measured"] = torch.tensor(self.peak)
+        rank_zero_info(
+            f"MeasuredLearningRate: peak learning rate {self.peak:.3g}, measured in {measurement.steps} steps "
+            f"({measurement.passes} forward passes)"
+        )
+
+    # Checkpoints
+
+    def state_dict(self) -> dict[str, Any]:
+        measurement = self._measurement
+        return {
+            "peak": self.peak,
+            "passes": self.passes,
+            "highest": self._highest,
+            "weights": self._weights,
+            "bases": self._bases_now(),
+            "measurement": None if measurement is None else measurement.state_dict(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._loaded = state_dict
+
+    def _bases_now(self) -> list[float]:
+        groups = [] if self._optimizer is None else self._optimizer.param_groups
+        return [float(group["initial_lr"]) for group in groups if "initial_lr" in group]
+
+    def _keep_scale(self, trainer: Trainer) -> None:
+        """Scale rates once more that a resumed run has made anew: a ClosureModule, for a run of another length."""
+        before, self._bases = self._bases, None
+        now = self._bases_now()
+        if before and len(before) == len(now) and max(now) > 0 and self._optimizer is not None:
+            factor = max(before) / max(now)
+            if not math.isclose(factor, 1.0, rel_tol=1e-6):
+                scale_rates(self._optimizer, _schedules(trainer), factor)
+
+
+def _schedules(trainer: Trainer) -> list[Any]:
+    return [config.scheduler for config in trainer.lr_scheduler_configs]
+
+
+def _refusal(what: str) -> MisconfigurationException:
+    return MisconfigurationException(f"MeasuredLearningRate: {what}")
+
+
+def _check_trainer(trainer: Trainer) -> None:
+    if isinstance(trainer.strategy, DeepSpeedStrategy | FSDPStrategy | ModelParallelStrategy):
+        raise _refusal(
+            f"{type(trainer.strategy).__name__} shards the parameters, which the measurement does not go with; train "
+            "with ddp, or leave the callback out"
+        )
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, _SET_RATES):
+            raise _refusal(f"{type(callback).__name__} sets the learning rate as well; leave one of them out")
+        if isinstance(callback, _TRAIN_MORE_LATER):
+            raise _refusal(
+                f"{type(callback).__name__} lets more of the model train later, for which the rate measured at first "
+                "says nothing; leave one of them out"
+            )
+
+
+def _check_module(module: LightningModule) -> None:
+    name = type(module).__name__
+    if not module.automatic_optimization and not hasattr(module, "step_closures"):
+        raise _refusal(
+            f"{name} makes its steps itself (automatic_optimization = False), so that their loss cannot be computed "
+            "again; use automatic optimization or a ClosureModule, or leave the callback out"
+        )
+    if "dataloader_iter" in inspect.signature(module.training_step).parameters:
+        raise _refusal(
+            f"{name}.training_step takes its batches from dataloader_iter, and cannot be called again for the same "
+            "one; let it take batch"
+        )
+
+
+def _check_optimizer(optimizer: Optimizer, trainer: Trainer) -> None:
+    name = type(optimizer).__name__
+    if traits(optimizer).sets_step_size or not traits(optimizer).needs_gradient:
+        raise _refusal(f"{name} finds its own step size; leave the callback out")
+    if any(group.get("lr") is None for group in optimizer.param_groups):
+        raise _refusal(f"{name} keeps no learning rate (lr) in its groups to set; leave the callback out")
+    if any(group.get("maximize") for group in optimizer.param_groups):
+        raise _refusal(f"{name} maximizes, and a learning rate is measured downhill; minimize minus the loss")
+    _, *arguments = inspect.signature(type(optimizer).step).parameters.values()
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    for argument in arguments:
+        needed = argument.default is inspect.Parameter.empty and argument.kind not in variable
+        if needed:
+            raise _refusal(
+                f"{name} computes the loss several times in a step ({argument.name} is required), which has no "
+                "direction of its own to measure along; choose another optimizer"
+            )
+    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+        raise _refusal(f"a fused {name} unscales the gradients of 16-mixed itself; give it fused=False, or use bf16")
+
+
+def _total_steps(trainer: Trainer, module: LightningModule) -> int | None:
+    """Return the number of optimizer steps of a run; None where nobody knows."""
+    if module.automatic_optimization:
+        total = trainer.estimated_stepping_batches
+        return None if math.isinf(total) or total < 1 else int(total)
+    limits = [trainer.max_steps] if trainer.max_steps > 0 else []
+    if not math.isinf(trainer.num_training_batches) and trainer.max_epochs not in (None, -1):
+        accumulated = getattr(module, "accumulate_grad_batches", 1)
+        limits.append(math.ceil(trainer.num_training_batches / accumulated) * trainer.max_epochs)
+    return min(limits, default=None) or None
+
+
+def _advances(config: Any, total: int | None, trainer: Trainer) -> int:
+    """Return how many times a schedule advances in a run, as far as anybody knows."""
+    known = total if config.interval == "step" else trainer.max_epochs
+    return (10_000 if known is None or known < 0 else known) // config.frequency

@@ -1,0 +1,57 @@
+"""The weights at the start of a fit in a file of the run, for modules that cannot read them again."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor
+
+from callbacks.run_folder import run_folder
+
+_NAME = "start_weights.pt"
+
+
+def write_start(trainer: Trainer, module: LightningModule) -> str:
+    """Write a module's weights to ``start_weights.pt`` in the run's folder, and return the file's path; on all ranks.
+
+    Args:
+        trainer: The trainer of a fit that begins.
+        module: Its module.
+    """
+    file = Path(run_folder(trainer)).absolute() / _NAME
+    if trainer.is_global_zero:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = file.with_name(f".{file.name}.{os.getpid()}")
+        torch.save({name: value.cpu() for name, value in module.state_dict().items()}, unfinished)
+        unfinished.replace(file)
+    return str(file)
+
+
+def start_of_resumed(written: str | None, resumed_from: str) -> str:
+    """Return the file of the run that a fit goes on from: where it was written, or where its folder was moved to.
+
+    Args:
+        written: The path that it was written at; None if the run had none.
+        resumed_from: The run's checkpoint.
+
+    Raises:
+        MisconfigurationException: if it is in neither place.
+    """
+    moved = Path(resumed_from).absolute().parent
+    places = [Path(written or _NAME), moved.parent / _NAME, moved / _NAME]
+    found = [place for place in places if written and place.is_file()]
+    if not found:
+        raise MisconfigurationException(
+            f"PretrainedInterpolation: the run that goes on has no {written or _NAME} with the weights that it started "
+            "from; leave the callback out"
+        )
+    return str(found[0])
+
+
+def read_start(file: str) -> dict[str, Tensor]:
+    """Return the weights of such a file, on the CPU."""
+    return torch.load(file, map_location="cpu", weights_only=True)

@@ -1,0 +1,147 @@
+"""CpuProducts: on which processors products take oneDNN, that they are float32's, and that nothing stays switched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from torch import nn
+from torch.utils.data import DataLoader
+
+from lightning_modules import ClosureModule, cpu_products
+from lightning_modules.cpu_products import onednn_is_faster
+
+AMD = "vendor_id : AuthenticAMD\nflags : avx512f avx512_bf16"
+
+
+def become(monkeypatch: pytest.MonkeyPatch, processor: str, capability: str = "AVX512") -> None:
+    monkeypatch.setattr(cpu_products, "_processor", lambda: processor)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    onednn_is_faster.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def as_before() -> Iterator[None]:
+    onednn_is_faster.cache_clear()
+    yield
+    onednn_is_faster.cache_clear()
+    cpu_products._put_torchs_own_back()
+
+
+class Watched(ClosureModule):
+    """Notes the precision in its steps."""
+
+    def __init__(self, fails: bool = False) -> None:
+        super().__init__(optimizer=torch.optim.SGD)
+        self.layer = nn.Linear(4, 2)
+        self.fails = fails
+        self.seen: set[str] = set()
+
+    def compute_loss(self, batch: Any) -> Any:
+        self.seen.add(torch.get_float32_matmul_precision())
+        if self.fails:
+            raise ArithmeticError
+        return self.layer(batch).square().mean()
+
+
+def run(module: ClosureModule, folder: Path, way: str = "fit") -> None:
+    trainer = Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+    )
+    getattr(trainer, way)(module, DataLoader(torch.ones(4, 4)))
+
+
+def settings() -> tuple[str, str, str]:
+    return (
+        torch.get_float32_matmul_precision(),
+        torch.backends.mkldnn.matmul.fp32_precision,
+        torch.backends.cuda.matmul.fp32_precision,
+    )
+
+
+@pytest.mark.parametrize("way", ["fit", "validate"])
+def test_a_run_is_switched_and_torchs_own_choice_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    become(monkeypatch, AMD)
+    before = settings()
+    for _ in range(2):
+        module = Watched()
+        run(module, tmp_path, way)
+        assert module.seen == {"medium"}
+        assert settings() == before
+    with pytest.raises(ArithmeticError):
+        run(Watched(fails=True), tmp_path, way)
+    assert settings() == before
+
+
+@pytest.mark.parametrize(
+    ("processor", "capability"),
+    [(AMD.replace("AuthenticAMD", "GenuineIntel"), "AVX512"), (f"{AMD} amx_bf16", "AVX512"), (AMD, "AVX2")],
+)
+def test_other_processors_keep_torchs_own_choice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processor: str, capability: str
+) -> None:
+    become(monkeypatch, processor, capability)
+    module = Watched()
+    run(module, tmp_path)
+    assert module.seen == {"highest"}
+
+
+@pytest.mark.parametrize("in_the_newer_way", [False, True])
+def test_a_precision_that_the_user_has_set_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_the_newer_way: bool
+) -> None:
+    become(monkeypatch, AMD)
+    if in_the_newer_way:
+        torch.backends.mkldnn.matmul.fp32_precision = "ieee"
+    else:
+        torch.set_float32_matmul_precision("highest")
+    module = Watched()
+    run(module, tmp_path)
+    assert module.seen == {"highest"}
+    assert torch.backends.mkldnn.matmul.fp32_precision == "ieee"
+    # The next run in the process is switched once nobody has set one.
+    cpu_products._put_torchs_own_back()
+    run(module, tmp_path)
+    assert module.seen == {"highest", "medium"}
+
+
+def test_where_products_are_rounded_they_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    become(monkeypatch, AMD)
+    linear = nn.functional.linear
+
+    def rounded(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        is_medium = torch.get_float32_matmul_precision() == "medium"
+        return linear(one.bfloat16(), other.bfloat16()).float() if is_medium else linear(one, other)
+
+    monkeypatch.setattr(nn.functional, "linear", rounded)
+    assert not onednn_is_faster()
+
+
+def test_numbers_are_float32s_on_this_processor() -> None:
+    """torch 2.13: oneDNN's products under "medium" are as exact as MKL's on AVX-512 without AMX, in both directions."""
+    if not onednn_is_faster():
+        pytest.skip("this processor keeps torch's own choice")
+    torch.manual_seed(0)
+    layer, rows = nn.Linear(384, 1536), torch.randn(700, 384)
+    twin = nn.Linear(384, 1536).double()
+    twin.load_state_dict(layer.state_dict())
+    twin(rows.double()).square().mean().backward()
+    torch.set_float32_matmul_precision("medium")
+    found = layer(rows)
+    found.square().mean().backward()
+    with torch.no_grad():
+        assert torch.equal(layer(rows), found)  # a search compares losses with gradients and without
+        torch.testing.assert_close(found.double(), twin(rows.double()), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(layer.weight.grad.double(), twin.weight.grad, atol=1e-7, rtol=1e-4)

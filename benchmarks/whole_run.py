@@ -315,7 +315,9 @@ def spread(values: Sequence[float], form: str) -> str:
 
 def mean_and_error(values: Sequence[float]) -> str:
     """Return the mean and its standard error."""
-    error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("nan")
+    if len(values) == 1:
+        return f"{values[0]:.3f}"
+    error = statistics.stdev(values) / len(values) ** 0.5
     return f"{statistics.mean(values):.3f} ± {error:.3f}"
 
 

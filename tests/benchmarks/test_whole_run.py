@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -52,6 +53,7 @@ def test_scores_are_of_the_last_validation_on_both_sides(capsys: pytest.CaptureF
     class FinishedTrainer:
         checkpoint_callback = None
         ckpt_path = None
+        callbacks: ClassVar[list] = []
 
     ours = "\n".join(summary._validation_lines(FinishedTrainer()))  # type: ignore[arg-type]
     theirs = "\n".join(json.dumps({"eval_loss": 0.5, "eval_accuracy": 0.625, "epoch": epoch}) for epoch in (1, 2))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,12 +22,15 @@ class CpuProducts(Callback):
     devices: results are float32's. A precision that the user has set stays, and torch's own comes back after the run.
     """
 
+    runs_switched = 0  # in this process
+
     def __init__(self) -> None:
         self._is_on = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if trainer.strategy.root_device.type == "cpu" and _is_torchs_own() and onednn_is_faster():
             self._is_on = True
+            CpuProducts.runs_switched += 1
             torch.set_float32_matmul_precision("medium")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -36,8 +41,22 @@ class CpuProducts(Callback):
 
     def _put_back(self) -> None:
         if self._is_on:
+            CpuProducts.runs_switched -= 1
             _put_torchs_own_back()
         self._is_on = False
+
+
+@contextmanager
+def small_products() -> Iterator[None]:
+    """Context for many small products, which take longer by oneDNN: as torch would compute them without the switch."""
+    if not CpuProducts.runs_switched:
+        yield
+        return
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision("medium")
 
 
 @cache

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from lightning_modules.cpu_products import small_products
+
 
 class PackedBatch:
     """Where the tokens of a padded batch lie once its padding is left out, texts of equal length side by side.
@@ -137,7 +139,8 @@ class PackedBatch:
             inputs = [part.unflatten(1, group).transpose(0, 1) for part in parts]
             if isinstance(mask, bool):
                 options, mask = options | {"is_causal": mask}, None
-            outputs.append(attend(module, *inputs, mask, **options)[0].flatten(0, 1))
+            with small_products():
+                outputs.append(attend(module, *inputs, mask, **options)[0].flatten(0, 1))
         return torch.cat(outputs)[None], None
 
     def _masks_of_groups(self, mask: Tensor) -> list[Tensor | bool]:

@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from lightning_modules import ClosureModule, cpu_products
-from lightning_modules.cpu_products import onednn_is_faster
+from lightning_modules.cpu_products import onednn_is_faster, small_products
 
 AMD = "vendor_id : AuthenticAMD\nflags : avx512f avx512_bf16"
 
@@ -83,6 +83,26 @@ def test_a_run_is_switched_and_torchs_own_choice_comes_back(
     with pytest.raises(ArithmeticError):
         run(Watched(fails=True), tmp_path, way)
     assert settings() == before
+
+
+def test_small_products_within_a_run_are_torchs_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class WithSmall(Watched):
+        def compute_loss(self, batch: Any) -> Any:
+            with small_products():
+                super().compute_loss(batch)
+            self.seen_after = torch.get_float32_matmul_precision()
+            return self.layer(batch).square().mean()
+
+    become(monkeypatch, AMD)
+    module = WithSmall()
+    run(module, tmp_path)
+    assert module.seen == {"highest"}
+    assert module.seen_after == "medium"
+    # Outside of a run, what the user has set is in force.
+    torch.set_float32_matmul_precision("high")
+    with small_products():
+        assert torch.get_float32_matmul_precision() == "high"
+    assert torch.get_float32_matmul_precision() == "high"
 
 
 @pytest.mark.parametrize(

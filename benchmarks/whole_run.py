@@ -110,10 +110,10 @@ def heading(options: argparse.Namespace) -> str:
         f"--tasks {' '.join(options.tasks)} --texts {options.texts} --repeats {options.repeats}"
     )
     return (
-        "# Whole runs\n\n"
-        f"Command: `{command}`; code {machine['commit']}.\n"
-        f"{machine['cpu']}, {machine['cores']} cores, one thread per process; {versions}.\n"
-        f"Medians of {options.repeats} (lowest to highest); processor seconds from start to exit."
+        f"# Whole runs\n\n- command: `{command}`\n"
+        f"- code: all tables at commit {machine['commit']}, one version of the code\n"
+        f"- {machine['cpu']}, {machine['cores']} cores, one thread per process; {versions}\n"
+        f"- medians of {options.repeats} (lowest to highest); processor seconds from start to exit"
     )
 
 

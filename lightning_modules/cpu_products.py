@@ -42,7 +42,7 @@ class CpuProducts(Callback):
     def _put_back(self) -> None:
         if self._is_on:
             CpuProducts.runs_switched -= 1
-            _put_torchs_own_back()
+            put_torchs_own_back()
         self._is_on = False
 
 
@@ -80,7 +80,7 @@ def onednn_is_faster() -> bool:
     try:
         switched = nn.functional.linear(rows, weights) - exact
     finally:
-        _put_torchs_own_back()
+        put_torchs_own_back()
     return bool(switched.abs().max() <= 4 * usual.abs().max())
 
 
@@ -90,11 +90,12 @@ def _is_torchs_own() -> bool:
     return products.matmul.fp32_precision == "none" and torch.get_float32_matmul_precision() == "highest"
 
 
-def _put_torchs_own_back() -> None:
+def put_torchs_own_back() -> None:
+    """Set the precision of products back to what it is before anybody sets one."""
     torch.set_float32_matmul_precision("highest")
     library: Any
     for library in (torch.backends.mkldnn, torch.backends.cuda):
-        library.matmul.fp32_precision = "none"  # as before anybody has set one
+        library.matmul.fp32_precision = "none"
 
 
 def _processor() -> str:

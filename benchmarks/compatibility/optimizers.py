@@ -33,6 +33,7 @@ from torch.optim.lr_scheduler import LinearLR
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_modules import ClosureModule, ModelError, Schedule
+from lightning_modules.cpu_products import put_torchs_own_back
 from optimizers import ParamGroups
 
 PACKAGES = {
@@ -266,9 +267,11 @@ def outcome(candidate: Candidate) -> Outcome:
 
     Errors other than one line about the optimizer come through: they are faults.
     """
-    # Some optimizers print.
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+    # Some optimizers print. A plain loop takes torch's own library for products, and runs do where one has set that.
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.ExitStack() as after:
         warnings.simplefilter("ignore")
+        torch.set_float32_matmul_precision("highest")
+        after.callback(put_torchs_own_back)
         try:
             trained, _ = train(candidate)
         except ModelError as error:

@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from lightning_modules import ClosureModule, cpu_products
-from lightning_modules.cpu_products import onednn_is_faster, small_products
+from lightning_modules.cpu_products import onednn_is_faster, put_torchs_own_back, small_products
 
 AMD = "vendor_id : AuthenticAMD\nflags : avx512f avx512_bf16"
 
@@ -29,7 +29,7 @@ def as_before() -> Iterator[None]:
     onednn_is_faster.cache_clear()
     yield
     onednn_is_faster.cache_clear()
-    cpu_products._put_torchs_own_back()
+    put_torchs_own_back()
 
 
 class Watched(ClosureModule):
@@ -132,7 +132,7 @@ def test_a_precision_that_the_user_has_set_stays(
     assert module.seen == {"highest"}
     assert torch.backends.mkldnn.matmul.fp32_precision == "ieee"
     # The next run in the process is switched once nobody has set one.
-    cpu_products._put_torchs_own_back()
+    put_torchs_own_back()
     run(module, tmp_path)
     assert module.seen == {"highest", "medium"}
 

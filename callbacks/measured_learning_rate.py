@@ -149,6 +149,8 @@ class MeasuredLearningRate(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._step_aside()
+        if self._measurement is not None and self._measurement.steps:
+            self._say(trainer, self._measurement)  # a run shorter than its measurement
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._step_aside()
@@ -236,6 +238,9 @@ class MeasuredLearningRate(Callback):
     def _finish(self, trainer: Trainer) -> None:
         measurement, self._measurement, self._batches = self._measurement, None, None
         assert measurement is not None
+        self._say(trainer, measurement)
+
+    def _say(self, trainer: Trainer, measurement: RateMeasurement) -> None:
         if self.peak is None:
             rank_zero_warn(
                 f"MeasuredLearningRate: no step of {measurement.steps} led downhill, so that there is nothing to "

@@ -535,6 +535,14 @@ class Repeat(Callback):
         self.differences += [float(self.batches.evaluate() - self.batches.loss()) for _ in range(2)]
 
 
+def test_a_run_shorter_than_its_measurement_says_the_rate_at_its_end(caplog: pytest.LogCaptureFixture) -> None:
+    callback = MeasuredLearningRate()
+    with caplog.at_level(logging.INFO):
+        fit(Regression(with_rate(AdamW, lr=9.0)), callback, max_steps=5)
+    (line,) = [each.message for each in caplog.records if "MeasuredLearningRate" in each.message]
+    assert line.startswith(f"MeasuredLearningRate: peak learning rate {callback.peak:.3g}, measured in 5 steps (")
+
+
 @pytest.mark.parametrize("accumulated", [1, 3])
 def test_a_loss_computed_again_has_the_draws_of_the_first_time(accumulated: int) -> None:
     repeat = Repeat()

@@ -74,6 +74,8 @@ def _sections(frame: pd.DataFrame, options: RegretOptions, runs: pd.DataFrame, d
     groups = {"Settings that chose no constant": frame[frame["unseen"]], "All settings": frame}
     if not options.chose_constants:
         groups.pop("Settings that chose no constant")
+    elif frame["unseen"].all():
+        groups.pop("All settings")  # as yet the same
     for title, group in groups.items():
         if group.empty:
             continue

@@ -269,8 +269,7 @@ def report(rows: list[dict[str, Any]], trials: list[dict[str, Any]], machine: di
             "## What a trial costs, measured",
             "Milliseconds of one trial, of the forward pass in it and of an all-reduce of one number, each after a "
             f"barrier, of the slowest rank, medians of {TRIALS}. By the model a trial takes what the other two do. "
-            "Ranks that share cores with each other and with other programs take turns, so that each of the three holds "
-            "waits for a turn.",
+            "Ranks that share cores with each other and with other programs take turns: each of the three holds waits.",
             markdown_table(_formatted(pd.DataFrame(trials), ".3g")),
             "## What a trial costs by the model",
             "One trial is a forward pass on the rank's own share of the batch, and an all-reduce of one number, "

@@ -137,12 +137,22 @@ def explanation(parser: ArgumentParser, message: str, error: BaseException | Non
         return message
     if type(refusal.cause) is ValueError and isinstance(value, str | int | float):
         said = f"expected {inspect.formatannotation(refusal.expected)}, got {value!r}"
+    elif is_about_a_form(refusal.cause):
+        said = f"{value!r} is not allowed"
     elif made_from is not None and not isinstance(value, str):
         said = f"{made_from.__qualname__}: {refusal.cause}"
     else:
         said = str(refusal.cause)
     allowed = allowed_optimizers() if keys == ["model", "optimizer"] else ""
     return f"{'.'.join(keys)}: {said}{allowed}{class_path_now(refusal.expected)}"
+
+
+def is_about_a_form(cause: BaseException) -> bool:
+    """Return whether jsonargparse has met another form of value than it reckons with, a list for a section, say."""
+    way = list(traceback.walk_tb(cause.__traceback__))
+    if type(cause) not in (AttributeError, TypeError) or not way or package_of(way[-1][0]) != "jsonargparse":
+        return False
+    return not linecache.getline(way[-1][0].f_code.co_filename, way[-1][1]).lstrip().startswith("raise ")
 
 
 def class_path_now(expected: Any) -> str:

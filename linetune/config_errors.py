@@ -137,7 +137,7 @@ def explanation(parser: ArgumentParser, message: str, error: BaseException | Non
         return message
     if type(refusal.cause) is ValueError and isinstance(value, str | int | float):
         said = f"expected {inspect.formatannotation(refusal.expected)}, got {value!r}"
-    elif is_about_a_form(refusal.cause):
+    elif not isinstance(value, str) and is_about_a_form(refusal.cause):
         said = f"{value!r} is not allowed"
     elif made_from is not None and not isinstance(value, str):
         said = f"{made_from.__qualname__}: {refusal.cause}"

@@ -315,7 +315,7 @@ def test_what_a_data_module_of_ones_own_does_not_say_is_said_to_the_model(tiny: 
         (["--max_epochs", "3"], r"max_epochs belongs to trainer\.max_epochs \(see"),
         (["--model.task_name", "sst2"], r"model\.task_name is not accepted; task_name belongs to data\.task_name"),
         (["--trainer.logger", "WandbLogger"], r"error: trainer\.logger: .*wandb"),
-        (["--model.optimizer.weight_decay", "-1"], r"error: optimizer: ParabolicAdam: weight_decay: -1\.0 is not"),
+        (["--model.optimizer.weight_decay", "-1"], r"error: optimizer: ParabolicAdam: weight_decay has to be at"),
     ],
 )
 def test_bad_input_is_one_line(
@@ -346,7 +346,6 @@ def test_bad_input_is_one_line(
         ),
         ("trainer:\n  max_epoch: 3\n", r"trainer\.max_epoch is not accepted; close to max_epoch: max_epochs"),
         ("data:\n  init_args: [1]\n", r"broken\.yaml: data: \{'init_args': \[1\]\} is not allowed"),
-        ("model:\n  optimizer: 1.5\n", r"broken\.yaml: model\.optimizer: 1\.5 is not allowed; allowed: optimizers"),
         ("model:\n  optimizer: {class_path: [1]}\n", r"model\.optimizer: \{'class_path': \[1\]\} is not allowed"),
         ("trainer: [1, 2\n", r"broken\.yaml: .*line 2"),
         ("", r"broken\.yaml: "),

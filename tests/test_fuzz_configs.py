@@ -26,17 +26,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from lightning.pytorch.strategies.launchers import subprocess_script
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import cli
+from lightning_modules import ModelError
 from tests.tiny_models import save_tiny_bert
 
 ROOT = Path(__file__).resolve().parent.parent
 # Studies are another program's, and more than one node waits for the others.
 CONFIGS = sorted(each for each in (ROOT / "configs").rglob("*.yaml") if each.parent.name != "studies")
 SECONDS = 120
+NUMBERS_OF_THE_SUITE = [1007, 1032, 1043, 1058, 167, 322, 1162, 1052]
 NUMBERS = [0, 1, -1, 2, 10**9, -(10**9), 10**30, 0.0, 0.5, -0.5, 1.0, 1.5, 1e-300, float("nan"), float("inf")]
 VALUES = [
     *(None, True, False, *NUMBERS),
@@ -185,7 +188,6 @@ def outcome(text: str, config: Path, own: str, folder: Path) -> str:
     arguments = ["fit", *quick, *arguments_for(work / config.name, folder, given)]
     errors, before, home = io.StringIO(), {work / config.name}, os.getcwd()
     os.chdir(work)
-    signal.alarm(SECONDS)
     try:
         with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -200,9 +202,47 @@ def outcome(text: str, config: Path, own: str, folder: Path) -> str:
     except BaseException:
         return traceback.format_exc(limit=-4)
     finally:
-        signal.alarm(0)
         os.chdir(home)
         shutil.rmtree(work, ignore_errors=True)
+
+
+def case(number: int, whole: str) -> tuple[Path, str, str]:
+    """A config, what it holds (the quickstart: all of its arguments), and that with something wrong."""
+    dice = random.Random(number)
+    config = dice.choice([ROOT / "configs/quickstart.yaml"] * 3 + [dice.choice(CONFIGS)])
+    own = whole if config.name == "quickstart.yaml" else config.read_text()
+    return config, own, mutated(own, dice)
+
+
+@pytest.fixture(scope="module")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    folder = tmp_path_factory.mktemp("fuzz")
+    save_tiny_bert(folder / "tiny", vocab_size=30522, max_position_embeddings=128)
+    return folder, resolved(folder)
+
+
+# Refused by the parser, a class, the model, the data, the trainer and the optimizer; and runs.
+@pytest.mark.parametrize("number", NUMBERS_OF_THE_SUITE)
+def test_a_config_with_something_wrong_is_one_line_or_a_run(
+    number: int, tiny_folder: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["linetune"])
+    folder, whole = tiny_folder
+    config, own, text = case(number, whole)
+    end = outcome(text, config, own, folder)
+    assert end.startswith(("ran", "refused: ")), f"{end}\n{difference(own, text)}"
+
+
+def test_the_fuzzer_tells_what_ends_otherwise(tiny_folder: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def left_behind(_: Any) -> None:
+        Path("half").touch()
+        raise ModelError("refused too late")
+
+    monkeypatch.setattr(sys, "argv", ["linetune"])
+    config, (folder, _) = ROOT / "configs/quickstart.yaml", tiny_folder
+    for broken, expected in ((left_behind, "left ['half'] after "), (lambda _: 1 / 0, "Traceback")):
+        monkeypatch.setattr(cli.LinetuneCLI, "before_instantiate_classes", broken)
+        assert outcome(config.read_text(), config, config.read_text(), folder).startswith(expected)
 
 
 def starts_no_process(*_: Any, **__: Any) -> None:
@@ -228,13 +268,12 @@ def main() -> None:
         whole = resolved(folder)
         ends: dict[str, int] = {}
         for number in range(options.begin, options.begin + options.count):
-            dice = random.Random(number)
-            config = dice.choice([ROOT / "configs/quickstart.yaml"] * 3 + [dice.choice(CONFIGS)])
-            own = whole if config.name == "quickstart.yaml" else config.read_text()
-            text = mutated(own, dice)
-            if "num_workers: 1000" in text:
+            config, own, text = case(number, whole)
+            if "num_workers: 1000" in text:  # that many processes are what was asked for
                 continue
+            signal.alarm(SECONDS)
             end = outcome(text, config, own, folder)
+            signal.alarm(0)
             kind = end.split(":")[0] if end.startswith(("ran", "refused")) else "FAULT"
             ends[kind] = ends.get(kind, 0) + 1
             print(number, config.name, end if kind != "FAULT" else f"FAULT {end}\n{difference(own, text)}", flush=True)

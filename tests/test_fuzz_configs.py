@@ -39,7 +39,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Studies are another program's, and more than one node waits for the others.
 CONFIGS = sorted(each for each in (ROOT / "configs").rglob("*.yaml") if each.parent.name != "studies")
 SECONDS = 120
-NUMBERS_OF_THE_SUITE = [1007, 1032, 1043, 1058, 167, 322, 1162, 1052]
+CASES = [(number, alike) for number in range(4) for alike in (False, True)]
 NUMBERS = [0, 1, -1, 2, 10**9, -(10**9), 10**30, 0.0, 0.5, -0.5, 1.0, 1.5, 1e-300, float("nan"), float("inf")]
 VALUES = [
     *(None, True, False, *NUMBERS),
@@ -85,9 +85,9 @@ def alike_values(value: Any) -> list[Any]:
     return [each for each in VALUES if isinstance(each, str)] if isinstance(value, str) else []
 
 
-def mutated(text: str, dice: random.Random) -> str:
-    """A configuration with one to three things wrong in it."""
-    if dice.random() < 0.15:
+def mutated(text: str, dice: random.Random, alike: bool) -> str:
+    """A configuration with one to three things wrong in it; ``alike``: values alone, of the type that was there."""
+    if not alike and dice.random() < 0.15:
         for _ in range(dice.randint(1, 3)):
             at = dice.randrange(len(text))
             text = text[:at] + dice.choice(BYTES) + text[at + dice.randint(0, 3) :]
@@ -101,10 +101,10 @@ def mutated(text: str, dice: random.Random) -> str:
         holder = config
         for step in above:
             holder = holder[step]
-        kind = dice.choice(["value", "value", "value", "delete", "rename", "add", "list"])
+        kind = "value" if alike else dice.choice(["value", "value", "value", "delete", "rename", "add", "list"])
         if kind == "value":
-            alike = alike_values(holder[key]) if dice.random() < 0.8 else []
-            holder[key] = copy.deepcopy(dice.choice(alike or VALUES))
+            near = alike_values(holder[key]) if alike or dice.random() < 0.8 else VALUES
+            holder[key] = copy.deepcopy(dice.choice(near)) if near else holder[key]
         elif kind == "delete":
             del holder[key]
         elif kind == "list":
@@ -206,12 +206,12 @@ def outcome(text: str, config: Path, own: str, folder: Path) -> str:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def case(number: int, whole: str) -> tuple[Path, str, str]:
+def case(number: int, whole: str, alike: bool) -> tuple[Path, str, str]:
     """A config, what it holds (the quickstart: all of its arguments), and that with something wrong."""
     dice = random.Random(number)
     config = dice.choice([ROOT / "configs/quickstart.yaml"] * 3 + [dice.choice(CONFIGS)])
     own = whole if config.name == "quickstart.yaml" else config.read_text()
-    return config, own, mutated(own, dice)
+    return config, own, mutated(own, dice, alike)
 
 
 @pytest.fixture(scope="module")
@@ -222,13 +222,13 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 
 # Refused by the parser, a class, the model, the data, the trainer and the optimizer; and runs.
-@pytest.mark.parametrize("number", NUMBERS_OF_THE_SUITE)
+@pytest.mark.parametrize(("number", "alike"), CASES)
 def test_a_config_with_something_wrong_is_one_line_or_a_run(
-    number: int, tiny_folder: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+    number: int, alike: bool, tiny_folder: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["linetune"])
     folder, whole = tiny_folder
-    config, own, text = case(number, whole)
+    config, own, text = case(number, whole, alike)
     end = outcome(text, config, own, folder)
     assert end.startswith(("ran", "refused: ")), f"{end}\n{difference(own, text)}"
 
@@ -257,6 +257,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("count", type=int)
     parser.add_argument("--begin", type=int, default=0)
+    parser.add_argument("--alike", action="store_true", help="values alone, of the type that was there")
     options = parser.parse_args()
     resource.setrlimit(resource.RLIMIT_AS, (12 * 2**30, 12 * 2**30))
     signal.signal(signal.SIGALRM, time_is_over)
@@ -268,7 +269,7 @@ def main() -> None:
         whole = resolved(folder)
         ends: dict[str, int] = {}
         for number in range(options.begin, options.begin + options.count):
-            config, own, text = case(number, whole)
+            config, own, text = case(number, whole, options.alike)
             if "num_workers: 1000" in text:  # that many processes are what was asked for
                 continue
             signal.alarm(SECONDS)

@@ -22,6 +22,7 @@ from callbacks import (
     HyperparameterLogger,
     NarrowProgressBar,
     PredictionWriter,
+    RunFolders,
     RunSummary,
     SaveOnInterrupt,
     SubmissionWriter,
@@ -105,16 +106,27 @@ class LinetuneCLI(LightningCLI):
     def __init__(self, args: ArgsType = None, **kwargs: Any) -> None:
         given = sys.argv[1:] if args is None else args
         self.first_argument = given[0] if isinstance(given, list) and given else None
+        self.folders = RunFolders([], [])
         try:
             with own_defaults():
                 super().__init__(args=args, **kwargs)
         except USER_ERRORS:
+            self._remove_unbegun_run()
             raise
         except (OSError, ValueError) as error:
             line = line_about_what_was_given(error, self.section) if hasattr(self, "config") else None
             if line is None:
                 raise
+            self._remove_unbegun_run()
             raise MisconfigurationException(line) from error
+
+    def _remove_unbegun_run(self) -> None:
+        """Remove what a run has written that was refused before its first batch was over."""
+        callbacks: list[Callback] = getattr(getattr(self, "trainer", None), "callbacks", [])
+        for saver in callbacks:
+            if isinstance(saver, ConfigSaver) and not saver.has_begun:
+                saver.withdraw()
+                self.folders.remove()
 
     @property
     def section(self) -> Namespace:
@@ -214,7 +226,7 @@ class LinetuneCLI(LightningCLI):
 
     @rank_zero_only
     def before_fit(self) -> None:
-        claim_run_folders(self.trainer)
+        self.folders = claim_run_folders(self.trainer)
         if self.trainer.max_epochs is None and self.trainer.max_steps == -1 and not self.section.trainer.max_time:
             print(
                 "neither trainer.max_epochs nor max_steps nor max_time is given: the run takes Lightning's 1000 epochs"
@@ -227,7 +239,7 @@ class LinetuneCLI(LightningCLI):
                 f"ckpt_path: {self.subcommand} needs a trained model, and of this one {len(new)} parameters are drawn "
                 f"at random ({new[0]}, …); give --ckpt_path FILE, or a trained model as --model.model"
             )
-        claim_run_folders(self.trainer)
+        self.folders = claim_run_folders(self.trainer)
 
     before_test = before_validate
 

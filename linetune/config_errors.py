@@ -23,8 +23,9 @@ import optimizers
 from linetune.config_files import config_of_checkpoint, named_config
 from linetune.jsonargparse_private import Way, own_defaults, package_of, refusal_behind
 
+SUBCOMMANDS = ("fit", "validate", "test", "predict", "export")
 # What jsonargparse puts before the keys of a subcommand.
-_SUBCOMMAND_OF_KEY = re.compile(r"\b(fit|validate|test|predict|export)\.")
+_SUBCOMMAND_OF_KEY = re.compile(rf"\b({'|'.join(SUBCOMMANDS)})\.")
 OWN_PACKAGES = ("callbacks", "datamodules", "lightning_modules", "optimizers")
 
 
@@ -60,10 +61,7 @@ class OneLineErrorParser(LightningArgumentParser):
         where = "" if self.config_file is None else f"{self.config_file}: "
         if "are required: " in message:
             message = _SUBCOMMAND_OF_KEY.sub("--", message)  # as it is typed
-        raise MisconfigurationException(
-            f"{where}{explanation(self, message, ex)} "
-            "(see fit --help, fit --model.help SequenceClassifier, fit --model.optimizer.help CLASS)"
-        ) from ex
+        raise MisconfigurationException(f"{where}{explanation(self, message, ex)} (see {help_for(self)})") from ex
 
 
 def configs_first(arguments: list[str]) -> list[str]:
@@ -113,6 +111,14 @@ def value_of(arguments: list[str], option: str) -> str | None:
         if argument.startswith(f"{option}="):
             return argument.partition("=")[2]
     return None
+
+
+def help_for(parser: ArgumentParser) -> str:
+    """Return which options print the help of a parser's subcommand, or of the program where none was given."""
+    given = [getattr(parser, "subcommand", None), *(getattr(parser, "args", None) or [])[:1]]
+    command = next((name for name in given if name in SUBCOMMANDS), None)
+    options = ("--help", "--model.help SequenceClassifier", "--model.optimizer.help CLASS")
+    return "--help" if command is None else ", ".join(f"{command} {option}" for option in options)
 
 
 def explanation(parser: ArgumentParser, message: str, error: BaseException | None) -> str:

@@ -623,6 +623,43 @@ def short_run(model: str) -> list[str]:
     return [*options, "--data.max_train_samples", "64", "--data.max_eval_samples", "32"]
 
 
+@pytest.mark.parametrize("logger", [[], ["--trainer.logger", "CSVLogger"], ["--trainer.logger", "false"]])
+def test_a_run_that_is_refused_before_its_first_batch_leaves_nothing(
+    logger: list[str],
+    tiny: str,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    root = str(tmp_path / "new" / "folder")
+    options = [*short_run(tiny), *logger, "--trainer.default_root_dir", root]
+    options[1:4:2] = ["linetune:quickstart", "linetune:trainer/cpu"]
+    options += ["--trainer.logger.save_dir", root] if "CSVLogger" in logger else []
+    options += ["--data.cache_dir", str(tmp_path_factory.mktemp("cache"))]
+    monkeypatch.chdir(tmp_path)
+    # What makes the optimizer refuses it, after the loggers have begun.
+    refused = ["--model.lr_scheduler.scheduler", "lightning_modules.LinearWithWarmup"]
+    message = failed("fit", *options, *refused, capsys=capsys)
+    assert "lr_scheduler: ParabolicAdam finds its own step size" in message
+    assert not list(tmp_path.iterdir())
+    # Beside another run, what that one has written stays.
+    cli.main(["fit", *options])
+    before = sorted(tmp_path.rglob("*"))
+    failed("fit", *options, *refused, capsys=capsys)
+    assert sorted(tmp_path.rglob("*")) == before
+    failed(
+        "validate",
+        *options,
+        "--ckpt_path",
+        str(next(tmp_path.rglob("*.ckpt"))),
+        "--data.max_length",
+        "9999",
+        capsys=capsys,
+    )
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_a_file_of_the_users_is_not_overwritten(
     tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -109,5 +109,5 @@ def test_the_table_says_what_is_known_of_each_run(
 def test_runs_without_a_trace_are_one_line(tmp_path: Path) -> None:
     file = tmp_path / "study.yaml"
     file.write_text(yaml.safe_dump(STUDY, sort_keys=False))
-    with pytest.raises(SystemExit, match="no run has a rate_trace.csv"):
+    with pytest.raises(SystemExit, match=r"no run has a rate_trace\.csv"):
         main([str(file), "--output", str(tmp_path / "out")])

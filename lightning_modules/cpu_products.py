@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -19,19 +20,24 @@ class CpuProducts(Callback):
     torch 2.13 takes MKL for them, which leaves AVX-512 unused on AMD's processors: oneDNN is about twice as fast there.
     torch's one switch between the two, ``set_float32_matmul_precision("medium")``, also lets oneDNN round to bfloat16
     where the processor has instructions for such products (AMX). There nothing is changed, and nothing on other
-    devices: results are float32's. A precision that the user has set stays, and torch's own comes back after the run.
+    devices: results are float32's. A precision that the user has set stays, whether before the run or in it, and
+    torch's own comes back after the last of the runs that go on at the same time.
     """
 
-    runs_switched = 0  # in this process
+    runs_switched = 0  # in this process, whose threads share the setting
+    _lock = threading.Lock()
 
     def __init__(self) -> None:
         self._is_on = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if trainer.strategy.root_device.type == "cpu" and _is_torchs_own() and onednn_is_faster():
-            self._is_on = True
-            CpuProducts.runs_switched += 1
-            torch.set_float32_matmul_precision("medium")
+        if trainer.strategy.root_device.type != "cpu":
+            return
+        with self._lock:
+            if _is_switched() or (_is_torchs_own() and onednn_is_faster()):
+                self._is_on = True
+                CpuProducts.runs_switched += 1
+                torch.set_float32_matmul_precision("medium")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._put_back()
@@ -40,16 +46,18 @@ class CpuProducts(Callback):
         self._put_back()
 
     def _put_back(self) -> None:
-        if self._is_on:
-            CpuProducts.runs_switched -= 1
-            put_torchs_own_back()
-        self._is_on = False
+        with self._lock:
+            if self._is_on:
+                if CpuProducts.runs_switched == 1 and _is_switched():
+                    put_torchs_own_back()
+                CpuProducts.runs_switched -= 1
+            self._is_on = False
 
 
 @contextmanager
 def small_products() -> Iterator[None]:
     """Context for many small products, which take longer by oneDNN: as torch would compute them without the switch."""
-    if not CpuProducts.runs_switched:
+    if not _is_switched():
         yield
         return
     torch.set_float32_matmul_precision("highest")
@@ -86,8 +94,22 @@ def onednn_is_faster() -> bool:
 
 def _is_torchs_own() -> bool:
     """Return whether nobody has set a precision, in torch's older way (of all libraries) or its newer one (of each)."""
-    products: Any = torch.backends.mkldnn
-    return products.matmul.fp32_precision == "none" and torch.get_float32_matmul_precision() == "highest"
+    return _precisions() == ("none", "none")
+
+
+def _is_switched() -> bool:
+    """Return whether the setting in force is that of a run, and nobody has set another one since."""
+    return CpuProducts.runs_switched > 0 and _precisions() == ("bf16", "tf32")
+
+
+def _precisions() -> tuple[str, str]:
+    """Return the precisions of oneDNN and of CUDA.
+
+    The older way sets both; to ask in the older way is an error once one was set in the newer way (torch 2.13).
+    """
+    libraries: tuple[Any, Any] = torch.backends.mkldnn, torch.backends.cuda
+    onednn, cuda = (str(library.matmul.fp32_precision) for library in libraries)
+    return onednn, cuda
 
 
 def put_torchs_own_back() -> None:

@@ -149,7 +149,9 @@ class LinetuneCLI(LightningCLI):
         self.checkpoint_facts: dict[str, Any] = {}
         self.data_facts: dict[str, Any] = {}
         path = self.section.get("ckpt_path")
-        if path == "best" and self.config.get("subcommand") != "fit" and self.section.get("config"):
+        if path == "" or (path == "best" and self.config.get("subcommand") == "fit"):
+            raise ModelError(f"ckpt_path: {path!r} is not allowed; the path of a checkpoint, or last")
+        if path == "best" and self.section.get("config"):
             path = self.section.ckpt_path = str(best_of_run(str(self.section.config[-1])))
         if path == "last":
             path = self.section.ckpt_path = last_checkpoint(self.section, str(self.config.get("subcommand")))

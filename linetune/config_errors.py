@@ -17,6 +17,7 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.trainer.connectors import checkpoint_connector
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import optimizers
@@ -243,6 +244,8 @@ def line_about_what_was_given(error: OSError | ValueError, config: Namespace) ->
         is_named = any(repr(name) in repr(config) for name in above)
         return str(error) if is_named or error.errno in (errno.ENOSPC, errno.EDQUOT) else None
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    if frame.f_globals.get("__name__") == checkpoint_connector.__name__:
+        return f"ckpt_path: {error}"
     for name, parameter in inspect.signature(Trainer).parameters.items():
         value = config.trainer.get(name)
         if package_of(frame) == "lightning" and f"`{name}`" in str(error) and value != parameter.default:

@@ -96,11 +96,23 @@ class Packing:
             always: Whether to do so wherever there is padding, whatever it takes.
         """
         batch = PackedBatch(mask) if mask.shape[0] > 1 and not bool(mask.all()) else None
-        is_packed = batch is not None and batch.tokens and self.form is not None and (always or self._pays(batch))
+        is_packed = batch is not None and batch.tokens and self._can_run and (always or self._pays(batch))
         with ExitStack() as hooks:
             if batch is not None and is_packed:
                 self._put_hooks(batch, self.form, hooks)
             yield
+
+    @property
+    def _can_run(self) -> bool:
+        """Whether the model can run packed as it is now: what it was tried with may have been changed since."""
+        if self.form is None or (self.form == "layers" and not self._uses_sdpa):
+            return False
+        # Layers that run again in the backward pass would see padding.
+        return not any(getattr(each, "gradient_checkpointing", False) for each in self._model.modules())
+
+    @property
+    def _uses_sdpa(self) -> bool:
+        return getattr(self._model.config, "_attn_implementation", None) == "sdpa"
 
     def _pays(self, batch: PackedBatch) -> bool:
         per_layer, per_length, share = _COSTS[self.form or "layers"]
@@ -125,7 +137,7 @@ class Packing:
 
     def _gives_the_same(self, form: Form) -> bool:
         modules = self._layers if form == "layers" else self._linear
-        if not modules or (form == "layers" and getattr(self._model.config, "_attn_implementation", None) != "sdpa"):
+        if not modules or (form == "layers" and not self._uses_sdpa):
             return False
         try:
             texts = padded_texts(self._model, _TEXTS, max(_TEXTS), self._side)

@@ -28,7 +28,12 @@ class CpuProducts(Callback):
         self._is_on = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if trainer.strategy.root_device.type == "cpu" and _is_torchs_own() and onednn_is_faster():
+        if trainer.strategy.root_device.type == "cpu":
+            self.switch()
+
+    def switch(self) -> None:
+        """Switch, where that is faster and nobody has set a precision: what a program without a Trainer calls."""
+        if not self._is_on and _is_torchs_own() and onednn_is_faster():
             self._is_on = True
             CpuProducts.runs_switched += 1
             torch.set_float32_matmul_precision("medium")

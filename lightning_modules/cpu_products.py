@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import nn
+from torch import Tensor, nn
 
 
 class CpuProducts(Callback):
@@ -20,12 +21,16 @@ class CpuProducts(Callback):
     torch's one switch between the two, ``set_float32_matmul_precision("medium")``, also lets oneDNN round to bfloat16
     where the processor has instructions for such products (AMX). There nothing is changed, and nothing on other
     devices: results are float32's. A precision that the user has set stays, and torch's own comes back after the run.
+
+    The many small products of attention take longer by oneDNN, several times as long in torch's kernel for attention
+    without dropout: transformers' attention stays with MKL, see :func:`by_small_products`.
     """
 
     runs_switched = 0  # in this process
 
     def __init__(self) -> None:
         self._is_on = False
+        self._attend: Any = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if trainer.strategy.root_device.type == "cpu":
@@ -37,6 +42,9 @@ class CpuProducts(Callback):
             self._is_on = True
             CpuProducts.runs_switched += 1
             torch.set_float32_matmul_precision("medium")
+            functions = _attention_functions()
+            self._attend = functions.get("sdpa")
+            functions["sdpa"] = by_small_products(self._attend)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._put_back()
@@ -48,6 +56,7 @@ class CpuProducts(Callback):
         if self._is_on:
             CpuProducts.runs_switched -= 1
             put_torchs_own_back()
+            _attention_functions()["sdpa"] = self._attend
         self._is_on = False
 
 
@@ -62,6 +71,40 @@ def small_products() -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision("medium")
+
+
+Attend = Callable[..., tuple[Tensor, Any]]
+
+
+def by_small_products(attend: Attend) -> Attend:
+    """Return an attention function of transformers whose products, and those of its gradients, are small ones."""
+
+    def run(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **options: Any) -> Any:
+        is_switched = CpuProducts.runs_switched and torch.get_float32_matmul_precision() == "medium"
+        if not is_switched or torch.compiler.is_compiling():
+            return attend(module, query, key, value, mask, **options)
+        # The backward pass comes through the second of these first.
+        inputs = _BackwardWith.apply("medium", query, key, value)
+        with small_products():
+            output, weights = attend(module, *inputs, mask, **options)
+        return _BackwardWith.apply("highest", output)[0], weights
+
+    return run
+
+
+class _BackwardWith(torch.autograd.Function):
+    """Returns tensors as they are; a backward pass goes on from here with a precision of products."""
+
+    @staticmethod
+    def forward(ctx: Any, precision: str, *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.precision = precision
+        return tuple(tensor.view_as(tensor) for tensor in tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        if CpuProducts.runs_switched:
+            torch.set_float32_matmul_precision(ctx.precision)
+        return (None, *gradients)
 
 
 @cache
@@ -87,6 +130,11 @@ def onednn_is_faster() -> bool:
     finally:
         put_torchs_own_back()
     return bool(switched.abs().max() <= 4 * usual.abs().max())
+
+
+def _attention_functions() -> MutableMapping[str, Any]:
+    """Return transformers' attention functions by name; a dict of nothing where nobody has imported a model of it."""
+    return getattr(sys.modules.get("transformers.modeling_utils"), "ALL_ATTENTION_FUNCTIONS", {})
 
 
 def _is_torchs_own() -> bool:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.pytorch_utils import Conv1D
 
+from lightning_modules.cpu_products import by_small_products
 from lightning_modules.errors import ModelError
 from lightning_modules.packed_batch import PackedBatch
 from lightning_modules.pretrained import first_line
@@ -60,7 +61,7 @@ class Packing:
         forms: Sequence[Form] = ("layers", "linear"),
     ) -> None:
         self._model: Any = model
-        self._layers = layers
+        self.layers = layers
         self._linear = [each for layer in layers for each in layer.modules() if isinstance(each, nn.Linear | Conv1D)]
         self._side = side
         self._parameters = sum(parameter.numel() for layer in layers for parameter in layer.parameters())
@@ -102,14 +103,18 @@ class Packing:
                 self._put_hooks(batch, self.form, hooks)
             yield
 
+    def pays(self, mask: Tensor) -> bool:
+        """Return whether :meth:`of` leaves out a batch's padding by itself."""
+        return self.form is not None and self._pays(PackedBatch(mask))
+
     def _pays(self, batch: PackedBatch) -> bool:
-        per_layer, per_length, share = _COSTS[self.form or "layers"]
-        per_token = 6 * self._parameters / len(self._layers) / _OPERATIONS_PER_SECOND / torch.get_num_threads()
-        cost = per_layer + per_length * batch.lengths + share * per_token * batch.tokens
+        per_layer, per_block, share = _COSTS[self.form or "layers"]
+        per_token = 6 * self._parameters / len(self.layers) / _OPERATIONS_PER_SECOND / torch.get_num_threads()
+        cost = per_layer + per_block * batch.blocks + share * per_token * batch.tokens
         return per_token * batch.padding > cost
 
     def _put_hooks(self, batch: PackedBatch, form: Form | None, hooks: ExitStack) -> None:
-        for module in self._layers if form == "layers" else self._linear:
+        for module in self.layers if form == "layers" else self._linear:
             # Inside of all other hooks, which see padded tensors.
             before = (
                 module.register_forward_pre_hook(batch.enter_layer, with_kwargs=True)
@@ -120,11 +125,11 @@ class Packing:
             hooks.callback(module.register_forward_hook(batch.leave, prepend=True).remove)
         if form == "layers":
             attend = ALL_ATTENTION_FUNCTIONS["sdpa"]
-            ALL_ATTENTION_FUNCTIONS["sdpa"] = partial(batch.attention, attend)
+            ALL_ATTENTION_FUNCTIONS["sdpa"] = by_small_products(partial(batch.attention, attend))
             hooks.callback(ALL_ATTENTION_FUNCTIONS.__setitem__, "sdpa", attend)
 
     def _gives_the_same(self, form: Form) -> bool:
-        modules = self._layers if form == "layers" else self._linear
+        modules = self.layers if form == "layers" else self._linear
         if not modules or (form == "layers" and getattr(self._model.config, "_attn_implementation", None) != "sdpa"):
             return False
         try:

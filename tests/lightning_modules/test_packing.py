@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
-from lightning_modules import SequenceClassifier
+from lightning_modules import SequenceClassifier, packed_batch
 from lightning_modules.errors import ModelError
 from lightning_modules.packed_batch import PackedBatch
 from lightning_modules.packing import Packing
@@ -38,8 +38,13 @@ def gradients(model: nn.Module, loss: Tensor) -> list[Tensor]:
     return list(torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True))
 
 
+@pytest.mark.parametrize("block", [12, 48])
 @pytest.mark.parametrize("family", [*LAYERS, *LINEAR])
-def test_logits_and_gradients_are_those_of_the_padded_batch(family: str) -> None:
+def test_logits_and_gradients_are_those_of_the_padded_batch(
+    family: str, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # In blocks of 12 tokens some texts are alone and some are not, in those of 48 none is.
+    monkeypatch.setattr(packed_batch, "_BLOCK", block)
     model, packing, side = packing_of(family)
     assert packing.form == ("layers" if family in LAYERS else "linear")
     texts = padded_texts(model, (3, 11, 7, 7, 5), 11, side)
@@ -83,7 +88,7 @@ def test_what_is_packed_comes_back_where_it_was(lengths: list[int], left: bool) 
     packed = PackedBatch(mask)
     assert packed.tokens == sum(lengths)
     assert packed.padding == mask.numel() - sum(lengths)
-    assert packed.lengths == len(set(lengths) - {0})
+    assert packed.blocks == (sum(lengths) > 0)
     assert packed.pack(tensor).shape == (1, sum(lengths), 3)
     assert torch.equal(packed.unpack(packed.pack(tensor)), tensor * mask[..., None])
 

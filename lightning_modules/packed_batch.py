@@ -142,7 +142,7 @@ class PackedBatch:
         return torch.cat(outputs, dim=1), None
 
     def _masks_of_blocks(self, mask: Tensor) -> list[Tensor | bool]:
-        """Return what a mask says within each block, or of one that it leaves whole no more than whether it is causal."""
+        """Return what a mask says within each block, or no more than whether it is causal."""
         for known, found in self._cut:
             if known is mask:
                 return found

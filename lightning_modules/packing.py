@@ -26,11 +26,11 @@ Form = Literal["layers", "linear"]
 _TEXTS = (9, 4, 12, 4, 2)
 
 # What packing costs on a CPU, rounded up from what `python -m benchmarks.packing --costs` prints: seconds per layer,
-# seconds per layer and length of text, and the share by which the arithmetic on what is left takes longer. The
-# arithmetic is 6 operations per parameter and token, at 1e11 per second and thread. For forward and backward; forward
-# alone, all is a third.
-_COSTS = {"layers": (3e-4, 1.2e-4, 0.02), "linear": (8e-4, 0.0, 0.12)}
-_OPERATIONS_PER_SECOND = 1e11
+# seconds per layer and block of texts, and the share by which the arithmetic on what is left takes longer. What it
+# saves is counted as products alone, 6 operations per parameter and place, at the speed of one thread of a fast
+# processor: less than it is. For forward and backward; forward alone, all but blocks is a third.
+_COSTS = {"layers": (1e-3, 2.5e-4, 0.02), "linear": (2e-3, 0.0, 0.12)}
+_OPERATIONS_PER_SECOND = 2.4e11
 
 
 class Packing:
@@ -110,7 +110,9 @@ class Packing:
     def _pays(self, batch: PackedBatch) -> bool:
         per_layer, per_block, share = _COSTS[self.form or "layers"]
         per_token = 6 * self._parameters / len(self.layers) / _OPERATIONS_PER_SECOND / torch.get_num_threads()
-        cost = per_layer + per_block * batch.blocks + share * per_token * batch.tokens
+        cost = per_layer + share * per_token * batch.tokens
+        if torch.is_grad_enabled():  # without, blocks take no longer than attention on the padded batch
+            cost += per_block * batch.blocks
         return per_token * batch.padding > cost
 
     def _put_hooks(self, batch: PackedBatch, form: Form | None, hooks: ExitStack) -> None:

@@ -28,7 +28,7 @@ _TEXTS = (9, 4, 12, 4, 2)
 # What packing costs on a CPU, rounded up from what `python -m benchmarks.packing --costs` prints: seconds per layer,
 # seconds per layer and block of texts, and the share by which the arithmetic on what is left takes longer. What it
 # saves is counted as products alone, 6 operations per parameter and place, at the speed of one thread of a fast
-# processor: less than it is. For forward and backward; forward alone, all but blocks is a third.
+# processor: less than it is. For forward and backward; forward alone, blocks cost nothing and all else is a third.
 _COSTS = {"layers": (1e-3, 2.5e-4, 0.02), "linear": (2e-3, 0.0, 0.12)}
 _OPERATIONS_PER_SECOND = 2.4e11
 

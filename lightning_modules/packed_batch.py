@@ -41,6 +41,8 @@ class PackedBatch:
         self._blocks = _blocks(self._lengths)
         # What was cut out of each mask of pairs of tokens.
         self._cut: list[tuple[Tensor, list[Tensor | bool]]] = []
+        # The last input of a linear layer, and what it is without padding.
+        self._packed: tuple[Tensor, Tensor] | None = None
         self._inside: set[nn.Module] = set()
         self.is_used = False
 
@@ -48,11 +50,6 @@ class PackedBatch:
     def tokens(self) -> int:
         """Number of tokens."""
         return len(self._places)
-
-    @property
-    def padding(self) -> int:
-        """Number of places without a token."""
-        return self.texts * self.width - self.tokens
 
     @property
     def blocks(self) -> int:
@@ -88,7 +85,10 @@ class PackedBatch:
         if args[0].ndim != 3 or args[0].shape[:2] != (self.texts, self.width):
             return None
         self._inside.add(linear)
-        return (self.pack(args[0]), *args[1:])
+        # Queries, keys and values are made of one tensor.
+        if self._packed is None or self._packed[0] is not args[0]:
+            self._packed = (args[0], self.pack(args[0]))
+        return (self._packed[1], *args[1:])
 
     def leave(self, module: nn.Module, _: Any, output: Any) -> Any:
         """Unpack the outputs of a module whose inputs were packed; a hook after its forward pass."""

@@ -96,24 +96,31 @@ class Packing:
             mask: The batch's attention mask, ``(texts, width)``.
             always: Whether to do so wherever there is padding, whatever it takes.
         """
-        batch = PackedBatch(mask) if mask.shape[0] > 1 and not bool(mask.all()) else None
-        is_packed = batch is not None and batch.tokens and self.form is not None and (always or self._pays(batch))
+        batch = self._batch_to_pack(mask, always)
         with ExitStack() as hooks:
-            if batch is not None and is_packed:
+            if batch is not None:
                 self._put_hooks(batch, self.form, hooks)
             yield
 
     def pays(self, mask: Tensor) -> bool:
         """Return whether :meth:`of` leaves out a batch's padding by itself."""
-        return self.form is not None and self._pays(PackedBatch(mask))
+        return self._batch_to_pack(mask, always=False) is not None
 
-    def _pays(self, batch: PackedBatch) -> bool:
-        per_layer, per_block, share = _COSTS[self.form or "layers"]
+    def _batch_to_pack(self, mask: Tensor, always: bool) -> PackedBatch | None:
+        tokens = int(mask.count_nonzero())
+        if mask.shape[0] == 1 or tokens in (0, mask.numel()) or self.form is None:
+            return None
+        if always:
+            return PackedBatch(mask)
+        per_layer, per_block, share = _COSTS[self.form]
         per_token = 6 * self._parameters / len(self.layers) / _OPERATIONS_PER_SECOND / torch.get_num_threads()
-        cost = per_layer + share * per_token * batch.tokens
-        if torch.is_grad_enabled():  # without, blocks take no longer than attention on the padded batch
-            cost += per_block * batch.blocks
-        return per_token * batch.padding > cost
+        saved = per_token * (mask.numel() - tokens - share * tokens) - per_layer
+        if saved <= 0:
+            return None
+        batch = PackedBatch(mask)
+        # Of forward passes alone, blocks take no longer than attention on the padded batch. Those of a search's trials
+        # have to run as that of their step did, for the same dropout masks.
+        return batch if saved > per_block * batch.blocks or not self._model.training else None
 
     def _put_hooks(self, batch: PackedBatch, form: Form | None, hooks: ExitStack) -> None:
         for module in self.layers if form == "layers" else self._linear:

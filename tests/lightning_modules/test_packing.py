@@ -87,7 +87,6 @@ def test_what_is_packed_comes_back_where_it_was(lengths: list[int], left: bool) 
     tensor = torch.randn(len(lengths), width, 3)
     packed = PackedBatch(mask)
     assert packed.tokens == sum(lengths)
-    assert packed.padding == mask.numel() - sum(lengths)
     assert packed.blocks == (sum(lengths) > 0)
     assert packed.pack(tensor).shape == (1, sum(lengths), 3)
     assert torch.equal(packed.unpack(packed.pack(tensor)), tensor * mask[..., None])
@@ -105,6 +104,21 @@ def test_padding_is_skipped_only_where_that_saves_time() -> None:
     with packing.of(texts["attention_mask"]):
         model(**texts)
     assert seen == [18, 12]
+
+
+def test_trials_of_a_step_run_as_the_step_does() -> None:
+    model, packing, _ = packing_of("bert")
+    mask = padded_texts(model, (3, *[40] * 8), 40, "right")["attention_mask"]
+    decisions = []
+    for size in torch.logspace(6, 9, 13):
+        packing._parameters = int(size)
+        model.train()
+        in_training = packing.pays(mask)
+        with torch.no_grad():
+            assert packing.pays(mask) == in_training
+        model.eval()
+        decisions.append((in_training, packing.pays(mask)))
+    assert set(decisions) == {(False, False), (False, True), (True, True)}
 
 
 def test_a_classifier_skips_padding_when_asked_to_and_refuses_what_does_not_go_with_it() -> None:

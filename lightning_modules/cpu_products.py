@@ -83,11 +83,13 @@ def by_small_products(attend: Attend) -> Attend:
         is_switched = CpuProducts.runs_switched and torch.get_float32_matmul_precision() == "medium"
         if not is_switched or torch.compiler.is_compiling():
             return attend(module, query, key, value, mask, **options)
-        # The backward pass comes through the second of these first.
-        inputs = _BackwardWith.apply("medium", query, key, value)
+        has_backward = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (query, key, value))
+        if has_backward:
+            query, key, value = _BackwardWith.apply("medium", query, key, value)
         with small_products():
-            output, weights = attend(module, *inputs, mask, **options)
-        return _BackwardWith.apply("highest", output)[0], weights
+            output, weights = attend(module, query, key, value, mask, **options)
+        # Which a backward pass comes to first.
+        return (_BackwardWith.apply("highest", output)[0] if has_backward else output), weights
 
     return run
 

@@ -57,7 +57,7 @@ class MeasuredLearningRate(Callback):
         Trainer(callbacks=[MeasuredLearningRate()])
     """
 
-    def __init__(self, peak_fraction: float = 0.08, measured_share: float = 0.5) -> None:
+    def __init__(self, peak_fraction: float = 0.12, measured_share: float = 0.5) -> None:
         if not 0 < peak_fraction < 2:
             raise _refusal(f"peak_fraction: {peak_fraction} is not allowed; above 0 and below 2")
         if not 0 <= measured_share <= 1:

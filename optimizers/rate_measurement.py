@@ -59,7 +59,7 @@ class RateMeasurement:
         optimizer: Optimizer,
         weights: Sequence[float],
         total_steps: int | None,
-        peak_fraction: float = 0.08,
+        peak_fraction: float = 0.12,
         measured_share: float = 0.5,
     ) -> None:
         self._optimizer = optimizer

@@ -171,7 +171,7 @@ class Reference:
                 earlier = d
             # What was measured stays in force until there is another rate.
             in_force = best or in_force
-            self.rates.append(max(0.08, min(1, 3 / total)) * in_force)
+            self.rates.append(max(0.12, min(0.5, 10 / total)) * in_force)
             theta = theta - self.rates[-1] * d
         self.theta = theta
 
@@ -205,7 +205,7 @@ def test_the_first_rate_is_that_of_parabolic_adam_and_later_ones_are_near_it() -
             return loss
 
         optimizer.step(closure)
-        peaks.append(0.08 * optimizer.param_groups[0]["minimiser"])
+        peaks.append(10 / 60 * optimizer.param_groups[0]["minimiser"])
     # No warm-up here, so that the weights are elsewhere from the second step on.
     _, module = measured(with_rate(Adam, lr=1.0), max_epochs=5)
     assert module.rates[0][0] == pytest.approx(peaks[0], rel=1e-5)

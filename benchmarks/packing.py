@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -183,13 +183,14 @@ def family_model(family: str, width: int = 384, depth: int = 6, heads: int = 12,
     torch.manual_seed(0)
     names, more = FAMILIES[family]
     sizes = dict(zip(names, (width, depth, heads, 4 * width), strict=True))
-    config = CONFIG_MAPPING[family](vocab_size=30522, num_labels=num_labels, **sizes, **more)
+    make: Any = CONFIG_MAPPING[family]
+    config = make(vocab_size=30522, num_labels=num_labels, **sizes, **more)
     return AutoModelForSequenceClassification.from_config(config).train()
 
 
 def packing_of(model: nn.Module) -> Packing:
     """Return how a run packs a model."""
-    side = "right" if Padding(model).is_free("right") else "left"
+    side: Literal["right", "left"] = "right" if Padding(model).is_free("right") else "left"
     return Packing(model, layer_modules(model, module_order(model)), side)
 
 

@@ -1,11 +1,17 @@
 """Time of a forward and backward pass with, and without, the padding of a batch, beside that of its matrix products.
 
-OMP_NUM_THREADS=1 python -m benchmarks.packing --tasks sst2 mrpc stsb --data-dir path/to/glue
+    OMP_NUM_THREADS=1 python -m benchmarks.packing --tasks sst2 mrpc stsb --data-dir path/to/glue
 
 Processor seconds per batch of 32 texts of a task (generated ones without ``--data-dir``), all forms in turn in one
 process, median over the repeats, and as a multiple of the limit: 6 operations per parameter of the layers and token, at
-the rate of a product of two 1 024 x 1 024 matrices in between. With ``--costs``: what packing costs per layer where
-there is little to save, from which the constants of lightning_modules/packing.py were rounded.
+the rate of a product of two 1 024 x 1 024 matrices in between. Matrices are multiplied by the library that a run takes.
+``--families`` measures a classifier of every family named, of MiniLM's size with random weights, or of a folder:
+
+    OMP_NUM_THREADS=1 python -m benchmarks.packing --families bert mpnet --tasks sst2 --data-dir path/to/glue
+
+``--shapes`` prints the time of what is chosen by itself beside the padded batch's over batches of many shapes, and
+``--costs`` what packing costs per layer where there is little to save, from which the constants of
+lightning_modules/packing.py were rounded.
 """
 
 from __future__ import annotations
@@ -16,19 +22,40 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import CONFIG_MAPPING, AutoModelForSequenceClassification
 
 from datamodules import GLUEDataModule
 from lightning_modules import SequenceClassifier
+from lightning_modules.cpu_products import CpuProducts
 from lightning_modules.length_split import split_by_length
+from lightning_modules.packed_batch import PackedBatch
 from lightning_modules.packing import Form, Packing
+from lightning_modules.padding import Padding
+from lightning_modules.tiny_input import module_order
 from optimizers.named_parts import layer_modules
 
+MINILM = "offline:all-MiniLM-L6-v2"
 FORMS = ("padded", "4 parts", "linear layers packed", "layers packed")
+# How a family's configuration calls width, layers, heads and the width within a layer, and what else it needs.
+_NAMES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+FAMILIES: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
+    "bert": (_NAMES, {}),
+    "roberta": (_NAMES, {"pad_token_id": 1}),
+    "distilbert": (("dim", "n_layers", "n_heads", "hidden_dim"), {}),
+    "mpnet": (_NAMES, {"pad_token_id": 1}),
+    "deberta-v2": (
+        _NAMES,
+        {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 256, "share_att_key": True},
+    ),
+    "modernbert": (_NAMES, {"pad_token_id": 0, "cls_token_id": 1, "sep_token_id": 2}),
+    "gpt2": (("n_embd", "n_layer", "n_head", "n_inner"), {"pad_token_id": 0}),
+    "llama": (_NAMES, {"pad_token_id": 0}),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -36,20 +63,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="+", default=["sst2"])
     parser.add_argument("--data-dir")
-    parser.add_argument("--model", default="offline:all-MiniLM-L6-v2")
+    parser.add_argument("--model", default=MINILM)
+    parser.add_argument("--families", nargs="+", help=f"of {', '.join(FAMILIES)}, or folders of models")
     parser.add_argument("--batches", type=int, default=5)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--shapes", action="store_true")
     parser.add_argument("--costs", action="store_true")
     options = parser.parse_args(arguments)
+    CpuProducts().switch()
     if options.costs:
         print_costs(options.repeats)
-        return
-    for task in options.tasks:
-        print_task(task, options)
+    elif options.shapes:
+        print_shapes(options.families or ["bert"], options.repeats)
+    elif options.families:
+        print_families(options)
+    else:
+        for task in options.tasks:
+            print_task(task, options)
 
 
-def print_task(task: str, options: argparse.Namespace) -> None:
-    """Print seconds per batch of a task, form by form."""
+def data_of(task: str, options: argparse.Namespace) -> tuple[GLUEDataModule, list[dict[str, Tensor]]]:
+    """Return a task and the inputs of some of its batches."""
     data = GLUEDataModule(
         task,
         source=None if options.data_dir else "synthetic",
@@ -60,13 +94,17 @@ def print_task(task: str, options: argparse.Namespace) -> None:
     )
     data.prepare_data()
     data.setup("fit")
+    torch.manual_seed(0)
+    inputs = ("input_ids", "attention_mask")
+    return data, [{name: batch[name] for name in inputs} for batch in data.train_dataloader()]
+
+
+def print_task(task: str, options: argparse.Namespace) -> None:
+    """Print seconds per batch of a task, form by form."""
+    data, batches = data_of(task, options)
     model = SequenceClassifier(options.model, num_labels=data.num_labels).model
     layers = layer_modules(model)
     packings = packings_of(model)
-    torch.manual_seed(0)
-    batches = [
-        {name: batch[name] for name in batch if name not in ("labels", "idx")} for batch in data.train_dataloader()
-    ]
     rate: list[float] = []
     seconds: dict[str, list[float]] = {form: [] for form in FORMS}
     for _ in range(options.repeats):
@@ -81,6 +119,87 @@ def print_task(task: str, options: argparse.Namespace) -> None:
         median = statistics.median(seconds[form])
         spread = f"{min(seconds[form]):.3f} to {max(seconds[form]):.3f}"
         print(f"  {form:22} {median:.3f} s ({spread}), {median / limit:.2f} x the products' {limit:.3f} s")
+
+
+def print_families(options: argparse.Namespace) -> None:
+    """Print a table of seconds per batch, padded and as chosen by itself, of every family and task."""
+    print("| model | task | packed | padded, s | as chosen, s | times padded | times the products |")
+    print("| --- | --- | --- | ---: | ---: | ---: | ---: |")
+    for family in options.families:
+        for task in options.tasks:
+            data, batches = data_of(task, options)
+            if family in FAMILIES:
+                model = family_model(family, num_labels=data.num_labels)
+            else:
+                model = SequenceClassifier(family, num_labels=data.num_labels).model
+            packing = packing_of(model)
+            # Special tokens are elsewhere in other vocabularies; what is computed takes as long.
+            pad = getattr(model.config, "pad_token_id", 0) or 0
+            for batch in batches:
+                batch["input_ids"] = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, pad)
+            padded, chosen, rates = [], [], []
+            for _ in range(options.repeats):
+                padded.append(processor_seconds(partial(run_chosen, model, batches, None)) / len(batches))
+                chosen.append(processor_seconds(partial(run_chosen, model, batches, packing)) / len(batches))
+                rates.append(products_per_second())
+            tokens = sum(int(batch["attention_mask"].sum()) for batch in batches) / len(batches)
+            parameters = sum(each.numel() for layer in packing.layers for each in layer.parameters())
+            limit = 6 * parameters * tokens / max(rates)
+            form = packing.form if any(packing.pays(batch["attention_mask"]) for batch in batches) else "nothing"
+            one, other = min(padded), min(chosen)
+            cells = [f"{one:.3f}", f"{other:.3f}", f"{other / one:.2f}", f"{other / limit:.2f}"]
+            print(f"| {Path(family).name} | {task} | {form} | {' | '.join(cells)} |", flush=True)
+
+
+def print_shapes(families: Sequence[str], repeats: int) -> None:
+    """Print the time of what is chosen by itself beside that of the padded batch, over batches of many shapes."""
+    ratios = {}
+    spreads = {"short even": (8, 8), "short uneven": (3, 40), "long even": (92, 96), "long uneven": (12, 128)}
+    for family in families:
+        for width, heads in ((64, 2), (192, 6), (384, 12), (384, 6), (768, 12)):
+            model = family_model(family, width, depth=2, heads=heads)
+            packing = packing_of(model)
+            for name, (least, most) in spreads.items():
+                for texts in (1, 4, 16, 64):
+                    lengths = torch.linspace(least, most, texts).long()
+                    mask = (torch.arange(int(lengths.max())) < lengths[:, None]).long()
+                    batch = {"input_ids": torch.randint(5, 1000, mask.shape) * mask, "attention_mask": mask}
+                    found: dict[bool, list[float]] = {False: [], True: []}
+                    count = max(1, 4096 // mask.numel())
+                    for _ in range(repeats):
+                        for is_chosen, seconds in found.items():
+                            run = partial(run_chosen, model, [batch] * count, packing if is_chosen else None)
+                            seconds.append(processor_seconds(run))
+                    ratio = min(found[True]) / min(found[False])
+                    form = packing.form if packing.pays(mask) else "nothing"
+                    ratios[f"{family}, {width} wide, {heads} heads, {texts} texts, {name}: {form} packed"] = ratio
+                    print(f"{[*ratios][-1]}, {ratio:.3f} x padded", flush=True)
+    for worst in sorted(ratios, key=ratios.__getitem__)[-5:]:
+        print(f"slowest: {worst}, {ratios[worst]:.3f} x padded")
+
+
+def family_model(family: str, width: int = 384, depth: int = 6, heads: int = 12, num_labels: int = 2) -> nn.Module:
+    """Return a classifier with random weights, by default of MiniLM's size."""
+    torch.manual_seed(0)
+    names, more = FAMILIES[family]
+    sizes = dict(zip(names, (width, depth, heads, 4 * width), strict=True))
+    config = CONFIG_MAPPING[family](vocab_size=30522, num_labels=num_labels, **sizes, **more)
+    return AutoModelForSequenceClassification.from_config(config).train()
+
+
+def packing_of(model: nn.Module) -> Packing:
+    """Return how a run packs a model."""
+    side = "right" if Padding(model).is_free("right") else "left"
+    return Packing(model, layer_modules(model, module_order(model)), side)
+
+
+def run_chosen(model: Any, batches: list[dict[str, Tensor]], packing: Packing | None) -> None:
+    """Compute the gradients of all batches, packed or not as a run would."""
+    for batch in batches:
+        model.zero_grad()
+        with nullcontext() if packing is None else packing.of(batch["attention_mask"]):
+            logits = model(**batch).logits
+        logits.square().mean().backward()
 
 
 def packings_of(model: nn.Module) -> dict[str, Packing]:
@@ -106,33 +225,28 @@ def gradients(model: Any, batch: dict[str, Tensor], packing: Packing | None) -> 
 
 
 def print_costs(repeats: int) -> None:
-    """Print microseconds per layer beyond those of the padded batch, and what the padding would have taken."""
-    for size, depth in ((32, 2), (128, 4), (384, 6)):
-        config = BertConfig(
-            vocab_size=1000,
-            hidden_size=size,
-            num_hidden_layers=depth,
-            num_attention_heads=max(2, size // 32),
-            intermediate_size=4 * size,
-        )
-        model = BertForSequenceClassification(config)
+    """Print microseconds per layer beyond those of the padded batch, and what the products of padding would take."""
+    for width, depth in ((64, 2), (128, 4), (384, 6)):
+        model = family_model("bert", width, depth, heads=max(2, width // 32))
         packings = packings_of(model)
-        for lengths in (1, 4, 16):
-            widths = torch.tensor([24 - row % lengths for row in range(32)])
-            # One text more, without which a batch of equal lengths has no padding to leave out.
-            mask = (torch.arange(25) < torch.cat([widths, torch.tensor([25])])[:, None]).long()
+        for texts, length in ((32, 5), (32, 24), (8, 96)):
+            # All but one equally long: there is nothing to save, and the shorter one has to be looked after.
+            mask = (torch.arange(length) < torch.tensor([length] * (texts - 1) + [length - 1])[:, None]).long()
             batch = {"input_ids": torch.randint(5, 1000, mask.shape), "attention_mask": mask}
             found = {
-                form: statistics.median(
+                form: min(
                     processor_seconds(partial(run_all, model, [batch] * 5, form, packings)) / 5 for _ in range(repeats)
                 )
                 for form in ("padded", "linear layers packed", "layers packed")
             }
             more = {form: (each - found["padded"]) / depth * 1e6 for form, each in found.items() if form != "padded"}
-            layers = [each for layer in layer_modules(model) for each in layer.parameters()]
-            saved = 6 * sum(each.numel() for each in layers) * int((mask == 0).sum()) / depth / 1e11 * 1e6
             described = ", ".join(f"{form} {each:+.0f}" for form, each in more.items())
-            print(f"width {size}, {lengths + 1} lengths: per layer {described} microseconds; padding {saved:.0f}")
+            blocks, per_layer = PackedBatch(mask).blocks, found["padded"] / depth * 1e6
+            print(
+                f"width {width}, {texts} texts of {length} tokens, {blocks} blocks: per layer {described} "
+                f"microseconds beside {per_layer:.0f}",
+                flush=True,
+            )
 
 
 def products_per_second() -> float:

@@ -9,7 +9,8 @@ to that, and what the ratio would be if a method's trials were all that it adds:
 they are. The second compares our methods with those of the published package SaLSa-Optimizer at equal constants and
 hence equal numbers of trials. On a CPU with one thread seconds are the processor's, else the clock's.
 
-On a GPU the default model is BERT-base with random weights, otherwise the packaged MiniLM.
+On a GPU the default model is BERT-base with random weights, otherwise the packaged MiniLM. On a CPU matrices are
+multiplied by the library that a run takes there (lightning_modules/cpu_products.py).
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from datamodules import GLUEDataModule
 from lightning_modules.closures import Batch, StepClosures
+from lightning_modules.cpu_products import CpuProducts
 from lightning_modules.pretrained import load_sequence_classifier
 from optimizers import SGDSLS, AdamSLS, ParabolicAdam, ParamGroups, SaLSA
 
@@ -297,6 +299,8 @@ def main() -> None:
     options = parser().parse_args()
     torch.set_num_threads(options.threads)
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if device.type == "cpu":
+        CpuProducts().switch()
     name = options.model or ("bert-base" if device.type == "cuda" else PACKAGED)
 
     def build(training: bool = True) -> nn.Module:

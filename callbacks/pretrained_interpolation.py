@@ -172,7 +172,8 @@ class PretrainedInterpolation(Callback):
 
     def _search(self, trainer: Trainer, module: Any, started: float) -> None:
         saver, monitor, mode = self._selected_by(trainer, module)
-        live = module.state_dict()
+        # A module may have a state of its own beside tensors (get_extra_state), which no line goes through.
+        live = {name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)}
         base = read_checkpoint(saver.best_model_path) if saver is not None and saver.best_model_path else None
         is_monitored = saver is not None and saver.monitor is not None
         # A module may leave frozen weights out of its checkpoints.

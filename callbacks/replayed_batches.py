@@ -110,7 +110,7 @@ class ReplayedBatches:
 
 def _copied(batch: Any) -> Any:
     """Return a copy of a batch: a training step may take entries out of its batch, or change them in place."""
-    return apply_to_collection(batch, Tensor, torch.clone)
+    return apply_to_collection(batch, Tensor, torch.clone, allow_frozen=True)
 
 
 def _wide(loss: Tensor) -> Tensor:

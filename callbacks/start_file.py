@@ -28,7 +28,8 @@ def write_start(trainer: Trainer, module: LightningModule) -> str:
     if trainer.is_global_zero:
         file.parent.mkdir(parents=True, exist_ok=True)
         unfinished = file.with_name(f".{file.name}.{os.getpid()}")
-        torch.save({name: value.cpu() for name, value in module.state_dict().items()}, unfinished)
+        weights = {name: value.cpu() for name, value in module.state_dict().items() if isinstance(value, Tensor)}
+        torch.save(weights, unfinished)
         file = _claimed(file)
         unfinished.replace(file)
     return trainer.strategy.broadcast(str(file))

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import nn
+from torch import Tensor, nn
+
+Attend = Callable[..., tuple[Tensor, Any]]
+
+# The precisions of oneDNN and of CUDA that "medium" sets, and "highest".
+_SWITCHED, _SMALL = ("bf16", "tf32"), ("ieee", "ieee")
 
 
 class CpuProducts(Callback):
@@ -22,22 +28,37 @@ class CpuProducts(Callback):
     where the processor has instructions for such products (AMX). There nothing is changed, and nothing on other
     devices: results are float32's. A precision that the user has set stays, whether before the run or in it, and
     torch's own comes back after the last of the runs that go on at the same time.
+
+    The many small products of attention take longer by oneDNN, several times as long in torch's kernel for attention
+    without dropout: transformers' attention stays with MKL, see :func:`by_small_products`.
     """
 
     runs_switched = 0  # in this process, whose threads share the setting
     _lock = threading.Lock()
+    # transformers' function for attention, and what stands in its place in a run.
+    _attention: ClassVar[tuple[Attend, Attend] | None] = None
 
     def __init__(self) -> None:
         self._is_on = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if trainer.strategy.root_device.type != "cpu":
-            return
+        if trainer.strategy.root_device.type == "cpu":
+            self.switch()
+
+    def switch(self) -> None:
+        """Switch, where that is faster and nobody has set a precision: what a program without a Trainer calls."""
         with self._lock:
-            if _is_switched() or (_is_torchs_own() and onednn_is_faster()):
-                self._is_on = True
-                CpuProducts.runs_switched += 1
-                torch.set_float32_matmul_precision("medium")
+            if self._is_on or not (_is_switched() or (_is_torchs_own() and onednn_is_faster())):
+                return
+            self._is_on = True
+            CpuProducts.runs_switched += 1
+            if CpuProducts.runs_switched > 1:
+                return
+            torch.set_float32_matmul_precision("medium")
+            functions = _attention_functions()
+            if "sdpa" in functions:
+                CpuProducts._attention = functions["sdpa"], by_small_products(functions["sdpa"])
+                functions["sdpa"] = CpuProducts._attention[1]
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._put_back()
@@ -47,10 +68,14 @@ class CpuProducts(Callback):
 
     def _put_back(self) -> None:
         with self._lock:
-            if self._is_on:
-                if CpuProducts.runs_switched == 1 and _is_switched():
+            if self._is_on and CpuProducts.runs_switched == 1:
+                if _is_switched():
                     put_torchs_own_back()
-                CpuProducts.runs_switched -= 1
+                own, CpuProducts._attention = CpuProducts._attention, None
+                functions = _attention_functions()
+                if own is not None and functions["sdpa"] is own[1]:
+                    functions["sdpa"] = own[0]
+            CpuProducts.runs_switched -= self._is_on
             self._is_on = False
 
 
@@ -65,6 +90,39 @@ def small_products() -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision("medium")
+
+
+def by_small_products(attend: Attend) -> Attend:
+    """Return an attention function of transformers whose products, and those of its gradients, are small ones."""
+
+    def run(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **options: Any) -> Any:
+        if torch.compiler.is_compiling() or not _is_switched():
+            return attend(module, query, key, value, mask, **options)
+        has_backward = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (query, key, value))
+        if has_backward:
+            query, key, value = _BackwardWith.apply("medium", query, key, value)
+        with small_products():
+            output, weights = attend(module, query, key, value, mask, **options)
+        # Which a backward pass comes to first.
+        return (_BackwardWith.apply("highest", output)[0] if has_backward else output), weights
+
+    return run
+
+
+class _BackwardWith(torch.autograd.Function):
+    """Returns tensors as they are; a backward pass goes on from here with a precision of products."""
+
+    @staticmethod
+    def forward(ctx: Any, precision: str, *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.precision = precision
+        return tuple(tensor.view_as(tensor) for tensor in tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        # Unless the user has set another one since.
+        if CpuProducts.runs_switched and _precisions() in (_SWITCHED, _SMALL):
+            torch.set_float32_matmul_precision(ctx.precision)
+        return (None, *gradients)
 
 
 @cache
@@ -92,6 +150,11 @@ def onednn_is_faster() -> bool:
     return bool(switched.abs().max() <= 4 * usual.abs().max())
 
 
+def _attention_functions() -> MutableMapping[str, Any]:
+    """Return transformers' attention functions by name; a dict of nothing where nobody has imported a model of it."""
+    return getattr(sys.modules.get("transformers.modeling_utils"), "ALL_ATTENTION_FUNCTIONS", {})
+
+
 def _is_torchs_own() -> bool:
     """Return whether nobody has set a precision, in torch's older way (of all libraries) or its newer one (of each)."""
     return _precisions() == ("none", "none")
@@ -99,7 +162,7 @@ def _is_torchs_own() -> bool:
 
 def _is_switched() -> bool:
     """Return whether the setting in force is that of a run, and nobody has set another one since."""
-    return CpuProducts.runs_switched > 0 and _precisions() == ("bf16", "tf32")
+    return CpuProducts.runs_switched > 0 and _precisions() == _SWITCHED
 
 
 def _precisions() -> tuple[str, str]:

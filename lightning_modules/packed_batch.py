@@ -9,14 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from lightning_modules.cpu_products import small_products
+# Tokens of a block of texts for attention: fewer products for more blocks, each of which takes a few calls of torch.
+_BLOCK = 48
 
 
 class PackedBatch:
-    """Where the tokens of a padded batch lie once its padding is left out, texts of equal length side by side.
+    """Where the tokens of a padded batch lie once its padding is left out, the longest texts first.
 
     ``(texts, width, …)`` tensors become ``(1, tokens, …)``. What treats tokens one by one gives the same in both forms;
-    attention runs on the texts of each length in turn, which need no padding among themselves.
+    attention runs on blocks of a few texts each, in which a mask keeps the texts apart.
 
     Args:
         mask: ``(texts, width)``, 1 for a token and 0 for padding, on either side.
@@ -36,10 +37,12 @@ class PackedBatch:
         columns = torch.arange(self.width, device=mask.device)
         # Of each token in the packed form, its place among all the places of the padded one.
         self._places = (order[:, None] * self.width + columns)[is_token[order]]
-        found, counts = lengths[order].unique_consecutive(return_counts=True)
-        self._groups = [(texts, length) for length, texts in torch.stack([found, counts]).T.tolist() if length]
+        self._lengths: list[int] = [length for length in lengths[order].tolist() if length]
+        self._blocks = _blocks(self._lengths)
         # What was cut out of each mask of pairs of tokens.
         self._cut: list[tuple[Tensor, list[Tensor | bool]]] = []
+        # The last input of a linear layer, and what it is without padding.
+        self._packed: tuple[Tensor, Tensor] | None = None
         self._inside: set[nn.Module] = set()
         self.is_used = False
 
@@ -49,14 +52,9 @@ class PackedBatch:
         return len(self._places)
 
     @property
-    def padding(self) -> int:
-        """Number of places without a token."""
-        return self.texts * self.width - self.tokens
-
-    @property
-    def lengths(self) -> int:
-        """Number of different lengths."""
-        return len(self._groups)
+    def blocks(self) -> int:
+        """Number of blocks in which attention runs."""
+        return len(self._blocks)
 
     def pack(self, tensor: Tensor) -> Tensor:
         """Return ``(texts, width, …)``, or ``(1, width, …)`` for all texts alike, as ``(1, tokens, …)``."""
@@ -87,7 +85,10 @@ class PackedBatch:
         if args[0].ndim != 3 or args[0].shape[:2] != (self.texts, self.width):
             return None
         self._inside.add(linear)
-        return (self.pack(args[0]), *args[1:])
+        # Queries, keys and values are made of one tensor.
+        if self._packed is None or self._packed[0] is not args[0]:
+            self._packed = (args[0], self.pack(args[0]))
+        return (self._packed[1], *args[1:])
 
     def leave(self, module: nn.Module, _: Any, output: Any) -> Any:
         """Unpack the outputs of a module whose inputs were packed; a hook after its forward pass."""
@@ -130,33 +131,28 @@ class PackedBatch:
         """
         if any(tensor.shape[0] != 1 or tensor.shape[2] != self.tokens for tensor in (query, key)):
             return attend(module, query, key, value, attention_mask, **options)
-        sizes = [texts * length for texts, length in self._groups]
-        masks = [None] * len(sizes) if attention_mask is None else self._masks_of_groups(attention_mask)
+        sizes = self._lengths if attention_mask is None else self._blocks
+        masks = [None] * len(sizes) if attention_mask is None else self._masks_of_blocks(attention_mask)
         # One split and one cat: each slice of its own would have a gradient as large as the whole.
-        split = [tensor[0].split(sizes, dim=1) for tensor in (query, key, value)]
+        split = [tensor.split(sizes, dim=2) for tensor in (query, key, value)]
         outputs = []
-        for group, mask, *parts in zip(self._groups, masks, *split, strict=True):
-            inputs = [part.unflatten(1, group).transpose(0, 1) for part in parts]
-            if isinstance(mask, bool):
-                options, mask = options | {"is_causal": mask}, None
-            with small_products():
-                outputs.append(attend(module, *inputs, mask, **options)[0].flatten(0, 1))
-        return torch.cat(outputs)[None], None
+        for mask, *inputs in zip(masks, *split, strict=True):
+            alone = {"is_causal": mask} if isinstance(mask, bool) else {}
+            outputs.append(attend(module, *inputs, None if alone else mask, **(options | alone))[0])
+        return torch.cat(outputs, dim=1), None
 
-    def _masks_of_groups(self, mask: Tensor) -> list[Tensor | bool]:
-        """Return what a mask says within the texts of each length, or no more than whether it is causal."""
+    def _masks_of_blocks(self, mask: Tensor) -> list[Tensor | bool]:
+        """Return what a mask says within each block, or no more than whether it is causal."""
         for known, found in self._cut:
             if known is mask:
                 return found
         pairs = mask.expand(self.texts, -1, self.width, self.width)
         found = []
-        first = 0
-        for texts, length in self._groups:
-            places = self._places[first : first + texts * length].view(texts, length)
-            first += texts * length
-            columns = (places % self.width)[:, None]
-            own = pairs[places[:, 0] // self.width]
-            own = own.take_along_dim(columns[..., None], 2).take_along_dim(columns[:, :, None], 3)
+        for places in self._places.split(self._blocks):
+            texts, columns = places // self.width, places % self.width
+            own = pairs[texts[:, None], :, columns[:, None], columns].permute(2, 0, 1)[None]
+            is_same_text = texts[:, None] == texts
+            own = own & is_same_text if own.dtype == torch.bool else own.where(is_same_text, torch.finfo(own.dtype).min)
             allowed = own if own.dtype == torch.bool else own == 0
             if bool(allowed.all()):
                 found.append(False)
@@ -166,3 +162,14 @@ class PackedBatch:
                 found.append(own)
         self._cut.append((mask, found))
         return found
+
+
+def _blocks(lengths: list[int]) -> list[int]:
+    """Return the numbers of tokens of blocks of consecutive texts."""
+    blocks: list[int] = []
+    for length in lengths:
+        if blocks and blocks[-1] + length <= _BLOCK:
+            blocks[-1] += length
+        else:
+            blocks.append(length)
+    return blocks

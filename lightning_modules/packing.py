@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.pytorch_utils import Conv1D
 
+from lightning_modules.cpu_products import by_small_products
 from lightning_modules.errors import ModelError
 from lightning_modules.packed_batch import PackedBatch
 from lightning_modules.pretrained import first_line
@@ -25,11 +26,11 @@ Form = Literal["layers", "linear"]
 _TEXTS = (9, 4, 12, 4, 2)
 
 # What packing costs on a CPU, rounded up from what `python -m benchmarks.packing --costs` prints: seconds per layer,
-# seconds per layer and length of text, and the share by which the arithmetic on what is left takes longer. The
-# arithmetic is 6 operations per parameter and token, at 1e11 per second and thread. For forward and backward; forward
-# alone, all is a third.
-_COSTS = {"layers": (3e-4, 1.2e-4, 0.02), "linear": (8e-4, 0.0, 0.12)}
-_OPERATIONS_PER_SECOND = 1e11
+# seconds per layer and block of texts, and the share by which the arithmetic on what is left takes longer. What it
+# saves is counted as products alone, 6 operations per parameter and place, at the speed of one thread of a fast
+# processor: less than it is. For forward and backward; forward alone, blocks cost nothing and all else is a third.
+_COSTS = {"layers": (1e-3, 2.5e-4, 0.02), "linear": (2e-3, 0.0, 0.12)}
+_OPERATIONS_PER_SECOND = 2.4e11
 
 
 class Packing:
@@ -60,7 +61,7 @@ class Packing:
         forms: Sequence[Form] = ("layers", "linear"),
     ) -> None:
         self._model: Any = model
-        self._layers = layers
+        self.layers = layers
         self._linear = [each for layer in layers for each in layer.modules() if isinstance(each, nn.Linear | Conv1D)]
         self._side = side
         self._parameters = sum(parameter.numel() for layer in layers for parameter in layer.parameters())
@@ -95,21 +96,46 @@ class Packing:
             mask: The batch's attention mask, ``(texts, width)``.
             always: Whether to do so wherever there is padding, whatever it takes.
         """
-        batch = PackedBatch(mask) if mask.shape[0] > 1 and not bool(mask.all()) else None
-        is_packed = batch is not None and batch.tokens and self.form is not None and (always or self._pays(batch))
+        batch = self._batch_to_pack(mask, always)
         with ExitStack() as hooks:
-            if batch is not None and is_packed:
+            if batch is not None:
                 self._put_hooks(batch, self.form, hooks)
             yield
 
-    def _pays(self, batch: PackedBatch) -> bool:
-        per_layer, per_length, share = _COSTS[self.form or "layers"]
-        per_token = 6 * self._parameters / len(self._layers) / _OPERATIONS_PER_SECOND / torch.get_num_threads()
-        cost = per_layer + per_length * batch.lengths + share * per_token * batch.tokens
-        return per_token * batch.padding > cost
+    def pays(self, mask: Tensor) -> bool:
+        """Return whether :meth:`of` leaves out a batch's padding by itself."""
+        return self._batch_to_pack(mask, always=False) is not None
+
+    @property
+    def _can_run(self) -> bool:
+        """Whether the model can run packed as it is now: what it was tried with may have been changed since."""
+        if self.form is None or (self.form == "layers" and not self._uses_sdpa):
+            return False
+        # Layers that run again in the backward pass would see padding.
+        return not any(getattr(each, "gradient_checkpointing", False) for each in self._model.modules())
+
+    @property
+    def _uses_sdpa(self) -> bool:
+        return getattr(self._model.config, "_attn_implementation", None) == "sdpa"
+
+    def _batch_to_pack(self, mask: Tensor, always: bool) -> PackedBatch | None:
+        tokens = int(mask.count_nonzero())
+        if mask.shape[0] == 1 or tokens in (0, mask.numel()) or not self._can_run:
+            return None
+        if always:
+            return PackedBatch(mask)
+        per_layer, per_block, share = _COSTS[self.form or "layers"]
+        per_token = 6 * self._parameters / len(self.layers) / _OPERATIONS_PER_SECOND / torch.get_num_threads()
+        saved = per_token * (mask.numel() - tokens - share * tokens) - per_layer
+        if saved <= 0:
+            return None
+        batch = PackedBatch(mask)
+        # Of forward passes alone, blocks take no longer than attention on the padded batch. Those of a search's trials
+        # have to run as that of their step did, for the same dropout masks.
+        return batch if saved > per_block * batch.blocks or not self._model.training else None
 
     def _put_hooks(self, batch: PackedBatch, form: Form | None, hooks: ExitStack) -> None:
-        for module in self._layers if form == "layers" else self._linear:
+        for module in self.layers if form == "layers" else self._linear:
             # Inside of all other hooks, which see padded tensors.
             before = (
                 module.register_forward_pre_hook(batch.enter_layer, with_kwargs=True)
@@ -120,12 +146,12 @@ class Packing:
             hooks.callback(module.register_forward_hook(batch.leave, prepend=True).remove)
         if form == "layers":
             attend = ALL_ATTENTION_FUNCTIONS["sdpa"]
-            ALL_ATTENTION_FUNCTIONS["sdpa"] = partial(batch.attention, attend)
+            ALL_ATTENTION_FUNCTIONS["sdpa"] = by_small_products(partial(batch.attention, attend))
             hooks.callback(ALL_ATTENTION_FUNCTIONS.__setitem__, "sdpa", attend)
 
     def _gives_the_same(self, form: Form) -> bool:
-        modules = self._layers if form == "layers" else self._linear
-        if not modules or (form == "layers" and getattr(self._model.config, "_attn_implementation", None) != "sdpa"):
+        modules = self.layers if form == "layers" else self._linear
+        if not modules or (form == "layers" and not self._uses_sdpa):
             return False
         try:
             texts = padded_texts(self._model, _TEXTS, max(_TEXTS), self._side)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,13 @@ import torch
 from lightning.pytorch import Trainer
 from torch import nn
 from torch.utils.data import DataLoader
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from lightning_modules import ClosureModule, cpu_products
+from lightning_modules import ClosureModule, SequenceClassifier, cpu_products
 from lightning_modules.cpu_products import onednn_is_faster, put_torchs_own_back, small_products
+from lightning_modules.tiny_input import padded_texts
+from tests.tiny_models import save_tiny_bert
 
 AMD = "vendor_id : AuthenticAMD\nflags : avx512f avx512_bf16"
 
@@ -104,6 +109,40 @@ def test_small_products_within_a_run_are_torchs_own(tmp_path: Path, monkeypatch:
     with small_products():
         assert torch.get_float32_matmul_precision() == "high"
     assert torch.get_float32_matmul_precision() == "high"
+
+
+@pytest.mark.parametrize("packs", [False, True])
+def test_attention_stays_with_torchs_own_choice_in_both_passes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packs: bool
+) -> None:
+    """torch 2.13: oneDNN takes several times as long as MKL for what its kernel for attention multiplies."""
+    seen: dict[str, set[str]] = {"attention": set(), "its gradient": set(), "gradient before it": set()}
+
+    def note(name: str, *_: Any) -> None:
+        seen[name].add(torch.get_float32_matmul_precision())
+
+    def noting(module: nn.Module, query: Any, *args: Any, **options: Any) -> Any:
+        note("attention")
+        if query.requires_grad:
+            query.register_hook(partial(note, "its gradient"))
+        return sdpa_attention_forward(module, query, *args, **options)
+
+    become(monkeypatch, AMD)
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, "sdpa", noting)
+    module = SequenceClassifier(
+        str(save_tiny_bert(tmp_path / "model")), skip_padding=packs, optimizer=torch.optim.SGD, dropout=0.0
+    )
+    layers = module.model.get_submodule("bert.encoder.layer")
+    for layer in layers:
+        layer.attention.self.query.weight.register_hook(partial(note, "gradient before it"))
+    batch = padded_texts(module.model, (3, 9, 5), 9, "right") | {"labels": torch.tensor([0, 1, 0])}
+    trainer = Trainer(
+        accelerator="cpu", max_steps=2, logger=False, enable_checkpointing=False, default_root_dir=tmp_path
+    )
+    trainer.fit(module, DataLoader([batch, batch], batch_size=None))
+    assert seen == {"attention": {"highest"}, "its gradient": {"highest"}, "gradient before it": {"medium"}}
+    assert ALL_ATTENTION_FUNCTIONS["sdpa"] is noting
+    assert torch.get_float32_matmul_precision() == "highest"
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
-from lightning_modules import SequenceClassifier
+from lightning_modules import SequenceClassifier, packed_batch
 from lightning_modules.errors import ModelError
 from lightning_modules.packed_batch import PackedBatch
 from lightning_modules.packing import Packing
@@ -38,8 +39,13 @@ def gradients(model: nn.Module, loss: Tensor) -> list[Tensor]:
     return list(torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True))
 
 
+@pytest.mark.parametrize("block", [12, 48])
 @pytest.mark.parametrize("family", [*LAYERS, *LINEAR])
-def test_logits_and_gradients_are_those_of_the_padded_batch(family: str) -> None:
+def test_logits_and_gradients_are_those_of_the_padded_batch(
+    family: str, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # In blocks of 12 tokens some texts are alone and some are not, in those of 48 none is.
+    monkeypatch.setattr(packed_batch, "_BLOCK", block)
     model, packing, side = packing_of(family)
     assert packing.form == ("layers" if family in LAYERS else "linear")
     texts = padded_texts(model, (3, 11, 7, 7, 5), 11, side)
@@ -82,8 +88,7 @@ def test_what_is_packed_comes_back_where_it_was(lengths: list[int], left: bool) 
     tensor = torch.randn(len(lengths), width, 3)
     packed = PackedBatch(mask)
     assert packed.tokens == sum(lengths)
-    assert packed.padding == mask.numel() - sum(lengths)
-    assert packed.lengths == len(set(lengths) - {0})
+    assert packed.blocks == (sum(lengths) > 0)
     assert packed.pack(tensor).shape == (1, sum(lengths), 3)
     assert torch.equal(packed.unpack(packed.pack(tensor)), tensor * mask[..., None])
 
@@ -102,6 +107,21 @@ def test_padding_is_skipped_only_where_that_saves_time() -> None:
     assert seen == [18, 12]
 
 
+def test_trials_of_a_step_run_as_the_step_does() -> None:
+    model, packing, _ = packing_of("bert")
+    mask = padded_texts(model, (3, *[40] * 8), 40, "right")["attention_mask"]
+    decisions = []
+    for size in torch.logspace(6, 9, 13):
+        packing._parameters = int(size)
+        model.train()
+        in_training = packing.pays(mask)
+        with torch.no_grad():
+            assert packing.pays(mask) == in_training
+        model.eval()
+        decisions.append((in_training, packing.pays(mask)))
+    assert set(decisions) == {(False, False), (False, True), (True, True)}
+
+
 def test_a_classifier_skips_padding_when_asked_to_and_refuses_what_does_not_go_with_it() -> None:
     torch.manual_seed(0)
     asked = SequenceClassifier(skip_padding=True).eval()
@@ -116,6 +136,25 @@ def test_a_classifier_skips_padding_when_asked_to_and_refuses_what_does_not_go_w
     assert seen == [51]
     with pytest.raises(ModelError, match="gradient_checkpointing"):
         SequenceClassifier(skip_padding=True, gradient_checkpointing=True)
+
+
+@pytest.mark.parametrize("change", ["attention", "checkpointing", "reentrant checkpointing"])
+def test_a_model_that_is_changed_later_runs_padded(tmp_path: Path, change: str) -> None:
+    losses, norms = [], []
+    for is_changed in (True, False):
+        torch.manual_seed(0)
+        module = SequenceClassifier(str(save_tiny_bert(tmp_path / str(is_changed))), skip_padding=True, dropout=0.0)
+        model: Any = module.model
+        if is_changed and change == "attention":
+            model.set_attn_implementation("eager")
+        elif is_changed:
+            model.gradient_checkpointing_enable({"use_reentrant": change.startswith("reentrant")})
+        batch = padded_texts(model, (3, 9, 20, 9), 20, "right") | {"labels": torch.tensor([0, 1, 0, 1])}
+        loss = module.compute_loss(batch)
+        losses.append(float(loss))
+        norms.append(float(nn.utils.get_total_norm(gradients(model.classifier, loss))))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert norms[0] == pytest.approx(norms[1], rel=1e-4)
 
 
 def test_training_skips_padding_and_has_the_losses_of_training_without(tmp_path: Path) -> None:

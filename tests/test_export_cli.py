@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,8 @@ def test_export_writes_later_what_the_run_wrote_at_its_end(
     without = failed(capsys, "export", "--config", str(run / "config.yaml"))
     assert without.startswith("the following arguments are required: --to (see ")
     assert failed(capsys, "export", "--to", "new").startswith("ckpt_path: export needs a checkpoint; ")
-    assert failed(capsys, "export", "--ckpt_path", "no.ckpt", "--to", "new").startswith("config: there is no /")
+    shutil.copy(best, "moved.ckpt")
+    assert failed(capsys, "export", "--ckpt_path", "moved.ckpt", "--to", "new").startswith("config: there is no /")
     other = ["export", "--ckpt_path", best, "--to", "new", "--model.adapter", "null"]
     assert failed(capsys, *other).startswith("ckpt_path: the checkpoint's adapter is LoraConfig, the model's none")
     missing = str(run / "checkpoints" / "no.ckpt")

@@ -113,8 +113,13 @@ class Plain(ClosureModule):
 def test_a_module_of_ones_own_goes_back_towards_the_start_of_the_fit(tmp_path: Path) -> None:
     module, search = Plain(optimizer=partial(torch.optim.AdamW, lr=1.0)), PretrainedInterpolation()
     fit(module, tmp_path, search, enable_checkpointing=False)
-    assert (tmp_path / "start_weights.pt").is_file()
+    first = (tmp_path / "start_weights.pt").read_bytes()
     assert search.figures["loss"] <= search.figures["loss_as_trained"]
+    # Without a logger another run has the same folder; this one can still be gone on with.
+    other = PretrainedInterpolation()
+    fit(Plain(optimizer=partial(torch.optim.AdamW, lr=1.0)), tmp_path, other, enable_checkpointing=False)
+    assert (tmp_path / "start_weights.pt").read_bytes() == first
+    assert other.state_dict()["start_file"] == str(tmp_path / "start_weights-v1.pt")
 
 
 class WithState(Plain):

@@ -40,7 +40,9 @@ from lightning_modules.tiny_input import module_order
 from optimizers.named_parts import layer_modules
 
 MINILM = "offline:all-MiniLM-L6-v2"
-FORMS = ("padded", "4 parts", "linear layers packed", "layers packed")
+FORMS = ("padded", "4 parts", "linear layers packed", "layers packed")  # of MiniLM, a BERT
+# Widths of a model and heads of attention whose shapes of batches are measured.
+WIDTHS = ((64, 2), (192, 6), (384, 12), (384, 6), (768, 12))
 # How a family's configuration calls width, layers, heads and the width within a layer, and what else it needs.
 _NAMES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
 FAMILIES: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
@@ -153,29 +155,31 @@ def print_families(options: argparse.Namespace) -> None:
 
 def print_shapes(families: Sequence[str], repeats: int) -> None:
     """Print the time of what is chosen by itself beside that of the padded batch, over batches of many shapes."""
-    ratios = {}
+    ratios: dict[str, float] = {}
     spreads = {"short even": (8, 8), "short uneven": (3, 40), "long even": (92, 96), "long uneven": (12, 128)}
     for family in families:
-        for width, heads in ((64, 2), (192, 6), (384, 12), (384, 6), (768, 12)):
+        for width, heads in WIDTHS:
             model = family_model(family, width, depth=2, heads=heads)
             packing = packing_of(model)
             for name, (least, most) in spreads.items():
                 for texts in (1, 4, 16, 64):
                     lengths = torch.linspace(least, most, texts).long()
                     mask = (torch.arange(int(lengths.max())) < lengths[:, None]).long()
+                    shape = f"{family}, {width} wide, {heads} heads, {texts} texts, {name}"
+                    if not packing.pays(mask):
+                        print(f"{shape}: as it is", flush=True)
+                        continue
                     batch = {"input_ids": torch.randint(5, 1000, mask.shape) * mask, "attention_mask": mask}
                     found: dict[bool, list[float]] = {False: [], True: []}
-                    count = max(1, 4096 // mask.numel())
+                    count = max(1, 2048 // mask.numel())
                     for _ in range(repeats):
                         for is_chosen, seconds in found.items():
                             run = partial(run_chosen, model, [batch] * count, packing if is_chosen else None)
                             seconds.append(processor_seconds(run))
-                    ratio = min(found[True]) / min(found[False])
-                    form = packing.form if packing.pays(mask) else "nothing"
-                    ratios[f"{family}, {width} wide, {heads} heads, {texts} texts, {name}: {form} packed"] = ratio
-                    print(f"{[*ratios][-1]}, {ratio:.3f} x padded", flush=True)
-    for worst in sorted(ratios, key=ratios.__getitem__)[-5:]:
-        print(f"slowest: {worst}, {ratios[worst]:.3f} x padded")
+                    ratios[shape] = min(found[True]) / min(found[False])
+                    print(f"{shape}: {packing.form} packed, {ratios[shape]:.2f} x padded", flush=True)
+    for worst in sorted(ratios, key=ratios.__getitem__)[-3:]:
+        print(f"slowest: {worst}, {ratios[worst]:.2f} x padded")
 
 
 def family_model(family: str, width: int = 384, depth: int = 6, heads: int = 12, num_labels: int = 2) -> nn.Module:

@@ -22,6 +22,7 @@ from callbacks import (
     HyperparameterLogger,
     NarrowProgressBar,
     PredictionWriter,
+    RunFolders,
     RunSummary,
     SaveOnInterrupt,
     SubmissionWriter,
@@ -105,16 +106,27 @@ class LinetuneCLI(LightningCLI):
     def __init__(self, args: ArgsType = None, **kwargs: Any) -> None:
         given = sys.argv[1:] if args is None else args
         self.first_argument = given[0] if isinstance(given, list) and given else None
+        self.folders = RunFolders([], [])
         try:
             with own_defaults():
                 super().__init__(args=args, **kwargs)
         except USER_ERRORS:
+            self._remove_unbegun_run()
             raise
         except (OSError, ValueError) as error:
             line = line_about_what_was_given(error, self.section) if hasattr(self, "config") else None
             if line is None:
                 raise
+            self._remove_unbegun_run()
             raise MisconfigurationException(line) from error
+
+    def _remove_unbegun_run(self) -> None:
+        """Remove what a run has written that was refused before its first batch was over."""
+        callbacks: list[Callback] = getattr(getattr(self, "trainer", None), "callbacks", [])
+        for saver in callbacks:
+            if isinstance(saver, ConfigSaver) and not saver.has_begun:
+                saver.withdraw()
+                self.folders.remove()
 
     @property
     def section(self) -> Namespace:
@@ -137,7 +149,9 @@ class LinetuneCLI(LightningCLI):
         self.checkpoint_facts: dict[str, Any] = {}
         self.data_facts: dict[str, Any] = {}
         path = self.section.get("ckpt_path")
-        if path == "best" and self.config.get("subcommand") != "fit" and self.section.get("config"):
+        if path == "" or (path == "best" and self.config.get("subcommand") == "fit"):
+            raise ModelError(f"ckpt_path: {path!r} is not allowed; the path of a checkpoint, or last")
+        if path == "best" and self.section.get("config"):
             path = self.section.ckpt_path = str(best_of_run(str(self.section.config[-1])))
         if path == "last":
             path = self.section.ckpt_path = last_checkpoint(self.section, str(self.config.get("subcommand")))
@@ -214,7 +228,7 @@ class LinetuneCLI(LightningCLI):
 
     @rank_zero_only
     def before_fit(self) -> None:
-        claim_run_folders(self.trainer)
+        self.folders = claim_run_folders(self.trainer)
         if self.trainer.max_epochs is None and self.trainer.max_steps == -1 and not self.section.trainer.max_time:
             print(
                 "neither trainer.max_epochs nor max_steps nor max_time is given: the run takes Lightning's 1000 epochs"
@@ -227,7 +241,7 @@ class LinetuneCLI(LightningCLI):
                 f"ckpt_path: {self.subcommand} needs a trained model, and of this one {len(new)} parameters are drawn "
                 f"at random ({new[0]}, …); give --ckpt_path FILE, or a trained model as --model.model"
             )
-        claim_run_folders(self.trainer)
+        self.folders = claim_run_folders(self.trainer)
 
     before_test = before_validate
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrainedModel
 
+from benchmarks.study.machine import describe_machine
 from callbacks.peak_memory_monitor import resident_bytes, restart_peak
 from lightning_modules.activation_checkpointing import checkpoint_activations
 from lightning_modules.closures import StepClosures
@@ -37,6 +39,7 @@ MIB = 2**20
 SIZES = {
     "25m": (512, 1408, 6, 8, 4, 8_000),
     "100m": (768, 2048, 14, 12, 4, 8_000),
+    "400m": (1536, 4096, 15, 12, 4, 8_000),
     "1b": (2048, 5632, 22, 32, 4, 32_000),
     "7b": (4096, 11008, 32, 32, 32, 32_000),
 }
@@ -188,6 +191,7 @@ def main() -> None:
         print(json.dumps(measure(options.only, options)))
         return
     found: dict[str, dict[str, int]] = {}
+    commit = describe_machine()["commit"]
     for name in options.methods:
         try:
             found[name] = measured_in_new_process(name)
@@ -201,7 +205,14 @@ def main() -> None:
     again = ", gradient checkpointing" if options.gradient_checkpointing else ""
     batch = f"{options.batch_size} texts of {options.length} words"
     title = f"Llama of {count:.0f} M parameters, {options.dtype}{again}; {batch}"
-    report = f"{title}; {where}; torch {torch.__version__}\n\n{table(found)}\n"
+    lines = [
+        f"# {title}",
+        f"- command: `python -m benchmarks.memory {shlex.join(sys.argv[1:])}`\n"
+        f"- code: all tables at commit {commit}, one version of the code\n"
+        f"- {where}; torch {torch.__version__}",
+        table(found),
+    ]
+    report = "\n\n".join(lines) + "\n"
     print(report)
     if options.output is not None:
         options.output.mkdir(parents=True, exist_ok=True)

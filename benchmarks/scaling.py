@@ -12,7 +12,9 @@ import argparse
 import logging
 import math
 import os
+import shlex
 import socket
+import sys
 import tempfile
 import time
 import warnings
@@ -26,6 +28,7 @@ import torch
 import torch.multiprocessing as mp
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy
+from torch import Tensor
 from torch.optim import AdamW
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader, DistributedSampler
@@ -34,6 +37,8 @@ from transformers import BertConfig
 from benchmarks.study.machine import describe_machine
 from benchmarks.study.report import markdown_table
 from lightning_modules import SequenceClassifier
+from lightning_modules.closures import StepClosures
+from lightning_modules.reduction import reduced
 from optimizers import GLD, MeZO, ParabolicAdam, SaLSA
 
 OPTIMIZERS: dict[str, Callable[..., Any]] = {
@@ -47,6 +52,7 @@ OPTIMIZERS: dict[str, Callable[..., Any]] = {
 MODELS = {"tiny": (2, 32, 64, 1_000), "minilm": (6, 384, 1_536, 30_522)}
 BATCH_SIZE = 16
 FLOAT = 4  # bytes
+TRIALS = 25  # that are timed, beside the steps
 
 
 class Measurement(NamedTuple):
@@ -59,6 +65,9 @@ class Measurement(NamedTuple):
         collective_share: Share of the profiled steps' time that the rank spent in collectives, waiting included.
         evaluations: Trials per step.
         parameters: Trainable parameters.
+        trial_seconds: Of one trial: the loss of the rank's share of the batch, averaged over ranks. Median.
+        forward_seconds: Of the loss of a rank's share alone, on the slowest rank. Median.
+        all_reduce_seconds: Of an all-reduce of one number, one after the other. Median.
     """
 
     steps_per_second: float
@@ -67,10 +76,13 @@ class Measurement(NamedTuple):
     collective_share: float
     evaluations: float
     parameters: int
+    trial_seconds: float
+    forward_seconds: float
+    all_reduce_seconds: float
 
 
 class Timed(SequenceClassifier):
-    """Times the steps after the first ones, and profiles the last ones.
+    """Times the steps after the first ones, profiles the last ones, and then times a trial and what it is made of.
 
     Args:
         warm_up: Steps before the clock starts.
@@ -85,6 +97,7 @@ class Timed(SequenceClassifier):
         self.profiler = profile(activities=[ProfilerActivity.CPU], record_shapes=True)
         self.begun = self.timed = self.profiled_from = self.profiled_seconds = 0.0
         self.trials: list[int] = []
+        self.parts = (0.0, 0.0, 0.0)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         if batch_idx == self.warm_up:
@@ -101,6 +114,25 @@ class Timed(SequenceClassifier):
         if batch_idx == self.total - 1:
             self.profiled_seconds = time.perf_counter() - self.profiled_from
             self.profiler.stop()
+            self.parts = self._seconds_of_a_trial(batch)
+
+    def _seconds_of_a_trial(self, batch: Any) -> tuple[float, float, float]:
+        """Return the seconds of a trial, of its forward pass and of its all-reduce, measured in turn."""
+        parts = self.prepare_batch(batch, "train")
+        step = self.step_closures(parts, self._single_optimizer())
+        alone = StepClosures(self.compute_loss, parts, zero_grad=self.zero_grad, backward=Tensor.backward, module=self)
+        number, strategy = torch.zeros(()), self.trainer.strategy
+        calls = (step.evaluate, alone.evaluate, lambda: reduced(number, strategy, "mean"))
+        found = torch.zeros(TRIALS, len(calls), dtype=torch.float64)
+        for repeat in range(TRIALS):
+            for each in range(repeat, repeat + len(calls)):  # none is always the first
+                strategy.barrier()
+                started = time.perf_counter()
+                calls[each % len(calls)]()
+                found[repeat, each % len(calls)] = time.perf_counter() - started
+        slowest = strategy.all_gather(found).view(-1, *found.shape).amax(0)
+        trial, forward, all_reduce = slowest.median(0).values.tolist()
+        return trial, forward, all_reduce if self.trainer.world_size > 1 else 0.0
 
     def measurement(self) -> Measurement:
         """Return what was measured."""
@@ -113,6 +145,7 @@ class Timed(SequenceClassifier):
             sum(event.cpu_time_total for event in events) / 1e6 / self.profiled_seconds,
             sum(self.trials) / self.profiled,
             sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad),
+            *self.parts,
         )
 
 
@@ -207,9 +240,15 @@ def search_seconds(ranks: int, trials: float, latency: float, forward: float) ->
     return trials * (forward + 2 * latency * math.log2(ranks))
 
 
-def report(rows: list[dict[str, Any]]) -> str:
-    """Return the report as Markdown."""
-    table, machine = pd.DataFrame(rows), describe_machine()
+def report(rows: list[dict[str, Any]], trials: list[dict[str, Any]], machine: dict[str, Any], arguments: str) -> str:
+    """Return the report as Markdown.
+
+    Args:
+        rows: The measurements of steps.
+        trials: The measurements of trials.
+        machine: What :func:`describe_machine` said before the first run.
+        arguments: The command's.
+    """
     model = pd.DataFrame(
         [
             {"ranks": ranks, **{f"{name}, ms": 1e3 * search_seconds(ranks, 1, latency, 0.0) for name, latency in LINKS}}
@@ -219,13 +258,19 @@ def report(rows: list[dict[str, Any]]) -> str:
     return "\n\n".join(
         [
             "# Scaling over ranks",
-            f"{machine['cpu']}, {machine['cores']} cores; torch {torch.__version__}. Command: `python -m "
-            "benchmarks.scaling`.",
+            f"- command: `python -m benchmarks.scaling {arguments}`\n"
+            f"- code: all tables at commit {machine['commit']}, one version of the code\n"
+            f"- {machine['cpu']}, {machine['cores']} cores, one thread per rank; torch {torch.__version__}",
             "Ranks are processes that share this machine's cores, so that steps per second say what ranks cost, not "
             "what they gain. Bytes are of the tensors that a rank hands to collectives; predicted: gradients, one "
             "float32 per trial, and four numbers per step; three collectives of 12 bytes in all at a run's start are "
             "spread over its steps. The share of time includes waiting for other ranks.",
-            markdown_table(_formatted(table, ".4g")),
+            markdown_table(_formatted(pd.DataFrame(rows), ".4g")),
+            "## What a trial costs, measured",
+            "Milliseconds of one trial, of the forward pass in it and of an all-reduce of one number, each after a "
+            f"barrier, of the slowest rank, medians of {TRIALS}. By the model a trial takes what the other two do. "
+            "Ranks that share cores with each other and with other programs take turns: each of the three holds waits.",
+            markdown_table(_formatted(pd.DataFrame(trials), ".3g")),
             "## What a trial costs by the model",
             "One trial is a forward pass on the rank's own share of the batch, and an all-reduce of one number, "
             "2 l log2(R) with l the latency of a link. Without the forward pass:",
@@ -256,7 +301,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=30, help="at least 8")
     parser.add_argument("--out", type=Path, help="folder for report.md")
     arguments = parser.parse_args()
-    rows = []
+    machine, rows, trials = describe_machine(), [], []
     for model in arguments.models:
         for optimizer in arguments.optimizers:
             for ranks in arguments.ranks:
@@ -274,8 +319,19 @@ def main() -> None:
                         "share of time": found.collective_share,
                     }
                 )
-                print(rows[-1], flush=True)
-    text = report(rows)
+                trials.append(
+                    {
+                        "model": model,
+                        "optimizer": optimizer,
+                        "ranks": ranks,
+                        "trial": 1e3 * found.trial_seconds,
+                        "forward pass": 1e3 * found.forward_seconds,
+                        "all-reduce": 1e3 * found.all_reduce_seconds,
+                        "trial ÷ model": found.trial_seconds / (found.forward_seconds + found.all_reduce_seconds),
+                    }
+                )
+                print(rows[-1] | trials[-1], flush=True)
+    text = report(rows, trials, machine, shlex.join(sys.argv[1:]))
     print(text)
     if arguments.out is not None:
         arguments.out.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ from callbacks.narrow_progress_bar import NarrowProgressBar
 from callbacks.peak_memory_monitor import PeakMemoryMonitor
 from callbacks.prediction_writer import PredictionWriter
 from callbacks.pretrained_interpolation import PretrainedInterpolation
-from callbacks.run_folder import claim_run_folders, run_folder
+from callbacks.run_folder import RunFolders, claim_run_folders, run_folder
 from callbacks.run_summary import RunSummary
 from callbacks.save_on_interrupt import SaveOnInterrupt
 from callbacks.schedule_by_seconds import ScheduleBySeconds
@@ -39,6 +39,7 @@ __all__ = [
     "PeakMemoryMonitor",
     "PredictionWriter",
     "PretrainedInterpolation",
+    "RunFolders",
     "RunSummary",
     "SaveOnInterrupt",
     "ScheduleBySeconds",

@@ -1,36 +1,17 @@
-"""How far a classifier's probabilities can be trusted, and the temperature that makes them fit better."""
+"""A classifier's calibration error and temperature, after every validation of a fit."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
-from torch.nn.functional import pad
 
 from callbacks.best_validation import BestValidation
-
-BINS = 15
-# Temperatures beyond these mean that the validation set holds no errors, or nothing but errors.
-LOWEST, HIGHEST = 0.05, 20.0
-
-
-class CalibrationResult(NamedTuple):
-    """What a validation says of the probabilities.
-
-    Args:
-        temperature: What logits are divided by so that the validation set is most likely.
-        before: Expected calibration error of the probabilities as they are.
-        after: Expected calibration error with the temperature.
-        texts: Number of texts that it was measured on.
-    """
-
-    temperature: float
-    before: float
-    after: float
-    texts: int
+from callbacks.gathered_predictions import gathered
+from callbacks.temperature import CalibrationResult, calibration
 
 
 class Calibration(Callback):
@@ -39,7 +20,8 @@ class Calibration(Callback):
     After every validation of a ``fit`` it sets ``module.temperature``, which every checkpoint holds, and logs
     ``val/ece`` and ``val/ece_calibrated``, the expected calibration error without and with it: the mean difference of
     confidence and share of right predictions over 15 bins of confidence. Where a text has several labels, every pair of
-    text and label counts, with the label's probability. At the end it says both for the weights of the best checkpoint.
+    text and label counts, with the label's probability. At the end it says both for the weights of the best checkpoint,
+    or for those of the last validation where the best checkpoint is of no validation of this fit.
 
     The temperature is fitted to the validation set, so that ``val/ece_calibrated`` is a little too good. Predictions
     use it only where the module has ``calibrated_predictions``. Several ranks are measured together, the first of
@@ -59,7 +41,7 @@ class Calibration(Callback):
         self._validations: BestValidation[CalibrationResult] = BestValidation()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._validations.start(trainer)
+        self._validations = BestValidation()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._outputs, self._labels = [], []
@@ -97,78 +79,3 @@ class Calibration(Callback):
                 f"calibration ({which}): expected calibration error {result.before:.4f}, {result.after:.4f} with "
                 f"temperature {result.temperature:.3f}, on {result.texts} validation texts"
             )
-
-
-def calibration(logits: Tensor, labels: Tensor) -> CalibrationResult:
-    """Return the temperature of a classifier and its calibration error without and with it.
-
-    Args:
-        logits: (texts, labels).
-        labels: Class numbers (texts,), or 0 and 1 (texts, labels) where a text has several.
-    """
-    logits = logits.double().nan_to_num()
-    temperature = best_temperature(logits, labels)
-    before, after = (_error(logits / each, labels) for each in (1.0, temperature))
-    return CalibrationResult(temperature, before, after, len(labels))
-
-
-def best_temperature(logits: Tensor, labels: Tensor) -> float:
-    """Return the temperature that makes the labels most likely, from 0.05 to 20.
-
-    The likelihood is concave in the inverse of the temperature: Newton's method, kept within bounds that close in.
-
-    Args:
-        logits: Float64 (texts, labels).
-        labels: Class numbers (texts,), or 0 and 1 (texts, labels).
-    """
-    several = labels.dim() == 2
-    target = labels.double() * logits if several else logits.gather(1, labels.unsqueeze(1)).squeeze(1)
-    low, high, inverse = 1 / HIGHEST, 1 / LOWEST, 1.0
-    for _ in range(60):
-        if several:
-            share = (logits * inverse).sigmoid()
-            slope, curvature = share * logits - target, share * (1 - share) * logits**2
-        else:
-            share = (logits * inverse).softmax(dim=1)
-            mean = (share * logits).sum(dim=1)
-            slope, curvature = mean - target, (share * (logits - mean.unsqueeze(1)) ** 2).sum(dim=1)
-        first, second = float(slope.mean()), float(curvature.mean())
-        if first == 0.0:
-            break
-        low, high = (low, inverse) if first > 0 else (inverse, high)
-        proposed = inverse - first / second if second > 0 else 0.0
-        proposed = proposed if low < proposed < high else (low * high) ** 0.5
-        if abs(proposed - inverse) <= 1e-7 * inverse:
-            break
-        inverse = proposed
-    return min(max(1 / inverse, LOWEST), HIGHEST)
-
-
-def expected_calibration_error(confidence: Tensor, is_right: Tensor, bins: int = BINS) -> float:
-    """Return the mean difference of confidence and share of right predictions, over bins of equal width.
-
-    Args:
-        confidence: From 0 to 1, (predictions,).
-        is_right: Whether each prediction is right, (predictions,).
-        bins: Number of bins.
-    """
-    place = ((confidence * bins).ceil().long() - 1).clamp(0, bins - 1)
-    difference = torch.bincount(place, (confidence - is_right.double()).double(), minlength=bins)
-    return float(difference.abs().sum() / len(confidence))
-
-
-def _error(logits: Tensor, labels: Tensor) -> float:
-    if labels.dim() == 2:
-        return expected_calibration_error(logits.sigmoid().flatten(), labels.flatten())
-    confidence, predicted = logits.softmax(dim=1).max(dim=1)
-    return expected_calibration_error(confidence, predicted == labels)
-
-
-def gathered(trainer: Trainer, rows: Tensor) -> Tensor:
-    """Return the rows of all ranks, in every rank; ranks may have different numbers of rows."""
-    if trainer.world_size == 1:
-        return rows
-    sizes = trainer.strategy.all_gather(torch.tensor([len(rows)], device=rows.device)).flatten().tolist()
-    padding = [0, 0] * (rows.dim() - 1) + [0, max(sizes) - len(rows)]
-    padded = trainer.strategy.all_gather(pad(rows, padding))
-    return torch.cat([of_rank[:size] for of_rank, size in zip(padded, sizes, strict=True)])

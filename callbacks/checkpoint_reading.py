@@ -44,15 +44,7 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu", mmap: bool = Fa
         raise MisconfigurationException(f"ckpt_path: {path} {reason}")
     try:
         checkpoint = _load(path, map_location, mmap)
-    except (
-        pickle.UnpicklingError,
-        RuntimeError,
-        EOFError,
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-    ) as error:
+    except _NOT_READABLE as error:
         text = f"ckpt_path: {path} is not a checkpoint that torch can read without running code of it"
         raise MisconfigurationException(text) from error
     if not isinstance(checkpoint, dict):
@@ -65,6 +57,19 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu", mmap: bool = Fa
     if absent:
         raise MisconfigurationException(f"ckpt_path: {path} is not a checkpoint of Lightning: it lacks {absent[0]}")
     return checkpoint
+
+
+def saved_step(path: str | Path) -> int | None:
+    """Return the optimizer step of a checkpoint's weights; None if that cannot be read on this machine.
+
+    Args:
+        path: The file, or the folder of a sharded checkpoint.
+    """
+    file = Path(path) / "meta.pt" if Path(path).is_dir() else Path(path)
+    try:
+        return int(_load(file, "cpu", mmap=True)["global_step"])
+    except (OSError, *_NOT_READABLE):
+        return None
 
 
 def damage(path: Path) -> str | None:

@@ -40,8 +40,9 @@ class ClassReport(Callback):
 
     Every validation writes ``class_report.csv`` in the run's folder (:func:`~callbacks.run_folder`), and so does
     ``test``, as ``class_report_test.csv``. At the end of ``fit`` file and printed table are about the validation whose
-    weights are the best checkpoint, or the last one without a checkpoint. Of several evaluation sets it takes the
-    first. It does nothing for a regression, and writes no file with ``fast_dev_run``.
+    weights are the best checkpoint, or the last one where it is of no validation of this fit; under
+    PretrainedInterpolation about the weights as trained. Of several evaluation sets it takes the first. It does nothing
+    for a regression, and writes no file with ``fast_dev_run``.
 
     The module is a :class:`~lightning_modules.SequenceClassifier`, or has its ``problem_type`` and ``label_names``, and
     evaluation steps that return ``predicted`` and ``labels``.
@@ -56,7 +57,7 @@ class ClassReport(Callback):
         self._validations: BestValidation[list[ClassScores]] = BestValidation()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._validations.start(trainer)
+        self._validations = BestValidation()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._counts = None

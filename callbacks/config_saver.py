@@ -1,13 +1,15 @@
 """The resolved configuration, kept beside what the run wrote."""
 
+import contextlib
 import os
+from typing import Any
 
 from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from callbacks.run_folder import run_folder
+from callbacks.run_folder import missing_folders, run_folder
 
 
 class ConfigSaver(SaveConfigCallback):
@@ -25,9 +27,12 @@ class ConfigSaver(SaveConfigCallback):
 
     Attributes:
         saved_as: Path of the saved configuration in the main process; empty before.
+        has_begun: Whether a batch has been trained on, or evaluated other than by a check before a fit.
     """
 
     saved_as: str = ""
+    has_begun: bool = False
+    _made: tuple[str, ...] = ()  # the file, where there was none, and the folders that were made for it
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self.already_saved:
@@ -40,6 +45,20 @@ class ConfigSaver(SaveConfigCallback):
             if stage == "fit":
                 self._show_in_tensorboard(trainer, text)
 
+    def withdraw(self) -> None:
+        """Remove the configuration of a run that was refused before it began, and folders that hold nothing else."""
+        for path in reversed(self._made):
+            with contextlib.suppress(OSError):
+                os.remove(path) if os.path.isfile(path) else os.rmdir(path)
+
+    def on_train_batch_end(self, *_: Any, **__: Any) -> None:
+        self.has_begun = True
+
+    on_test_batch_end = on_predict_batch_end = on_train_batch_end
+
+    def on_validation_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
+        self.has_begun = self.has_begun or not trainer.sanity_checking
+
     def _show_in_tensorboard(self, trainer: Trainer, text: str) -> None:
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
@@ -48,6 +67,7 @@ class ConfigSaver(SaveConfigCallback):
 
     def _save_in(self, folder: str, text: str) -> str:
         files = get_filesystem(folder)
+        made = [] if "://" in folder else missing_folders(os.path.abspath(folder))
         files.makedirs(folder, exist_ok=True)
         stem, suffix = os.path.splitext(self.config_filename)
         path, version = os.path.join(folder, self.config_filename), 0
@@ -59,4 +79,5 @@ class ConfigSaver(SaveConfigCallback):
             path = os.path.join(folder, f"{stem}-v{version}{suffix}")
         with files.open(path, "w") as file:
             file.write(text)
+        self._made = () if "://" in folder else (*made, path)
         return path

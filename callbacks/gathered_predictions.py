@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
+from torch.nn.functional import pad
 
 
 def gathered_predictions(
@@ -56,3 +57,13 @@ def _of_all_processes(trainer: Trainer, rows: Tensor, predictions: Tensor) -> tu
     padded = torch.nn.functional.pad(predictions, (0, 0) * len(shape) + (0, padding))
     predictions = gather(padded).reshape(-1, *shape).cpu()
     return rows[rows >= 0], predictions[rows >= 0]
+
+
+def gathered(trainer: Trainer, rows: Tensor) -> Tensor:
+    """Return the rows of all ranks, in every rank; ranks may have different numbers of rows."""
+    if trainer.world_size == 1:
+        return rows
+    sizes = trainer.strategy.all_gather(torch.tensor([len(rows)], device=rows.device)).flatten().tolist()
+    padding = [0, 0] * (rows.dim() - 1) + [0, max(sizes) - len(rows)]
+    padded = trainer.strategy.all_gather(pad(rows, padding))
+    return torch.cat([of_rank[:size] for of_rank, size in zip(padded, sizes, strict=True)])

@@ -11,8 +11,9 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
-from callbacks.calibration import best_temperature, gathered
+from callbacks.gathered_predictions import gathered
 from callbacks.quiet_steps import moved_to_device, quiet
+from callbacks.temperature import best_temperature
 
 # Of the permutation that divides the rows: the same in every run and for every method.
 _SEED = 20

@@ -19,6 +19,24 @@ INTERPOLATION = "interpolation"
 _TO_RESUME = ("optimizer_states", "lr_schedulers", "loops", "training_weights", UNREAD_CLASSES)
 
 
+def mark_interpolated(
+    checkpoint: dict[str, Any], facts: Mapping[str, Any], scores: Mapping[str, float]
+) -> dict[str, Any]:
+    """Return a checkpoint of interpolated weights: it says what they are, and holds nothing that a run goes on from.
+
+    Args:
+        checkpoint: A checkpoint whose weights are interpolated.
+        facts: What it says of the interpolation, in plain types.
+        scores: Of the weights on all validation rows, by name without ``val/``.
+    """
+    marked = {name: value for name, value in checkpoint.items() if name not in _TO_RESUME}
+    marked[INTERPOLATION] = dict(facts)
+    if marked.get(FACTS):
+        # What else was measured of the trained weights is not known of these.
+        marked[FACTS] = marked[FACTS] | {"metrics": {f"val/{name}": value for name, value in scores.items()}}
+    return marked
+
+
 def save_interpolated(
     trainer: Trainer,
     module: Any,
@@ -42,18 +60,13 @@ def save_interpolated(
     best: dict[str, Any] = {"best_model_path": path}
     if score is not None:
         best |= dict.fromkeys(("best_model_score", "current_score"), torch.tensor(score))
-    checkpoint = {name: value for name, value in trained.items() if name not in _TO_RESUME}
+    checkpoint = mark_interpolated(dict(trained), facts, scores)
     checkpoint["state_dict"] = module.state_dict()
-    checkpoint[INTERPOLATION] = dict(facts)
     checkpoint["callbacks"] = {**trained.get("callbacks", {}), saver.state_key: saver.state_dict() | best}
     if saver.monitor is None:  # the weights are of the run's end, and so may be later than the file
         checkpoint |= {"epoch": trainer.current_epoch, "global_step": trainer.global_step}
     if "task" in trained:
         checkpoint["task"] = trained["task"] | {"temperature": getattr(module, "temperature", 1.0)}
-    training = trained.get(FACTS)
-    if training:
-        # What else was measured of the trained weights is not known of these.
-        checkpoint[FACTS] = training | {"metrics": {f"val/{name}": value for name, value in scores.items()}}
     trainer.strategy.save_checkpoint(checkpoint, path)
     trainer.strategy.barrier("PretrainedInterpolation")
     # Not before: a disk may be full.

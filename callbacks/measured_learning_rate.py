@@ -21,7 +21,7 @@ from callbacks.rate_scaling import peaks_of, scale_rates
 from callbacks.replayed_batches import ReplayedBatches
 from callbacks.schedule_by_seconds import ScheduleBySeconds
 from optimizers import RateMeasurement, traits
-from optimizers.step_direction import parameters_of, set_value
+from optimizers.step_direction import NotMeasurableError, parameters_of, set_value
 
 _SET_RATES = (StochasticWeightAveraging, LearningRateFinder, ScheduleBySeconds)
 _TRAIN_MORE_LATER = (BaseFinetuning, GradualUnfreezing)
@@ -57,7 +57,7 @@ class MeasuredLearningRate(Callback):
         Trainer(callbacks=[MeasuredLearningRate()])
     """
 
-    def __init__(self, peak_fraction: float = 0.08, measured_share: float = 0.5) -> None:
+    def __init__(self, peak_fraction: float = 0.12, measured_share: float = 0.5) -> None:
         if not 0 < peak_fraction < 2:
             raise _refusal(f"peak_fraction: {peak_fraction} is not allowed; above 0 and below 2")
         if not 0 <= measured_share <= 1:
@@ -194,6 +194,11 @@ class MeasuredLearningRate(Callback):
     def _measure(self, trainer: Trainer, evaluate: Callable[[], Any] | None, loss: Any) -> None:
         assert self._measurement is not None
         assert self._optimizer is not None
+        if len(self._optimizer.param_groups) != len(self._weights):
+            raise _refusal(
+                "the optimizer got a parameter group during the measurement, for which what was measured so far says "
+                "nothing; add it before the fit, or leave the callback out"
+            )
         gradients, self._gradients = self._gradients, None
         if self._batches is not None:
             if not self._batches.has_losses:
@@ -204,7 +209,7 @@ class MeasuredLearningRate(Callback):
         searches = self._measurement.searches
         try:
             self._measurement.measure(loss, evaluate, gradients)
-        except ValueError as error:
+        except NotMeasurableError as error:
             raise _refusal(str(error)) from error
         if self._batches is not None:
             self._batches.clear()
@@ -323,6 +328,8 @@ def _check_module(module: LightningModule) -> None:
 
 def _check_optimizer(optimizer: Optimizer, trainer: Trainer) -> None:
     name = type(optimizer).__name__
+    if not parameters_of(optimizer):
+        raise _refusal("there is no optimizer with parameters to measure a learning rate of; leave the callback out")
     if traits(optimizer).sets_step_size or not traits(optimizer).needs_gradient:
         raise _refusal(f"{name} finds its own step size; leave the callback out")
     if any(group.get("lr") is None for group in optimizer.param_groups):

@@ -16,12 +16,15 @@ from torch import Tensor
 
 from callbacks.checkpoint_reading import read_checkpoint
 from callbacks.held_out import HeldOut, check_loss, short_name
-from callbacks.interpolated_checkpoint import save_interpolated
+from callbacks.interpolated_checkpoint import INTERPOLATION, mark_interpolated, save_interpolated
 from callbacks.interpolation_report import described, found_figures, log_figures, write_curve
 from callbacks.start_file import read_start, start_of_resumed, write_start
 from callbacks.weight_line import WeightLine, choose
 from optimizers import named_parts
 from optimizers.random_state import generator_states, set_generator_states
+
+# Entries of a checkpoint that say when its weights were trained.
+_MOMENT = ("epoch", "global_step")
 
 
 class PretrainedInterpolation(Callback):
@@ -79,6 +82,7 @@ class PretrainedInterpolation(Callback):
         self.found = ""  # where the kept weights are and what it changed, in a line; empty where the trained ones stay
         self.summary = ""
         self._start_file: str | None = None
+        self._in_place: dict[str, Any] = {}  # of interpolated weights in the module: entries of their checkpoint
 
     # Before training
 
@@ -97,6 +101,7 @@ class PretrainedInterpolation(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.kept, self.alphas, self.figures, self.scores, self.scores_as_trained = False, {}, {}, {}, {}
         self.found = self.summary = ""
+        self._in_place = {}
         if not trainer.enable_validation:
             raise MisconfigurationException(
                 "PretrainedInterpolation: there is no validation data to search on; give some, or leave it out"
@@ -141,6 +146,17 @@ class PretrainedInterpolation(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._start_file = state_dict["start_file"]
 
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        names = (INTERPOLATION, *_MOMENT)
+        self._in_place = {name: checkpoint[name] for name in names} if INTERPOLATION in checkpoint else {}
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        # By hand, after the fit: the optimizer's state belongs to the trained weights.
+        if self._in_place:
+            marked = mark_interpolated(checkpoint, self._in_place[INTERPOLATION], self.scores)
+            checkpoint.clear()
+            checkpoint.update(marked | self._in_place)
+
     # After training
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -156,7 +172,8 @@ class PretrainedInterpolation(Callback):
 
     def _search(self, trainer: Trainer, module: Any, started: float) -> None:
         saver, monitor, mode = self._selected_by(trainer, module)
-        live = module.state_dict()
+        # A module may have a state of its own beside tensors (get_extra_state), which no line goes through.
+        live = {name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)}
         base = read_checkpoint(saver.best_model_path) if saver is not None and saver.best_model_path else None
         is_monitored = saver is not None and saver.monitor is not None
         # A module may leave frozen weights out of its checkpoints.
@@ -191,8 +208,10 @@ class PretrainedInterpolation(Callback):
             fitted = held_out.calibrated_loss(chosen.scores)
             if temperature != 1.0 and fitted is not None:
                 module.temperature = fitted[0]
+            facts = {"alphas": self.alphas, "text": self.found}
+            moment: Any = base if is_monitored else {"epoch": trainer.current_epoch, "global_step": trainer.global_step}
+            self._in_place = {INTERPOLATION: facts} | {name: moment[name] for name in _MOMENT}
             if saver is not None and base is not None:
-                facts = {"alphas": self.alphas, "text": self.found}
                 save_interpolated(trainer, module, saver, base, facts, self.scores)
 
     def _selected_by(self, trainer: Trainer, module: Any) -> tuple[ModelCheckpoint | None, str, str]:

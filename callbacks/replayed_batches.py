@@ -60,7 +60,7 @@ class ReplayedBatches:
         if batch_idx % self._trainer.accumulate_grad_batches == 0:
             self.clear()  # a gradient scaler may have left the step out that the batches before were for
         states = _RandomStates.present(self._trainer.strategy.root_device)
-        self._kept.append((_same_tensors(batch), batch_idx, states))
+        self._kept.append((_copied(batch), batch_idx, states))
 
     def add_loss(self, loss: Tensor) -> None:
         """Take in the loss of the batch kept last, as its backward pass gets it."""
@@ -90,7 +90,7 @@ class ReplayedBatches:
                 for batch, batch_idx, states in self._kept:
                     states.put_back()
                     torch.clear_autocast_cache()  # it may hold low-precision copies of weights that have moved
-                    total.append(self._loss_of(_same_tensors(batch), batch_idx))
+                    total.append(self._loss_of(_copied(batch), batch_idx))
         finally:
             present.put_back()
         return self._mean_over_ranks(torch.stack(total).sum())
@@ -108,9 +108,9 @@ class ReplayedBatches:
         return mean
 
 
-def _same_tensors(batch: Any) -> Any:
-    """Return a batch in containers of its own: a training step may take entries out of its batch."""
-    return apply_to_collection(batch, Tensor, lambda tensor: tensor)
+def _copied(batch: Any) -> Any:
+    """Return a copy of a batch: a training step may take entries out of its batch, or change them in place."""
+    return apply_to_collection(batch, Tensor, torch.clone, allow_frozen=True)
 
 
 def _wide(loss: Tensor) -> Tensor:

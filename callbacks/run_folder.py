@@ -1,6 +1,9 @@
 """The folder of a run's own files."""
 
+import contextlib
 import os
+import shutil
+from typing import NamedTuple
 
 import lightning
 from lightning.pytorch import Trainer
@@ -33,7 +36,27 @@ def run_folder(trainer: Trainer) -> str:
     return trainer.strategy.broadcast(os.path.join(folder, *filter(None, (name, version))))
 
 
-def claim_run_folders(trainer: Trainer) -> None:
+class RunFolders(NamedTuple):
+    """Folders that a process has made for a run.
+
+    Args:
+        own: The run's own, one per logger.
+        around: Those around them that did not exist, the outermost first.
+    """
+
+    own: list[str]
+    around: list[str]
+
+    def remove(self) -> None:
+        """Remove the run's own folders with all in them, and those around them that hold nothing else."""
+        for folder in self.own:
+            shutil.rmtree(folder, ignore_errors=True)
+        for folder in reversed(self.around):
+            with contextlib.suppress(OSError):
+                os.rmdir(folder)
+
+
+def claim_run_folders(trainer: Trainer) -> RunFolders:
     """Make the run's folder of each logger, under a number that no other process has taken.
 
     The TensorBoard and CSV loggers take the number after the highest that they see (lightning 2.6.6), so that processes
@@ -44,6 +67,9 @@ def claim_run_folders(trainer: Trainer) -> None:
     Args:
         trainer: A trainer; of its ranks, the main process makes the folders.
 
+    Returns:
+        The folders that were made.
+
     Raises:
         OSError: if a folder cannot be made.
         RuntimeError: if lightning is of a version that this was not written for.
@@ -53,6 +79,7 @@ def claim_run_folders(trainer: Trainer) -> None:
         claim_run_folders(trainer)
         trainer.fit(module, data)
     """
+    made = RunFolders([], [])
     for logger in trainer.loggers if trainer.is_global_zero else []:
         if not isinstance(logger, TensorBoardLogger | CSVLogger) or "://" in logger.root_dir:
             continue
@@ -61,9 +88,23 @@ def claim_run_folders(trainer: Trainer) -> None:
         while logger._version is None:
             folder = os.path.join(logger.root_dir, f"version_{logger.version}")
             folder = os.path.expandvars(os.path.expanduser(folder))
+            around = missing_folders(os.path.dirname(folder))
             try:
                 os.makedirs(folder)
             except FileExistsError:
                 if not os.path.isdir(folder):
                     raise
                 logger._version = None  # another process was faster: look again
+            else:
+                made.own.append(folder)
+                made.around.extend(around)
+    return made
+
+
+def missing_folders(folder: str) -> list[str]:
+    """Return which of a folder and those around it do not exist, the outermost first."""
+    missing: list[str] = []
+    while folder and not os.path.isdir(folder):
+        missing.insert(0, folder)
+        folder = os.path.dirname(folder)
+    return missing

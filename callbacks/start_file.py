@@ -18,6 +18,8 @@ _NAME = "start_weights.pt"
 def write_start(trainer: Trainer, module: LightningModule) -> str:
     """Write a module's weights to ``start_weights.pt`` in the run's folder, and return the file's path; on all ranks.
 
+    Runs without a logger share a folder: where the name is taken, the file is ``start_weights-v1.pt`` and so on.
+
     Args:
         trainer: The trainer of a fit that begins.
         module: Its module.
@@ -26,9 +28,23 @@ def write_start(trainer: Trainer, module: LightningModule) -> str:
     if trainer.is_global_zero:
         file.parent.mkdir(parents=True, exist_ok=True)
         unfinished = file.with_name(f".{file.name}.{os.getpid()}")
-        torch.save({name: value.cpu() for name, value in module.state_dict().items()}, unfinished)
+        weights = {name: value.cpu() for name, value in module.state_dict().items() if isinstance(value, Tensor)}
+        torch.save(weights, unfinished)
+        file = _claimed(file)
         unfinished.replace(file)
-    return str(file)
+    return trainer.strategy.broadcast(str(file))
+
+
+def _claimed(file: Path) -> Path:
+    """Return the file, or with ``-v1``, ``-v2``, … behind its name the first that did not exist; it does now, empty."""
+    version, free = 0, file
+    while True:
+        try:
+            free.touch(exist_ok=False)
+            return free
+        except FileExistsError:
+            version += 1
+            free = file.with_stem(f"{file.stem}-v{version}")
 
 
 def start_of_resumed(written: str | None, resumed_from: str) -> str:
@@ -41,8 +57,8 @@ def start_of_resumed(written: str | None, resumed_from: str) -> str:
     Raises:
         MisconfigurationException: if it is in neither place.
     """
-    moved = Path(resumed_from).absolute().parent
-    places = [Path(written or _NAME), moved.parent / _NAME, moved / _NAME]
+    moved, name = Path(resumed_from).absolute().parent, Path(written or _NAME).name
+    places = [Path(written or _NAME), moved.parent / name, moved / name]
     found = [place for place in places if written and place.is_file()]
     if not found:
         raise MisconfigurationException(

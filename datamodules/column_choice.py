@@ -79,7 +79,7 @@ def check_columns(source: TextSource, option: str, names: Sequence[str]) -> None
     for name in names:
         if name not in source.schema.names:
             raise DataError(
-                f"{option}: {source.place} has no column {name!r}; its columns are {', '.join(source.schema.names)}"
+                f"{option}: {source.place} has no column {name!r}; its columns are {_listed(source.schema.names)}"
             )
 
 
@@ -100,5 +100,9 @@ def _all_numbers(cells: pa.ChunkedArray) -> bool:
 
 
 def _ambiguous(source: TextSource, option: str, candidates: Sequence[str]) -> DataError:
-    columns = ", ".join(candidates) or "none"
+    columns = _listed(candidates) or "none"
     return DataError(f"{option}: not named, and {source.place} leaves a choice; name it, of the columns {columns}")
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(name if name == name.strip() else repr(name) for name in names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
@@ -200,7 +201,7 @@ class TokenizedDataModule(LightningDataModule):
 
 
 def check_at_least(least: int, **options: int | None) -> None:
-    """Check that the options that are given are not below their least value.
+    """Check that the options that are given are not below their least value, nor beyond what Python can count to.
 
     Raises:
         DataError: One is.
@@ -208,6 +209,8 @@ def check_at_least(least: int, **options: int | None) -> None:
     for name, value in options.items():
         if value is not None and value < least:
             raise DataError(f"{name} {value} is out of range: at least {least}")
+        if value is not None and value > sys.maxsize:
+            raise DataError(f"{name} {value} is out of range: at most {sys.maxsize}")
 
 
 def column_of(rows: datasets.Dataset, name: str) -> pa.ChunkedArray:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, MutableSequence, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from copy import copy
 from dataclasses import is_dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from lightning_modules.errors import ModelError
 from optimizers import candidate_losses
@@ -98,6 +100,7 @@ class StepClosures:
         self._after_evaluation = after_evaluation
         self._module = module
         self._losses_of_candidates: list[Callable[..., Tensor]] | None = None
+        self._versions = _versions(batches)
         self._draws = ReplayedDraws([self._device])
         self._buffers = ReplayedBuffers(buffers)
         self._parameters = parameters
@@ -115,6 +118,7 @@ class StepClosures:
 
     def closure(self) -> Tensor:
         """Clear the gradients, compute the loss, run backward and return the loss."""
+        self._check_batches()
         with self._draws.replayed(), self._buffers.replayed(), torch.enable_grad():
             self._zero_grad()
             total = torch.zeros((), dtype=torch.float32, device=self._device)
@@ -150,6 +154,7 @@ class StepClosures:
 
     def loss_alone(self) -> Tensor:
         """Return the loss at the present parameters, attached to the graph where gradients are enabled."""
+        self._check_batches()
         with self._draws.replayed(), self._buffers.replayed():
             total = torch.zeros((), dtype=torch.float32, device=self._device)
             for batch, weight in zip(self.batches, self._weights, strict=True):
@@ -168,6 +173,7 @@ class StepClosures:
             One loss per candidate, as :meth:`evaluate` would compute it with that candidate in place.
         """
         assert self._module is not None
+        self._check_batches()
         if self._losses_of_candidates is None:
             self._losses_of_candidates = [
                 # Not a method of this object: the two would hold one another, and the batches with them.
@@ -180,6 +186,19 @@ class StepClosures:
                 totals += losses(parameters, values) * weight
             return self._mean_over_ranks(totals)
 
+    def _check_batches(self) -> None:
+        """Check that no computation of the loss has changed the batches that the next one is about."""
+        if _versions(self.batches) != self._versions:
+            raise ModelError(
+                "compute_loss changes its batch in place, which it may get again in the same step; let it work on a "
+                "copy, or change the batch in prepare_batch, which runs once per step"
+            )
+
+
+def _versions(batches: Sequence[Any]) -> list[int]:
+    """Return how often each tensor of the batches was changed in place."""
+    return [leaf._version for leaf in tree_leaves(batches) if isinstance(leaf, Tensor) and not leaf.is_inference()]
+
 
 def _shares(terms: Sequence[float | Tensor]) -> list[float | Tensor]:
     total = sum(terms)
@@ -189,7 +208,8 @@ def _shares(terms: Sequence[float | Tensor]) -> list[float | Tensor]:
 def _fresh_loss(compute_loss: Callable[[Any], Tensor], batch: Any) -> Tensor:
     # Inside one autocast context PyTorch keeps low-precision copies of the weights; between trials those are stale.
     torch.clear_autocast_cache()
-    loss = compute_loss(batch)
+    # It may take entries out of its batch.
+    loss = compute_loss(copy(batch) if isinstance(batch, MutableMapping | MutableSequence) else batch)
     # A number is enough for an optimizer without gradients.
     if not isinstance(loss, float) and (not isinstance(loss, Tensor) or loss.ndim):
         given = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__

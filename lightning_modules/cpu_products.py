@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
+
+Attend = Callable[..., tuple[Tensor, Any]]
+
+# The precisions of oneDNN and of CUDA that "medium" sets, and "highest".
+_SWITCHED, _SMALL = ("bf16", "tf32"), ("ieee", "ieee")
 
 
 class CpuProducts(Callback):
@@ -20,17 +26,20 @@ class CpuProducts(Callback):
     torch 2.13 takes MKL for them, which leaves AVX-512 unused on AMD's processors: oneDNN is about twice as fast there.
     torch's one switch between the two, ``set_float32_matmul_precision("medium")``, also lets oneDNN round to bfloat16
     where the processor has instructions for such products (AMX). There nothing is changed, and nothing on other
-    devices: results are float32's. A precision that the user has set stays, and torch's own comes back after the run.
+    devices: results are float32's. A precision that the user has set stays, whether before the run or in it, and
+    torch's own comes back after the last of the runs that go on at the same time.
 
     The many small products of attention take longer by oneDNN, several times as long in torch's kernel for attention
     without dropout: transformers' attention stays with MKL, see :func:`by_small_products`.
     """
 
-    runs_switched = 0  # in this process
+    runs_switched = 0  # in this process, whose threads share the setting
+    _lock = threading.Lock()
+    # transformers' function for attention, and what stands in its place in a run.
+    _attention: ClassVar[tuple[Attend, Attend] | None] = None
 
     def __init__(self) -> None:
         self._is_on = False
-        self._attend: Any = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if trainer.strategy.root_device.type == "cpu":
@@ -38,13 +47,18 @@ class CpuProducts(Callback):
 
     def switch(self) -> None:
         """Switch, where that is faster and nobody has set a precision: what a program without a Trainer calls."""
-        if not self._is_on and _is_torchs_own() and onednn_is_faster():
+        with self._lock:
+            if self._is_on or not (_is_switched() or (_is_torchs_own() and onednn_is_faster())):
+                return
             self._is_on = True
             CpuProducts.runs_switched += 1
+            if CpuProducts.runs_switched > 1:
+                return
             torch.set_float32_matmul_precision("medium")
             functions = _attention_functions()
-            self._attend = functions.get("sdpa")
-            functions["sdpa"] = by_small_products(self._attend)
+            if "sdpa" in functions:
+                CpuProducts._attention = functions["sdpa"], by_small_products(functions["sdpa"])
+                functions["sdpa"] = CpuProducts._attention[1]
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._put_back()
@@ -53,17 +67,22 @@ class CpuProducts(Callback):
         self._put_back()
 
     def _put_back(self) -> None:
-        if self._is_on:
-            CpuProducts.runs_switched -= 1
-            put_torchs_own_back()
-            _attention_functions()["sdpa"] = self._attend
-        self._is_on = False
+        with self._lock:
+            if self._is_on and CpuProducts.runs_switched == 1:
+                if _is_switched():
+                    put_torchs_own_back()
+                own, CpuProducts._attention = CpuProducts._attention, None
+                functions = _attention_functions()
+                if own is not None and functions["sdpa"] is own[1]:
+                    functions["sdpa"] = own[0]
+            CpuProducts.runs_switched -= self._is_on
+            self._is_on = False
 
 
 @contextmanager
 def small_products() -> Iterator[None]:
     """Context for many small products, which take longer by oneDNN: as torch would compute them without the switch."""
-    if not CpuProducts.runs_switched:
+    if not _is_switched():
         yield
         return
     torch.set_float32_matmul_precision("highest")
@@ -73,15 +92,11 @@ def small_products() -> Iterator[None]:
         torch.set_float32_matmul_precision("medium")
 
 
-Attend = Callable[..., tuple[Tensor, Any]]
-
-
 def by_small_products(attend: Attend) -> Attend:
     """Return an attention function of transformers whose products, and those of its gradients, are small ones."""
 
     def run(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **options: Any) -> Any:
-        is_switched = CpuProducts.runs_switched and torch.get_float32_matmul_precision() == "medium"
-        if not is_switched or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or not _is_switched():
             return attend(module, query, key, value, mask, **options)
         has_backward = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (query, key, value))
         if has_backward:
@@ -104,7 +119,8 @@ class _BackwardWith(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        if CpuProducts.runs_switched:
+        # Unless the user has set another one since.
+        if CpuProducts.runs_switched and _precisions() in (_SWITCHED, _SMALL):
             torch.set_float32_matmul_precision(ctx.precision)
         return (None, *gradients)
 
@@ -141,8 +157,22 @@ def _attention_functions() -> MutableMapping[str, Any]:
 
 def _is_torchs_own() -> bool:
     """Return whether nobody has set a precision, in torch's older way (of all libraries) or its newer one (of each)."""
-    products: Any = torch.backends.mkldnn
-    return products.matmul.fp32_precision == "none" and torch.get_float32_matmul_precision() == "highest"
+    return _precisions() == ("none", "none")
+
+
+def _is_switched() -> bool:
+    """Return whether the setting in force is that of a run, and nobody has set another one since."""
+    return CpuProducts.runs_switched > 0 and _precisions() == _SWITCHED
+
+
+def _precisions() -> tuple[str, str]:
+    """Return the precisions of oneDNN and of CUDA.
+
+    The older way sets both; to ask in the older way is an error once one was set in the newer way (torch 2.13).
+    """
+    libraries: tuple[Any, Any] = torch.backends.mkldnn, torch.backends.cuda
+    onednn, cuda = (str(library.matmul.fp32_precision) for library in libraries)
+    return onednn, cuda
 
 
 def put_torchs_own_back() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
@@ -70,6 +71,32 @@ def export_model(
         text = model_card(model.config, base, facts, pairs=bool(facts.get("pairs")), onnx=onnx)
         (unfinished / "README.md").write_text(text, encoding="utf-8")
     return Path(folder)
+
+
+def export_onnx(classifier: TrainedClassifier, file: str | Path, tokenizer: PreTrainedTokenizerBase) -> Path:
+    """Write a classifier as an ONNX file alone: the tokenizer's inputs, of any batch and length, and ``logits``.
+
+    Args:
+        classifier: The trained module; it stays as it is.
+        file: Where to write; replaced if it exists. It appears whole or not at all.
+        tokenizer: What the model's texts are tokenized with, which tells the inputs.
+
+    Returns:
+        The file.
+
+    Raises:
+        ModelError: if the extra ``onnx`` is not installed, or torch cannot export the model.
+    """
+    from lightning_modules.onnx_export import write_onnx
+
+    file = Path(file).expanduser().absolute()
+    with quiet_transformers(), tempfile.TemporaryDirectory(dir=file.parent, prefix=f".{file.name}.") as unfinished:
+        model = plain_model(classifier)
+        write_onnx(model, tokenizer_of(model, tokenizer), Path(unfinished) / file.name)
+        # The weights of a large model are in a file beside it, which has to be there first.
+        for part in sorted(Path(unfinished).iterdir(), reverse=True):
+            part.replace(file.with_name(part.name))
+    return file
 
 
 def export_adapter(

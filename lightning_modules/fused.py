@@ -26,7 +26,7 @@ def fused_keywords(
         has_scaler: Whether a gradient scaler runs the steps. A fused optimizer unscales gradients itself, which
             Lightning refuses with clipping, and a checkpoint of another form would not go on so.
     """
-    if has_scaler or not getattr(_made_by(factory), "__module__", "").startswith("torch.optim"):
+    if has_scaler or not getattr(made_by(factory), "__module__", "").startswith("torch.optim"):
         return {}
     given = getattr(factory, "keywords", {})
     if given.get("foreach") is not None or given.get("capturable") or given.get("differentiable"):
@@ -42,7 +42,7 @@ def fused_keywords(
     return unset_keywords(factory, {"fused": True})
 
 
-def _made_by(factory: Callable[..., Any]) -> Callable[..., Any]:
+def made_by(factory: Callable[..., Any]) -> Callable[..., Any]:
     """Return the class or function that a factory calls."""
     if not isinstance(factory, partial):
         return factory

@@ -16,6 +16,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lightning_modules.errors import ModelError
 
+# A file of protobuf holds less than 2 GiB; torch puts weights into a second file unless told otherwise.
+_MOST_BYTES = 1_900_000_000
+
 
 class _Logits(nn.Module):
     """Takes a model's inputs in a fixed order and returns its logits alone."""
@@ -34,7 +37,7 @@ def write_onnx(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, file:
     Args:
         model: A sequence classifier in eval mode, on the CPU.
         tokenizer: Its tokenizer, which tells the inputs.
-        file: Where to write; weights beyond 2 GB go to a file beside it.
+        file: Where to write; weights beyond 1.9 GB go to a file beside it, whose name is this one's with ``.data``.
 
     Raises:
         ModelError: if the extra ``onnx`` is not installed, or torch cannot export this architecture.
@@ -62,6 +65,7 @@ def write_onnx(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, file:
                 dynamic_shapes=(tuple(axes for _ in names),),
                 dynamo=True,
                 verbose=False,
+                external_data=_bytes_of(model) > _MOST_BYTES,
             )
     except Exception as error:
         # torch's exporter raises errors of many kinds for what it cannot express.
@@ -69,6 +73,10 @@ def write_onnx(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, file:
         raise ModelError(
             f"onnx: torch cannot export {type(model).__name__}: {type(error).__name__}: {reason}"
         ) from error
+
+
+def _bytes_of(model: nn.Module) -> int:
+    return sum(each.numel() * each.element_size() for each in (*model.parameters(), *model.buffers()))
 
 
 @contextmanager

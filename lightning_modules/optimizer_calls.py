@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 
 from lightning_modules.closures import StepClosures
 from lightning_modules.errors import ModelError
+from lightning_modules.fused import made_by
 from optimizers import ParamGroups
 
 # Of these attributes each belongs to a training loop of the optimizer's own.
@@ -253,4 +254,4 @@ def _is_installed(factory: Any) -> bool:
 
 
 def _name(factory: Any) -> str:
-    return getattr(getattr(factory, "func", factory), "__name__", type(factory).__name__)
+    return getattr(made_by(factory), "__name__", type(factory).__name__)

@@ -108,13 +108,25 @@ class Packing:
         """Return whether :meth:`of` leaves out a batch's padding by itself."""
         return self._batch_to_pack(mask, always=False) is not None
 
+    @property
+    def _can_run(self) -> bool:
+        """Whether the model can run packed as it is now: what it was tried with may have been changed since."""
+        if self.form is None or (self.form == "layers" and not self._uses_sdpa):
+            return False
+        # Layers that run again in the backward pass would see padding.
+        return not any(getattr(each, "gradient_checkpointing", False) for each in self._model.modules())
+
+    @property
+    def _uses_sdpa(self) -> bool:
+        return getattr(self._model.config, "_attn_implementation", None) == "sdpa"
+
     def _batch_to_pack(self, mask: Tensor, always: bool) -> PackedBatch | None:
         tokens = int(mask.count_nonzero())
-        if mask.shape[0] == 1 or tokens in (0, mask.numel()) or self.form is None:
+        if mask.shape[0] == 1 or tokens in (0, mask.numel()) or not self._can_run:
             return None
         if always:
             return PackedBatch(mask)
-        per_layer, per_block, share = _COSTS[self.form]
+        per_layer, per_block, share = _COSTS[self.form or "layers"]
         per_token = 6 * self._parameters / len(self.layers) / _OPERATIONS_PER_SECOND / torch.get_num_threads()
         saved = per_token * (mask.numel() - tokens - share * tokens) - per_layer
         if saved <= 0:
@@ -145,7 +157,7 @@ class Packing:
             around(self._linear, batch.enter_linear, batch.leave)
 
     def _gives_the_same(self, form: Form) -> bool:
-        if not self._linear or (form == "layers" and getattr(self._model.config, "_attn_implementation", "") != "sdpa"):
+        if not self._linear or (form == "layers" and not self._uses_sdpa):
             return False
         try:
             texts = padded_texts(self._model, _TEXTS, max(_TEXTS), self._side)

@@ -66,16 +66,17 @@ class Schedule:
         offered = {"steps_per_epoch": length.steps_per_epoch, **dict.fromkeys(_LENGTHS, advances)}
         unset = unset_keywords(self.scheduler, offered)
         # Schedules with total_steps may do without, and refuse None themselves; the other names need a number.
-        unknown = [name for name in _LENGTHS[1:] if name in unset and unset[name] is None]
-        if unknown:
-            raise ModelError(
-                f"lr_scheduler: {unknown[0]} is the run's number of {self.interval}s, which is unknown here; give it, "
-                "or give the trainer max_epochs or max_steps"
-            )
+        unknown = [name for name in _LENGTHS if name in unset and unset[name] is None]
+        run = f"the run's number of {self.interval}s, which is unknown here"
+        hint = f"is {run}; give it, or give the trainer max_epochs or max_steps"
+        if unknown not in ([], ["total_steps"]):
+            raise ModelError(f"lr_scheduler: {unknown[0]} {hint}")
         try:
             return self.scheduler(optimizer, **unset)
         except (TypeError, ValueError) as error:
-            raise ModelError(f"lr_scheduler: {error}") from error
+            is_told = not unknown or str(error).startswith("total_steps:")
+            how = "" if is_told else f" (total_steps {hint})"
+            raise ModelError(f"lr_scheduler: {error}{how}") from error
 
     def rebuild(
         self, optimizer: Optimizer, length: RunLength, rates: Sequence[float], advances: int

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from lightning_modules.adapters import AdaptedModel
-from lightning_modules.export import export_adapter, export_model
+from lightning_modules.errors import ModelError
+from lightning_modules.export import export_adapter, export_model, export_onnx
 from lightning_modules.input_limits import check_length, check_vocabulary, longest_input
 from lightning_modules.losses import ProblemType, TaskLoss
 from lightning_modules.padding import Padding
@@ -128,6 +129,35 @@ class TrainedClassifier(LightningModule):
         """
         tokenizer = self.own_tokenizer if tokenizer is None else tokenizer
         return export_model(self, folder, tokenizer, weights=weights, facts=facts, onnx=onnx)
+
+    def to_onnx(  # type: ignore[override]
+        self,
+        file_path: str | Path,
+        input_sample: None = None,
+        *,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        **options: Any,
+    ) -> Path:
+        """Write an ONNX file; see :func:`~lightning_modules.export.export_onnx`.
+
+        Lightning's own hands the whole module to torch, which cannot export it.
+
+        Args:
+            file_path: Where to write.
+            input_sample: Nothing; the inputs are the tokenizer's, of any batch and length.
+            tokenizer: What the model was trained with. Default: the one of the model's folder or name.
+            options: None; those of torch.onnx.export are chosen by the exporter.
+
+        Raises:
+            ModelError: if something else is given, the extra ``onnx`` is not installed, or torch cannot export it.
+        """
+        given = [*(["input_sample"] if input_sample is not None else []), *options]
+        if given or not isinstance(file_path, str | Path):
+            raise ModelError(
+                f"to_onnx: {', '.join(given) or type(file_path).__name__} is not taken; give a path, and the tokenizer "
+                "where the model's folder has none"
+            )
+        return export_onnx(self, file_path, self.own_tokenizer if tokenizer is None else tokenizer)
 
     def save_adapter(self, folder: str | Path, weights: Mapping[str, Tensor] | None = None) -> Path:
         """Write the adapter and the head, not the frozen model; see :func:`~lightning_modules.export.export_adapter`.

@@ -17,14 +17,16 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.trainer.connectors import checkpoint_connector
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import optimizers
 from linetune.config_files import config_of_checkpoint, named_config
 from linetune.jsonargparse_private import Way, own_defaults, package_of, refusal_behind
 
+SUBCOMMANDS = ("fit", "validate", "test", "predict", "export")
 # What jsonargparse puts before the keys of a subcommand.
-_SUBCOMMAND_OF_KEY = re.compile(r"\b(fit|validate|test|predict|export)\.")
+_SUBCOMMAND_OF_KEY = re.compile(rf"\b({'|'.join(SUBCOMMANDS)})\.")
 OWN_PACKAGES = ("callbacks", "datamodules", "lightning_modules", "optimizers")
 
 
@@ -60,10 +62,7 @@ class OneLineErrorParser(LightningArgumentParser):
         where = "" if self.config_file is None else f"{self.config_file}: "
         if "are required: " in message:
             message = _SUBCOMMAND_OF_KEY.sub("--", message)  # as it is typed
-        raise MisconfigurationException(
-            f"{where}{explanation(self, message, ex)} "
-            "(see fit --help, fit --model.help SequenceClassifier, fit --model.optimizer.help CLASS)"
-        ) from ex
+        raise MisconfigurationException(f"{where}{explanation(self, message, ex)} (see {help_for(self)})") from ex
 
 
 def configs_first(arguments: list[str]) -> list[str]:
@@ -115,6 +114,14 @@ def value_of(arguments: list[str], option: str) -> str | None:
     return None
 
 
+def help_for(parser: ArgumentParser) -> str:
+    """Return which options print the help of a parser's subcommand, or of the program where none was given."""
+    given = [getattr(parser, "subcommand", None), *(getattr(parser, "args", None) or [])[:1]]
+    command = next((name for name in given if name in SUBCOMMANDS), None)
+    options = ("--help", "--model.help SequenceClassifier", "--model.optimizer.help CLASS")
+    return "--help" if command is None else ", ".join(f"{command} {option}" for option in options)
+
+
 def explanation(parser: ArgumentParser, message: str, error: BaseException | None) -> str:
     """Return which key is wrong, what was given and what is expected; the message where the error tells no more."""
     if error is None:
@@ -131,12 +138,22 @@ def explanation(parser: ArgumentParser, message: str, error: BaseException | Non
         return message
     if type(refusal.cause) is ValueError and isinstance(value, str | int | float):
         said = f"expected {inspect.formatannotation(refusal.expected)}, got {value!r}"
+    elif not isinstance(value, str) and is_about_a_form(refusal.cause):
+        said = f"{value!r} is not allowed"
     elif made_from is not None and not isinstance(value, str):
         said = f"{made_from.__qualname__}: {refusal.cause}"
     else:
         said = str(refusal.cause)
     allowed = allowed_optimizers() if keys == ["model", "optimizer"] else ""
     return f"{'.'.join(keys)}: {said}{allowed}{class_path_now(refusal.expected)}"
+
+
+def is_about_a_form(cause: BaseException) -> bool:
+    """Return whether jsonargparse has met another form of value than it reckons with, a list for a section, say."""
+    way = list(traceback.walk_tb(cause.__traceback__))
+    if type(cause) not in (AttributeError, TypeError) or not way or package_of(way[-1][0]) != "jsonargparse":
+        return False
+    return not linecache.getline(way[-1][0].f_code.co_filename, way[-1][1]).lstrip().startswith("raise ")
 
 
 def class_path_now(expected: Any) -> str:
@@ -227,6 +244,8 @@ def line_about_what_was_given(error: OSError | ValueError, config: Namespace) ->
         is_named = any(repr(name) in repr(config) for name in above)
         return str(error) if is_named or error.errno in (errno.ENOSPC, errno.EDQUOT) else None
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    if frame.f_globals.get("__name__") == checkpoint_connector.__name__:
+        return f"ckpt_path: {error}"
     for name, parameter in inspect.signature(Trainer).parameters.items():
         value = config.trainer.get(name)
         if package_of(frame) == "lightning" and f"`{name}`" in str(error) and value != parameter.default:

@@ -43,12 +43,32 @@ def config_of_checkpoint(path: str) -> Path:
     """Return the configuration that a run saved beside its ``checkpoints``.
 
     Raises:
-        MisconfigurationException: there is none.
+        MisconfigurationException: there is none, or several runs share the folder.
     """
     file = Path(path).expanduser().absolute().parent.parent / "config.yaml"
     if not file.is_file():
+        if path not in ("best", "last") and not Path(path).expanduser().exists():
+            raise MisconfigurationException(f"ckpt_path: {path} does not exist")
         raise MisconfigurationException(f"config: there is no {file} beside the checkpoint; give --config")
+    if several := configs_in(file.parent):
+        raise MisconfigurationException(f"config: {several}; give --config")
     return file
+
+
+def configs_in(folder: Path) -> str:
+    """Return a sentence about the fits whose configurations share a folder, as those without a logger do; else nothing.
+
+    Their checkpoints lie in one folder as well, and do not say which configuration they are of.
+    """
+    others = [file for file in sorted(folder.glob("config-v*.yaml")) if _is_of_fit(file)]
+    names = ", ".join(file.name for file in others)
+    return f"{folder} holds the configurations of several runs (config.yaml, {names})" if others else ""
+
+
+def _is_of_fit(config: Path) -> bool:
+    """Return whether a configuration that was saved is not one of `validate`, `test` or `predict`, by their options."""
+    lines = config.read_text(encoding="utf-8", errors="replace").splitlines()
+    return not any(line.startswith(("verbose:", "return_predictions:")) for line in lines)
 
 
 def best_of_run(config: str) -> Path:
@@ -58,6 +78,8 @@ def best_of_run(config: str) -> Path:
         MisconfigurationException: there is none, or nothing tells which one it is.
     """
     folder = Path(config).expanduser().absolute().parent
+    if several := configs_in(folder):
+        raise MisconfigurationException(f"ckpt_path: best: {several}; give the path of a checkpoint")
     files = sorted((folder / "checkpoints").glob("*.ckpt"), key=lambda file: file.stat().st_mtime)
     if not files:
         raise MisconfigurationException(

@@ -18,6 +18,7 @@ from callbacks.checkpoint_io import remove_leftovers
 from callbacks.checkpoint_reading import read_checkpoint
 from lightning_modules import ModelError
 from lightning_modules.checkpoint_check import check_resumable
+from linetune.config_files import configs_in
 
 
 def last_checkpoint(config: Namespace, subcommand: str) -> str | None:
@@ -102,6 +103,8 @@ def checkpoint_folders(trainer: Namespace) -> list[Path] | None:
 def _beside_config(config: Namespace) -> list[Path]:
     configs = config.get("config") or []
     folder = Path(str(configs[-1])).expanduser().absolute().parent / "checkpoints" if configs else None
+    if folder is not None and folder.is_dir() and (several := configs_in(folder.parent)):
+        raise MisconfigurationException(f"ckpt_path: last: {several}; give the path of a checkpoint")
     return [folder] if folder is not None and folder.is_dir() else []
 
 

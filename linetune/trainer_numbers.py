@@ -8,7 +8,10 @@ from typing import Any
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 # Arguments that TensorBoardLogger hands on, whose type nobody looks at until the first event is written.
-_LOGGER_INTEGERS = ("max_queue", "flush_secs")
+_COUNTS, _TEXTS = ("max_queue", "flush_secs", "purge_step"), ("filename_suffix", "comment")
+_LARGEST = 2**31 - 1
+# More devices than any machine has; Lightning makes a list of them before it looks.
+_MOST_DEVICES = 100_000
 
 
 def check_trainer_numbers(trainer: Any) -> None:
@@ -33,9 +36,16 @@ def check_trainer_numbers(trainer: Any) -> None:
             f"trainer.check_val_every_n_epoch: {epochs} is not allowed; 1 or more, or null; limit_val_batches: 0 does "
             "without validation"
         )
+    for name in ("devices", "num_nodes"):
+        count = trainer.get(name)
+        if isinstance(count, int) and count > _MOST_DEVICES:
+            raise MisconfigurationException(f"trainer.{name}: {count} is not allowed; {_MOST_DEVICES} at most")
     for name, value in _logger_arguments(trainer.get("logger")):
-        if name in _LOGGER_INTEGERS and (isinstance(value, bool) or not isinstance(value, int)):
-            raise MisconfigurationException(f"trainer.logger.{name}: {value!r} is not allowed; an integer")
+        is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _LARGEST
+        if name in _COUNTS and not is_count and not (name == "purge_step" and value is None):
+            raise MisconfigurationException(f"trainer.logger.{name}: {value!r} is not allowed; 0 to {_LARGEST}")
+        if name in _TEXTS and not isinstance(value, str):
+            raise MisconfigurationException(f"trainer.logger.{name}: {value!r} is not allowed; a text")
 
 
 def _logger_arguments(logger: Any) -> Iterator[tuple[str, Any]]:

@@ -75,6 +75,7 @@ class PeakRate:
         peak_fraction: :math:`q`. Steps all the way to the minimiser of the expected loss gain most now, but leave a
             noise in the parameters that later steps have to take out.
         shortest_run: A run of T steps goes a share of `shortest_run` / T at least: it has no time for small steps.
+        largest_fraction: The largest share that a short run goes, unless `peak_fraction` is larger.
         prior_agreement: The agreement that is expected before anything is measured.
         prior_batches: As how many batches that counts: as many as Adam's momentum remembers. A single batch says little
             about the agreement, and in small batches it is smaller than the noise of its measurement.
@@ -94,11 +95,12 @@ class PeakRate:
         >>> state = estimator.begin()
         >>> state.steps += 1
         >>> round(estimator.update(state, loss=0.5, slope=1.0, curvature=100.0), 6)
-        0.0012
+        0.0018
     """
 
-    peak_fraction: float = 0.08
-    shortest_run: int = 3
+    peak_fraction: float = 0.12
+    shortest_run: int = 10
+    largest_fraction: float = 0.5
     prior_agreement: float = 0.15
     prior_batches: float = 10.0
     least_agreement: float = 0.02
@@ -223,7 +225,8 @@ class PeakRate:
 
     def share(self, total_steps: float | None = None) -> float:
         """Return the share of the way to the minimiser of the expected loss that the peak is in a run this long."""
-        return max(self.peak_fraction, min(1.0, self.shortest_run / total_steps if total_steps else 0.0))
+        of_short_run = self.shortest_run / total_steps if total_steps else 0.0
+        return max(self.peak_fraction, min(self.largest_fraction, of_short_run))
 
     def peak(self, state: PeakRateState, total_steps: float | None = None) -> float:
         """Return the peak learning rate by what has been measured so far; 0 before the first search."""

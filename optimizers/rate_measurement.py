@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from optimizers.peak_rate import PeakRate, PeakRateState, measure_parabola
 from optimizers.scalars import gather, read_together
 from optimizers.step_contract import Loss, as_loss
-from optimizers.step_direction import StepDirection, parameters_of
+from optimizers.step_direction import NotMeasurableError, StepDirection, inner_product, parameters_of
 
 # How much longer a direction is than all before where what was measured along those says nothing about it.
 _LONGER = 2.0
@@ -51,7 +51,7 @@ class RateMeasurement:
         searches: How many steps measured a curvature.
 
     Raises:
-        ValueError: The optimizer does not move in proportion to its rate, or gradients are sparse.
+        NotMeasurableError: The optimizer does not move in proportion to its rate.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class RateMeasurement:
         optimizer: Optimizer,
         weights: Sequence[float],
         total_steps: int | None,
-        peak_fraction: float = 0.08,
+        peak_fraction: float = 0.12,
         measured_share: float = 0.5,
     ) -> None:
         self._optimizer = optimizer
@@ -156,7 +156,7 @@ class RateMeasurement:
     def _search(self, loss: Loss, slope: Tensor, direction: list[Tensor], evaluate: Callable[[], Any]) -> None:
         """Measure the curvature along the direction, and update the peak."""
         if self.searches < _CHECKED and not self._direction.is_proportional(direction):
-            raise ValueError(
+            raise NotMeasurableError(
                 f"{type(self._optimizer).__name__} does not move in proportion to its learning rate, so that none can "
                 "be measured for it; choose another optimizer"
             )
@@ -226,8 +226,4 @@ class RateMeasurement:
 
 def _slope(direction: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> Tensor:
     """Return the slope along a direction, a number for each parameter with a gradient."""
-    return gather([(g * d).sum(dtype=_wide(d)) for g, d in zip(gradients, direction, strict=True) if g is not None])
-
-
-def _wide(tensor: Tensor) -> torch.dtype:
-    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+    return gather([inner_product(g, d) for g, d in zip(gradients, direction, strict=True) if g is not None])

@@ -16,12 +16,18 @@ from optimizers.random_state import generator_states, set_generator_states
 
 # A step has to move the parameters by this share of their length at least for rounding not to show in it ...
 _LEAST_MOVE, _GOOD_MOVE = 1e-3, 1e-1
+# ... and by this many times what they are rounded by, which is more of bfloat16 ...
+_LEAST_ROUNDINGS, _GOOD_ROUNDINGS = 64, 128
 # ... at one of so many rates, each at most so many times the one before.
 _MAX_RATES, _STRIDE = 8, 1e6
 # A step that moves float32 parameters by this share of their length shows its direction to within a percent.
 _VISIBLE_MOVE = 1e-5
 # By how much the directions found at two rates may differ, as a share of their length.
 _TOLERANCE = 0.02
+
+
+class NotMeasurableError(ValueError):
+    """An optimizer does something that its learning rate cannot be measured with."""
 
 
 class StepDirection:
@@ -42,7 +48,7 @@ class StepDirection:
         length: The Euclidean length of the direction found last.
 
     Raises:
-        ValueError: The optimizer cannot step without a closure or a graph, or not be copied.
+        NotMeasurableError: The optimizer cannot step without a closure or a graph, or not be copied.
 
     Example:
         >>> weight = torch.nn.Parameter(torch.tensor([1.0, 1.0]))
@@ -61,14 +67,17 @@ class StepDirection:
 
     def find(self) -> list[Tensor]:
         """Return the direction, a tensor for each of the optimizer's parameters; zero where nothing moves."""
-        self._size = _length(parameters_of(self._optimizer))
+        parameters = parameters_of(self._optimizer)
+        self._size = _length(parameters)
+        rounding = max((torch.finfo(p.dtype).eps for p in parameters), default=0.0)
+        least, good = max(_LEAST_MOVE, _LEAST_ROUNDINGS * rounding), max(_GOOD_MOVE, _GOOD_ROUNDINGS * rounding)
         for _ in range(_MAX_RATES):
             direction = self._moved(self._rate)
             self.length = _length(direction)
             share = self.length * self._rate / self._size if self._size else math.inf
-            if not share < _LEAST_MOVE:
+            if not share < least:
                 break
-            self._rate *= min(_STRIDE, _GOOD_MOVE / share) if share else _STRIDE
+            self._rate *= min(_STRIDE, good / share) if share else _STRIDE
         else:
             self._rate = 1e-2  # a gradient of zero
         return direction
@@ -124,7 +133,7 @@ class StepDirection:
         try:
             twin = _copy_of(self._optimizer)
         except Exception as error:
-            raise ValueError(f"{name} cannot be copied to find its direction: {_one_line(error)}") from error
+            raise NotMeasurableError(f"{name} cannot be copied to find its direction: {_one_line(error)}") from error
         for group, weight in zip(twin.param_groups, self._weights, strict=True):
             set_value(group, "lr", rate * weight)
         parameters = parameters_of(self._optimizer)
@@ -136,7 +145,9 @@ class StepDirection:
             # Of the class: schedules wrap the instance's, for the optimizer that they were made for.
             type(twin).step(twin)
         except Exception as error:
-            raise ValueError(f"a copy of {name} makes no step by its gradients alone: {_one_line(error)}") from error
+            raise NotMeasurableError(
+                f"a copy of {name} makes no step by its gradients alone: {_one_line(error)}"
+            ) from error
         else:
             return [(x - p).div_(rate) for x, p in zip(before, parameters, strict=True)]
         finally:
@@ -175,8 +186,16 @@ def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
+def inner_product(one: Tensor, other: Tensor) -> Tensor:
+    """Return the inner product of two tensors, in float32 at least; that of complex ones as of pairs of numbers."""
+    if one.is_complex():
+        one, other = torch.view_as_real(one), torch.view_as_real(other)
+    return (one * other).sum(dtype=_wide(other))
+
+
 def _length(tensors: Iterable[Tensor]) -> float:
-    norms = [torch.linalg.vector_norm(t.detach(), dtype=_wide(t)).cpu() for t in tensors if t.numel()]
+    reals = [torch.view_as_real(t) if t.is_complex() else t for t in (t.detach() for t in tensors if t.numel())]
+    norms = [torch.linalg.vector_norm(t, dtype=_wide(t)).cpu() for t in reals]
     return float(torch.linalg.vector_norm(torch.stack(norms).double())) if norms else 0.0
 
 

@@ -284,6 +284,10 @@ def test_what_a_data_module_of_ones_own_does_not_say_is_said_to_the_model(tiny: 
         (["--model.model", "no/such-model"], r"error: model: .*no configuration found for 'no/such-model'"),
         (["--trainer.accelerator", "abacus"], r"error: trainer: .*abacus.*cpu"),
         (["--ckpt_path", "nothing.ckpt"], r"ckpt_path: nothing.ckpt does not exist"),
+        (["--ckpt_path", ""], r"ckpt_path: '' is not allowed; the path of a checkpoint, or last"),
+        (["--ckpt_path", "best"], r"ckpt_path: 'best' is not allowed; the path of a checkpoint, or last"),
+        (["--ckpt_path", "hpc"], r"error: ckpt_path: .*no HPC checkpoint was found"),
+        (["--data.train_batch_size", "1000000000000000000000"], r"train_batch_size 1000+ is out of range: at most 9"),
         (["--ckpt_path", "README.md"], r"ckpt_path: README.md is not a checkpoint"),
         (["--data.max_length", "100000"], r"100000.*512"),
         (["--model.optimizer.eps", "abc"], r"error: model\.optimizer\.eps: expected float, got 'abc' \(see"),
@@ -315,6 +319,7 @@ def test_what_a_data_module_of_ones_own_does_not_say_is_said_to_the_model(tiny: 
         (["--max_epochs", "3"], r"max_epochs belongs to trainer\.max_epochs \(see"),
         (["--model.task_name", "sst2"], r"model\.task_name is not accepted; task_name belongs to data\.task_name"),
         (["--trainer.logger", "WandbLogger"], r"error: trainer\.logger: .*wandb"),
+        (["--model.optimizer.weight_decay", "-1"], r"error: optimizer: ParabolicAdam: weight_decay has to be at"),
     ],
 )
 def test_bad_input_is_one_line(
@@ -344,6 +349,8 @@ def test_bad_input_is_one_line(
             r"broken\.yaml: model\.lr is not accepted; lr belongs to model\.optimizer\.init_args\.lr",
         ),
         ("trainer:\n  max_epoch: 3\n", r"trainer\.max_epoch is not accepted; close to max_epoch: max_epochs"),
+        ("data:\n  init_args: [1]\n", r"broken\.yaml: data: \{'init_args': \[1\]\} is not allowed"),
+        ("model:\n  optimizer: {class_path: [1]}\n", r"model\.optimizer: \{'class_path': \[1\]\} is not allowed"),
         ("trainer: [1, 2\n", r"broken\.yaml: .*line 2"),
         ("", r"broken\.yaml: "),
     ],
@@ -621,6 +628,43 @@ def short_run(model: str) -> list[str]:
     options += ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
     options += ["--model.model", model, "--data.tokenizer", "offline:all-MiniLM-L6-v2"]
     return [*options, "--data.max_train_samples", "64", "--data.max_eval_samples", "32"]
+
+
+@pytest.mark.parametrize("logger", [[], ["--trainer.logger", "CSVLogger"], ["--trainer.logger", "false"]])
+def test_a_run_that_is_refused_before_its_first_batch_leaves_nothing(
+    logger: list[str],
+    tiny: str,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    root = str(tmp_path / "new" / "folder")
+    options = [*short_run(tiny), *logger, "--trainer.default_root_dir", root]
+    options[1:4:2] = ["linetune:quickstart", "linetune:trainer/cpu"]
+    options += ["--trainer.logger.save_dir", root] if "CSVLogger" in logger else []
+    options += ["--data.cache_dir", str(tmp_path_factory.mktemp("cache"))]
+    monkeypatch.chdir(tmp_path)
+    # What makes the optimizer refuses it, after the loggers have begun.
+    refused = ["--model.lr_scheduler.scheduler", "lightning_modules.LinearWithWarmup"]
+    message = failed("fit", *options, *refused, capsys=capsys)
+    assert "lr_scheduler: ParabolicAdam finds its own step size" in message
+    assert not list(tmp_path.iterdir())
+    # Beside another run, what that one has written stays.
+    cli.main(["fit", *options])
+    before = sorted(tmp_path.rglob("*"))
+    failed("fit", *options, *refused, capsys=capsys)
+    assert sorted(tmp_path.rglob("*")) == before
+    failed(
+        "validate",
+        *options,
+        "--ckpt_path",
+        str(next(tmp_path.rglob("*.ckpt"))),
+        "--data.max_length",
+        "9999",
+        capsys=capsys,
+    )
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_file_of_the_users_is_not_overwritten(

@@ -9,6 +9,7 @@ from typing import Any
 import peft
 import pytest
 import torch
+from jsonargparse import Namespace
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import cli
@@ -16,6 +17,7 @@ from callbacks import model_exporter
 from lightning_modules import SequenceClassifier
 from linetune.config_errors import configs_first, export_arguments
 from linetune.config_files import best_of_run, config_folder, config_of_checkpoint, named_config
+from linetune.last_checkpoint import last_checkpoint
 from tests.tiny_models import save_tiny_bert
 
 ROOT = Path(__file__).parent.parent
@@ -135,6 +137,32 @@ def test_configs_have_names() -> None:
         named_config("linetune:quick")
     arguments = ["--a", "1", "-c", "linetune:quickstart", "--model", "linetune:quickstart"]
     assert configs_first(arguments) == ["-c", quickstart, "--a", "1", "--model", "linetune:quickstart"]
+
+
+def test_a_folder_of_several_fits_does_not_tell_whose_a_checkpoint_is(tmp_path: Path) -> None:
+    """Fits without a logger share `default_root_dir` and its checkpoints."""
+    (tmp_path / "checkpoints").mkdir()
+    config, checkpoint = str(tmp_path / "config.yaml"), tmp_path / "checkpoints" / "best.ckpt"
+    checkpoint.touch()
+    for name in ("config.yaml", "config-v1.yaml"):
+        (tmp_path / name).write_text("verbose: true\n" if "v1" in name else "")  # the second one is of `validate`
+    assert config_of_checkpoint(str(checkpoint)) == tmp_path / "config.yaml"
+    assert best_of_run(config) == checkpoint
+    (tmp_path / "config-v2.yaml").write_text("model: {}\n")
+    several = rf"{tmp_path} holds the configurations of several runs \(config.yaml, config-v2.yaml\); give"
+    with pytest.raises(MisconfigurationException, match=f"^config: {several} --config"):
+        config_of_checkpoint(str(checkpoint))
+    with pytest.raises(MisconfigurationException, match=f"^ckpt_path: best: {several} the path"):
+        best_of_run(config)
+    with pytest.raises(MisconfigurationException, match=f"^ckpt_path: last: {several} the path"):
+        last_checkpoint(Namespace(config=[config]), "validate")
+
+
+def test_errors_of_export_name_its_own_help(capsys: pytest.CaptureFixture[str]) -> None:
+    line = failed(capsys, "export", "--nope", "3")
+    assert "(see export --help, export --model.help SequenceClassifier, export --model.optimizer.help CLASS)" in line
+    assert failed(capsys, "nope").endswith("(see --help)")
+    assert failed(capsys, "export", "--ckpt_path", "no.ckpt", "--to", "out") == "ckpt_path: no.ckpt does not exist"
 
 
 def test_the_configuration_of_a_checkpoint(tmp_path: Path) -> None:

@@ -111,13 +111,19 @@ def test_bytes_of_a_tsv_file_are_read_or_refused_with_the_files_name(tmp_path: P
         ({"check_val_every_n_epoch": -2}, "trainer.check_val_every_n_epoch: -2 is not allowed"),
         ({"logger": Namespace(init_args=Namespace(max_queue="x"))}, "trainer.logger.max_queue: 'x' is not allowed"),
         ({"logger": [Namespace(dict_kwargs={"flush_secs": "y"})]}, "trainer.logger.flush_secs: 'y' is not allowed"),
+        ({"logger": [Namespace(dict_kwargs={"filename_suffix": [1]})]}, r"filename_suffix: \[1\] is not .*; a text"),
+        ({"logger": [Namespace(dict_kwargs={"purge_step": []})]}, r"purge_step: \[\] is not .*; 0 to 2147483647"),
+        ({"logger": [Namespace(dict_kwargs={"flush_secs": 10**30})]}, "flush_secs: 1.* is not allowed; 0 to 21474"),
+        ({"devices": 10**30}, "trainer.devices: 1.* is not allowed; 100000 at most"),
     ],
 )
 def test_numbers_of_the_trainer_are_looked_at_before_a_run_starts(trainer: dict[str, Any], line: str) -> None:
-    """Lightning 2.6.6 divides by the first two within the first epoch; TensorBoard compares the others later."""
+    """Lightning 2.6.6 divides by the first two within the first epoch; TensorBoard uses the others later."""
     with pytest.raises(MisconfigurationException, match=line):
         check_trainer_numbers(Namespace(**trainer))
     with pytest.raises(MisconfigurationException, match=r"trainer: -0\.0 is not allowed; a section"):
         check_trainer_numbers(-0.0)
     check_trainer_numbers(Namespace(val_check_interval=1.0, check_val_every_n_epoch=None, logger=True))
     check_trainer_numbers(Namespace(val_check_interval=5, logger=[False, Namespace(init_args=None)]))
+    kept = {"max_queue": 5, "flush_secs": 1, "purge_step": None, "filename_suffix": ".x"}
+    check_trainer_numbers(Namespace(logger=Namespace(dict_kwargs=kept)))

@@ -37,4 +37,5 @@ def test_a_method_that_dies_is_left_out_of_the_table(monkeypatch, capsys):
     printed = capsys.readouterr()
     assert "not measured: SaLSA: killed, out of memory?" in printed.err
     assert "| evaluation | 1 | 104857.60 | 1.000 | 1 | 0 |" in printed.out
-    assert "SaLSA" not in printed.out
+    assert "- command: `python -m benchmarks.memory --methods evaluation SaLSA`" in printed.out
+    assert "| SaLSA" not in printed.out

@@ -212,6 +212,49 @@ def test_a_run_goes_on_from_its_own_weights(start: str, tmp_path: Path) -> None:
     assert all(torch.equal(value, watch.weights[name]) for name, value in whole.state_dict().items())
 
 
+@pytest.mark.parametrize("monitor", [None, "val/loss"])
+def test_a_checkpoint_saved_by_hand_says_that_its_weights_are_interpolated(
+    start: str, tmp_path: Path, monitor: str | None
+) -> None:
+    """`trainer.save_checkpoint` would pair them with the state that the optimizer has of the trained weights."""
+
+    class Data(Noisy):
+        tokenizer = tiny_tokenizer()
+
+    module, search = SequenceClassifier(start, optimizer=ADAMW), PretrainedInterpolation()
+    saver, exporter = saver_in(tmp_path, monitor), ModelExporter(str(tmp_path / "model"))
+    trainer = fit(module, tmp_path, search, saver, exporter, data=Data())
+    assert search.kept
+    by_hand, theirs = tmp_path / "by_hand.ckpt", read_checkpoint(saver.best_model_path)
+    trainer.save_checkpoint(by_hand)
+    saved = read_checkpoint(by_hand)
+    assert not {"optimizer_states", "lr_schedulers", "loops", "resumption"} & saved.keys()
+    assert all(torch.equal(value, saved["state_dict"][name]) for name, value in module.state_dict().items())
+    for name in ("interpolation", "epoch", "global_step", "task", "training_facts"):
+        assert saved[name] == theirs[name], name
+    with pytest.raises(ModelError, match="lie between the pretrained and the trained ones"):
+        fit(SequenceClassifier(start, optimizer=ADAMW), tmp_path, resume=str(by_hand), max_epochs=7)
+    # What is in place is what counts: the trained weights are put back, then the interpolated ones.
+    trained = saver.best_model_path.replace("-interpolated", "")
+    trainer.validate(module, Noisy(), ckpt_path=trained, verbose=False)
+    trainer.save_checkpoint(tmp_path / "trained.ckpt")
+    assert "optimizer_states" in read_checkpoint(tmp_path / "trained.ckpt")
+    trainer.validate(module, Noisy(), ckpt_path=str(by_hand), verbose=False)
+    trainer.save_checkpoint(tmp_path / "again.ckpt")
+    assert read_checkpoint(tmp_path / "again.ckpt")["interpolation"] == saved["interpolation"]
+
+
+def test_a_checkpoint_saved_by_hand_of_weights_as_trained_can_be_resumed(start: str, tmp_path: Path) -> None:
+    module = SequenceClassifier(start, optimizer=partial(torch.optim.AdamW, lr=1e-4))
+    search = PretrainedInterpolation(monitor="val/loss")
+    trainer = fit(module, tmp_path, search, data=TinyData(), enable_checkpointing=False, max_epochs=1)
+    assert not search.kept
+    trainer.save_checkpoint(tmp_path / "by_hand.ckpt")
+    module = SequenceClassifier(start, optimizer=partial(torch.optim.AdamW, lr=1e-4))
+    resume = str(tmp_path / "by_hand.ckpt")
+    assert fit(module, tmp_path, data=TinyData(), resume=resume, max_epochs=2).global_step == 8
+
+
 def test_summary_and_model_card_say_what_the_weights_are(
     start: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -38,6 +38,7 @@ from callbacks.replayed_batches import ReplayedBatches
 from lightning_modules import ClosureModule, GradientClip, Schedule
 from lightning_modules.schedules import LinearWithWarmup
 from optimizers import GLD, ParabolicAdam, SaLSA
+from optimizers.step_direction import StepDirection
 
 INPUTS, ROWS = 6, 96
 FACTORIES = [AdamW, SGD, partial(SGD, momentum=0.9), torch.optim.RMSprop]
@@ -170,7 +171,7 @@ class Reference:
                 earlier = d
             # What was measured stays in force until there is another rate.
             in_force = best or in_force
-            self.rates.append(max(0.08, min(1, 3 / total)) * in_force)
+            self.rates.append(max(0.12, min(0.5, 10 / total)) * in_force)
             theta = theta - self.rates[-1] * d
         self.theta = theta
 
@@ -204,7 +205,7 @@ def test_the_first_rate_is_that_of_parabolic_adam_and_later_ones_are_near_it() -
             return loss
 
         optimizer.step(closure)
-        peaks.append(0.08 * optimizer.param_groups[0]["minimiser"])
+        peaks.append(10 / 60 * optimizer.param_groups[0]["minimiser"])
     # No warm-up here, so that the weights are elsewhere from the second step on.
     _, module = measured(with_rate(Adam, lr=1.0), max_epochs=5)
     assert module.rates[0][0] == pytest.approx(peaks[0], rel=1e-5)
@@ -412,6 +413,59 @@ def test_a_rate_kept_as_a_tensor_is_set_in_place() -> None:
     trainer = fit(module, callback)
     assert trainer.optimizers[0].param_groups[0]["lr"] is rate
     assert float(rate) == pytest.approx(callback.peak)
+
+
+class InPlace(Regression):
+    """Changes its batch, as a step that masks tokens or scales images does."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, _ = batch
+        x.mul_(2)
+        return super().training_step(batch, batch_idx)
+
+
+class Scaled(Regression):
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, y = batch
+        return super().training_step((2 * x, y), batch_idx)
+
+
+@pytest.mark.parametrize("accumulated", [1, 3])
+def test_a_step_may_change_its_batch_in_place(accumulated: int) -> None:
+    peaks = []
+    for kind in (InPlace, Scaled):
+        callback = MeasuredLearningRate()
+        fit(kind(with_rate(SGD, lr=1.0)), callback, accumulate_grad_batches=accumulated)
+        peaks.append(callback.peak)
+    assert peaks[0] == peaks[1]
+
+
+class Complex(Regression):
+    """The regression with pairs of weights as complex numbers."""
+
+    def __init__(self) -> None:
+        super().__init__(with_rate(SGD, lr=1.0))
+        self.weight = nn.Parameter(torch.view_as_complex(self.weight.detach().view(-1, 2)))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, y = batch
+        return ((x @ torch.view_as_real(self.weight).flatten() - y) ** 2).mean()
+
+
+def test_complex_parameters_are_measured_as_pairs_of_numbers() -> None:
+    found, expected = MeasuredLearningRate(), MeasuredLearningRate()
+    fit(Complex(), found)
+    fit(Regression(with_rate(SGD, lr=1.0)), expected)
+    assert found.peak == pytest.approx(expected.peak)
+
+
+def test_a_direction_shows_in_spite_of_the_rounding_of_bfloat16() -> None:
+    torch.manual_seed(0)
+    rough, exact = (nn.Parameter(torch.ones(500, dtype=dtype)) for dtype in (torch.bfloat16, torch.float32))
+    rough.grad = torch.randn(500).bfloat16()
+    exact.grad = rough.grad.float()
+    (found,), (expected,) = (StepDirection(AdamW([each], lr=1e-5), [1.0]).find() for each in (rough, exact))
+    assert (found - expected).norm() < 0.02 * expected.norm()
 
 
 # What a fit is left like
@@ -725,6 +779,14 @@ class Unable(SGD):
         raise KeyError("graph")
 
 
+class Grows(Regression):
+    """Has a parameter group added while its rate is measured."""
+
+    def on_train_epoch_start(self) -> None:
+        if self.current_epoch == 1:
+            self.trainer.optimizers[0].add_param_group({"params": [nn.Parameter(torch.zeros(1))], "lr": 1.0})
+
+
 def schedule_free(module: Any) -> Any:
     optimizer = schedulefree.AdamWScheduleFree(module.parameters())
     optimizer.train()
@@ -748,6 +810,8 @@ def free(factory: Any) -> Regression:
         (lambda: Regression(schedule_free), (), "AdamWScheduleFree does not move in proportion"),
         (lambda: Regression(with_rate(SGD, lr=1.0, maximize=True)), (), "SGD maximizes"),
         (lambda: Regression(with_rate(SGD, lr=0.0)), (), "the learning rate is 0 throughout the run"),
+        (lambda: Regression(lambda _: None), (), "there is no optimizer with parameters"),
+        (lambda: Grows(with_rate(SGD, lr=1.0)), (), "the optimizer got a parameter group during the measurement"),
         (ByHand, (), "ByHand makes its steps itself"),
         (lambda: FromIterator(with_rate(AdamW)), (), "takes its batches from dataloader_iter"),
         (lambda: Regression(with_own_place), (), "OwnPlace keeps learning rates in a place of its own"),
@@ -760,6 +824,17 @@ def test_what_cannot_be_measured_is_one_line(module: Any, others: Any, message: 
     with pytest.raises(MisconfigurationException, match=f"^MeasuredLearningRate: .*{message}") as raised:
         fit(module(), MeasuredLearningRate(), *others)
     assert "\n" not in str(raised.value)
+
+
+def test_an_error_of_the_module_in_a_trial_stays_what_it_is() -> None:
+    class Fails(Regression):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            if not torch.is_grad_enabled():
+                raise ValueError("of the module")
+            return super().training_step(batch, batch_idx)
+
+    with pytest.raises(ValueError, match=r"^of the module$"):
+        fit(Fails(with_rate(SGD, lr=1.0)), MeasuredLearningRate())
 
 
 def test_sharded_parameters_are_refused() -> None:

@@ -117,6 +117,23 @@ def test_a_module_of_ones_own_goes_back_towards_the_start_of_the_fit(tmp_path: P
     assert search.figures["loss"] <= search.figures["loss_as_trained"]
 
 
+class WithState(Plain):
+    """Keeps something beside tensors in its `state_dict`."""
+
+    def get_extra_state(self) -> Any:
+        return {"version": 1}
+
+    def set_extra_state(self, state: Any) -> None:
+        assert state == {"version": 1}
+
+
+def test_what_is_no_tensor_in_a_state_stays_out_of_the_line(tmp_path: Path) -> None:
+    search, saver = PretrainedInterpolation(), ModelCheckpoint(tmp_path, monitor="val/loss")
+    fit(WithState(optimizer=ADAMW), tmp_path, search, saver)
+    assert search.alphas
+    assert torch.load(saver.best_model_path, weights_only=True)["state_dict"]["_extra_state"] == {"version": 1}
+
+
 class Sized(Plain):
     """Logs the size of its weights, which falls on the way back to the start."""
 

@@ -215,6 +215,12 @@ def test_columns_that_are_missing_or_open(make, options, message):
         _ = data.num_labels
 
 
+def test_blanks_in_the_name_of_a_column_are_shown(make):
+    data = make(table([("a b", "x"), ("c d", "y")] * 4, "text ,label"), text_columns="text")
+    with pytest.raises(DataError, match=r"has no column 'text'; its columns are 'text ', label$"):
+        _ = data.num_labels
+
+
 def test_texts_under_names_of_our_own_columns(make, tmp_path):
     rows = [(text, row % 2) for row, text in enumerate(NUMBERED)]
     file = write(tmp_path, "odd.csv", table(rows, "label,idx"))

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
+from transformers import BatchEncoding
 
 from lightning_modules import ClosureModule, ModelError, StepClosures
 from optimizers import GLD, SGDSLS, SaLSA
@@ -53,6 +54,33 @@ def test_trials_see_the_masks_of_the_closure_and_the_stream_advances_once() -> N
         model(batch["x"])
     assert torch.equal(after_step, torch.rand(3))
     assert all(torch.equal(loss, trial) for trial in trials)
+
+
+@pytest.mark.parametrize("kind", [dict, BatchEncoding])
+def test_a_loss_may_take_entries_out_of_its_batch(kind: Any) -> None:
+    model = nn.Linear(3, 1)
+
+    def loss_of(batch: Any) -> Tensor:
+        targets = batch.pop("y")
+        return nn.functional.mse_loss(model(**batch), targets)
+
+    batch = kind({"input": torch.randn(8, 3), "y": torch.randn(8, 1)})
+    step = StepClosures(loss_of, [batch], zero_grad=model.zero_grad, backward=Tensor.backward)
+    assert torch.equal(step.closure(), step.evaluate())
+    assert set(batch) == {"input", "y"}
+
+
+def test_a_loss_that_changes_its_batch_in_place_is_computed_once() -> None:
+    """A second computation would be about another batch; an optimizer that needs none trains as ever."""
+    model = nn.Linear(3, 1)
+    batch = {"x": torch.randn(8, 3)}
+    step = StepClosures(
+        lambda batch: model(batch["x"].mul_(2)).mean(), [batch], zero_grad=model.zero_grad, backward=Tensor.backward
+    )
+    step.closure()
+    for again in (step.closure, step.evaluate):
+        with pytest.raises(ModelError, match="compute_loss changes its batch in place"):
+            again()
 
 
 def test_masks_differ_from_step_to_step() -> None:

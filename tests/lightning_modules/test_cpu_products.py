@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,65 @@ def test_a_precision_that_the_user_has_set_stays(
     put_torchs_own_back()
     run(module, tmp_path)
     assert module.seen == {"highest", "medium"}
+
+
+@pytest.mark.parametrize("in_the_newer_way", [False, True])
+def test_a_precision_that_the_user_sets_within_a_run_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_the_newer_way: bool
+) -> None:
+    class Sets(nn.Linear):
+        def forward(self, rows: torch.Tensor) -> torch.Tensor:
+            if in_the_newer_way:
+                torch.backends.mkldnn.matmul.fp32_precision = "ieee"
+            else:
+                torch.set_float32_matmul_precision("high")
+            with small_products():
+                return super().forward(rows)
+
+    become(monkeypatch, AMD)
+    module = Watched()
+    module.layer = Sets(4, 2)
+    monkeypatch.setattr(module, "compute_loss", lambda batch: module.layer(batch).square().mean())
+    run(module, tmp_path)
+    assert torch.backends.mkldnn.matmul.fp32_precision == ("ieee" if in_the_newer_way else "tf32")
+
+
+def test_a_precision_of_cuda_alone_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch 2.13: once it is set for one library, to ask for that of all libraries is an error."""
+    become(monkeypatch, AMD)
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    module = Watched()
+    monkeypatch.setattr(module, "compute_loss", lambda batch: module.layer(batch).square().mean())
+    run(module, tmp_path)
+    assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+    assert torch.backends.mkldnn.matmul.fp32_precision == "none"
+
+
+def test_runs_in_two_threads_are_switched_until_the_last_one_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Waiting(Watched):
+        def __init__(self, wait: Callable[[], Any]) -> None:
+            super().__init__()
+            self.wait = wait
+
+        def compute_loss(self, batch: Any) -> Any:
+            if not self.seen:
+                self.wait()
+            return super().compute_loss(batch)
+
+    become(monkeypatch, AMD)
+    before = settings()
+    first_runs, second_runs = threading.Event(), threading.Event()
+    first = Waiting(lambda: (first_runs.set(), second_runs.wait(60)))
+    thread = threading.Thread(target=run, args=(first, tmp_path))
+    second = Waiting(lambda: (second_runs.set(), thread.join(60)))
+    thread.start()
+    assert first_runs.wait(60)
+    run(second, tmp_path)
+    assert not thread.is_alive()
+    assert first.seen == second.seen == {"medium"}
+    assert settings() == before
 
 
 def test_where_products_are_rounded_they_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:

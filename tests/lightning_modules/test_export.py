@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -137,6 +138,29 @@ def test_onnxruntime_predicts_the_same_for_any_batch_and_length(tmp_path: Path) 
             with torch.no_grad():
                 expected = module.eval()(dict(batch)).numpy()
             assert logits == pytest.approx(expected, abs=1e-4), architecture
+
+
+@pytest.mark.slow
+def test_lightnings_to_onnx_writes_the_exporters_file(tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    module, file = tiny_classifier(tmp_path / "bert", "bert", 3), tmp_path / "classifier.onnx"
+    for _ in range(2):
+        assert module.to_onnx(file) == file
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    batch = tiny_tokenizer("bert")(TEXTS, padding=True, return_tensors="pt")
+    (logits,) = session.run(["logits"], {entry.name: batch[entry.name].numpy() for entry in session.get_inputs()})
+    with torch.no_grad():
+        assert logits == pytest.approx(module.eval()(dict(batch)).numpy(), abs=1e-4)
+    assert {path.name for path in tmp_path.iterdir()} == {"bert", "classifier.onnx"}
+
+
+def test_what_lightnings_to_onnx_does_not_take_is_one_line(tmp_path: Path) -> None:
+    module = tiny_classifier(tmp_path / "bert", "bert", 3)
+    with pytest.raises(ModelError, match=r"^to_onnx: input_sample, dynamo is not taken; give a path"):
+        module.to_onnx(tmp_path / "classifier.onnx", {"input_ids": torch.ones(1, 2)}, dynamo=True)  # type: ignore
+    with pytest.raises(ModelError, match=r"^to_onnx: BytesIO is not taken; give a path"):
+        module.to_onnx(BytesIO())  # type: ignore[arg-type]
 
 
 def test_targets_mean_and_deviation_go_into_the_last_layer(tmp_path: Path) -> None:

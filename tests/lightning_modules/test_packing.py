@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -137,6 +138,25 @@ def test_a_classifier_skips_padding_when_asked_to_and_refuses_what_does_not_go_w
     assert seen == [51]
     with pytest.raises(ModelError, match="gradient_checkpointing"):
         SequenceClassifier(skip_padding=True, gradient_checkpointing=True)
+
+
+@pytest.mark.parametrize("change", ["attention", "checkpointing", "reentrant checkpointing"])
+def test_a_model_that_is_changed_later_runs_padded(tmp_path: Path, change: str) -> None:
+    losses, norms = [], []
+    for is_changed in (True, False):
+        torch.manual_seed(0)
+        module = SequenceClassifier(str(save_tiny_bert(tmp_path / str(is_changed))), skip_padding=True, dropout=0.0)
+        model: Any = module.model
+        if is_changed and change == "attention":
+            model.set_attn_implementation("eager")
+        elif is_changed:
+            model.gradient_checkpointing_enable({"use_reentrant": change.startswith("reentrant")})
+        batch = padded_texts(model, (3, 9, 20, 9), 20, "right") | {"labels": torch.tensor([0, 1, 0, 1])}
+        loss = module.compute_loss(batch)
+        losses.append(float(loss))
+        norms.append(float(nn.utils.get_total_norm(gradients(model.classifier, loss))))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert norms[0] == pytest.approx(norms[1], rel=1e-4)
 
 
 def test_training_skips_padding_and_has_the_losses_of_training_without(tmp_path: Path) -> None:

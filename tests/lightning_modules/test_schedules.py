@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 import torch
 from torch.optim import SGD, Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 from transformers import get_scheduler
 
-from lightning_modules.schedules import ConstantWithWarmup, CosineWithWarmup, LinearWithWarmup, Triangular
+from lightning_modules.errors import ModelError
+from lightning_modules.run_length import RunLength
+from lightning_modules.schedules import ConstantWithWarmup, CosineWithWarmup, LinearWithWarmup, Schedule, Triangular
 
 TOTAL = 20
 SCHEDULES: list[Callable[..., LRScheduler]] = [
@@ -103,3 +105,16 @@ def test_a_resumed_schedule_continues_exactly(make: Callable[..., LRScheduler], 
 def test_settings_out_of_range_are_refused(make: Callable[..., LRScheduler], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make(an_optimizer())
+
+
+def test_a_schedule_that_needs_a_length_that_is_unknown_says_how_to_give_it() -> None:
+    """torch 2.13's OneCycleLR speaks of its own arguments alone."""
+    unknown = RunLength(None, None, None)
+    for interval in ("step", "epoch"):
+        expected = (
+            rf"must define either total_steps .* \(total_steps is the run's number of {interval}s, .* max_steps\)$"
+        )
+        with pytest.raises(ModelError, match=expected):
+            Schedule(partial(OneCycleLR, max_lr=0.1), interval=interval).build(an_optimizer(), unknown)  # type: ignore
+    with pytest.raises(ModelError, match=r"^lr_scheduler: total_steps: None is not allowed; [^(]*$"):
+        Schedule(LinearWithWarmup).build(an_optimizer(), unknown)

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent.parent
 EXPECTED = {
     "adam_sls_paper": {"bracket": None, "shrink": 0.9, "c": 0.1, "units": 1, "steps_per_epoch": 2},
     "adam_sls_per_layer": {"bracket": 0.2, "c": 0.1, "units": 4, "update_rule": "cycle", "steps_per_epoch": 2},
-    "parabolic_adam": {"peak_fraction": 0.08, "units": 1, "total_steps": 3},
+    "parabolic_adam": {"peak_fraction": 0.12, "units": 1, "total_steps": 3},
     "salsa_sgd": {"direction": sgd, "c": 0.5, "smoothing": 0.9, "units": 1},
 }
 

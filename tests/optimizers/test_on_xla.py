@@ -36,12 +36,12 @@ METHODS = {
 }
 
 
-def train(method, device, dropout=0.0, dtype=torch.float32, after_step=lambda: None):
+def train(method, device, dropout=0.0, dtype=torch.float32, after_step=lambda: None, steps=STEPS):
     """Return the losses, the numbers of evaluations and the parameters of a few steps of a small network."""
     torch.manual_seed(0)
     layers = nn.Linear(6, 16), nn.Tanh(), nn.Dropout(dropout), nn.Linear(16, 2)
     model = nn.Sequential(*layers).to(device, dtype)
-    inputs = torch.randn(STEPS, 8, 6, dtype=dtype)
+    inputs = torch.randn(steps, 8, 6, dtype=dtype)
     labels = (inputs[..., 0] > 0).long().to(device)
     inputs = inputs.to(device)
     optimizer = METHODS[method](model.parameters())
@@ -79,16 +79,10 @@ def test_a_device_decides_like_a_cpu(method):
         torch.testing.assert_close(one, other, rtol=1e-2, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    "method",
-    [
-        pytest.param(method, marks=pytest.mark.xfail(reason="which candidates win decides the graph, four more a step"))
-        if method == "gld"
-        else method
-        for method in METHODS
-    ],
-)
+@pytest.mark.parametrize("method", METHODS)
 def test_later_steps_compile_no_graph(method):
+    # Each of GLD's units has a graph for staying and one for moving, and has to have done both.
+    steps, kinds_seen = (24, 15) if method == "gld" else (STEPS, 5)
     compiled = []
 
     def count():
@@ -96,9 +90,9 @@ def test_later_steps_compile_no_graph(method):
         data = metrics.metric_data("CompileTime")
         compiled.append(0 if data is None else data[0])
 
-    train(method, DEVICE, dropout=0.3, after_step=count)
+    train(method, DEVICE, dropout=0.3, after_step=count, steps=steps)
     assert compiled[-1] > 0
-    assert compiled[5] == compiled[-1], compiled  # the kinds of steps have all come by then
+    assert compiled[kinds_seen] == compiled[-1], compiled
 
 
 def test_draws_of_the_device_are_replayed():

@@ -91,14 +91,14 @@ def searched(losses, slopes, curvatures, **options):
 @given(slope=st.floats(1e-6, 1e6), loss=st.floats(1e-3, 1e3), curvature=st.floats(1e-3, 1e3))
 def test_the_slope_cancels_out(slope, loss, curvature):
     _, (peak,) = searched([loss], [slope], [curvature])
-    assert peak == pytest.approx(0.08 * 0.15 * math.sqrt(2 * loss / curvature))
+    assert peak == pytest.approx(0.12 * 0.15 * math.sqrt(2 * loss / curvature))
     # The geometric mean of the parabola's minimiser and Polyak's step.
-    assert peak == pytest.approx(0.08 * 0.15 * math.sqrt(slope / curvature * 2 * loss / slope))
+    assert peak == pytest.approx(0.12 * 0.15 * math.sqrt(slope / curvature * 2 * loss / slope))
 
 
 def test_a_loss_that_is_not_positive_leaves_the_parabolas_minimiser():
     _, (peak,) = searched([-1.0], [3.0], [100.0])
-    assert peak == pytest.approx(0.08 * 0.15 * 0.03)
+    assert peak == pytest.approx(0.12 * 0.15 * 0.03)
 
 
 def test_later_searches_count_more():
@@ -108,7 +108,7 @@ def test_later_searches_count_more():
 
 def test_the_largest_is_kept_unless_no_schedule_falls():
     curvatures = [1.0, 4.0, 16.0]
-    assert searched([0.5] * 3, [1.0] * 3, curvatures)[1] == pytest.approx([0.012] * 3)
+    assert searched([0.5] * 3, [1.0] * 3, curvatures)[1] == pytest.approx([0.018] * 3)
     falling = searched([0.5] * 3, [1.0] * 3, curvatures, keeps_largest=False)[1]
     assert falling == sorted(falling, reverse=True)
     assert falling[2] < falling[0] / 2

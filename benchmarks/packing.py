@@ -11,12 +11,14 @@ the rate of a product of two 1 024 x 1 024 matrices in between. Matrices are mul
 
 ``--shapes`` prints the time of what is chosen by itself beside the padded batch's over batches of many shapes, and
 ``--costs`` what packing costs per layer where there is little to save, from which the constants of
-lightning_modules/packing.py were rounded.
+lightning_modules/packing.py were rounded. ``--compiled`` prints seconds per batch, one after the other, as it comes,
+under bfloat16's autocast and compiled, with those of the compiler's processes.
 """
 
 from __future__ import annotations
 
 import argparse
+import resource
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -71,6 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--shapes", action="store_true")
     parser.add_argument("--costs", action="store_true")
+    parser.add_argument("--compiled", action="store_true")
     options = parser.parse_args(arguments)
     CpuProducts().switch()
     if options.costs:
@@ -79,6 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print_shapes(options.families or ["bert"], options.repeats)
     elif options.families:
         print_families(options)
+    elif options.compiled:
+        print_compiled(options)
     else:
         for task in options.tasks:
             print_task(task, options)
@@ -151,6 +156,29 @@ def print_families(options: argparse.Namespace) -> None:
             one, other = min(padded), min(chosen)
             cells = [f"{one:.3f}", f"{other:.3f}", f"{other / one:.2f}", f"{other / limit:.2f}"]
             print(f"| {Path(family).name} | {task} | {form} | {' | '.join(cells)} |", flush=True)
+
+
+def print_compiled(options: argparse.Namespace) -> None:
+    """Print the seconds of each batch of the first task, uncompiled and compiled, in float32 and bfloat16."""
+    data, batches = data_of(options.tasks[0], options)
+    for is_compiled in (False, True):
+        model = SequenceClassifier(options.model, num_labels=data.num_labels, compile=is_compiled).train()
+        for precision in ("float32", "float32", "bfloat16", "bfloat16"):
+            found = []
+            for batch in batches:
+                model.zero_grad()
+                started = seconds_with_children()
+                with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+                    loss = model(batch).square().mean()
+                loss.backward()
+                found.append(f"{seconds_with_children() - started:.2f}")
+            print(f"{'compiled' if is_compiled else 'as it comes'}, {precision}: {' '.join(found)}", flush=True)
+
+
+def seconds_with_children() -> float:
+    """Return the processor seconds of this process and of those that it has started and that have ended."""
+    own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
 
 
 def print_shapes(families: Sequence[str], repeats: int) -> None:

@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -214,14 +214,15 @@ def family_model(family: str, width: int = 384, depth: int = 6, heads: int = 12,
     """Return a classifier with random weights, by default of MiniLM's size."""
     torch.manual_seed(0)
     names, more = FAMILIES[family]
-    sizes = dict(zip(names, (width, depth, heads, 4 * width), strict=True))
-    config = CONFIG_MAPPING[family](vocab_size=30522, num_labels=num_labels, **sizes, **more)
+    sizes: dict[str, Any] = dict(zip(names, (width, depth, heads, 4 * width), strict=True))
+    settings: dict[str, Any] = sizes | more | {"vocab_size": 30522, "num_labels": num_labels}
+    config = CONFIG_MAPPING[family](**settings)
     return AutoModelForSequenceClassification.from_config(config).train()
 
 
 def packing_of(model: nn.Module) -> Packing:
     """Return how a run packs a model."""
-    side = "right" if Padding(model).is_free("right") else "left"
+    side: Literal["right", "left"] = "right" if Padding(model).is_free("right") else "left"
     return Packing(model, layer_modules(model, module_order(model)), side)
 
 

@@ -11,12 +11,14 @@ the rate of a product of two 1 024 x 1 024 matrices in between. Matrices are mul
 
 ``--shapes`` prints the time of what is chosen by itself beside the padded batch's over batches of many shapes, and
 ``--costs`` what packing costs per layer where there is little to save, from which the constants of
-lightning_modules/packing.py were rounded.
+lightning_modules/packing.py were rounded. ``--compiled`` prints seconds per batch, one after the other, as it comes,
+under bfloat16's autocast and compiled, with those of the compiler's processes.
 """
 
 from __future__ import annotations
 
 import argparse
+import resource
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -40,7 +42,9 @@ from lightning_modules.tiny_input import module_order
 from optimizers.named_parts import layer_modules
 
 MINILM = "offline:all-MiniLM-L6-v2"
-FORMS = ("padded", "4 parts", "linear layers packed", "layers packed")
+FORMS = ("padded", "4 parts", "linear layers packed", "layers packed")  # of MiniLM, a BERT
+# Widths of a model and heads of attention whose shapes of batches are measured.
+WIDTHS = ((64, 2), (192, 6), (384, 12), (384, 6), (768, 12))
 # How a family's configuration calls width, layers, heads and the width within a layer, and what else it needs.
 _NAMES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
 FAMILIES: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
@@ -69,6 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--shapes", action="store_true")
     parser.add_argument("--costs", action="store_true")
+    parser.add_argument("--compiled", action="store_true")
     options = parser.parse_args(arguments)
     CpuProducts().switch()
     if options.costs:
@@ -77,6 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print_shapes(options.families or ["bert"], options.repeats)
     elif options.families:
         print_families(options)
+    elif options.compiled:
+        print_compiled(options)
     else:
         for task in options.tasks:
             print_task(task, options)
@@ -151,40 +158,65 @@ def print_families(options: argparse.Namespace) -> None:
             print(f"| {Path(family).name} | {task} | {form} | {' | '.join(cells)} |", flush=True)
 
 
+def print_compiled(options: argparse.Namespace) -> None:
+    """Print the seconds of each batch of the first task, uncompiled and compiled, in float32 and bfloat16."""
+    data, batches = data_of(options.tasks[0], options)
+    for is_compiled in (False, True):
+        model = SequenceClassifier(options.model, num_labels=data.num_labels, compile=is_compiled).train()
+        for precision in ("float32", "float32", "bfloat16", "bfloat16"):
+            found = []
+            for batch in batches:
+                model.zero_grad()
+                started = seconds_with_children()
+                with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+                    loss = model(batch).square().mean()
+                loss.backward()
+                found.append(f"{seconds_with_children() - started:.2f}")
+            print(f"{'compiled' if is_compiled else 'as it comes'}, {precision}: {' '.join(found)}", flush=True)
+
+
+def seconds_with_children() -> float:
+    """Return the processor seconds of this process and of those that it has started and that have ended."""
+    own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
+
+
 def print_shapes(families: Sequence[str], repeats: int) -> None:
     """Print the time of what is chosen by itself beside that of the padded batch, over batches of many shapes."""
-    ratios = {}
+    ratios: dict[str, float] = {}
     spreads = {"short even": (8, 8), "short uneven": (3, 40), "long even": (92, 96), "long uneven": (12, 128)}
     for family in families:
-        for width, heads in ((64, 2), (192, 6), (384, 12), (384, 6), (768, 12)):
+        for width, heads in WIDTHS:
             model = family_model(family, width, depth=2, heads=heads)
             packing = packing_of(model)
             for name, (least, most) in spreads.items():
                 for texts in (1, 4, 16, 64):
                     lengths = torch.linspace(least, most, texts).long()
                     mask = (torch.arange(int(lengths.max())) < lengths[:, None]).long()
+                    shape = f"{family}, {width} wide, {heads} heads, {texts} texts, {name}"
+                    if not packing.pays(mask):
+                        print(f"{shape}: as it is", flush=True)
+                        continue
                     batch = {"input_ids": torch.randint(5, 1000, mask.shape) * mask, "attention_mask": mask}
                     found: dict[bool, list[float]] = {False: [], True: []}
-                    count = max(1, 4096 // mask.numel())
+                    count = max(1, 2048 // mask.numel())
                     for _ in range(repeats):
                         for is_chosen, seconds in found.items():
                             run = partial(run_chosen, model, [batch] * count, packing if is_chosen else None)
                             seconds.append(processor_seconds(run))
-                    ratio = min(found[True]) / min(found[False])
-                    form = packing.form if packing.pays(mask) else "nothing"
-                    ratios[f"{family}, {width} wide, {heads} heads, {texts} texts, {name}: {form} packed"] = ratio
-                    print(f"{[*ratios][-1]}, {ratio:.3f} x padded", flush=True)
-    for worst in sorted(ratios, key=ratios.__getitem__)[-5:]:
-        print(f"slowest: {worst}, {ratios[worst]:.3f} x padded")
+                    ratios[shape] = min(found[True]) / min(found[False])
+                    print(f"{shape}: {packing.form} packed, {ratios[shape]:.2f} x padded", flush=True)
+    for worst in sorted(ratios, key=ratios.__getitem__)[-3:]:
+        print(f"slowest: {worst}, {ratios[worst]:.2f} x padded")
 
 
 def family_model(family: str, width: int = 384, depth: int = 6, heads: int = 12, num_labels: int = 2) -> nn.Module:
     """Return a classifier with random weights, by default of MiniLM's size."""
     torch.manual_seed(0)
     names, more = FAMILIES[family]
-    sizes = dict(zip(names, (width, depth, heads, 4 * width), strict=True))
-    make: Any = CONFIG_MAPPING[family]
-    config = make(vocab_size=30522, num_labels=num_labels, **sizes, **more)
+    sizes: dict[str, Any] = dict(zip(names, (width, depth, heads, 4 * width), strict=True))
+    settings: dict[str, Any] = sizes | more | {"vocab_size": 30522, "num_labels": num_labels}
+    config = CONFIG_MAPPING[family](**settings)
     return AutoModelForSequenceClassification.from_config(config).train()
 
 

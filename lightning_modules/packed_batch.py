@@ -58,6 +58,7 @@ class PackedBatch:
 
     def pack(self, tensor: Tensor) -> Tensor:
         """Return ``(texts, width, …)``, or ``(1, width, …)`` for all texts alike, as ``(1, tokens, …)``."""
+        self.is_used = True
         if tensor.shape[0] == 1:
             return tensor.index_select(1, self._places % self.width)
         return tensor.flatten(0, 1).index_select(0, self._places)[None]
@@ -80,28 +81,42 @@ class PackedBatch:
         self._inside.add(layer)
         return tree_map(packed, args), tree_map(packed, kwargs)
 
-    def enter_linear(self, linear: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+    def enter_states(self, layer: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        """Pack a layer's states alone, for a layer whose attention runs padded; a hook before its forward pass."""
+        self._inside.add(layer)
+        return self._packed_states((args, kwargs))
+
+    def enter_padded(self, attention: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        """Unpack what a module within a packed layer gets; a hook before its forward pass."""
+        return self._unpacked((args, kwargs))
+
+    def leave_padded(self, attention: nn.Module, _: Any, output: Any) -> Any:
+        """Pack the states that a module within a packed layer returns; a hook after its forward pass."""
+        return self._packed_states(output)
+
+    def enter_linear(self, linear: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
         """Pack the input of a linear layer if it is one of tokens; a hook before its forward pass."""
-        if args[0].ndim != 3 or args[0].shape[:2] != (self.texts, self.width):
+        if not args or not is_states(args[0], (self.texts, self.width)):
             return None
         self._inside.add(linear)
         # Queries, keys and values are made of one tensor.
         if self._packed is None or self._packed[0] is not args[0]:
             self._packed = (args[0], self.pack(args[0]))
-        return (self._packed[1], *args[1:])
+        return (self._packed[1], *args[1:]), kwargs
 
     def leave(self, module: nn.Module, _: Any, output: Any) -> Any:
         """Unpack the outputs of a module whose inputs were packed; a hook after its forward pass."""
         if module not in self._inside:
             return output
         self._inside.remove(module)
-        self.is_used = True
+        return self._unpacked(output)
 
-        def unpacked(value: Any) -> Any:
-            is_packed = isinstance(value, Tensor) and value.ndim == 3 and value.shape[:2] == (1, self.tokens)
-            return self.unpack(value) if is_packed else value
+    def _packed_states(self, values: Any) -> Any:
+        shape = (self.texts, self.width)
+        return tree_map(lambda value: self.pack(value) if is_states(value, shape) else value, values)
 
-        return tree_map(unpacked, output)
+    def _unpacked(self, values: Any) -> Any:
+        return tree_map(lambda value: self.unpack(value) if is_states(value, (1, self.tokens)) else value, values)
 
     # Attention
 
@@ -162,6 +177,11 @@ class PackedBatch:
                 found.append(own)
         self._cut.append((mask, found))
         return found
+
+
+def is_states(value: Any, shape: tuple[int, ...]) -> bool:
+    """Return whether a value is a tensor of a vector for each token: ``(texts, width, size)``."""
+    return isinstance(value, Tensor) and value.ndim == 3 and value.shape[:2] == shape and value.is_floating_point()
 
 
 def _blocks(lengths: list[int]) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, Literal
@@ -15,12 +15,12 @@ from transformers.pytorch_utils import Conv1D
 
 from lightning_modules.cpu_products import by_small_products
 from lightning_modules.errors import ModelError
-from lightning_modules.packed_batch import PackedBatch
+from lightning_modules.packed_batch import PackedBatch, is_states
 from lightning_modules.pretrained import first_line
 from lightning_modules.tiny_input import LOGITS_ROUNDING, padded_texts
 from optimizers.call_order import evaluating
 
-Form = Literal["layers", "linear"]
+Form = Literal["layers", "around attention", "linear"]
 
 # Lengths of the texts that are tried: several, one of them twice.
 _TEXTS = (9, 4, 12, 4, 2)
@@ -29,15 +29,16 @@ _TEXTS = (9, 4, 12, 4, 2)
 # seconds per layer and block of texts, and the share by which the arithmetic on what is left takes longer. What it
 # saves is counted as products alone, 6 operations per parameter and place, at the speed of one thread of a fast
 # processor: less than it is. For forward and backward; forward alone, blocks cost nothing and all else is a third.
-_COSTS = {"layers": (1e-3, 2.5e-4, 0.02), "linear": (2e-3, 0.0, 0.12)}
+_COSTS = {"layers": (1e-3, 2.5e-4, 0.02), "around attention": (2e-3, 0.0, 0.12), "linear": (2e-3, 0.0, 0.12)}
 _OPERATIONS_PER_SECOND = 2.4e11
 
 
 class Packing:
     """What a model can compute on the tokens of a batch alone.
 
-    Whole layers, if their attention goes through transformers' interface for it; else each linear layer within them. A
-    model is tried before: it has to give a few texts of different lengths the logits that they have with padding.
+    Whole layers, if their attention goes through transformers' interface for it; else layers but for what their own
+    attention does between linear layers; else each linear layer. A model is tried before: it has to give a few texts of
+    different lengths the logits that they have with padding.
     Layers run packed only where that takes less time by a model of its cost, which is that of a CPU.
 
     Args:
@@ -58,11 +59,12 @@ class Packing:
         model: nn.Module,
         layers: list[nn.Module],
         side: Literal["right", "left"] = "right",
-        forms: Sequence[Form] = ("layers", "linear"),
+        forms: Sequence[Form] = ("layers", "around attention", "linear"),
     ) -> None:
         self._model: Any = model
         self.layers = layers
-        self._linear = [each for layer in layers for each in layer.modules() if isinstance(each, nn.Linear | Conv1D)]
+        self._linear = _linear_within(layers)
+        self._attention: list[nn.Module] = []
         self._side = side
         self._parameters = sum(parameter.numel() for layer in layers for parameter in layer.parameters())
         self._forms = forms
@@ -71,7 +73,7 @@ class Packing:
 
     @property
     def form(self) -> Form | None:
-        """What can run packed: whole layers, the linear layers, or nothing; found out at first access."""
+        """What can run packed: one of the forms, or nothing; found out at first access."""
         if not self._is_tried:
             self._form = next((form for form in self._forms if self._gives_the_same(form)), None)
             self._is_tried = True
@@ -135,27 +137,33 @@ class Packing:
         return batch if saved > per_block * batch.blocks or not self._model.training else None
 
     def _put_hooks(self, batch: PackedBatch, form: Form | None, hooks: ExitStack) -> None:
-        for module in self.layers if form == "layers" else self._linear:
+        def around(modules: list[nn.Module], enter: Callable[..., Any], leave: Callable[..., Any]) -> None:
             # Inside of all other hooks, which see padded tensors.
-            before = (
-                module.register_forward_pre_hook(batch.enter_layer, with_kwargs=True)
-                if form == "layers"
-                else module.register_forward_pre_hook(batch.enter_linear)
-            )
-            hooks.callback(before.remove)
-            hooks.callback(module.register_forward_hook(batch.leave, prepend=True).remove)
+            for module in modules:
+                before = module.register_forward_pre_hook(enter, with_kwargs=True)
+                hooks.callback(before.remove)
+                hooks.callback(module.register_forward_hook(leave, prepend=True).remove)
+
         if form == "layers":
+            around(self.layers, batch.enter_layer, batch.leave)
             attend = ALL_ATTENTION_FUNCTIONS["sdpa"]
             ALL_ATTENTION_FUNCTIONS["sdpa"] = by_small_products(partial(batch.attention, attend))
             hooks.callback(ALL_ATTENTION_FUNCTIONS.__setitem__, "sdpa", attend)
+        elif form == "around attention":
+            around(self.layers, batch.enter_states, batch.leave)
+            around(self._attention, batch.enter_padded, batch.leave_padded)
+            around(_linear_within(self._attention), batch.enter_linear, batch.leave)
+        else:
+            around(self._linear, batch.enter_linear, batch.leave)
 
     def _gives_the_same(self, form: Form) -> bool:
-        modules = self.layers if form == "layers" else self._linear
-        if not modules or (form == "layers" and not self._uses_sdpa):
+        if not self._linear or (form == "layers" and not self._uses_sdpa):
             return False
         try:
             texts = padded_texts(self._model, _TEXTS, max(_TEXTS), self._side)
             with evaluating(self._model):
+                if form == "around attention":
+                    self._attention = self._given_masks(texts)
                 padded = self._model(**texts).logits.float()
                 with ExitStack() as hooks:
                     batch = PackedBatch(texts["attention_mask"])
@@ -166,3 +174,26 @@ class Packing:
             rank_zero_info(f"{type(self._model).__name__}: its {form} do not run without padding: {first_line(error)}")
             return False
         return batch.is_used and bool((padded - found).abs().max() <= LOGITS_ROUNDING * padded.abs().max())
+
+    def _given_masks(self, texts: dict[str, Tensor]) -> list[nn.Module]:
+        """Return the innermost modules of the layers that get both states and a mask or bias of pairs of tokens."""
+        found: set[nn.Module] = set()
+        shape = texts["attention_mask"].shape
+
+        def note(module: nn.Module, args: Any, kwargs: Any) -> None:
+            tensors = [each for each in (*args, *kwargs.values()) if isinstance(each, Tensor)]
+            if any(each.ndim == 4 for each in tensors) and any(is_states(each, shape) for each in tensors):
+                found.add(module)
+
+        within = [each for layer in self.layers for each in layer.modules()]
+        hooks = [each.register_forward_pre_hook(note, with_kwargs=True) for each in within]
+        try:
+            self._model(**texts)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return [each for each in within if each in found and not found & set(list(each.modules())[1:])]
+
+
+def _linear_within(modules: list[nn.Module]) -> list[nn.Module]:
+    return [each for module in modules for each in module.modules() if isinstance(each, nn.Linear | Conv1D)]

@@ -35,6 +35,7 @@ class CpuProducts(Callback):
 
     runs_switched = 0  # in this process, whose threads share the setting
     _lock = threading.Lock()
+    _is_small = False  # within the backward pass of attention, which an interrupt may end
     # transformers' function for attention, and what stands in its place in a run.
     _attention: ClassVar[tuple[Attend, Attend] | None] = None
 
@@ -69,8 +70,9 @@ class CpuProducts(Callback):
     def _put_back(self) -> None:
         with self._lock:
             if self._is_on and CpuProducts.runs_switched == 1:
-                if _is_switched():
+                if _is_switched() or (CpuProducts._is_small and _precisions() == _SMALL):
                     put_torchs_own_back()
+                CpuProducts._is_small = False
                 own, CpuProducts._attention = CpuProducts._attention, None
                 functions = _attention_functions()
                 if own is not None and functions["sdpa"] is own[1]:
@@ -122,6 +124,7 @@ class _BackwardWith(torch.autograd.Function):
         # Unless the user has set another one since.
         if CpuProducts.runs_switched and _precisions() in (_SWITCHED, _SMALL):
             torch.set_float32_matmul_precision(ctx.precision)
+            CpuProducts._is_small = ctx.precision == "highest"
         return (None, *gradients)
 
 

@@ -238,9 +238,11 @@ def _first_step(optimizer: Optimizer) -> Iterator[None]:
             traceback = traceback.tb_next
         if isinstance(error, ModelError) or of_loss or not _is_installed(type(optimizer)):
             raise
+        # It is chosen where nobody has chosen another form.
+        way_out = "; try fused: false" if any(group.get("fused") for group in optimizer.param_groups) else ""
         raise ModelError(
             f"optimizer: {type(optimizer).__name__} does not go with this model and these param_groups; its first step "
-            f"ends in {type(error).__name__}: {error}"
+            f"ends in {type(error).__name__}: {error}{way_out}"
         ) from error
 
 

@@ -107,9 +107,6 @@ class ParabolicAdam(torch.optim.Optimizer):
         # The share of the run that is done, set before each step by a callback that knows it better than a step count.
         self.progress: float | None = None
         self._last: tuple[Loss, StepRecord] | None = None
-        # Memory for the copy that a search starts from, by the id of the group, kept from search to search on a CPU:
-        # a fresh block takes six times as long as the copy there.
-        self._spare: dict[int, list[Tensor]] = {}
         estimator = PeakRate(peak_fraction)
         defaults = {
             "lr": initial_step_size,
@@ -156,10 +153,6 @@ class ParabolicAdam(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {name: self.__dict__[name] for name in ("total_steps", "progress", "_last")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._spare = {}
 
     @property
     def last_step(self) -> StepRecord | None:
@@ -226,8 +219,6 @@ class ParabolicAdam(torch.optim.Optimizer):
         else:
             for update in updates:
                 update.step_without_search(group["lr"])
-            if not estimator.is_measuring(state, done):
-                self._spare.clear()
             if estimator.splits_slope(state, done):
                 _add_slopes(estimator, state, updates)
             self._note(finite)
@@ -250,9 +241,7 @@ class ParabolicAdam(torch.optim.Optimizer):
 
         group = self.param_groups[0]
         for update in updates:
-            update.save(self._spare.get(id(update.group)))
-            if update.params[0].device.type == "cpu":
-                self._spare[id(update.group)] = update.start
+            update.save()
         # On their way while the first trial runs, which waits for the device anyway.
         sums = state.slope_sums.to("cpu", non_blocking=True)
         slopes = over_ranks(gather([_split_slope(update).sum() for update in updates]), updates)

@@ -2,9 +2,9 @@
 
     SearchTrainer(SaLSA, model=model, args=TrainingArguments("out", max_grad_norm=0), train_dataset=rows).train()
 
-The Trainer calls the optimizer's `step` without a closure. A hook in front of every step hands over the loss that the
-gradients belong to and a function that computes it again."""
+The Trainer calls `step` without a closure: a hook hands over the loss of the step and a function that computes it."""
 
+import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -45,8 +45,7 @@ class SearchTrainer(transformers.Trainer):
         self.optimizer = self.make_optimizer(ParamGroups()(self.model))
         if traits(self.optimizer).measures_slope and self.args.max_grad_norm:
             raise ValueError("max_grad_norm: clipping falsifies the slope of the loss; give max_grad_norm=0")
-        if traits(self.optimizer).sets_step_size:
-            self.optimizer.register_step_pre_hook(self.hand_over_losses)
+        self.optimizer.register_step_pre_hook(self.hand_over_losses)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
@@ -62,10 +61,11 @@ class SearchTrainer(transformers.Trainer):
         self.losses.append(loss)
         return loss
 
-    def hand_over_losses(self, optimizer: Any, args: Any, kwargs: Any) -> tuple[tuple[Any], dict[str, Any]]:
+    def hand_over_losses(self, optimizer: Any, args: Any, kwargs: Any) -> tuple[tuple[Any], dict[str, Any]] | None:
         parts, losses, self.micro_batches, self.losses = self.micro_batches, self.losses, [], []
         start = self.accelerator.reduce(torch.stack(losses).sum(), "mean")
-        return (optimizer,), {"evaluate": lambda: self.loss_of_step(parts), "loss": start}
+        handed = (optimizer,), {"evaluate": lambda: self.loss_of_step(parts), "loss": start}
+        return handed if "evaluate" in inspect.signature(type(optimizer).step).parameters else None
 
     @torch.no_grad()
     def loss_of_step(self, micro_batches: list[tuple[Any, Any, ReplayedDraws]]) -> torch.Tensor:

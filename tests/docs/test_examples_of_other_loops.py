@@ -12,11 +12,12 @@ import torch
 import transformers
 from torch.utils.data import DataLoader
 
-from optimizers import ParabolicAdam, ParamGroups, SaLSA
+from optimizers import GLD, ParabolicAdam, ParamGroups, SaLSA
 from tests.tiny_models import rows, save_tiny_bert
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 METHODS = {"salsa": SaLSA, "parabolic": partial(ParabolicAdam, total_steps=8)}
+OTHERS = {"gld": GLD, "adamw": partial(torch.optim.AdamW, lr=1e-3)}
 DATA = [{name: row[name] for name in ("input_ids", "attention_mask", "labels")} for row in rows(32)]
 
 
@@ -51,7 +52,7 @@ def trainer(method, tmp_path, **options):
     }
     arguments = transformers.TrainingArguments(str(tmp_path / "out"), **(defaults | options))
     return example("hf_trainer").SearchTrainer(
-        METHODS[method], model=model(tmp_path), args=arguments, train_dataset=DATA
+        (METHODS | OTHERS)[method], model=model(tmp_path), args=arguments, train_dataset=DATA
     )
 
 
@@ -69,6 +70,16 @@ def test_transformers_trainer(method, tmp_path):
     resumed = trainer(method, tmp_path)
     resumed.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-4"))
     assert_equal(through.model, resumed.model)
+
+
+@pytest.mark.parametrize("method", OTHERS)
+def test_transformers_trainer_with_other_optimizers(method, tmp_path):
+    """One without gradients and one that needs no loss, for which no batch is to be kept."""
+    of_run = trainer(method, tmp_path, max_steps=3)
+    before = [p.detach().clone() for p in of_run.model.parameters()]
+    of_run.train()
+    assert not all(torch.equal(a, b) for a, b in zip(before, of_run.model.parameters(), strict=True))
+    assert of_run.micro_batches == of_run.losses == []
 
 
 def watched(optimizer, measured):

@@ -17,7 +17,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from lightning_modules import ClosureModule, SequenceClassifier, cpu_products
-from lightning_modules.cpu_products import onednn_is_faster, put_torchs_own_back, small_products
+from lightning_modules.cpu_products import by_small_products, onednn_is_faster, put_torchs_own_back, small_products
 from lightning_modules.tiny_input import padded_texts
 from tests.tiny_models import save_tiny_bert
 
@@ -233,6 +233,32 @@ def test_runs_in_two_threads_are_switched_until_the_last_one_ends(
     run(second, tmp_path)
     assert not thread.is_alive()
     assert first.seen == second.seen == {"medium"}
+    assert settings() == before
+
+
+class Interrupted(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: torch.Tensor) -> torch.Tensor:
+        return rows.view_as(rows)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        raise ArithmeticError
+
+
+def test_a_run_that_ends_within_the_backward_pass_of_attention_leaves_torchs_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Attends(Watched):
+        def compute_loss(self, batch: Any) -> Any:
+            rows = self.layer(batch)
+            attend = by_small_products(lambda _, query, *__: (Interrupted.apply(query), None))
+            return attend(self, rows, rows, rows, None)[0].square().mean()
+
+    become(monkeypatch, AMD)
+    before = settings()
+    with pytest.raises(ArithmeticError):
+        run(Attends(), tmp_path)
     assert settings() == before
 
 

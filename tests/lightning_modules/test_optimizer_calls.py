@@ -116,6 +116,23 @@ def test_prodigy_with_rates_by_layer_is_one_line(tiny):
         fit(module, TinyData(16, 8))
 
 
+def test_a_sparse_gradient_that_no_module_tells_of_names_the_way_out():
+    """torch 2.13: a fused SGD takes no sparse gradients, and the others do."""
+
+    class Table(SmallClassifier):
+        def __init__(self, **options):
+            super().__init__(**options)
+            self.table = torch.nn.Parameter(torch.zeros(2, 1))
+
+        def compute_loss(self, batch):
+            rows = torch.zeros(1, dtype=torch.long)
+            return super().compute_loss(batch) + torch.nn.functional.embedding(rows, self.table, sparse=True).sum()
+
+    with pytest.raises(ModelError, match=r"does not support sparse gradients; try fused: false$"):
+        fit(Table(optimizer=partial(torch.optim.SGD, lr=0.1)))
+    fit(Table(optimizer=partial(torch.optim.SGD, lr=0.1, fused=False)))
+
+
 def test_an_error_of_the_loss_or_of_ones_own_optimizer_keeps_its_traceback():
     class Own(torch.optim.SGD):
         def step(self, closure=None):

@@ -369,18 +369,6 @@ def test_groups_share_one_rate_whatever_their_unit_and_scale_it_by_their_factor(
     assert [torch.equal(a, b) for a, b in zip(one.parameters(), before, strict=True)] == [True, True, False, False]
 
 
-def test_the_copy_that_searches_start_from_is_made_once_and_goes_when_no_more_are_due():
-    problem = TorchProblem()
-    optimizer = ParabolicAdam(problem.parameters(), total_steps=60)
-    held = []
-    for step in range(40):
-        problem.run(optimizer, 1, first=step)
-        held.append([tensor.data_ptr() for tensors in optimizer._spare.values() for tensor in tensors])
-    assert len(held[0]) == 4
-    assert held[:30] == [held[0]] * 30
-    assert held[30:] == [[]] * 10
-
-
 def test_it_says_what_it_can_do_and_what_its_searches_found():
     assert traits(ParabolicAdam) == (True, True, True, True, True)
     problem = TorchProblem()

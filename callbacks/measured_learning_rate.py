@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import BaseFinetuning, LearningRateFinder, StochasticWeightAveraging
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.optim import Optimizer
 
-from callbacks.gradual_unfreezing import GradualUnfreezing
+from callbacks.measurable_fit import check_module, check_optimizer, check_trainer, refusal
 from callbacks.rate_scaling import peaks_of, scale_rates
 from callbacks.replayed_batches import ReplayedBatches
-from callbacks.schedule_by_seconds import ScheduleBySeconds
-from optimizers import RateMeasurement, traits
+from optimizers import RateMeasurement
 from optimizers.step_direction import NotMeasurableError, parameters_of, set_value
-
-_SET_RATES = (StochasticWeightAveraging, LearningRateFinder, ScheduleBySeconds)
-_TRAIN_MORE_LATER = (BaseFinetuning, GradualUnfreezing)
 
 
 class MeasuredLearningRate(Callback):
@@ -59,9 +51,9 @@ class MeasuredLearningRate(Callback):
 
     def __init__(self, peak_fraction: float = 0.12, measured_share: float = 0.5) -> None:
         if not 0 < peak_fraction < 2:
-            raise _refusal(f"peak_fraction: {peak_fraction} is not allowed; above 0 and below 2")
+            raise refusal(f"peak_fraction: {peak_fraction} is not allowed; above 0 and below 2")
         if not 0 <= measured_share <= 1:
-            raise _refusal(f"measured_share: {measured_share} is not allowed; from 0 to 1")
+            raise refusal(f"measured_share: {measured_share} is not allowed; from 0 to 1")
         self.peak_fraction = peak_fraction
         self.measured_share = measured_share
         self._forget()
@@ -84,13 +76,13 @@ class MeasuredLearningRate(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
             self._forget()
-            _check_trainer(trainer)
-            _check_module(pl_module)
+            check_trainer(trainer)
+            check_module(pl_module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if len(trainer.optimizers) != 1:
-            raise _refusal(f"one optimizer is expected, got {len(trainer.optimizers)}; leave the callback out")
-        _check_optimizer(trainer.optimizers[0], trainer)
+            raise refusal(f"one optimizer is expected, got {len(trainer.optimizers)}; leave the callback out")
+        check_optimizer(trainer.optimizers[0], trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # By now a resumed run has its rates.
@@ -114,7 +106,7 @@ class MeasuredLearningRate(Callback):
             peaks = peaks_of(optimizer, advances, (pl_module, trainer))
             self._highest = max(peaks)
             if not self._highest > 0:
-                raise _refusal("the learning rate is 0 throughout the run; give any other one, whose value is not used")
+                raise refusal("the learning rate is 0 throughout the run; give any other one, whose value is not used")
             self._weights = [peak / self._highest for peak in peaks]
         self._measurement = RateMeasurement(optimizer, self._weights, total, self.peak_fraction, self.measured_share)
         if loaded is not None:
@@ -129,7 +121,7 @@ class MeasuredLearningRate(Callback):
             return
         if self._batches is not None:
             self._batches.begin(batch, batch_idx)
-        self._stand_before_step(trainer)
+        self._measure_before_steps(trainer)
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         if self._measurement is not None and self._batches is not None:
@@ -143,19 +135,19 @@ class MeasuredLearningRate(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._step_aside()
+        self._restore_step()
         if self._measurement is not None and self._measurement.steps and self._measurement.is_finished:
             self._finish(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._step_aside()
+        self._restore_step()
         if self._measurement is not None and self._measurement.steps:
             self._say(trainer, self._measurement)  # a run shorter than its measurement
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._step_aside()
+        self._restore_step()
 
-    def _stand_before_step(self, trainer: Trainer) -> None:
+    def _measure_before_steps(self, trainer: Trainer) -> None:
         """Put a function that measures first in the place of the optimizer's ``step``, as torch's schedules do."""
         optimizer = self._optimizer
         if optimizer is None or self._step_before is not None:
@@ -182,7 +174,7 @@ class MeasuredLearningRate(Callback):
         vars(step).update({name: value for name, value in vars(own).items() if name != "__wrapped__"})
         optimizer.step = step  # type: ignore[method-assign]
 
-    def _step_aside(self) -> None:
+    def _restore_step(self) -> None:
         before, self._step_before = self._step_before, None
         if before is None or self._optimizer is None:
             return
@@ -195,7 +187,7 @@ class MeasuredLearningRate(Callback):
         assert self._measurement is not None
         assert self._optimizer is not None
         if len(self._optimizer.param_groups) != len(self._weights):
-            raise _refusal(
+            raise refusal(
                 "the optimizer got a parameter group during the measurement, for which what was measured so far says "
                 "nothing; add it before the fit, or leave the callback out"
             )
@@ -210,7 +202,7 @@ class MeasuredLearningRate(Callback):
         try:
             self._measurement.measure(loss, evaluate, gradients)
         except NotMeasurableError as error:
-            raise _refusal(str(error)) from error
+            raise refusal(str(error)) from error
         if self._batches is not None:
             self._batches.clear()
         self.passes = self._measurement.passes
@@ -290,64 +282,6 @@ class MeasuredLearningRate(Callback):
 
 def _schedules(trainer: Trainer) -> list[Any]:
     return [config.scheduler for config in trainer.lr_scheduler_configs]
-
-
-def _refusal(what: str) -> MisconfigurationException:
-    return MisconfigurationException(f"MeasuredLearningRate: {what}")
-
-
-def _check_trainer(trainer: Trainer) -> None:
-    if isinstance(trainer.strategy, DeepSpeedStrategy | FSDPStrategy | ModelParallelStrategy):
-        raise _refusal(
-            f"{type(trainer.strategy).__name__} shards the parameters, which the measurement does not go with; train "
-            "with ddp, or leave the callback out"
-        )
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, _SET_RATES):
-            raise _refusal(f"{type(callback).__name__} sets the learning rate as well; leave one of them out")
-        if isinstance(callback, _TRAIN_MORE_LATER):
-            raise _refusal(
-                f"{type(callback).__name__} lets more of the model train later, for which the rate measured at first "
-                "says nothing; leave one of them out"
-            )
-
-
-def _check_module(module: LightningModule) -> None:
-    name = type(module).__name__
-    if not module.automatic_optimization and not hasattr(module, "step_closures"):
-        raise _refusal(
-            f"{name} makes its steps itself (automatic_optimization = False), so that their loss cannot be computed "
-            "again; use automatic optimization or a ClosureModule, or leave the callback out"
-        )
-    if "dataloader_iter" in inspect.signature(module.training_step).parameters:
-        raise _refusal(
-            f"{name}.training_step takes its batches from dataloader_iter, and cannot be called again for the same "
-            "one; let it take batch"
-        )
-
-
-def _check_optimizer(optimizer: Optimizer, trainer: Trainer) -> None:
-    name = type(optimizer).__name__
-    if not parameters_of(optimizer):
-        raise _refusal("there is no optimizer with parameters to measure a learning rate of; leave the callback out")
-    if traits(optimizer).sets_step_size or not traits(optimizer).needs_gradient:
-        raise _refusal(f"{name} finds its own step size; leave the callback out")
-    if any(group.get("lr") is None for group in optimizer.param_groups):
-        raise _refusal(f"{name} keeps no learning rate (lr) in its groups to set; leave the callback out")
-    if any(group.get("maximize") for group in optimizer.param_groups):
-        raise _refusal(f"{name} maximizes, and a learning rate is measured downhill; minimize minus the loss")
-    _, *arguments = inspect.signature(type(optimizer).step).parameters.values()
-    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    for argument in arguments:
-        needed = argument.default is inspect.Parameter.empty and argument.kind not in variable
-        if needed:
-            raise _refusal(
-                f"{name} computes the loss several times in a step ({argument.name} is required), which has no "
-                "direction of its own to measure along; choose another optimizer"
-            )
-    scaler = getattr(trainer.precision_plugin, "scaler", None)
-    if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
-        raise _refusal(f"a fused {name} unscales the gradients of 16-mixed itself; give it fused=False, or use bf16")
 
 
 def _total_steps(trainer: Trainer, module: LightningModule) -> int | None:

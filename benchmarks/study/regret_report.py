@@ -162,6 +162,12 @@ def _settings_table(frame: pd.DataFrame) -> str:
 
 
 def _figures(frame: pd.DataFrame, name: str, folder: Path) -> list[str]:
+    regrets = figures.save(regret_figure(frame), folder, f"regret_{name}")
+    shown = [f"![regret of each method in every setting, and its mean]({regrets})"]
+    return [*shown, *_comparison(frame, name, folder)]
+
+
+def _comparison(frame: pd.DataFrame, name: str, folder: Path) -> list[str]:
     losses = losses_by_setting(frame)
     if losses.shape[0] < 2 or losses.shape[1] < 2:
         return []
@@ -176,6 +182,34 @@ def _figures(frame: pd.DataFrame, name: str, folder: Path) -> list[str]:
         f"![share of settings within a factor of the best loss]({profile})",
         f"![mean ranks with the critical difference]({rank})",
     ]
+
+
+def regret_figure(frame: pd.DataFrame) -> Figure:
+    """Plot the regret in loss of each method: a dot per setting, a stroke for their mean, the lowest mean on top."""
+    finite = frame[np.isfinite(frame["loss_regret"])]
+    by_setting = finite.groupby(["method", "setting"], sort=False)["loss_regret"].mean()
+    means = by_setting.groupby("method").mean().sort_values()
+    with mpl.rc_context(figures.STYLE):
+        figure = Figure(figsize=(figures.WIDTH, 0.9 + 0.22 * len(means)), layout="constrained")
+        axes = figure.subplots()
+        places = np.arange(len(means))[::-1]
+        for place, method in zip(places, means.index, strict=True):
+            values = by_setting[method].to_numpy()
+            axes.plot(values, np.full(len(values), place), "o", color=figures.COLOURS[0], markersize=4, alpha=0.5)
+        axes.plot(means.to_numpy(), places, "|", color=figures.COLOURS[1], markersize=11, markeredgewidth=2)
+        # Regrets are small beside those of methods that do not learn, and some are negative.
+        axes.set_xscale("symlog", linthresh=0.1)
+        ticks = [tick for tick in (0, 0.05, 0.1, 0.2, 0.5, 1, 2, 5) if tick <= max(0.1, by_setting.max())]
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.set_yticks(places, [_with_number(method, by_setting) for method in means.index], fontsize=7)
+        axes.set_xlabel("validation loss above that of the grid's best rate; dots: settings, strokes: means")
+        return figure
+
+
+def _with_number(method: str, by_setting: pd.Series) -> str:
+    """Return a method's name, and where it is not done in all settings, in how many of how many it is."""
+    done, settings = len(by_setting[method]), by_setting.index.get_level_values("setting").nunique()
+    return method if done == settings else f"{method} ({done} of {settings})"
 
 
 def profile_figure(losses: pd.DataFrame) -> Figure:

@@ -21,6 +21,7 @@ from benchmarks.study.regret import (
     regret_frame,
     summarize,
 )
+from benchmarks.study.regret_report import regret_figure
 from benchmarks.study.report import write_report
 from benchmarks.study.results import FAILED, FINISHED, Result
 from benchmarks.study.statistics import runs_frame
@@ -220,6 +221,19 @@ def test_methods_that_have_not_begun_do_not_empty_the_comparison(study: Study) -
     assert losses.shape == (3, 4)
 
 
+def test_the_figure_has_a_dot_per_setting_and_a_stroke_per_mean(study: Study) -> None:
+    frame = frame_of(study, made_up(study))
+    axes = regret_figure(frame).axes[0]
+    *dots, strokes = axes.lines
+    methods = [label.get_text() for label in axes.get_yticklabels()]
+    summary = summarize(frame, "loss")["mean"].sort_values()
+    assert methods == list(summary.index)
+    assert list(strokes.get_xdata()) == pytest.approx(list(summary))
+    for method, line in zip(methods, dots, strict=True):
+        of_method = frame[frame["method"] == method].groupby("setting")["loss_regret"].mean()
+        assert sorted(line.get_xdata()) == pytest.approx(sorted(of_method)), method
+
+
 def test_the_report_of_a_part_and_of_the_whole(study: Study, tmp_path: Path) -> None:
     runs, results = expand_runs(study), made_up(study)
     write_report(study, runs, results, tmp_path, tmp_path / "whole")
@@ -237,7 +251,7 @@ def test_the_report_of_a_part_and_of_the_whole(study: Study, tmp_path: Path) -> 
     ][:1]
     assert "0.015 (a)" in row
     assert "1 of 2" in row
-    for name in ("profile_all.png", "ranks_all.png", "regret.csv"):
+    for name in ("regret_all.png", "profile_all.png", "ranks_all.png", "regret.csv"):
         assert (tmp_path / "whole" / name).is_file()
     assert len(pd.read_csv(tmp_path / "whole" / "regret.csv")) == 24 + 6  # and the best of the grid
     part = {run.id: results[run.id] for run in runs if run.cell.labels["setting"] == "a" and run.seed == 0}

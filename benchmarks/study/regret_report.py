@@ -199,8 +199,11 @@ def regret_figure(frame: pd.DataFrame) -> Figure:
         axes.plot(means.to_numpy(), places, "|", color=figures.COLOURS[1], markersize=11, markeredgewidth=2)
         # Regrets are small beside those of methods that do not learn, and some are negative.
         axes.set_xscale("symlog", linthresh=0.1)
-        ticks = [tick for tick in (0, 0.05, 0.1, 0.2, 0.5, 1, 2, 5) if tick <= max(0.1, by_setting.max())]
+        sizes = (0.05, 0.1, 0.2, 0.5, 1, 2, 5)
+        least, largest = by_setting.min(), max(0.1, by_setting.max())
+        ticks = [tick for tick in (*(-size for size in reversed(sizes)), 0, *sizes) if least <= tick <= largest]
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.set_xticks([], minor=True)
         axes.set_yticks(places, [_with_number(method, by_setting) for method in means.index], fontsize=7)
         axes.set_xlabel("validation loss above that of the grid's best rate; dots: settings, strokes: means")
         return figure

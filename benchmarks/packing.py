@@ -33,7 +33,7 @@ from transformers import CONFIG_MAPPING, AutoModelForSequenceClassification
 
 from datamodules import GLUEDataModule
 from lightning_modules import SequenceClassifier
-from lightning_modules.cpu_products import CpuProducts
+from lightning_modules.cpu_products import products_of_a_run
 from lightning_modules.length_split import split_by_length
 from lightning_modules.packed_batch import PackedBatch
 from lightning_modules.packing import Form, Packing
@@ -74,8 +74,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--shapes", action="store_true")
     parser.add_argument("--costs", action="store_true")
     parser.add_argument("--compiled", action="store_true")
-    options = parser.parse_args(arguments)
-    CpuProducts().switch()
+    with products_of_a_run():
+        print_tables(parser.parse_args(arguments))
+
+
+def print_tables(options: argparse.Namespace) -> None:
+    """Print the tables that were asked for."""
     if options.costs:
         print_costs(options.repeats)
     elif options.shapes:

@@ -25,6 +25,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import cycle, islice
@@ -38,7 +39,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from datamodules import GLUEDataModule
 from lightning_modules.closures import Batch, StepClosures
-from lightning_modules.cpu_products import CpuProducts
+from lightning_modules.cpu_products import products_of_a_run
 from lightning_modules.pretrained import load_sequence_classifier
 from optimizers import SGDSLS, AdamSLS, ParabolicAdam, ParamGroups, SaLSA
 
@@ -299,8 +300,12 @@ def main() -> None:
     options = parser().parse_args()
     torch.set_num_threads(options.threads)
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if device.type == "cpu":
-        CpuProducts().switch()
+    with products_of_a_run() if device.type == "cpu" else nullcontext():
+        measure(options, device)
+
+
+def measure(options: argparse.Namespace, device: torch.device) -> None:
+    """Measure on a device, and print the tables."""
     name = options.model or ("bert-base" if device.type == "cuda" else PACKAGED)
 
     def build(training: bool = True) -> nn.Module:

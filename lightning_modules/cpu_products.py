@@ -44,10 +44,9 @@ class CpuProducts(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if trainer.strategy.root_device.type == "cpu":
-            self.switch()
+            self._switch()
 
-    def switch(self) -> None:
-        """Switch, where that is faster and nobody has set a precision: what a program without a Trainer calls."""
+    def _switch(self) -> None:
         with self._lock:
             if self._is_on or not (_is_switched() or (_is_torchs_own() and onednn_is_faster())):
                 return
@@ -79,6 +78,17 @@ class CpuProducts(Callback):
                     functions["sdpa"] = own[0]
             CpuProducts.runs_switched -= self._is_on
             self._is_on = False
+
+
+@contextmanager
+def products_of_a_run() -> Iterator[None]:
+    """Context in which a program without a Trainer multiplies matrices on a CPU as a run does there."""
+    products = CpuProducts()
+    products._switch()
+    try:
+        yield
+    finally:
+        products._put_back()
 
 
 @contextmanager

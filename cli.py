@@ -33,6 +33,7 @@ from callbacks.checkpoint_reading import read_checkpoint
 from datamodules import DataError, GLUEDataModule
 from lightning_modules import ModelError, SequenceClassifier
 from lightning_modules.checkpoint_check import check_resumable
+from linetune.argument_order import check_argument_order
 from linetune.config_errors import OneLineErrorParser, line_about_what_was_given, refuses_arguments
 from linetune.config_files import best_of_run
 from linetune.exit_status import usual_status
@@ -139,6 +140,8 @@ class LinetuneCLI(LightningCLI):
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        given = sys.argv[1:] if args is None else args
+        check_argument_order(given if isinstance(given, list) else [])
         super().parse_arguments(parser, args)
         seed = self.section.seed_everything
         if not 0 <= seed < 2**32:

@@ -79,6 +79,20 @@ def test_every_config_parses_after_the_quickstart(overlay: str, capsys: pytest.C
                 assert resolved[section]["init_args"][name] == value
 
 
+@pytest.mark.parametrize("written", ["{}={}", "{} {}", "{}.class_path={}"])
+def test_an_argument_before_the_class_that_would_lose_it_is_one_line(
+    written: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    choice = written.format("--model.optimizer", "torch.optim.AdamW").split()
+    arguments = ["--model.optimizer.betas=[0.9, 0.99]", *choice]
+    line = failed("fit", "--config", QUICKSTART, *arguments, capsys=capsys)
+    assert "--model.optimizer.betas: it would be lost before --model.optimizer" in line
+    resolved = parsed("fit", "--config", QUICKSTART, *choice, arguments[0], capsys=capsys)
+    assert resolved["model"]["init_args"]["optimizer"]["init_args"]["betas"] == [0.9, 0.99]
+    # A second choice is meant to take the arguments of the first one away.
+    parsed("fit", "--config", QUICKSTART, *choice, arguments[0], "--model.optimizer=torch.optim.SGD", capsys=capsys)
+
+
 @pytest.mark.parametrize("config", [path for path in OVERLAYS if path.startswith("configs/tasks/")])
 def test_a_task_after_the_quickstart_is_the_whole_real_one(config: str, capsys: pytest.CaptureFixture[str]) -> None:
     data = parsed("fit", "--config", QUICKSTART, "--config", config, capsys=capsys)["data"]["init_args"]

@@ -62,7 +62,9 @@ def cli_arguments(run: Run, output: Path) -> list[str]:
         "--trainer.num_sanity_val_steps=0",
         "--trainer.log_every_n_steps=1",
     ]
-    arguments += [f"--{key}={command_line_value(value)}" for key, value in run.cell.settings.items()]
+    # A class before its arguments, which it would take away, whichever of two axes each of them is of.
+    settings = sorted(run.cell.settings.items(), key=lambda setting: setting[0].count("."))
+    arguments += [f"--{key}={command_line_value(value)}" for key, value in settings]
     arguments += [
         f"--seed_everything={run.seed}",
         f"--trainer.max_steps={run.cell.budget.steps or -1}",

@@ -188,6 +188,17 @@ def test_finished_runs_are_repeated_when_asked_by_name(tmp_path: Path, capsys: p
     assert "--again 'SaLSA*' matches no finished run; names are such as 'fine · seed 0'" in capsys.readouterr().err
 
 
+def test_a_class_stands_before_its_arguments_whichever_axis_each_is_of(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    own, classes = "{settings: {m.rate: 1, m.part.rate: 2}}", "{settings: {m.part: C, m: B}}"
+    path.write_text(STUDY.replace("{way: {settings: null}}", f"{{a: {{x: {own}}}, b: {{y: {classes}}}}}"))
+    (run,) = expand_runs(load_study(path))
+    keys = [argument.partition("=")[0] for argument in cli_arguments(run, tmp_path) if argument.startswith("--m")]
+    assert keys.index("--m") < keys.index("--m.rate")
+    assert keys.index("--m.part") < keys.index("--m.part.rate")
+    assert keys.index("--m") < keys.index("--m.part")
+
+
 @pytest.mark.usefixtures("stand_in")
 def test_results_of_other_data_are_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

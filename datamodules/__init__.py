@@ -3,7 +3,7 @@
 from datamodules.errors import DataError
 from datamodules.glue_datamodule import GLUEDataModule
 from datamodules.glue_tasks import TASKS, Task
-from datamodules.label_kind import LabelStatistics
+from datamodules.label_statistics import LabelStatistics
 from datamodules.length_grouped_sampler import LengthGroupedSampler
 from datamodules.text_datamodule import TextDataModule
 

@@ -9,6 +9,7 @@ from datamodules.errors import DataError
 from datamodules.folder_source import FolderSource
 from datamodules.glue_tasks import find_task
 from datamodules.hub_source import HubSource
+from datamodules.label_statistics import LabelStatistics, label_statistics
 from datamodules.row_selection import sample, thin_out_minority
 from datamodules.source import Source
 from datamodules.synthetic_source import SyntheticSource
@@ -24,6 +25,7 @@ class GLUEDataModule(TokenizedDataModule):
     Batches are dicts of tensors: ``input_ids``, ``attention_mask``, ``token_type_ids`` where the tokenizer gives them,
     each (batch, tokens); ``labels`` (batch,), int64 classes or float32 scores; ``idx`` (batch,), each row's number
     within its split, from 0. Rows are padded to the longest of their batch, tokenized once per node and cached on disk.
+    ``label_statistics`` has the training labels' counts, or their mean and deviation, after ``setup("fit")``.
 
     GLUE does not publish the labels of its test splits, so that their batches have no ``labels``: ``predict`` works
     with every source, ``test`` needs generated data or a folder whose test files have a label column. mnli has two
@@ -109,6 +111,7 @@ class GLUEDataModule(TokenizedDataModule):
         self.sample_seed = sample_seed
         self.minority_keep_fraction = minority_keep_fraction
         self.synthetic_seed = synthetic_seed
+        self.label_statistics: LabelStatistics | None = None
         self._source: Source | None = None
         self._row_counts: dict[str, int] = {}  # of the splits that were read
 
@@ -157,6 +160,8 @@ class GLUEDataModule(TokenizedDataModule):
         """
         needed = self._needed(stage)
         self.datasets = {f"{purpose}/{split}": self._load(split, purpose) for split, purpose in needed}
+        for rows in self.datasets_for("train"):
+            self.label_statistics = label_statistics(rows, self.num_labels, self.task.is_regression)
         self._log_row_selection()
         if stage == "test":
             for name, rows in self.datasets.items():

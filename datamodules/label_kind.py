@@ -43,23 +43,6 @@ class LabelKind:
         return len(self.label_names) or 1
 
 
-@dataclass(frozen=True)
-class LabelStatistics:
-    """Statistics of the labels of the training rows.
-
-    Args:
-        counts: Rows per label; of several labels per text, the rows that have it. Empty for regression.
-        rows: Number of rows.
-        mean: Mean of the scores, for regression.
-        std: Their standard deviation over all rows; 1 if they are all equal.
-    """
-
-    counts: list[int]
-    rows: int
-    mean: float = 0.0
-    std: float = 1.0
-
-
 def find_kind(
     parts: Iterable[Part],
     columns: Sequence[str],

@@ -9,7 +9,6 @@ from typing import Literal
 import datasets
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
@@ -17,7 +16,8 @@ from datamodules.collator import Collator
 from datamodules.column_choice import check_columns, choose_text_columns
 from datamodules.errors import DataError
 from datamodules.held_out_rows import held_out_rows, keep_every_label, strata_of_label_sets
-from datamodules.label_kind import LabelKind, LabelStatistics, ProblemType, count_labels, encode_labels
+from datamodules.label_kind import LabelKind, ProblemType, encode_labels
+from datamodules.label_statistics import LabelStatistics, label_statistics
 from datamodules.split_report import report_splits
 from datamodules.text_source import DatasetSource, FileSource, Quoting, TextSource, load_splits, with_texts
 from datamodules.text_task import TaskOptions, TextTask, find_task, task_line
@@ -236,8 +236,8 @@ class TextDataModule(TokenizedDataModule):
             DataError: The data cannot be used.
         """
         self.datasets = self._open(stage)
-        if self.datasets_for("train"):
-            self.label_statistics = self._statistics()
+        for rows in self.datasets_for("train"):
+            self.label_statistics = label_statistics(rows, self.num_labels, self.problem_type == "regression")
         limit = f"{self.max_length} tokens"
         report_splits(
             {name.partition("/")[0]: rows for name, rows in self.datasets.items()},
@@ -421,15 +421,6 @@ class TextDataModule(TokenizedDataModule):
         sets = labels.to_pylist()
         chosen = held_out_rows(strata_of_label_sets(sets, self.num_labels), self.val_fraction, self.split_seed)
         return keep_every_label(chosen, sets)
-
-    def _statistics(self) -> LabelStatistics:
-        rows = self.datasets_for("train")[0]
-        labels = column_of(rows, "label")
-        if self.problem_type == "regression":
-            # A constant score is standardised by 1.
-            mean, std = pc.mean(labels).as_py(), pc.stddev(labels).as_py() or 1.0
-            return LabelStatistics([], len(rows), mean, std)
-        return LabelStatistics(count_labels(labels, self.num_labels), len(rows))
 
     # Loaders
 

@@ -121,6 +121,18 @@ def test_scores_are_floats(make):
     assert labels.max() == 5
 
 
+def test_statistics_are_those_of_the_training_rows(make):
+    scores, pairs = make("stsb", max_train_samples=50), make("mrpc", minority_keep_fraction=0.2, max_train_samples=60)
+    for data in (scores, pairs):
+        assert data.label_statistics is None
+        data.setup("fit")
+    labels = labels_of(scores.train_dataloader()).double()
+    found = scores.label_statistics
+    assert (found.mean, found.std) == pytest.approx((labels.mean().item(), labels.std(correction=0).item()))
+    assert (found.counts, found.rows) == ([], 50)
+    assert pairs.label_statistics.counts == labels_of(pairs.train_dataloader()).bincount().tolist()
+
+
 def test_rows_are_truncated(make):
     data = make("mrpc", max_length=12)
     data.setup("validate")

@@ -148,6 +148,23 @@ def test_a_move_from_the_same_start_has_the_same_bits(heavy_ball, small_tables, 
     assert torch.equal(few[1], torch.randn(ROWS, COLUMNS, generator=torch.Generator().manual_seed(0)))
 
 
+def test_rows_with_a_gradient_and_no_momentum_move_along_the_gradient(small_tables):
+    table = nn.Parameter(torch.ones(ROWS, COLUMNS))
+    table.grad = torch.zeros(ROWS, COLUMNS).index_fill(0, torch.tensor([2, 9]), 0.5)
+    state = {"step": torch.tensor(1.0), "exp_avg": torch.zeros_like(table), "exp_avg_sq": torch.ones_like(table)}
+    state["exp_avg"][9] = -0.5  # of which the new gradient makes zero
+    group = {"params": [table], "heavy_ball": 0.0, "betas": (0.5, 0.9), "eps": 0.0, "amsgrad": False, "lr_factor": 1.0}
+    update = GroupUpdate(group, {table: state}, adam)
+    with torch.no_grad():
+        update.compute_direction()
+        assert update.direction.numerators[0][9].tolist() == [0.0] * COLUMNS
+        update.save()
+        update.move_to(0.1, without_momentum=True)
+        assert (table != 1).any(1).nonzero().flatten().tolist() == [2, 9]
+        update.move_to(0.1)
+        assert (table != 1).any(1).nonzero().flatten().tolist() == [2]
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_an_error_in_a_trial_leaves_the_table_as_it_was(method, error, small_tables):

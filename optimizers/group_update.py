@@ -12,15 +12,20 @@ from optimizers.anchored_decay import apply_decay
 from optimizers.directions import STEPS, Direction, DirectionFunction
 from optimizers.scalars import gather
 from optimizers.shards import is_sharded, local_part, share_of, states_of, sum_over_ranks
+from optimizers.starting_point import StartingPoint
+from optimizers.table_rows import of_rows, rows_in_use
 
 _HALF = (torch.float16, torch.bfloat16)
 _CPU_CHUNK = 1 << 18  # entries
+
+# The index of a tensor, parts of tensors, and the same part of a direction's numerator and denominator.
+Piece = tuple[int, tuple[Tensor, ...], Tensor, Tensor | None]
 
 
 class GroupUpdate:
     """The tensors of a param group that have a gradient (and entries), their direction, and where they started.
 
-    A step with a search: `compute_direction`, `save`, for each trial `restore` and `descend`, and `commit` at the end.
+    A step with a search: `compute_direction`, `save`, `move_to` for each trial and for the step itself, and `commit`.
     A step without: `step_without_search`. The group's `lr_factor` scales the direction: parts of a unit may move at
     different rates along one line.
 
@@ -56,7 +61,7 @@ class GroupUpdate:
             self.states = states_of(owners, state)
         self.shares: list[float] | None = None
         self.factor: float = group["lr_factor"]
-        self.start: list[Tensor] = []
+        self.start: StartingPoint | None = None
         self._direction: Direction | None = None
         self._denominators: list[Tensor] = []
         self._split_slope: Tensor | None = None
@@ -77,11 +82,9 @@ class GroupUpdate:
         """Return the inner product of gradient and direction: 0-dim, float32 at least, on the device."""
         direction = self._along(without_momentum)
         products = []
-        for i, grad, numerator, denominator in self._pieces(self.grads, direction):
-            if grad.dtype in _HALF:
-                grad, numerator = grad.float(), numerator.float()
+        for i, (grad,), numerator, denominator in self._pieces_with_gradient(direction):
             move = numerator if denominator is None else self._quotient(numerator, denominator)
-            product = torch.dot(grad.reshape(-1), move.reshape(-1))
+            product = inner_product(grad, move)
             if self.shares is not None and self.shares[i] != 1:
                 product = product * self.shares[i]
             products.append(product if direction.scales is None else product * direction.scales[i])
@@ -101,13 +104,11 @@ class GroupUpdate:
             if self.shares is not None:
                 scales = [scale * share for scale, share in zip(scales, self.shares, strict=True)]
             owners, earlier, present = [], [], []
-            for i, grad, numerator, denominator in self._pieces(self.grads, direction):
-                if grad.dtype in _HALF:
-                    grad, numerator = grad.float(), numerator.float()
+            for i, (grad,), numerator, denominator in self._pieces_with_gradient(direction):
                 move = grad if denominator is None else self._quotient(grad, denominator)
-                own = torch.dot(grad.reshape(-1), move.reshape(-1)) * (newest * scales[i])
+                own = inner_product(grad, move) * (newest * scales[i])
                 owners.append(i)
-                earlier.append(torch.dot(numerator.reshape(-1), move.reshape(-1)) * scales[i] - own)
+                earlier.append(inner_product(numerator, move) * scales[i] - own)
                 present.append(own)
             slopes = torch.stack([gather(earlier), gather(present)], dim=1) * self.factor
             if len(owners) > len(self.grads):
@@ -115,32 +116,37 @@ class GroupUpdate:
             self._split_slope = slopes
         return self._split_slope
 
-    def save(self, spare: list[Tensor] | None = None) -> None:
-        """Copy the parameters, into `spare` where it fits, so that every move starts from the same bits."""
-        fits = spare is not None and [(t.shape, t.dtype, t.device) for t in spare] == [
-            (p.shape, p.dtype, p.device) for p in self.params
-        ]
-        self.start = spare if fits and spare is not None else [torch.empty_like(p) for p in self.params]
-        torch._foreach_copy_(self.start, self.params)
+    def save(self) -> None:
+        """Copy what a search may move, so that every move starts from the same bits."""
+        moved_by = [self.direction, self.direction.without_momentum or self.direction]
+        numerators = zip(*(direction.numerators for direction in moved_by), strict=True)
+        # Momentum and anchors move rows without a direction, too.
+        keeps_all = [self.group["heavy_ball"] > 0 or "anchor" in state for state in self.states]
+        rows = [None if whole else rows_in_use(*some) for whole, some in zip(keeps_all, numerators, strict=True)]
+        self.start = StartingPoint(self.params, rows)
 
-    def restore(self) -> None:
-        """Put the parameters back where they were at `save`, to the bit."""
-        torch._foreach_copy_(self.params, self.start)
-
-    def descend(self, step_size: float, without_momentum: bool = False) -> None:
-        """Subtract `step_size` times the direction from the parameters."""
-        self._add(self.params, -step_size * self.factor, without_momentum)
+    def move_to(self, step_size: float, without_momentum: bool = False) -> None:
+        """Put the parameters at the start minus `step_size` times the direction; at 0, where they were to the bit."""
+        assert self.start is not None, "the start has not been saved"
+        factor = -step_size * self.factor
+        if step_size and self._on_cpu:
+            self.start.put(self._moved(self.start, factor, without_momentum))
+            return
+        self.start.put(self.start.copies)
+        if step_size:
+            self._add(self.params, factor, without_momentum)
 
     def commit(self, step_size: float) -> None:
         """Complete a searched step: weight decay and momentum buffer, both from where the parameters started."""
+        assert self.start is not None, "the start has not been saved"
         group = self.group
         if group["heavy_ball"] > 0:
             buffers = _momentum_buffers(self.params, self.states)
             torch._foreach_mul_(buffers, group["heavy_ball"])
             torch._foreach_add_(self.params, buffers)
             torch._foreach_copy_(buffers, self.params)
-            torch._foreach_sub_(buffers, self.start)
-        apply_decay(self.params, self.states, group, step_size * self.factor, self.start)
+            torch._foreach_sub_(buffers, self.start.copies)
+        self.start.decay(self.states, group, step_size * self.factor)
 
     def step_without_search(self, step_size: float) -> None:
         """Make a whole step without a search; costs what a step of AdamW costs, in time and memory."""
@@ -155,7 +161,7 @@ class GroupUpdate:
             self._add(buffers, -step_size * self.factor, without_momentum=True)
             torch._foreach_add_(self.params, buffers)
         else:
-            self.descend(step_size)
+            self._add(self.params, -step_size * self.factor)
 
     def reset_momentum(self) -> None:
         """Set the heavy ball's momentum buffer to zero, after a step that moves nothing."""
@@ -174,7 +180,19 @@ class GroupUpdate:
     def _along(self, without_momentum: bool) -> Direction:
         return (self.direction.without_momentum if without_momentum else None) or self.direction
 
-    def _add(self, targets: list[Tensor], factor: float, without_momentum: bool) -> None:
+    def _moved(self, start: StartingPoint, factor: float, without_momentum: bool) -> list[Tensor]:
+        """The start plus a factor times the direction, in one pass, and in the parameters' own memory where it fits."""
+        direction = self._along(without_momentum)
+        factors = [factor * scale for scale in direction.scales or [1.0] * len(self.params)]
+        moved = start.places()
+        for i, (origin, place), numerator, denominator in self._pieces(direction, start.rows, start.copies, moved):
+            if denominator is None:
+                torch.add(origin, numerator, alpha=factors[i], out=place)
+            else:
+                torch.addcdiv(origin, numerator, denominator, value=factors[i], out=place)
+        return moved
+
+    def _add(self, targets: list[Tensor], factor: float, without_momentum: bool = False) -> None:
         """Add the direction times a factor to some tensors."""
         direction = self._along(without_momentum)
         factors = [factor * scale for scale in direction.scales or [1.0] * len(targets)]
@@ -184,31 +202,44 @@ class GroupUpdate:
             denominators = self._ready_denominators(direction.squares, direction.eps)
             torch._foreach_addcdiv_(targets, direction.numerators, denominators, factors)
         else:
-            for i, target, numerator, denominator in self._pieces(targets, direction):
+            for i, (target,), numerator, denominator in self._pieces(direction, [None] * len(targets), targets):
                 if denominator is None:
                     target.add_(numerator, alpha=factors[i])
                 else:
                     target.addcdiv_(numerator, denominator, value=factors[i])
 
+    def _pieces_with_gradient(self, direction: Direction) -> Iterator[Piece]:
+        """Pieces of the gradients and of a direction, in float32 at least, without rows that have no gradient."""
+        rows = list(map(rows_in_use, self.grads))
+        for i, (grad,), numerator, denominator in self._pieces(direction, rows, list(map(of_rows, self.grads, rows))):
+            if grad.dtype in _HALF:
+                grad, numerator = grad.float(), numerator.float()
+            yield i, (grad,), numerator, denominator
+
     def _pieces(
-        self, tensors: list[Tensor], direction: Direction
-    ) -> Iterator[tuple[int, Tensor, Tensor, Tensor | None]]:
-        """Tensors with their numerators and denominators, in pieces: the tensor's index, and the three.
+        self, direction: Direction, rows: Sequence[Tensor | None], *beside: Sequence[Tensor]
+    ) -> Iterator[Piece]:
+        """Pieces of a direction, and of tensors beside it: the tensor's index, those, numerator and denominator.
 
         On a CPU a fresh block of memory costs several times the arithmetic on it. There the pieces are small enough to
         stay in the cache, and their denominators, computed when they are needed, share one block, which the caller may
         overwrite.
+
+        Args:
+            direction: A direction of this step.
+            rows: Which rows of each of its tensors are wanted; None for all.
+            beside: Lists of tensors in parallel with the direction's, which hold no other rows.
         """
         squares = direction.squares
         ready = None if squares is None or self._on_cpu else self._ready_denominators(squares, direction.eps)
         scratch = torch.empty(0)
-        for i, (tensor, numerator) in enumerate(zip(tensors, direction.numerators, strict=True)):
-            whole = [tensor, numerator]
+        for i, (numerator, *others) in enumerate(zip(direction.numerators, *beside, strict=True)):
+            whole = [of_rows(numerator, rows[i]), *others]
             if squares is not None:
-                whole.append(ready[i] if ready else squares[i])
+                whole.append(ready[i] if ready else of_rows(squares[i], rows[i]))
             flat = self._on_cpu and all(t.is_contiguous() for t in whole)
             for piece in zip(*(t.view(-1).split(_CPU_CHUNK) for t in whole), strict=True) if flat else [whole]:
-                denominator = piece[2] if len(piece) == 3 else None
+                denominator = None if squares is None else piece[-1]
                 if denominator is not None and ready is None:
                     size, dtype = denominator.numel(), denominator.dtype
                     if scratch.numel() < size or scratch.dtype != dtype:
@@ -218,7 +249,7 @@ class GroupUpdate:
                     place = scratch[:size].view_as(denominator)
                     square = torch.clamp(denominator, min=torch.finfo(dtype).tiny, out=place)
                     denominator = square.sqrt_().add_(direction.eps[i] if direction.eps else 0.0)
-                yield i, piece[0], piece[1], denominator
+                yield i, tuple(piece[1 : 1 + len(others)]), piece[0], denominator
 
     def _quotient(self, numerator: Tensor, denominator: Tensor) -> Tensor:
         """The quotient of two pieces, in the place of the denominator where that is not needed any more."""
@@ -232,6 +263,15 @@ class GroupUpdate:
             if eps:
                 torch._foreach_add_(self._denominators, eps)
         return self._denominators
+
+
+def inner_product(one: Tensor, other: Tensor) -> Tensor:
+    """Return the inner product of two tensors of one type.
+
+    On a CPU not by `torch.dot`: that follows torch's setting for products of float32 matrices
+    (`set_float32_matmul_precision`), by which it takes five times as long in oneDNN, or rounds to bfloat16.
+    """
+    return (one * other).sum() if one.device.type == "cpu" else torch.dot(one.reshape(-1), other.reshape(-1))
 
 
 def group_updates(

@@ -20,20 +20,16 @@ class Line:
     Args:
         updates: The groups, and what the step size is multiplied by for each.
         without_momentum: Whether trials follow the directions without their momentum.
-        spare: Memory for the copies that moves start from, by the id of the group; kept from step to step.
     """
 
-    def __init__(
-        self, updates: Sequence[tuple[GroupUpdate, float]], without_momentum: bool, spare: dict[int, list[Tensor]]
-    ) -> None:
+    def __init__(self, updates: Sequence[tuple[GroupUpdate, float]], without_momentum: bool) -> None:
         self.updates = updates
         self.without_momentum = without_momentum
         self.position = 0.0
         for update, _ in updates:
             update.compute_direction()
-            if not update.start:
-                update.save(spare.get(id(update.group)))
-                spare[id(update.group)] = update.start
+            if update.start is None:
+                update.save()
 
     def search(
         self, search: Search, evaluate: Evaluate, loss: Tensor | float, start: float, past: Past
@@ -61,12 +57,11 @@ class Line:
     def move_to(self, step_size: float, without_momentum: bool | None = None) -> None:
         """Put the parameters at this step size, always starting from the same bits."""
         along = self.without_momentum if without_momentum is None else without_momentum
-        has_moved, self.position = self.position != 0, math.nan  # until all groups are where they belong
+        if step_size == self.position == 0:
+            return
+        self.position = math.nan  # until all groups are where they belong
         for update, factor in self.updates:
-            if has_moved:
-                update.restore()
-            if step_size:
-                update.descend(step_size * factor, along)
+            update.move_to(step_size * factor, along)
         self.position = step_size
         torch.clear_autocast_cache()  # it holds low-precision copies of weights that have just changed
 

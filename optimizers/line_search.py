@@ -130,8 +130,6 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         self.merge_threshold = merge_threshold
         self._record: dict[str, Any] | StepRecord | None = None
         self._has_warned = False
-        # Memory for the copy that a search starts from, kept from search to search, by the id of the group.
-        self._spare: dict[int, list[Tensor]] = {}
         defaults: dict[str, Any] = {
             "lr": initial_step_size,
             "lr_factor": 1.0,
@@ -173,7 +171,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._spare, self._has_warned = {}, False
+        self._has_warned = False
         for group in self.param_groups:  # a state saved before an option existed
             for name, value in self.defaults.items():
                 group.setdefault(name, value)
@@ -274,8 +272,6 @@ class LineSearchOptimizer(torch.optim.Optimizer):
                 update.step_without_search(unit.step_size)
             else:
                 update.compute_direction()
-        if unit.memory.searches:
-            self._spare.clear()
 
     def _interval(self, unit: Unit) -> float | None:
         """Return how many steps may pass from one search of the unit to the next; None: every step may search."""
@@ -347,7 +343,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         """Return the line along which each of these units moves by its factor times the step size."""
         without_momentum = self.condition == "gradient" or units[0].options["heavy_ball"] > 0
         pairs = [(update, factor) for unit, factor in zip(units, factors, strict=True) for update in unit.updates]
-        return Line(pairs, without_momentum, self._spare)
+        return Line(pairs, without_momentum)
 
     def _search(
         self, units: Sequence[Unit], factors: Sequence[float], evaluate: Evaluate, loss: Tensor | float, start: float

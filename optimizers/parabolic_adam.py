@@ -231,13 +231,8 @@ class ParabolicAdam(torch.optim.Optimizer):
         """Measure the curvature along the step, update the learning rate, and move by it."""
 
         def loss_at(step_size: float) -> Loss:
-            try:
-                _descend(updates, step_size)
-                return as_loss(evaluate())
-            finally:
-                for update in updates:
-                    update.restore()
-                torch.clear_autocast_cache()
+            _move(updates, step_size)
+            return as_loss(evaluate())
 
         group = self.param_groups[0]
         for update in updates:
@@ -246,7 +241,11 @@ class ParabolicAdam(torch.optim.Optimizer):
         sums = state.slope_sums.to("cpu", non_blocking=True)
         slopes = over_ranks(gather([_split_slope(update).sum() for update in updates]), updates)
         options = {name: group[name] for name in ("max_trials", "relative_tolerance")}
-        found = measure_parabola(loss_at, start, slopes, estimator.probe(state), **options)
+        try:
+            found = measure_parabola(loss_at, start, slopes, estimator.probe(state), **options)
+        except BaseException:
+            _move(updates, 0.0)
+            raise
         loss_after = found.loss if found.curvature is None else found.probed_loss
         figures = {"trials": group["trials"] + found.trials, "backtracks": group["backtracks"] + found.rejected}
         # Uphill, the step is made by what was measured before.
@@ -257,14 +256,14 @@ class ParabolicAdam(torch.optim.Optimizer):
                 state, found.loss, found.slope, found.curvature, keeps_largest=keeps_largest, slope_sums=sums
             )
             rate = self._rate(estimator, state)
-            if rate:
-                _descend(updates, rate)
+            _move(updates, rate)
             for update in updates:
                 update.commit(rate)
             figures |= {"lr": rate, "searches": group["searches"] + 1, "slope": found.slope}
             for name, value in (("average_slope", found.slope), ("average_decrease", found.loss - loss_after)):
                 figures[name] = _SMOOTHING * group[name] + (1 - _SMOOTHING) * value
         else:
+            _move(updates, 0.0)
             counter = "failures" if found.is_finite else "skipped"
             figures[counter] = group[counter] + 1
             if found.is_finite and not group["searches"]:
@@ -292,9 +291,10 @@ class ParabolicAdam(torch.optim.Optimizer):
         self._last = loss.clone() if isinstance(loss, Tensor) else loss, record
 
 
-def _descend(updates: list[GroupUpdate], step_size: float) -> None:
+def _move(updates: list[GroupUpdate], step_size: float) -> None:
+    """Put the parameters at a step size, always from where the step started."""
     for update in updates:
-        update.descend(step_size)
+        update.move_to(step_size)
     torch.clear_autocast_cache()  # it holds low-precision copies of weights that have just changed
 
 

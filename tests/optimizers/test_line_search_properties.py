@@ -257,15 +257,15 @@ def test_options_of_one_name_are_refused():
 
 
 def test_an_error_between_two_groups_of_the_first_trial_leaves_no_trace(monkeypatch):
-    descend, calls = GroupUpdate.descend, [0]
+    move_to, calls = GroupUpdate.move_to, [0]
 
     def second_fails(*arguments):
         calls[0] += 1
         if calls[0] == 2:
             raise RuntimeError("out of memory")
-        descend(*arguments)
+        move_to(*arguments)
 
-    monkeypatch.setattr(GroupUpdate, "descend", second_fails)
+    monkeypatch.setattr(GroupUpdate, "move_to", second_fails)
     problem = TorchProblem()
     before = [p.detach().clone() for p in problem.parameters()]
     optimizer = AdamSLS(problem.groups())

@@ -252,8 +252,8 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
                 self.task_loss = fitted if can_hold_mean(self.model) else fitted.without_mean()
             elif self.loss_options.class_weights == "balanced" and self.task_loss.class_weights is None:
                 raise ModelError(
-                    "loss: class_weights: balanced needs a datamodule that counts its labels (label_statistics), as those "
-                    "here do; give a weight by label instead"
+                    "loss: class_weights: balanced needs a datamodule that counts its labels (label_statistics), such "
+                    "as TextDataModule; give a weight by label instead"
                 )
 
     # Forward and loss

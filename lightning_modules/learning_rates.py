@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.types import LRSchedulerConfig
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
@@ -18,8 +20,9 @@ from lightning_modules.schedules import Schedule
 class LearningRates:
     """The learning rates of a fit under manual optimization, where Lightning leaves the schedule to the module.
 
-    The schedule, whoever has made it, advances after each step or at the end of each epoch. A run that resumes with
-    another length gets the schedule of that length, at the place that the saved run had reached.
+    The schedule, whoever has made it, advances after each step or at the end of each epoch, by Lightning's hook
+    ``lr_scheduler_step``. A run that resumes with another length gets the schedule of that length, at the place that
+    the saved run had reached.
 
     Args:
         schedule: The module's schedule, if it has one.
@@ -90,9 +93,10 @@ class LearningRates:
         trainer.lr_scheduler_configs[0].scheduler = new
 
     def after_step(self, module: LightningModule) -> None:
-        """Advance a schedule that does so per step."""
-        if not _is_per_epoch(module):
-            self._advance(module)
+        """Advance the schedules that do so per step."""
+        for config in module.trainer.lr_scheduler_configs:
+            if not _is_per_epoch(config):
+                module.lr_scheduler_step(config.scheduler, None)
 
     def at_epoch_start(self) -> None:
         """Begin an epoch."""
@@ -103,27 +107,29 @@ class LearningRates:
         self._validated = True
 
     def at_epoch_end(self, module: LightningModule) -> None:
-        """End an epoch, and advance a schedule that does so then."""
-        if _is_per_epoch(module):
-            self._advance(module)
+        """End an epoch, and advance the schedules that do so then."""
+        for config in filter(_is_per_epoch, module.trainer.lr_scheduler_configs):
+            if not isinstance(config.scheduler, ReduceLROnPlateau):
+                module.lr_scheduler_step(config.scheduler, None)
+            elif self._is_measured(module.trainer):
+                module.lr_scheduler_step(config.scheduler, self._monitored(module.trainer))
         self._in_epoch = self._validated = False
 
-    def _advance(self, module: LightningModule) -> None:
-        schedule, trainer = module.lr_schedulers(), module.trainer
-        if isinstance(schedule, LRScheduler) and not isinstance(schedule, ReduceLROnPlateau):
-            schedule.step()
-        if not isinstance(schedule, ReduceLROnPlateau):
-            return
+    @property
+    def _monitor(self) -> str:
         # Under manual optimization Lightning drops the monitor of a schedule's configuration.
-        monitor = self._schedule.monitor if self._schedule is not None else "val/loss"
-        measured = self._validated or monitor.startswith("train/")
-        if trainer.enable_validation and not measured:
-            return  # an epoch without a validation has no value, or that of an earlier one
-        monitored = trainer.callback_metrics.get(monitor)
+        return self._schedule.monitor if self._schedule is not None else "val/loss"
+
+    def _is_measured(self, trainer: Trainer) -> bool:
+        """Return whether the monitored value is this epoch's; one without a validation has that of an earlier one."""
+        return self._validated or self._monitor.startswith("train/") or not trainer.enable_validation
+
+    def _monitored(self, trainer: Trainer) -> Tensor:
+        monitored = trainer.callback_metrics.get(self._monitor)
         if monitored is None:
             logged = ", ".join(sorted(trainer.callback_metrics))
-            raise ModelError(f"lr_scheduler.monitor: {monitor!r} is not logged; logged: {logged}")
-        schedule.step(monitored)
+            raise ModelError(f"lr_scheduler.monitor: {self._monitor!r} is not logged; logged: {logged}")
+        return monitored
 
     # Checkpoints
 
@@ -151,7 +157,5 @@ class LearningRates:
             self.at_epoch_end(module)
 
 
-def _is_per_epoch(module: LightningModule) -> bool:
-    # A subclass may have made the schedule, in a configure_optimizers of its own.
-    by_epoch = any(config.interval == "epoch" for config in module.trainer.lr_scheduler_configs)
-    return by_epoch or isinstance(module.lr_schedulers(), ReduceLROnPlateau)
+def _is_per_epoch(config: LRSchedulerConfig) -> bool:
+    return config.interval == "epoch" or isinstance(config.scheduler, ReduceLROnPlateau)

@@ -189,7 +189,7 @@ class ClosureModule(LightningModule):
 
     @property
     def lr(self) -> float | None:
-        """The learning rate, or None; set by Lightning's ``Tuner.lr_find``, for this and later fits."""
+        """The learning rate, or None. To set it, as Lightning's ``Tuner.lr_find`` does, is for this and later fits."""
         optimizers = self.trainer.optimizers if self._trainer is not None else []
         return optimizers[0].param_groups[0].get("lr") if optimizers else self._learning_rates.found
 
@@ -306,7 +306,7 @@ class ClosureModule(LightningModule):
         length = run_length(self.trainer, self.accumulate_grad_batches)
         known = {"steps_per_epoch": length.steps_per_epoch, "total_steps": length.total_steps}
         keywords = unset_keywords(self.optimizer, known)
-        keywords |= self._learning_rates.optimizer_keywords()
+        keywords |= self._learning_rates.optimizer_keywords(self.optimizer)
         device, has_scaler = self.trainer.strategy.root_device, self._scaler is not None
         keywords |= fused_keywords(self.optimizer, self.trained_module, device, has_scaler)
         division = self.param_groups

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -12,9 +12,11 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from lightning_modules.errors import ModelError
+from lightning_modules.fused import made_by
 from lightning_modules.loop_progress import has_ended_epoch
 from lightning_modules.run_length import RunLength
 from lightning_modules.schedules import Schedule
+from optimizers import traits
 
 
 class LearningRates:
@@ -48,10 +50,25 @@ class LearningRates:
         """Take the learning rate that a search has found."""
         self.found, self._is_new = rate, True
 
-    def optimizer_keywords(self) -> dict[str, float]:
-        """Return what a new optimizer is to be made with: ``lr``, where a search has found one."""
+    def optimizer_keywords(self, factory: Callable[..., Any]) -> dict[str, float]:
+        """Return what a new optimizer is to be made with: ``lr``, where a search has found one.
+
+        Args:
+            factory: A class of optimizers, or a partial of one.
+
+        Raises:
+            ModelError: if the optimizer finds its own step size.
+        """
         self._is_new = False
-        return {} if self.found is None else {"lr": self.found}
+        if self.found is None:
+            return {}
+        made = made_by(factory)
+        if traits(made).sets_step_size:
+            raise ModelError(
+                f"lr: the module's attribute lr is {self.found:g}, and {made.__name__} finds its own step size; do not "
+                "set lr, or choose an optimizer with a learning rate"
+            )
+        return {"lr": self.found}
 
     def build(self, schedule: Schedule | None, optimizer: Optimizer, length: RunLength) -> dict[str, Any]:
         """Return what ``configure_optimizers`` returns: the optimizer and, for a run of some length, its schedule."""

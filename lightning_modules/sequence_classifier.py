@@ -344,8 +344,6 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
     def _evaluation_step(
         self, stage: str, metrics_per_set: ModuleList, batch: Batch, set_index: int
     ) -> dict[str, Tensor]:
-        if "labels" not in batch:
-            raise ModelError(f"{stage}: the batches have no labels to score against; use predict for unlabelled data")
         if set_index >= len(self.eval_set_names):
             raise ModelError(
                 f"eval_set_names: {len(self.eval_set_names)} names for more evaluation sets; give one name per set"

@@ -39,24 +39,12 @@ def gathered_predictions(
         indices.append(output["idx"].cpu())
         values.append(found)
     rows, predictions = torch.cat(indices), torch.cat(values)
-    if trainer.world_size > 1:
-        rows, predictions = _of_all_processes(trainer, rows.to(pl_module.device), predictions.to(pl_module.device))
+    rows, predictions = (gathered(trainer, each.to(pl_module.device)).cpu() for each in (rows, predictions))
     # Distributed samplers repeat some rows, so that all processes get equally many.
     rows, order = rows.sort(stable=True)
     is_first = torch.ones_like(rows, dtype=torch.bool)
     is_first[1:] = rows[1:] != rows[:-1]
     return rows[is_first], predictions[order[is_first]]
-
-
-def _of_all_processes(trainer: Trainer, rows: Tensor, predictions: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the rows of all processes, which may have different numbers of them."""
-    gather = trainer.strategy.all_gather
-    padding = int(gather(torch.tensor([len(rows)], device=rows.device)).max()) - len(rows)
-    rows = gather(torch.nn.functional.pad(rows, (0, padding), value=-1)).flatten().cpu()
-    shape = predictions.shape[1:]
-    padded = torch.nn.functional.pad(predictions, (0, 0) * len(shape) + (0, padding))
-    predictions = gather(padded).reshape(-1, *shape).cpu()
-    return rows[rows >= 0], predictions[rows >= 0]
 
 
 def gathered(trainer: Trainer, rows: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ def log_figures(trainer: Trainer, figures: Mapping[str, float]) -> None:
     logged = {f"interpolation/{name}": value for name, value in figures.items()}
     trainer.callback_metrics.update({name: torch.tensor(value) for name, value in logged.items()})
     for logger in trainer.loggers:
-        logger.log_metrics(logged, trainer.global_step)
+        logger.log_metrics(logged, max(0, trainer.global_step - 1))  # where Lightning's own curves end
 
 
 def described(as_trained: Trial, chosen: Trial) -> str:

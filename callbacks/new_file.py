@@ -1,4 +1,4 @@
-"""A file that appears whole or not at all."""
+"""A file that appears whole or not at all, and the folder that it is written into."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
+
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 
 @contextmanager
@@ -23,3 +25,21 @@ def new_file(path: Path) -> Iterator[TextIO]:
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def make_writable(folder: Path, writer: str) -> None:
+    """Make a folder unless it exists, and check that files can be written there, before there is anything to write.
+
+    Args:
+        folder: The folder.
+        writer: Who is to write, as the error begins.
+
+    Raises:
+        MisconfigurationException: The folder cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MisconfigurationException(f"{writer} cannot make {folder}: {error.strerror}") from error
+    if not os.access(folder, os.W_OK):
+        raise MisconfigurationException(f"{writer} cannot write to {folder}: Permission denied")

@@ -17,7 +17,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from callbacks.gathered_predictions import gathered_predictions
-from callbacks.new_file import new_file
+from callbacks.new_file import make_writable, new_file
 from callbacks.run_folder import run_folder
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
@@ -69,12 +69,7 @@ class PredictionWriter(BasePredictionWriter):
         if trainer.is_global_zero:
             if self.file is not None and file.exists():
                 raise MisconfigurationException(f"PredictionWriter: {file} exists; name a new file")
-            try:
-                file.parent.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise MisconfigurationException(f"PredictionWriter cannot make {file}: {error.strerror}") from error
-            if not os.access(file.parent, os.W_OK):
-                raise MisconfigurationException(f"PredictionWriter cannot write to {file.parent}: Permission denied")
+            make_writable(file.parent, "PredictionWriter")
 
     def write_on_epoch_end(
         self,

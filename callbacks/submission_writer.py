@@ -1,6 +1,5 @@
 """Files for the GLUE leaderboard, from the predictions of a run."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from callbacks.gathered_predictions import gathered_predictions
-from callbacks.new_file import new_file
+from callbacks.new_file import make_writable, new_file
 from callbacks.run_folder import run_folder
 
 MAX_SCORE = 5.0
@@ -60,12 +59,7 @@ class SubmissionWriter(BasePredictionWriter):
             )
         folder = self._folder(trainer)
         if trainer.is_global_zero:
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise MisconfigurationException(f"SubmissionWriter cannot make {folder}: {error.strerror}") from error
-            if not os.access(folder, os.W_OK):
-                raise MisconfigurationException(f"SubmissionWriter cannot write to {folder}: Permission denied")
+            make_writable(folder, "SubmissionWriter")
 
     def write_on_epoch_end(
         self,

@@ -185,9 +185,7 @@ def test_bad_settings_are_refused_before_anything_is_predicted(tmp_path: Path) -
         PredictionWriter("out.xlsx")
     with pytest.raises(MisconfigurationException, match=r"^PredictionWriter: .*mine.csv exists; name a new file$"):
         predict(module, data, tmp_path, PredictionWriter(str(tmp_path / "mine.csv")))
-    with pytest.raises(
-        MisconfigurationException, match=r"cannot make .*mine.csv/out.csv: (Not a directory|File exists)$"
-    ):
+    with pytest.raises(MisconfigurationException, match=r"cannot make .*mine.csv: (Not a directory|File exists)$"):
         predict(module, data, tmp_path, PredictionWriter(str(tmp_path / "mine.csv" / "out.csv")))
     with pytest.raises(MisconfigurationException, match=r"needs a datamodule with predict_rows, not Foreign$"):
         predict(module, Foreign(), tmp_path, PredictionWriter())

@@ -2,10 +2,8 @@
 
 from linetune import __version__  # isort: skip  # first: it imports the packages without collections of garbage
 
-import inspect
 import os
 import sys
-from pydoc import locate
 from typing import Any, NoReturn
 
 import yaml
@@ -29,26 +27,20 @@ from callbacks import (
     claim_run_folders,
 )
 from callbacks.checkpoint_io import write_atomically
-from callbacks.checkpoint_reading import read_checkpoint
 from datamodules import DataError, GLUEDataModule
 from lightning_modules import ModelError, SequenceClassifier
-from lightning_modules.checkpoint_check import check_resumable
-from linetune.argument_order import check_argument_order
+from linetune.arguments import check_argument_order
 from linetune.config_errors import OneLineErrorParser, line_about_what_was_given, refuses_arguments
-from linetune.config_files import best_of_run
 from linetune.exit_status import usual_status
 from linetune.jsonargparse_private import actions_on, own_defaults, way_to_cause
-from linetune.last_checkpoint import last_checkpoint
+from linetune.linked_values import DATA_TO_MODEL, fill_in
 from linetune.lost_rank import line_about_lost_rank
+from linetune.named_checkpoint import named_checkpoint, saved_values
 from linetune.trainer import LinetuneTrainer
-from linetune.trainer_numbers import check_trainer_numbers
+from linetune.trainer_numbers import check_numbers_of_model, check_trainer_numbers
 
 # Errors whose text is for the user: they end the program in one line, all others with a traceback.
 USER_ERRORS = (DataError, ModelError, MisconfigurationException)
-# What the data knows and the model needs; written once, in the data's section.
-DATA_TO_MODEL = ("num_labels", "label_names", "metrics", "eval_set_names", "problem_type")
-# What a data module of one's own texts has found out, so that a later command need not read the training rows again.
-FOUND_IN_DATA = ("text_columns", "label_column", "problem_type", "label_names")
 LONGEST_LINE = 900
 
 # A default of Lightning 2.6.6's Timer is a member of an enumeration, which no YAML file can hold; its word can.
@@ -106,7 +98,7 @@ class LinetuneCLI(LightningCLI):
 
     def __init__(self, args: ArgsType = None, **kwargs: Any) -> None:
         given = sys.argv[1:] if args is None else args
-        self.first_argument = given[0] if isinstance(given, list) and given else None
+        self.given: list[str] = given if isinstance(given, list) else []
         self.folders = RunFolders([], [])
         try:
             with own_defaults():
@@ -140,8 +132,7 @@ class LinetuneCLI(LightningCLI):
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        given = sys.argv[1:] if args is None else args
-        check_argument_order(given if isinstance(given, list) else [])
+        check_argument_order(self.given)
         super().parse_arguments(parser, args)
         seed = self.section.seed_everything
         if not 0 <= seed < 2**32:
@@ -149,31 +140,16 @@ class LinetuneCLI(LightningCLI):
 
     def _parse_ckpt_path(self) -> None:
         # Lightning's own takes the model's class and arguments from the checkpoint, over what the user wrote.
-        self.checkpoint_facts: dict[str, Any] = {}
-        self.data_facts: dict[str, Any] = {}
-        path = self.section.get("ckpt_path")
-        if path == "" or (path == "best" and self.config.get("subcommand") == "fit"):
-            raise ModelError(f"ckpt_path: {path!r} is not allowed; the path of a checkpoint, or last")
-        if path == "best" and self.section.get("config"):
-            path = self.section.ckpt_path = str(best_of_run(str(self.section.config[-1])))
-        if path == "last":
-            path = self.section.ckpt_path = last_checkpoint(self.section, str(self.config.get("subcommand")))
-        if not path or path in ("best", "last", "hpc", "registry") or "://" in path or os.path.isdir(path):
-            return
-        if not os.path.isfile(path):
-            raise ModelError(f"ckpt_path: {path} does not exist")
-        checkpoint = read_checkpoint(path, mmap=True)
-        if self.config.get("subcommand") == "fit":
-            check_resumable(checkpoint)
-        # A module or a data module of the user's own may save none.
-        model, data = (checkpoint.get(f"{name}hyper_parameters", {}) for name in ("", "datamodule_"))
-        self.checkpoint_facts = {name: model[name] for name in DATA_TO_MODEL if name in model}
-        self.data_facts = {name: data[name] for name in FOUND_IN_DATA if data.get(name)}
+        config, subcommand = self.section, str(self.config.get("subcommand"))
+        path = named_checkpoint(config, subcommand)
+        if path != config.get("ckpt_path"):
+            config.ckpt_path = path
+        self.saved = saved_values(path, subcommand)
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
         every = {**LightningCLI.subcommands(), "export": {"model", "datamodule"}}
         # Lightning builds the parser of each, and a run needs that of its own.
-        return {name: skipped for name, skipped in every.items() if name == self.first_argument} or every
+        return {name: skipped for name, skipped in every.items() if name in self.given[:1]} or every
 
     def before_instantiate_classes(self) -> None:
         config = self.section
@@ -182,27 +158,8 @@ class LinetuneCLI(LightningCLI):
             # It runs on any machine, and leaves no folder of a run.
             alone = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto", "precision": None}
             config.trainer.update(Namespace(**alone, logger=False, callbacks=None))
-        data, model, data_class = config.data.init_args, config.model.init_args, locate(config.data.class_path)
-        for name, found in self.data_facts.items():
-            if name in data and not data[name]:
-                data[name] = found
-        parameters = inspect.signature(locate(config.model.class_path)).parameters  # type: ignore[arg-type]
-        for name in filter(parameters.__contains__, DATA_TO_MODEL):
-            default = parameters[name].default
-            is_given = name in model and model[name] != (list(default) if isinstance(default, tuple) else default)
-            if is_given and hasattr(data_class, name):
-                raise ModelError(f"model.{name}: it is taken from {config.data.class_path}; leave it out")
-            if not is_given and name in self.checkpoint_facts:
-                model[name] = self.checkpoint_facts[name]
-        for name, off, own in (
-            ("accumulate_grad_batches", 1, "accumulate_grad_batches"),
-            ("gradient_clip_val", None, "gradient_clip"),
-        ):
-            # Lightning's own are for automatic optimization; it would refuse them without saying where to turn.
-            if own in model and config.trainer[name] not in (off, None):
-                raise ModelError(f"trainer.{name}: {config.model.class_path} does this itself; give model.{own}")
-        if "tokenizer" in data and data.tokenizer is None:
-            data.tokenizer = model.get("model")
+        fill_in(config, self.saved)
+        check_numbers_of_model(config.trainer, config.model)
 
     def instantiate_classes(self) -> None:
         try:

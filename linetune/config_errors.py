@@ -8,7 +8,6 @@ import os
 import re
 import sysconfig
 import traceback
-from itertools import islice
 from pathlib import Path
 from pydoc import locate
 from typing import Any, NoReturn, get_args
@@ -21,7 +20,7 @@ from lightning.pytorch.trainer.connectors import checkpoint_connector
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import optimizers
-from linetune.config_files import config_of_checkpoint, named_config
+from linetune.arguments import configs_first, export_arguments
 from linetune.jsonargparse_private import Way, own_defaults, package_of, refusal_behind
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict", "export")
@@ -63,55 +62,6 @@ class OneLineErrorParser(LightningArgumentParser):
         if "are required: " in message:
             message = _SUBCOMMAND_OF_KEY.sub("--", message)  # as it is typed
         raise MisconfigurationException(f"{where}{explanation(self, message, ex)} (see {help_for(self)})") from ex
-
-
-def configs_first(arguments: list[str]) -> list[str]:
-    """Return the arguments with the configs in front: what is given on the command line wins wherever it stands.
-
-    Configs that are named ``linetune:NAME`` become paths.
-    """
-    configs: list[str] = []
-    others: list[str] = []
-    rest = iter(arguments)
-    for argument in rest:
-        if argument in ("-c", "--config"):
-            configs += [argument, *map(named_config, islice(rest, 1))]
-        elif argument.startswith(("--config=", "-c=")):
-            configs.append(named_config(argument))
-        else:
-            others.append(argument)
-    return configs + others
-
-
-def export_arguments(arguments: list[str]) -> list[str]:
-    """Return the arguments of ``export`` with the configuration of the checkpoint's run, unless one is given.
-
-    Raises:
-        MisconfigurationException: there is neither a checkpoint nor a configuration, or none beside the checkpoint.
-    """
-    # A switch, as people write one; the parser's own take true or false.
-    following = [*arguments, "--"][1:]
-    arguments = [
-        "--onnx=true" if argument == "--onnx" and after.startswith("--") else argument
-        for argument, after in zip(arguments, following, strict=True)
-    ]
-    has_config = any(argument in ("-c", "--config") or argument.startswith("--config=") for argument in arguments)
-    path = value_of(arguments, "--ckpt_path")
-    if has_config or value_of(arguments, "--to") is None:
-        return arguments
-    if path is None:
-        raise MisconfigurationException("ckpt_path: export needs a checkpoint; give --ckpt_path FILE")
-    return ["--config", str(config_of_checkpoint(path)), *arguments]
-
-
-def value_of(arguments: list[str], option: str) -> str | None:
-    """Return the value that the arguments give to an option; None without it."""
-    for place, argument in enumerate(arguments):
-        if argument == option and place + 1 < len(arguments):
-            return arguments[place + 1]
-        if argument.startswith(f"{option}="):
-            return argument.partition("=")[2]
-    return None
 
 
 def help_for(parser: ArgumentParser) -> str:

@@ -6,8 +6,6 @@ from pathlib import Path
 
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from callbacks.checkpoint_reading import read_checkpoint
-
 PREFIX = "linetune:"
 _HOME = Path(__file__).resolve().parent.parent
 
@@ -69,31 +67,3 @@ def _is_of_fit(config: Path) -> bool:
     """Return whether a configuration that was saved is not one of `validate`, `test` or `predict`, by their options."""
     lines = config.read_text(encoding="utf-8", errors="replace").splitlines()
     return not any(line.startswith(("verbose:", "return_predictions:")) for line in lines)
-
-
-def best_of_run(config: str) -> Path:
-    """Return the best checkpoint in the ``checkpoints`` beside a run's configuration.
-
-    Raises:
-        MisconfigurationException: there is none, or nothing tells which one it is.
-    """
-    folder = Path(config).expanduser().absolute().parent
-    if several := configs_in(folder):
-        raise MisconfigurationException(f"ckpt_path: best: {several}; give the path of a checkpoint")
-    files = sorted((folder / "checkpoints").glob("*.ckpt"), key=lambda file: file.stat().st_mtime)
-    if not files:
-        raise MisconfigurationException(
-            f"ckpt_path: best: no checkpoints in {folder / 'checkpoints'}; give the path of a checkpoint"
-        )
-    if len(files) == 1:
-        return files[0]
-    # The newest checkpoint knows the best one until then, by the path that it was saved at.
-    states = read_checkpoint(files[-1], mmap=True).get("callbacks", {})
-    saved = [state for state in states.values() if state.get("best_model_path")]
-    monitored = [state for state in saved if state.get("monitor")]
-    best = {Path(state["best_model_path"]).name for state in monitored or saved}
-    found = [file for file in files if file.name in best]
-    if len(found) != 1:
-        names = ", ".join(file.name for file in files)
-        raise MisconfigurationException(f"ckpt_path: best: {folder} does not tell which is the best of {names}")
-    return found[0]

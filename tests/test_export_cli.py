@@ -16,9 +16,10 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 import cli
 from callbacks import model_exporter
 from lightning_modules import SequenceClassifier
-from linetune.config_errors import configs_first, export_arguments
-from linetune.config_files import best_of_run, config_folder, config_of_checkpoint, named_config
+from linetune.arguments import configs_first, export_arguments
+from linetune.config_files import config_folder, config_of_checkpoint, named_config
 from linetune.last_checkpoint import last_checkpoint
+from linetune.named_checkpoint import best_of_run
 from tests.tiny_models import save_tiny_bert
 
 ROOT = Path(__file__).parent.parent

@@ -23,7 +23,7 @@ import cli
 from callbacks import ModelExporter, PretrainedInterpolation, RunSummary
 from callbacks.checkpoint_reading import read_checkpoint
 from lightning_modules import ModelError, SequenceClassifier
-from linetune.config_files import best_of_run
+from linetune.named_checkpoint import best_of_run
 from tests.callbacks.test_pretrained_interpolation import ADAMW, AsTrained, Noisy, fit
 from tests.tiny_models import TinyData, save_tiny_bert
 from tests.tiny_texts import tiny_tokenizer

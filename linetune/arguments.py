@@ -1,0 +1,80 @@
+"""The command line's arguments before they are parsed: their order, and the configs among them."""
+
+from collections.abc import Sequence
+from itertools import islice
+
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from linetune.config_files import config_of_checkpoint, named_config
+
+
+def check_argument_order(arguments: Sequence[str]) -> None:
+    """Refuse an argument of a class that stands before the class.
+
+    A class that takes another's place starts from its own defaults, so that what was given for the one before it, by
+    the command line as by a configuration, is gone: the argument would be lost without a word.
+
+    Args:
+        arguments: The command line's, each ``--KEY=VALUE`` or ``--KEY`` and ``VALUE``.
+
+    Raises:
+        MisconfigurationException: names the argument, and where it has to stand.
+    """
+    given: list[str] = []
+    for argument in arguments:
+        if not argument.startswith("--"):
+            continue
+        key = argument.removeprefix("--").partition("=")[0].removesuffix(".class_path")
+        early = next((other for other in given if other.startswith(f"{key}.")), None)
+        if early and key not in given:
+            raise MisconfigurationException(f"--{early}: it would be lost before --{key}; give it after that")
+        given.append(key)
+
+
+def configs_first(arguments: list[str]) -> list[str]:
+    """Return the arguments with the configs in front: what is given on the command line wins wherever it stands.
+
+    Configs that are named ``linetune:NAME`` become paths.
+    """
+    configs: list[str] = []
+    others: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        if argument in ("-c", "--config"):
+            configs += [argument, *map(named_config, islice(rest, 1))]
+        elif argument.startswith(("--config=", "-c=")):
+            configs.append(named_config(argument))
+        else:
+            others.append(argument)
+    return configs + others
+
+
+def export_arguments(arguments: list[str]) -> list[str]:
+    """Return the arguments of ``export`` with the configuration of the checkpoint's run, unless one is given.
+
+    Raises:
+        MisconfigurationException: there is neither a checkpoint nor a configuration, or none beside the checkpoint.
+    """
+    # A switch, as people write one; the parser's own take true or false.
+    following = [*arguments, "--"][1:]
+    arguments = [
+        "--onnx=true" if argument == "--onnx" and after.startswith("--") else argument
+        for argument, after in zip(arguments, following, strict=True)
+    ]
+    has_config = any(argument in ("-c", "--config") or argument.startswith("--config=") for argument in arguments)
+    path = value_of(arguments, "--ckpt_path")
+    if has_config or value_of(arguments, "--to") is None:
+        return arguments
+    if path is None:
+        raise MisconfigurationException("ckpt_path: export needs a checkpoint; give --ckpt_path FILE")
+    return ["--config", str(config_of_checkpoint(path)), *arguments]
+
+
+def value_of(arguments: list[str], option: str) -> str | None:
+    """Return the value that the arguments give to an option; None without it."""
+    for place, argument in enumerate(arguments):
+        if argument == option and place + 1 < len(arguments):
+            return arguments[place + 1]
+        if argument.startswith(f"{option}="):
+            return argument.partition("=")[2]
+    return None

@@ -1,0 +1,90 @@
+"""The checkpoint that `ckpt_path` names, and what it holds for the configuration."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from callbacks.checkpoint_reading import read_checkpoint
+from lightning_modules import ModelError
+from lightning_modules.checkpoint_check import check_resumable
+from linetune.config_files import configs_in
+from linetune.last_checkpoint import last_checkpoint
+from linetune.linked_values import DATA_TO_MODEL, FOUND_IN_DATA
+
+
+def named_checkpoint(config: Namespace, subcommand: str) -> str | None:
+    """Return the path of the checkpoint; Lightning's own words where it has to find it, None without one.
+
+    Args:
+        config: The configuration of the subcommand.
+        subcommand: The subcommand.
+
+    Raises:
+        ModelError: if no checkpoint can be named so.
+        MisconfigurationException: if the run has no best checkpoint or no last one.
+    """
+    path = config.get("ckpt_path")
+    if path == "" or (path == "best" and subcommand == "fit"):
+        raise ModelError(f"ckpt_path: {path!r} is not allowed; the path of a checkpoint, or last")
+    if path == "best" and config.get("config"):
+        return str(best_of_run(str(config.config[-1])))
+    return last_checkpoint(config, subcommand) if path == "last" else path
+
+
+def saved_values(path: str | None, subcommand: str) -> dict[str, dict[str, Any]]:
+    """Return what a checkpoint holds for the sections ``model`` and ``data``; a part or nothing, as it may be.
+
+    Args:
+        path: What :func:`named_checkpoint` returned.
+        subcommand: The subcommand; `fit` needs a checkpoint that a run can go on from.
+
+    Raises:
+        ModelError: if there is no such file, or `fit` cannot go on from it.
+        MisconfigurationException: if it is not a whole checkpoint.
+    """
+    if not path or path in ("best", "last", "hpc", "registry") or "://" in path or os.path.isdir(path):
+        return {"model": {}, "data": {}}
+    if not os.path.isfile(path):
+        raise ModelError(f"ckpt_path: {path} does not exist")
+    checkpoint = read_checkpoint(path, mmap=True)
+    if subcommand == "fit":
+        check_resumable(checkpoint)
+    # A module or a data module of the user's own may save none.
+    model, data = (checkpoint.get(f"{name}hyper_parameters", {}) for name in ("", "datamodule_"))
+    return {
+        "model": {name: model[name] for name in DATA_TO_MODEL if name in model},
+        "data": {name: data[name] for name in FOUND_IN_DATA if data.get(name)},
+    }
+
+
+def best_of_run(config: str) -> Path:
+    """Return the best checkpoint in the ``checkpoints`` beside a run's configuration.
+
+    Raises:
+        MisconfigurationException: there is none, or nothing tells which one it is.
+    """
+    folder = Path(config).expanduser().absolute().parent
+    if several := configs_in(folder):
+        raise MisconfigurationException(f"ckpt_path: best: {several}; give the path of a checkpoint")
+    files = sorted((folder / "checkpoints").glob("*.ckpt"), key=lambda file: file.stat().st_mtime)
+    if not files:
+        raise MisconfigurationException(
+            f"ckpt_path: best: no checkpoints in {folder / 'checkpoints'}; give the path of a checkpoint"
+        )
+    if len(files) == 1:
+        return files[0]
+    # The newest checkpoint knows the best one until then, by the path that it was saved at.
+    states = read_checkpoint(files[-1], mmap=True).get("callbacks", {})
+    saved = [state for state in states.values() if state.get("best_model_path")]
+    monitored = [state for state in saved if state.get("monitor")]
+    best = {Path(state["best_model_path"]).name for state in monitored or saved}
+    found = [file for file in files if file.name in best]
+    if len(found) != 1:
+        names = ", ".join(file.name for file in files)
+        raise MisconfigurationException(f"ckpt_path: best: {folder} does not tell which is the best of {names}")
+    return found[0]

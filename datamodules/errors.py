@@ -1,4 +1,4 @@
-"""The error for data that cannot be used."""
+"""The error for data that cannot be used, and the line that other errors are quoted by."""
 
 from __future__ import annotations
 
@@ -9,3 +9,8 @@ class DataError(ValueError):
     The message is one line that says what is wrong, where (with file and line, if any) and what is allowed; the command
     line shows it without a traceback.
     """
+
+
+def first_line(error: object) -> str:
+    """Return the first line of an error's text; its class where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

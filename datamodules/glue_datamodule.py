@@ -13,8 +13,9 @@ from datamodules.label_statistics import LabelStatistics, label_statistics
 from datamodules.row_selection import sample, thin_out_minority
 from datamodules.source import Source
 from datamodules.synthetic_source import SyntheticSource
-from datamodules.tokenization import check_max_length, tokenized
+from datamodules.tokenization import tokenized
 from datamodules.tokenized_datamodule import TokenizedDataModule, check_at_least
+from datamodules.tokenizer import check_max_length
 
 SOURCES = ("hub", "folder", "synthetic")
 

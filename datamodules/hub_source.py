@@ -7,7 +7,7 @@ from functools import cached_property
 
 import datasets
 
-from datamodules.errors import DataError
+from datamodules.errors import DataError, first_line
 from datamodules.glue_tasks import Task
 
 REPOSITORY = "nyu-mll/glue"
@@ -58,8 +58,7 @@ class HubSource:
             return datasets.load_dataset(REPOSITORY, self.task.name)
         except Exception as error:
             # Errors of the hub's client (no connection, timeouts, HTTP errors, offline mode) share no base class.
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise DataError(
-                f"cannot load {self.task.name} of {REPOSITORY} from the hub ({reason}); without the hub, give "
-                "data_dir, a folder with the official GLUE files, or source=synthetic, generated sentences"
+                f"cannot load {self.task.name} of {REPOSITORY} from the hub ({first_line(error)}); without the hub, "
+                "give data_dir, a folder with the official GLUE files, or source=synthetic, generated sentences"
             ) from error

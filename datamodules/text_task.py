@@ -5,15 +5,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from datamodules.column_choice import choose_label_columns, choose_text_columns
-from datamodules.errors import DataError
 from datamodules.label_kind import LabelKind, ProblemType, find_kind
+from datamodules.row_cache import new_file
 from datamodules.text_source import TextSource, with_texts
 
 # To be raised when the same content gives another task, so that older files are not used.
@@ -83,7 +81,8 @@ def find_task(source: TextSource, options: TaskOptions, cache_dir: Path) -> Text
         options.label_names,
     )
     task = TextTask(texts, labels, tuple(source.schema.names), kind)
-    _write(file, json.dumps(asdict(task)))
+    with new_file(file) as stream:
+        stream.write(json.dumps(asdict(task)).encode())
     return task
 
 
@@ -112,13 +111,3 @@ def _from_json(text: str) -> TextTask:
         tuple(found["all_columns"]),
         LabelKind(kind["problem_type"], tuple(kind["label_names"]), kind["found_from"]),
     )
-
-
-def _write(file: Path, text: str) -> None:
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=file.parent, delete=False) as stream:
-            stream.write(text)
-        os.replace(stream.name, file)
-    except OSError as error:
-        raise DataError(f"cannot write to cache_dir {file.parent}: {error.strerror or error}") from error

@@ -19,7 +19,8 @@ from datamodules.collator import Collator
 from datamodules.errors import DataError
 from datamodules.length_batch_sampler import LengthBatchSampler
 from datamodules.length_grouped_sampler import LengthGroupedSampler
-from datamodules.tokenization import default_cache_dir, load_tokenizer, tokenizer_fingerprint
+from datamodules.row_cache import default_cache_dir
+from datamodules.tokenizer import load_tokenizer, tokenizer_fingerprint
 
 DEFAULT_TOKENIZER = "offline:all-MiniLM-L6-v2"
 # Tokens of an evaluation batch where no number of rows is given. On a CPU the matrix products are at their full speed

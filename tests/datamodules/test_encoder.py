@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from datamodules import DataError
 from datamodules.encoder import Encoder
-from datamodules.tokenization import load_tokenizer
+from datamodules.tokenizer import load_tokenizer
 from datamodules.word_table import WordTable
 
 TEXTS = ["A short one", "", "ünïcödé 漢字 and \t tabs\n", "word " * 50, "x" * 300, "the end ."]

@@ -354,5 +354,5 @@ def test_a_length_that_the_tokenizer_cannot_take(make, max_length, task):
 def test_an_unusable_cache_dir(make, tmp_path):
     (tmp_path / "file").write_text("")
     data = make("sst2", cache_dir=str(tmp_path / "file" / "inside"))
-    with pytest.raises(DataError, match=r"^cannot write tokenized data to cache_dir .*file/inside: Not a directory$"):
+    with pytest.raises(DataError, match=r"^cannot write to cache_dir .*file/inside: Not a directory$"):
         data.setup("fit")

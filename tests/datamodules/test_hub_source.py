@@ -97,7 +97,7 @@ transformers.PreTrainedTokenizerBase.__call__ = refuse
 """
 FAILURES = """
 from datamodules import DataError
-from datamodules.tokenization import load_tokenizer
+from datamodules.tokenizer import load_tokenizer
 found["errors"] = []
 def rte():
     GLUEDataModule("rte", tokenizer="org/tiny").setup("fit")

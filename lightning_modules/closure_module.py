@@ -309,12 +309,18 @@ class ClosureModule(LightningModule):
         keywords |= self._learning_rates.optimizer_keywords(self.optimizer)
         device, has_scaler = self.trainer.strategy.root_device, self._scaler is not None
         keywords |= fused_keywords(self.optimizer, self.trained_module, device, has_scaler)
-        division = self.param_groups
-        names = self.new_parameter_names, self.module_order
-        optimizer = make_optimizer(self.optimizer, self.trained_module, division, names, keywords)
-        prepared = {"scales_gradients": has_scaler, "clips_gradients": self.gradient_clip is not None}
-        check_step(optimizer, ranks=self.trainer.world_size, **prepared)
-        check_combination(optimizer, division or ParamGroups(), has_schedule=self.lr_scheduler is not None, **prepared)
+        optimizer = make_optimizer(
+            self.optimizer,
+            self.trained_module,
+            self.param_groups,
+            keywords,
+            new_parameter_names=self.new_parameter_names,
+            module_order=self.module_order,
+        )
+        treated = {"scales_gradients": has_scaler, "clips_gradients": self.gradient_clip is not None}
+        check_step(optimizer, ranks=self.trainer.world_size, **treated)
+        groups = self.param_groups or ParamGroups()
+        check_combination(optimizer, groups, has_schedule=self.lr_scheduler is not None, **treated)
         check_rate_writers(self.trainer.callbacks, optimizer, self)  # type: ignore[attr-defined]
         try:
             scale_learning_rates(optimizer)

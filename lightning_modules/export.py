@@ -68,7 +68,7 @@ def export_model(
 
             write_onnx(model, own, unfinished / "model.onnx")
         base = str(classifier.hparams.get("model", ""))
-        text = model_card(model.config, base, facts, pairs=bool(facts.get("pairs")), onnx=onnx)
+        text = model_card(model.config, base, facts, onnx=onnx)
         (unfinished / "README.md").write_text(text, encoding="utf-8")
     return Path(folder)
 
@@ -132,10 +132,8 @@ def plain_model(classifier: TrainedClassifier, weights: Mapping[str, Tensor] | N
     """
     copy = _copy(classifier, weights)
     model: Any = copy.merge() if isinstance(copy, AdaptedModel) else copy
-    # One pair for a whole run.
-    mean, std = (float(getattr(classifier, *default)) for default in (("target_mean", 0.0), ("target_std", 1.0)))
-    if (mean, std) != (0.0, 1.0):
-        fold_targets(model, mean, std)
+    if (classifier.target_mean, classifier.target_std) != (0.0, 1.0):
+        fold_targets(model, classifier.target_mean, classifier.target_std)
     return model.requires_grad_(True).eval()
 
 

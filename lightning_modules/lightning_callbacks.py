@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import (
     BackboneFinetuning,
     BaseFinetuning,
@@ -25,22 +25,27 @@ def check_callbacks(trainer: Trainer, module: LightningModule) -> None:
         ModelError: one line: which callback, why, and what to use.
     """
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        name, why = type(callback).__name__, ""
-        if isinstance(callback, GradientAccumulationScheduler):
-            why = "it is for automatic optimization; give model.accumulate_grad_batches"
-        elif isinstance(callback, BackboneFinetuning) and not hasattr(module, "backbone"):
-            why = (
-                f"{type(module).__name__} has no part called backbone; use callbacks.GradualUnfreezing, or "
-                "model.trainable: head"
-            )
-        elif type(callback) is BaseFinetuning:
-            why = "it is a base class; use callbacks.GradualUnfreezing, or a subclass of your own"
-        elif isinstance(callback, BatchSizeFinder):
-            name_of_size, data = callback._batch_arg_name, getattr(trainer, "datamodule", None)
-            if not any(hasattr(owner, name_of_size) for owner in (module, data)):
-                why = f"neither model nor data have {name_of_size}; give data.train_batch_size"
+        why = _why_not(callback, trainer, module)
         if why:
-            raise ModelError(f"trainer.callbacks: {name}: {why}")
+            raise ModelError(f"trainer.callbacks: {type(callback).__name__}: {why}")
+
+
+def _why_not(callback: Callback, trainer: Trainer, module: LightningModule) -> str:
+    """Return why a callback would end the run, and what to use; empty if it would not."""
+    if isinstance(callback, GradientAccumulationScheduler):
+        return "it is for automatic optimization; give model.accumulate_grad_batches"
+    if isinstance(callback, BackboneFinetuning) and not hasattr(module, "backbone"):
+        return (
+            f"{type(module).__name__} has no part called backbone; use callbacks.GradualUnfreezing, or "
+            "model.trainable: head"
+        )
+    if type(callback) is BaseFinetuning:
+        return "it is a base class; use callbacks.GradualUnfreezing, or a subclass of your own"
+    if isinstance(callback, BatchSizeFinder):
+        name, data = callback._batch_arg_name, getattr(trainer, "datamodule", None)
+        if not any(hasattr(owner, name) for owner in (module, data)):
+            return f"neither model nor data have {name}; give data.train_batch_size"
+    return ""
 
 
 def check_rate_monitor(trainer: Trainer) -> None:

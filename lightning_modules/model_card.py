@@ -16,9 +16,7 @@ _KINDS = {
 }
 
 
-def model_card(
-    config: PretrainedConfig, base: str, facts: Mapping[str, Any], *, pairs: bool = False, onnx: bool = False
-) -> str:
+def model_card(config: PretrainedConfig, base: str, facts: Mapping[str, Any], *, onnx: bool = False) -> str:
     """Return the text of a model card, with the hub's metadata in front.
 
     Args:
@@ -28,8 +26,7 @@ def model_card(
             (values by name), ``step_sizes`` (per unit, the ``largest`` and the ``last``), ``searched`` (whether the
             optimizer found these itself), ``step``, ``checkpoint`` (which weights these are),
             ``interpolation`` (where they lie between the pretrained and the trained ones, and what it changed),
-            ``max_length`` (tokens), ``temperature`` (of calibration).
-        pairs: Whether an input is a pair of texts.
+            ``max_length`` (tokens), ``pairs`` (whether an input is a pair of texts), ``temperature`` (of calibration).
         onnx: Whether there is a ``model.onnx``.
     """
     is_hub_name = base and not base.startswith((OFFLINE_PREFIX, "/", "."))
@@ -46,7 +43,7 @@ def model_card(
     ]
     if not is_regression:
         parts.append(f"{len(names)} labels: {', '.join(f'`{name}`' for name in names)}.")
-    parts += ["## Use", _usage(pairs, facts.get("max_length"))]
+    parts += ["## Use", _usage(bool(facts.get("pairs")), facts.get("max_length"))]
     if onnx:
         parts.append("`model.onnx` is the same model for onnxruntime; it returns logits.")
     for title, key in (("Data", "data"), ("Metrics", "metrics")):

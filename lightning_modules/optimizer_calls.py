@@ -40,8 +40,10 @@ def make_optimizer(
     factory: Callable[..., Optimizer],
     module: nn.Module,
     division: ParamGroups | None,
-    names: tuple[Sequence[str], Sequence[str]],
     keywords: Mapping[str, Any],
+    *,
+    new_parameter_names: Sequence[str],
+    module_order: Sequence[str],
 ) -> Optimizer:
     """Make the optimizer of a module.
 
@@ -52,9 +54,9 @@ def make_optimizer(
         factory: A class, a function or a partial of one.
         module: The module to train.
         division: Makes the groups. None: the default ones.
-        names: Of the module's parameters, those that came from no checkpoint; of its modules, the order in which they
-            run, or none.
         keywords: Further arguments of the factory.
+        new_parameter_names: Those of the module's parameters that came from no checkpoint.
+        module_order: Names of the module's modules in the order in which they run; empty if that is unknown.
 
     Raises:
         ModelError: if the module cannot be divided so, or if the optimizer refuses its arguments.
@@ -63,7 +65,7 @@ def make_optimizer(
     if division is not None and not takes_groups:
         raise ModelError(f"param_groups: {_name(factory)} makes its own groups from the model; leave param_groups out")
     try:
-        groups = (division or ParamGroups())(module, *names)
+        groups = (division or ParamGroups())(module, new_parameter_names, module_order)
     except ValueError as error:
         raise ModelError(f"param_groups: {error}") from error
     if takes_model:
@@ -75,7 +77,7 @@ def make_optimizer(
         # torch's LBFGS takes one group alone; a model's default is two, with and without weight decay.
         if division is not None or len(groups) == 1:
             raise
-        together = ParamGroups(decay_norm_and_bias=True)(module, *names)
+        together = ParamGroups(decay_norm_and_bias=True)(module, new_parameter_names, module_order)
         try:
             return _made(partial(factory, together), factory, keywords)
         except ModelError:

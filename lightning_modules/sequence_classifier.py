@@ -13,12 +13,11 @@ from lightning.pytorch import Callback
 from torch import Tensor, nn
 from torch.nn import ModuleList
 
-from lightning_modules.activation_checkpointing import checkpoint_activations
-from lightning_modules.adapters import AdapterConfig, add_adapter, check_kind_of_adapter, kind_of_adapter
+from lightning_modules.adapters import AdapterConfig, check_kind_of_adapter, kind_of_adapter
 from lightning_modules.batch_check import check_batch, embedded_tokens
+from lightning_modules.classifier_model import classifier_model
 from lightning_modules.closure_module import ClosureModule
 from lightning_modules.closures import Batch, count_examples
-from lightning_modules.compilation import compile_model
 from lightning_modules.errors import ModelError
 from lightning_modules.export import can_hold_mean
 from lightning_modules.feature_cache import FeatureCache, fingerprint_of
@@ -33,8 +32,7 @@ from lightning_modules.pretrained import check_label_order, load_sequence_classi
 from lightning_modules.row_order import RowOrder
 from lightning_modules.sharded_model import sharded_modules
 from lightning_modules.start_weights import start_weights
-from lightning_modules.tiny_input import module_order
-from lightning_modules.trainable_parts import Trainable, freeze_all_but, frozen_modules
+from lightning_modules.trainable_parts import Trainable, frozen_modules
 from lightning_modules.trained_classifier import TrainedClassifier
 from lightning_modules.windows import mean_per_text
 from optimizers.named_parts import layer_modules
@@ -149,25 +147,17 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         self.main_metric = f"val/{names[0] if names else 'loss'}"
         self.main_metric_mode = "min" if self.main_metric.removeprefix("val/") in LOWER_IS_BETTER else "max"
         self.pad_token_id = getattr(loaded.model.config, "pad_token_id", None)
-        order = module_order(loaded.model)
-        new = loaded.new_parameter_names
-        if gradient_checkpointing:
-            checkpoint_activations(loaded.model)
-        self.adapted = None if adapter is None else add_adapter(loaded.model, adapter, new, order)
-        self.model: nn.Module = (self.adapted or loaded).model
-        self.new_parameter_names = (self.adapted or loaded).new_parameter_names
-        self.module_order = order if self.adapted is None else module_order(self.model)
-        try:
-            freeze_all_but(self.model, trainable, self.new_parameter_names, self.module_order)
-        except ValueError as error:
-            raise ModelError(str(error)) from error
+        self.model, self.new_parameter_names, self.module_order, self.adapted = classifier_model(
+            loaded,
+            adapter=adapter,
+            trainable=trainable,
+            gradient_checkpointing=gradient_checkpointing,
+            compile=compile,
+        )
         self._takes_token_types = takes_token_types(self.model)
-        if compile:
-            compile_model(self.model)
         self.trainable = trainable
         self.trust_remote_code = trust_remote_code
         self.train()
-        self._packing: Packing | None = None
         self.frozen_encoder = FrozenEncoder(self.model, self._logits)
         folder = cache_features if isinstance(cache_features, str) else None
         self.feature_cache = (

@@ -16,6 +16,7 @@ from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.optim import Optimizer
+from torchmetrics import Metric, MetricCollection
 
 from lightning_modules.checkpoint_check import check_loadable, check_moved_parameters, check_optimizer_state
 from lightning_modules.closures import StepClosures, count_examples
@@ -28,6 +29,7 @@ from lightning_modules.fused import fused_keywords
 from lightning_modules.gradient_clip import GradientClip
 from lightning_modules.learning_rates import LearningRates
 from lightning_modules.lightning_callbacks import check_callbacks, check_rate_monitor
+from lightning_modules.logged_once import LoggedOnce, metrics_within
 from lightning_modules.model_checkpoints import carry_over_best, save_by_step_and_time
 from lightning_modules.optimizer_calls import backward_of, check_step, make_optimizer, step_context, step_keywords
 from lightning_modules.optimizer_modes import OptimizerModes
@@ -115,6 +117,7 @@ class ClosureModule(LightningModule):
         self._own_step_size = OwnStepSize()
         self._buffers_that_move: list[Tensor] = []
         self._sharded_modules: list[FSDPModule] = []
+        self._metrics_within: list[Metric | MetricCollection] = []
         self.new_parameter_names: Sequence[str] = ()
         self.module_order: Sequence[str] = ()  # in which the trained module's modules run, where that is known
         self._pending_batches: list[Any] = []
@@ -128,6 +131,8 @@ class ClosureModule(LightningModule):
 
     def compute_loss(self, batch: Any) -> Tensor:
         """Return the mean loss of a batch, a scalar.
+
+        A step calls it several times. What it logs and adds to torchmetrics is taken from the first call alone.
 
         Args:
             batch: A batch of the data loader, or what :meth:`prepare_batch` makes of it.
@@ -184,7 +189,7 @@ class ClosureModule(LightningModule):
 
     @property
     def lr(self) -> float | None:
-        """The learning rate, or None; set by Lightning's ``Tuner.lr_find``, for this and later fits."""
+        """The learning rate, or None. To set it, as Lightning's ``Tuner.lr_find`` does, is for this and later fits."""
         optimizers = self.trainer.optimizers if self._trainer is not None else []
         return optimizers[0].param_groups[0].get("lr") if optimizers else self._learning_rates.found
 
@@ -244,6 +249,7 @@ class ClosureModule(LightningModule):
             parameters=[] if self._scaler else [p for group in optimizer.param_groups for p in group["params"]],
             buffers=self._buffers_that_move,
             after_evaluation=partial(reshard, self._sharded_modules),
+            computation=LoggedOnce(self, self._metrics_within).computation,
         )
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
@@ -300,7 +306,7 @@ class ClosureModule(LightningModule):
         length = run_length(self.trainer, self.accumulate_grad_batches)
         known = {"steps_per_epoch": length.steps_per_epoch, "total_steps": length.total_steps}
         keywords = unset_keywords(self.optimizer, known)
-        keywords |= self._learning_rates.optimizer_keywords()
+        keywords |= self._learning_rates.optimizer_keywords(self.optimizer)
         device, has_scaler = self.trainer.strategy.root_device, self._scaler is not None
         keywords |= fused_keywords(self.optimizer, self.trained_module, device, has_scaler)
         division = self.param_groups
@@ -343,6 +349,7 @@ class ClosureModule(LightningModule):
         # A run that is resumed within an epoch has no start of one.
         self._modes.train(self.trainer.optimizers)
         self._buffers_that_move, self._sharded_modules = moving_buffers(self), sharded_modules(self)
+        self._metrics_within = metrics_within(self)
         self._own_step_size, self._logged_skipped = OwnStepSize(), None
 
     def on_train_epoch_start(self) -> None:

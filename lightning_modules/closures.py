@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, MutableMapping, MutableSequence, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, MutableSequence, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import copy
 from dataclasses import is_dataclass
 from functools import partial
@@ -53,6 +53,7 @@ class StepClosures:
         parameters: Those whose gradients :attr:`finite` is about.
         buffers: What forward passes may change in the module. Default: nothing.
         after_evaluation: Called when the loss has been evaluated, before parameters may move. Default: nothing to do.
+        computation: Context that each computation of the loss runs in, besides those of this class. Default: none.
 
     Attributes:
         batches: The micro-batches.
@@ -83,6 +84,7 @@ class StepClosures:
         parameters: Sequence[Tensor] = (),
         buffers: Sequence[Tensor] = (),
         after_evaluation: Callable[[], None] = lambda: None,
+        computation: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self._compute_loss = compute_loss
         self.batches = batches
@@ -98,6 +100,7 @@ class StepClosures:
         self._mean_over_ranks = mean_over_ranks
         self._without_gradient_sync = without_gradient_sync
         self._after_evaluation = after_evaluation
+        self._context = computation
         self._module = module
         self._losses_of_candidates: list[Callable[..., Tensor]] | None = None
         self._versions = _versions(batches)
@@ -119,7 +122,7 @@ class StepClosures:
     def closure(self) -> Tensor:
         """Clear the gradients, compute the loss, run backward and return the loss."""
         self._check_batches()
-        with self._draws.replayed(), self._buffers.replayed(), torch.enable_grad():
+        with self._computation(), torch.enable_grad():
             self._zero_grad()
             total = torch.zeros((), dtype=torch.float32, device=self._device)
             for index, (batch, weight) in enumerate(zip(self.batches, self._weights, strict=True)):
@@ -155,7 +158,7 @@ class StepClosures:
     def loss_alone(self) -> Tensor:
         """Return the loss at the present parameters, attached to the graph where gradients are enabled."""
         self._check_batches()
-        with self._draws.replayed(), self._buffers.replayed():
+        with self._computation():
             total = torch.zeros((), dtype=torch.float32, device=self._device)
             for batch, weight in zip(self.batches, self._weights, strict=True):
                 total += _fresh_loss(self._compute_loss, batch) * weight
@@ -180,11 +183,16 @@ class StepClosures:
                 candidate_losses(self._module, partial(_fresh_loss, self._compute_loss, batch))
                 for batch in self.batches
             ]
-        with self._draws.replayed(), self._buffers.replayed():
+        with self._computation():
             totals = torch.zeros(len(values[0]), dtype=torch.float32, device=self._device)
             for losses, weight in zip(self._losses_of_candidates, self._weights, strict=True):
                 totals += losses(parameters, values) * weight
             return self._mean_over_ranks(totals)
+
+    @contextmanager
+    def _computation(self) -> Iterator[None]:
+        with self._draws.replayed(), self._buffers.replayed(), self._context():
+            yield
 
     def _check_batches(self) -> None:
         """Check that no computation of the loss has changed the batches that the next one is about."""

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.types import LRSchedulerConfig
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from lightning_modules.errors import ModelError
+from lightning_modules.fused import made_by
 from lightning_modules.loop_progress import has_ended_epoch
 from lightning_modules.run_length import RunLength
 from lightning_modules.schedules import Schedule
+from optimizers import traits
 
 
 class LearningRates:
     """The learning rates of a fit under manual optimization, where Lightning leaves the schedule to the module.
 
-    The schedule, whoever has made it, advances after each step or at the end of each epoch. A run that resumes with
-    another length gets the schedule of that length, at the place that the saved run had reached.
+    The schedule, whoever has made it, advances after each step or at the end of each epoch, by Lightning's hook
+    ``lr_scheduler_step``. A run that resumes with another length gets the schedule of that length, at the place that
+    the saved run had reached.
 
     Args:
         schedule: The module's schedule, if it has one.
@@ -45,10 +50,25 @@ class LearningRates:
         """Take the learning rate that a search has found."""
         self.found, self._is_new = rate, True
 
-    def optimizer_keywords(self) -> dict[str, float]:
-        """Return what a new optimizer is to be made with: ``lr``, where a search has found one."""
+    def optimizer_keywords(self, factory: Callable[..., Any]) -> dict[str, float]:
+        """Return what a new optimizer is to be made with: ``lr``, where a search has found one.
+
+        Args:
+            factory: A class of optimizers, or a partial of one.
+
+        Raises:
+            ModelError: if the optimizer finds its own step size.
+        """
         self._is_new = False
-        return {} if self.found is None else {"lr": self.found}
+        if self.found is None:
+            return {}
+        made = made_by(factory)
+        if traits(made).sets_step_size:
+            raise ModelError(
+                f"lr: the module's attribute lr is {self.found:g}, and {made.__name__} finds its own step size; do not "
+                "set lr, or choose an optimizer with a learning rate"
+            )
+        return {"lr": self.found}
 
     def build(self, schedule: Schedule | None, optimizer: Optimizer, length: RunLength) -> dict[str, Any]:
         """Return what ``configure_optimizers`` returns: the optimizer and, for a run of some length, its schedule."""
@@ -90,9 +110,10 @@ class LearningRates:
         trainer.lr_scheduler_configs[0].scheduler = new
 
     def after_step(self, module: LightningModule) -> None:
-        """Advance a schedule that does so per step."""
-        if not _is_per_epoch(module):
-            self._advance(module)
+        """Advance the schedules that do so per step."""
+        for config in module.trainer.lr_scheduler_configs:
+            if not _is_per_epoch(config):
+                module.lr_scheduler_step(config.scheduler, None)
 
     def at_epoch_start(self) -> None:
         """Begin an epoch."""
@@ -103,27 +124,29 @@ class LearningRates:
         self._validated = True
 
     def at_epoch_end(self, module: LightningModule) -> None:
-        """End an epoch, and advance a schedule that does so then."""
-        if _is_per_epoch(module):
-            self._advance(module)
+        """End an epoch, and advance the schedules that do so then."""
+        for config in filter(_is_per_epoch, module.trainer.lr_scheduler_configs):
+            if not isinstance(config.scheduler, ReduceLROnPlateau):
+                module.lr_scheduler_step(config.scheduler, None)
+            elif self._is_measured(module.trainer):
+                module.lr_scheduler_step(config.scheduler, self._monitored(module.trainer))
         self._in_epoch = self._validated = False
 
-    def _advance(self, module: LightningModule) -> None:
-        schedule, trainer = module.lr_schedulers(), module.trainer
-        if isinstance(schedule, LRScheduler) and not isinstance(schedule, ReduceLROnPlateau):
-            schedule.step()
-        if not isinstance(schedule, ReduceLROnPlateau):
-            return
+    @property
+    def _monitor(self) -> str:
         # Under manual optimization Lightning drops the monitor of a schedule's configuration.
-        monitor = self._schedule.monitor if self._schedule is not None else "val/loss"
-        measured = self._validated or monitor.startswith("train/")
-        if trainer.enable_validation and not measured:
-            return  # an epoch without a validation has no value, or that of an earlier one
-        monitored = trainer.callback_metrics.get(monitor)
+        return self._schedule.monitor if self._schedule is not None else "val/loss"
+
+    def _is_measured(self, trainer: Trainer) -> bool:
+        """Return whether the monitored value is this epoch's; one without a validation has that of an earlier one."""
+        return self._validated or self._monitor.startswith("train/") or not trainer.enable_validation
+
+    def _monitored(self, trainer: Trainer) -> Tensor:
+        monitored = trainer.callback_metrics.get(self._monitor)
         if monitored is None:
             logged = ", ".join(sorted(trainer.callback_metrics))
-            raise ModelError(f"lr_scheduler.monitor: {monitor!r} is not logged; logged: {logged}")
-        schedule.step(monitored)
+            raise ModelError(f"lr_scheduler.monitor: {self._monitor!r} is not logged; logged: {logged}")
+        return monitored
 
     # Checkpoints
 
@@ -151,7 +174,5 @@ class LearningRates:
             self.at_epoch_end(module)
 
 
-def _is_per_epoch(module: LightningModule) -> bool:
-    # A subclass may have made the schedule, in a configure_optimizers of its own.
-    by_epoch = any(config.interval == "epoch" for config in module.trainer.lr_scheduler_configs)
-    return by_epoch or isinstance(module.lr_schedulers(), ReduceLROnPlateau)
+def _is_per_epoch(config: LRSchedulerConfig) -> bool:
+    return config.interval == "epoch" or isinstance(config.scheduler, ReduceLROnPlateau)

@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from lightning_modules.closures import StepClosures
 from lightning_modules.errors import ModelError
 from lightning_modules.fused import made_by
+from lightning_modules.run_length import parameters_of
 from optimizers import ParamGroups
 
 # Of these attributes each belongs to a training loop of the optimizer's own.
@@ -84,7 +85,7 @@ def make_optimizer(
 
 def _arguments(factory: Callable[..., Any]) -> tuple[bool, bool]:
     """Return whether a factory takes a model, and whether it takes parameter groups."""
-    names = list(inspect.signature(factory).parameters)
+    names = list(parameters_of(factory))
     takes_model = bool(names) and names[0] == "model"
     return takes_model, not takes_model or "params" in names
 

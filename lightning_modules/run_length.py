@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from lightning.pytorch import Trainer
@@ -61,7 +61,7 @@ def unset_keywords(factory: Callable[..., Any], offered: dict[str, Any]) -> dict
         unset_keywords(schedule, {"total_steps": 80})  # {"total_steps": 80}
     """
     given = getattr(factory, "keywords", {})
-    parameters = inspect.signature(factory).parameters
+    parameters = parameters_of(factory)
     unset = {}
     for name, value in offered.items():
         if name in given:
@@ -74,3 +74,18 @@ def unset_keywords(factory: Callable[..., Any], offered: dict[str, Any]) -> dict
         if current is None:
             unset[name] = value
     return unset
+
+
+def parameters_of(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """Return the parameters of a factory by name.
+
+    A partial with an argument that its class does not take has no signature: the class's is returned, and the call
+    tells which argument that is.
+
+    Args:
+        factory: A class, a function or a partial of one.
+    """
+    try:
+        return inspect.signature(factory).parameters
+    except ValueError:
+        return inspect.signature(getattr(factory, "func", factory)).parameters

@@ -252,8 +252,8 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
                 self.task_loss = fitted if can_hold_mean(self.model) else fitted.without_mean()
             elif self.loss_options.class_weights == "balanced" and self.task_loss.class_weights is None:
                 raise ModelError(
-                    "loss: class_weights: balanced needs a datamodule that counts its labels (label_statistics), as those "
-                    "here do; give a weight by label instead"
+                    "loss: class_weights: balanced needs a datamodule that counts its labels (label_statistics), such "
+                    "as TextDataModule; give a weight by label instead"
                 )
 
     # Forward and loss
@@ -344,8 +344,6 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
     def _evaluation_step(
         self, stage: str, metrics_per_set: ModuleList, batch: Batch, set_index: int
     ) -> dict[str, Tensor]:
-        if "labels" not in batch:
-            raise ModelError(f"{stage}: the batches have no labels to score against; use predict for unlabelled data")
         if set_index >= len(self.eval_set_names):
             raise ModelError(
                 f"eval_set_names: {len(self.eval_set_names)} names for more evaluation sets; give one name per set"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -82,20 +82,24 @@ def named_predictions(outputs: Tensor, names: Sequence[str], problem_type: str) 
     return found
 
 
-def check_texts(texts: Sequence[Text]) -> None:
-    """Check that there are only texts, or only pairs of texts.
+def checked_texts(texts: Iterable[Text]) -> list[Text]:
+    """Return a list of texts, or of pairs of texts, after a look at each.
 
     Raises:
-        ModelError: if not; it names the first place.
+        ModelError: if something else is among them, or texts and pairs are mixed; it names the first place.
     """
     if isinstance(texts, str):
         raise ModelError("texts: one text is given; give a list of texts")
-    is_pair = bool(texts) and not isinstance(texts[0], str)
-    for place, text in enumerate(texts):
+    if isinstance(texts, Mapping) or hasattr(texts, "columns"):
+        raise ModelError(f"texts: a {type(texts).__name__} is given; give one of its columns")
+    listed = list(texts)
+    is_pair = bool(listed) and not isinstance(listed[0], str)
+    for place, text in enumerate(listed):
         parts = text if is_pair and isinstance(text, list | tuple) else (text,)
         if len(parts) != 1 + is_pair or not all(isinstance(part, str) for part in parts):
             kind = "a pair of texts, as the first is" if is_pair else "a text"
             raise ModelError(f"texts: number {place} is {text!r}, not {kind}")
+    return listed
 
 
 def _predict_pool(

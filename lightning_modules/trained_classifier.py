@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -21,7 +21,7 @@ from lightning_modules.pretrained import task_of
 from lightning_modules.text_prediction import (
     TOKENS_PER_BATCH,
     Text,
-    check_texts,
+    checked_texts,
     named_predictions,
     predict_outputs,
 )
@@ -71,7 +71,7 @@ class TrainedClassifier(LightningModule):
 
     def predict_texts(
         self,
-        texts: Sequence[Text],
+        texts: Iterable[Text],
         tokenizer: PreTrainedTokenizerBase | None = None,
         max_length: int | None = None,
         tokens_per_batch: int = TOKENS_PER_BATCH,
@@ -79,7 +79,7 @@ class TrainedClassifier(LightningModule):
         """Predict plain texts: a dict per text, in their order.
 
         Args:
-            texts: Texts, or pairs of texts as tuples.
+            texts: Texts, or pairs of texts as tuples; a list, an array, a column of a table.
             tokenizer: What the model was trained with. Default: the one of the model's folder or name.
             max_length: Longer texts are cut to so many tokens. Default: as many as tokenizer and model take.
             tokens_per_batch: Tokens of a batch, padding included, at most.
@@ -95,7 +95,7 @@ class TrainedClassifier(LightningModule):
 
             SequenceClassifier("my/model", num_labels=2).predict_texts(["Not bad at all."])
         """
-        check_texts(texts)
+        texts = checked_texts(texts)
         tokenizer = self.own_tokenizer if tokenizer is None else tokenizer
         check_vocabulary(self.model, tokenizer)
         if max_length is not None:

@@ -311,6 +311,58 @@ def test_a_schedule_of_a_modules_own_advances_when_it_says(interval: str, rate: 
     assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(rate)
 
 
+class Halving:
+    """A schedule as other packages have them: no subclass of torch's."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.optimizer = optimizer
+
+    def step(self) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] /= 2
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        pass
+
+
+class StepsOnItsOwn(Regression):
+    """Advances its schedule by Lightning's hook, which modules with others' schedules define."""
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        for _ in range(2):
+            scheduler.step()
+
+
+@pytest.mark.parametrize(("kind", "factor"), [(Regression, 1 / 8), (StepsOnItsOwn, 1 / 64)])
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_a_schedule_that_is_not_torchs_advances_as_its_module_says(
+    kind: type[Regression], factor: float, epochs: int, tmp_path: Path
+) -> None:
+    schedule = Schedule(Halving, "epoch" if epochs == 3 else "step")  # type: ignore[arg-type]
+    module = kind(optimizer=partial(torch.optim.SGD, lr=1.0), lr_scheduler=schedule)
+    trainer = fit(module, data(8), tmp_path, max_epochs=epochs)  # 3 batches an epoch
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(factor)
+
+
+class TwoSchedules(Regression):
+    """Has two schedules for one optimizer, as any LightningModule may."""
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), lr=1.0)
+        return [optimizer], [
+            {"scheduler": torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=gamma), "interval": interval}
+            for gamma, interval in ((0.1, "step"), (0.5, "epoch"))
+        ]
+
+
+def test_several_schedules_of_a_modules_own_all_advance(tmp_path: Path) -> None:
+    trainer = fit(TwoSchedules(), data(8), tmp_path, max_epochs=1)
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.5e-3)
+
+
 class Unfreezing(BaseFinetuning):
     """Trains the weight alone, and the bias too from the second epoch on, as a group of its own."""
 

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LinearLR
 
 from benchmarks.compatibility.optimizers import SmallClassifier, loader
 from lightning_modules import GradientClip, ModelError, Schedule, SequenceClassifier
-from optimizers import ParamGroups
+from optimizers import ParamGroups, SaLSA
 from optimizers.random_state import ReplayedDraws
 from tests.optimizers.test_under_lightning import half_precision
 from tests.tiny_models import TinyData, save_tiny_bert
@@ -193,3 +193,19 @@ def test_a_step_that_needs_something_else_is_refused_before_training():
 def test_what_makes_no_optimizer_is_refused(optimizer, named):
     with pytest.raises(ModelError, match=rf"^optimizer: {named} is not allowed; a class, or functools.partial"):
         SmallClassifier(optimizer=optimizer)
+
+
+@pytest.mark.parametrize("schedule", [False, True])
+def test_an_argument_that_a_class_does_not_take_is_one_line(schedule):
+    adamw = partial(torch.optim.AdamW, **({} if schedule else {"learning_rate": 1e-3}))
+    linear = Schedule(partial(LinearLR, start=0.1)) if schedule else None
+    named = "lr_scheduler: .*'start'" if schedule else "optimizer: AdamW.*'learning_rate'"
+    with pytest.raises(ModelError, match=rf"^{named}$"):
+        fit(SmallClassifier(optimizer=adamw, lr_scheduler=linear))
+
+
+def test_a_module_with_an_attribute_lr_names_it_where_a_step_size_is_searched():
+    module = SmallClassifier(optimizer=SaLSA)
+    module.lr = 0.1
+    with pytest.raises(ModelError, match=r"^lr: the module's attribute lr is 0\.1, and SaLSA finds its own step size"):
+        fit(module)

@@ -318,8 +318,11 @@ def test_probabilities_sum_to_one(tiny: str, tmp_path: Path) -> None:
 def test_unlabelled_data_cannot_be_scored(tiny: str, tmp_path: Path) -> None:
     data = TinyData()
     data.examples = [{key: value for key, value in row.items() if key != "labels"} for row in data.examples]
-    with pytest.raises(ModelError, match="test: the batches have no labels to score against; use predict"):
+    with pytest.raises(ModelError, match=r"^labels: the batches have none, only input_ids, .*; use predict for unla"):
         trainer(tmp_path).test(SequenceClassifier(tiny), data, verbose=False)
+    data.examples = [row | {"label": torch.tensor(0)} for row in data.examples]
+    with pytest.raises(ModelError, match=r"; name them labels, not label$"):
+        trainer(tmp_path).fit(SequenceClassifier(tiny), data)
 
 
 def test_an_optimizer_that_refuses_its_arguments_is_one_line(tiny: str, tmp_path: Path) -> None:

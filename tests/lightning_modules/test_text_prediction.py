@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import pandas
 import pytest
 import torch
 from hypothesis import given
@@ -55,6 +57,14 @@ def test_the_mode_of_every_part_comes_back_and_nothing_keeps_a_gradient(tmp_path
     module.compute_loss({**tiny_tokenizer()("w1", return_tensors="pt"), "labels": torch.tensor([1])}).backward()
 
 
+def test_texts_may_be_an_array_or_a_column_of_a_table(tmp_path: Path) -> None:
+    module = tiny_classifier(tmp_path / "start")
+    texts = ["w1", "w2 w3"]
+    expected = module.predict_texts(texts)
+    for column in (np.array(texts), pandas.Series(texts, index=[5, 6]), tuple(texts), iter(texts)):
+        assert module.predict_texts(column) == expected
+
+
 def test_other_inputs_are_refused(tmp_path: Path) -> None:
     module = tiny_classifier(tmp_path / "start")
     for texts, message in (
@@ -62,6 +72,8 @@ def test_other_inputs_are_refused(tmp_path: Path) -> None:
         (["w1", None], "texts: number 1 is None, not a text"),
         (["w1", ("w1", "w2")], r"texts: number 1 is \('w1', 'w2'\), not a text"),
         ([("w1", "w2"), "w1"], "texts: number 1 is 'w1', not a pair of texts, as the first is"),
+        ({"text": ["w1"]}, "texts: a dict is given; give one of its columns"),
+        (pandas.DataFrame({"text": ["w1"]}), "texts: a DataFrame is given; give one of its columns"),
         ([("w1", "w2"), ("w1",)], r"texts: number 1 is \('w1',\), not a pair of texts, as the first is"),
     ):
         with pytest.raises(ModelError, match=f"^{message}$"):

@@ -100,15 +100,23 @@ def load_sequence_classifier(
         set_label_names(config, label_names)
     config.problem_type = problem_type
     set_pad_token(config)
-    if not pretrained:
-        try:
-            # Otherwise in the type that the configuration was saved in, in which half of the updates round to nothing.
-            model = AutoModelForSequenceClassification.from_config(
-                config, dtype=torch.float32, trust_remote_code=trust_remote_code
-            )
-        except ValueError as error:
-            raise ModelError(f"model: {name!r} does not make a sequence classifier: {first_line(error)}") from error
-        return LoadedModel(model.train(), tuple(sorted(name for name, _ in model.named_parameters())))
+    return _loaded(name, location, config, trust_remote_code) if pretrained else _drawn(name, config, trust_remote_code)
+
+
+def _drawn(name: str, config: PretrainedConfig, trust_remote_code: bool) -> LoadedModel:
+    """Return a model with weights drawn at random."""
+    try:
+        # Otherwise in the type that the configuration was saved in, in which half of the updates round to nothing.
+        model = AutoModelForSequenceClassification.from_config(
+            config, dtype=torch.float32, trust_remote_code=trust_remote_code
+        )
+    except ValueError as error:
+        raise ModelError(f"model: {name!r} does not make a sequence classifier: {first_line(error)}") from error
+    return LoadedModel(model.train(), tuple(sorted(name for name, _ in model.named_parameters())))
+
+
+def _loaded(name: str, location: str | Path, config: PretrainedConfig, trust_remote_code: bool) -> LoadedModel:
+    """Return a model with the weights of a checkpoint; what that does not hold, and the head's end, may be new."""
     try:
         with quiet_transformers():
             model, info = AutoModelForSequenceClassification.from_pretrained(
@@ -124,7 +132,7 @@ def load_sequence_classifier(
         raise ModelError(f"model: {name!r} could not be loaded from safetensors: {first_line(error)}") from error
     resized = {}
     for key, stored, expected in sorted(info["mismatched_keys"]):
-        if expected[0] != num_labels or stored[1:] != expected[1:]:
+        if expected[0] != config.num_labels or stored[1:] != expected[1:]:
             raise ModelError(
                 f"model: the weights of {name!r} do not fit its configuration: {key} is {tuple(stored)} in the "
                 f"checkpoint and {tuple(expected)} in the model"

@@ -37,6 +37,8 @@ class SaveOnInterrupt(Callback):
         self._is_active = False
         self._is_saving = False
         self._previous: dict[int, Any] = {}
+        self._process = os.getpid()
+        self._launcher: Any = None  # of the processes of the other ranks, where this one has started them
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._asked, self._is_active = None, False
@@ -108,7 +110,7 @@ class SaveOnInterrupt(Callback):
             # No print: the signal may have come in the middle of one.
             os.write(2, f"\n{name}: the run ends after this batch{_HOW[number]}\n".encode())
             if number == signal.SIGTERM and self._launcher is not None:
-                self._launcher.kill(number)  # to the ranks that this process has started
+                self._launcher.kill(number)
 
     def _end_if_asked(self, trainer: Trainer) -> None:
         asked = self._asked is not None

@@ -51,37 +51,23 @@ class FolderSource:
         return hashlib.sha256(_read_bytes(self._path(split))).hexdigest()
 
     def read(self, split: str) -> datasets.Dataset:
-        path = self._path(split)
+        path, is_test = self._path(split), split.startswith("test")
         lines = _read_lines(path)
-        headerless = self.task.headerless_columns if not split.startswith("test") else ()
+        headerless = () if is_test else self.task.headerless_columns
         header = list(headerless) or lines.pop(0).split("\t")
         first_line = 1 if headerless else 2
         if not lines:
             raise DataError(f"{path} has a header but no rows")
-
-        # The official heading, or else the hub's name of the column in any case: the later publication of the
-        # diagnostic set with labels has "Premise", "Hypothesis", "Label".
-        names = [*self.task.text_columns, "label"]
-        headings = [*self.task.tsv_text_columns, self.task.tsv_label_column]
-        positions = []
-        for heading, name in zip(headings, names, strict=True):
-            position = _find_column(header, heading, name)
-            if position is not None:
-                positions.append(position)
-            elif name != "label" or not split.startswith("test"):
-                raise DataError(f"{path}, line 1: no column {heading!r}; the columns are {_quoted(*header)}")
-        # Official test files have no labels, but one that has a label column is read with it.
-        names = names[: len(positions)]
-        needed = max(positions) + 1
-
-        columns: dict[str, list] = {name: [] for name in names}
+        positions = self._positions(path, header, is_test)
+        needed = max(positions.values()) + 1
+        columns: dict[str, list] = {name: [] for name in positions}
         malformed = []
         for number, line in enumerate(lines, first_line):
             fields = line.split("\t")
             if len(fields) < needed:
                 malformed.append(number)
                 is_last = number == first_line + len(lines) - 1
-                tolerated = self.task.skips_malformed_rows and not split.startswith("test") and not is_last
+                tolerated = self.task.skips_malformed_rows and not is_test and not is_last
                 if tolerated and len(malformed) <= MAX_MALFORMED_ROWS:
                     continue
                 raise DataError(
@@ -93,10 +79,9 @@ class FolderSource:
                     f"{path}, line {number}: {len(fields)} columns where the heading has {len(header)}; a tab within a "
                     "text shifts the columns behind it"
                 )
-            for column, position in zip(columns, positions, strict=True):
+            for name, position in positions.items():
                 text = fields[position]
-                columns[column].append(self._parse_label(text, path, number) if column == "label" else text)
-
+                columns[name].append(self._parse_label(text, path, number) if name == "label" else text)
         if malformed:
             log.info("%s: left out %d rows with missing columns, at lines %s", path, len(malformed), malformed)
         published = self.task.row_counts[split]
@@ -106,6 +91,21 @@ class FolderSource:
         if "label" in columns:
             features["label"] = datasets.Value("float32" if self.task.is_regression else "int64")
         return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
+
+    def _positions(self, path: Path, header: list[str], is_test: bool) -> dict[str, int]:
+        """Return where in a row each column is, by the hub's names; official test files have no ``label``."""
+        # The official heading, or else the hub's name of the column in any case: the later publication of the
+        # diagnostic set with labels has "Premise", "Hypothesis", "Label".
+        names = [*self.task.text_columns, "label"]
+        headings = [*self.task.tsv_text_columns, self.task.tsv_label_column]
+        positions = {}
+        for heading, name in zip(headings, names, strict=True):
+            position = _find_column(header, heading, name)
+            if position is not None:
+                positions[name] = position
+            elif name != "label" or not is_test:
+                raise DataError(f"{path}, line 1: no column {heading!r}; the columns are {_quoted(*header)}")
+        return positions
 
     def _path(self, split: str) -> Path:
         names = self.task.file_names(split)

@@ -52,7 +52,7 @@ class ParabolicAdam(torch.optim.Optimizer):
         params: Parameters, or groups of them (dicts with `params` and optionally `name`, `lr_factor`, `weight_decay`,
             `anchor_decay`); all share one learning rate, times their `lr_factor`.
         peak_fraction: :math:`q`, the share of the way to the minimiser of the expected loss that the peak is, above 0
-            and below 2; runs of T < 10 / q steps take 10 / T, half of the way at most.
+            and below 2; runs of T < 13 / q steps take 13 / T, half of the way at most.
         total_steps: :math:`T`, optimizer steps of the run. None: unknown; no schedule, and the rate is measured
             throughout. The attribute `progress` (0 to 1), set before a step, takes its place.
         betas: Decay rates of Adam's two averages; the first above 0.

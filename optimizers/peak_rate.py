@@ -99,7 +99,7 @@ class PeakRate:
     """
 
     peak_fraction: float = 0.12
-    shortest_run: int = 10
+    shortest_run: int = 13
     largest_fraction: float = 0.5
     prior_agreement: float = 0.15
     prior_batches: float = 10.0

@@ -65,7 +65,7 @@ def test_a_row_per_search_has_what_the_search_measured(traced: tuple[Path, list[
     assert rows["minimiser"].iloc[-1] == pytest.approx((rows["agreement"] * rows["distance"]).max())
     assert (rows["gradient_l1"] > 0).all()
     share = ParabolicAdam([torch.zeros(1)]).defaults["peak_fraction"]
-    assert rows["peak_rate"].tolist() == pytest.approx((max(share, 10 / 30) * rows["minimiser"]).tolist())
+    assert rows["peak_rate"].tolist() == pytest.approx((max(share, 13 / 30) * rows["minimiser"]).tolist())
 
 
 STUDY = {

@@ -163,6 +163,9 @@ class Reference:
                     agreement = min(1, max(0.02, (sums[0] / age + 1.5) / (sums[1] / age + 10)))
                     if slope > 0:
                         curvature = 2 * np.mean((x[rows] @ d) ** 2)
+                        if searched:
+                            # The minimiser is at most ten probes away, and a probe at a fifth of the distance.
+                            curvature = max(curvature, slope / (10 * 0.2 * np.exp(log_mu)))
                         w = age * (age - searched)
                         weight += w
                         log_mu += (0.5 * np.log(2 * loss / curvature) - log_mu) * w / weight
@@ -171,7 +174,7 @@ class Reference:
                 earlier = d
             # What was measured stays in force until there is another rate.
             in_force = best or in_force
-            self.rates.append(max(0.12, min(0.5, 10 / total)) * in_force)
+            self.rates.append(max(0.12, min(0.5, 13 / total)) * in_force)
             theta = theta - self.rates[-1] * d
         self.theta = theta
 
@@ -205,7 +208,7 @@ def test_the_first_rate_is_that_of_parabolic_adam_and_later_ones_are_near_it() -
             return loss
 
         optimizer.step(closure)
-        peaks.append(10 / 60 * optimizer.param_groups[0]["minimiser"])
+        peaks.append(13 / 60 * optimizer.param_groups[0]["minimiser"])
     # No warm-up here, so that the weights are elsewhere from the second step on.
     _, module = measured(with_rate(Adam, lr=1.0), max_epochs=5)
     assert module.rates[0][0] == pytest.approx(peaks[0], rel=1e-5)

@@ -230,7 +230,7 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         super().setup(stage)
         data = getattr(self.trainer, "datamodule", None)
         check_data(self.model, data)
-        self.padding.meet(data)
+        self.padding.decide_side(data)
         if stage == "fit":
             if self.adapted is not None:
                 self.adapted.check_trains()

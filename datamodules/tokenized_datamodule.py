@@ -137,6 +137,7 @@ class TokenizedDataModule(LightningDataModule):
         if self._keeps_row_order(purpose):
             return self.loader(rows, self.eval_batch_size or ROWS_IN_ORDER, collator)
         multiple = self.pad_to_multiple_of
+        most_tokens = TOKENS_ON_CPU if self._is_on("cpu") else TOKENS_ELSEWHERE
         return self.loader(
             rows,
             1,
@@ -145,7 +146,7 @@ class TokenizedDataModule(LightningDataModule):
                 SequentialSampler(rows),
                 [-(-count // multiple) * multiple for count in token_counts(rows)],
                 self.eval_batch_size,
-                None if self.eval_batch_size else TOKENS_ON_CPU if self._is_on("cpu") else TOKENS_ELSEWHERE,
+                None if self.eval_batch_size else most_tokens,
             ),
         )
 

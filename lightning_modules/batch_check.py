@@ -22,7 +22,7 @@ def check_batch(batch: Any, vocabulary: int | None, num_labels: int, problem_typ
         batch: A batch of the data loader.
         vocabulary: How many tokens the model has embeddings for; None if unknown.
         num_labels: Outputs of the head.
-        problem_type: The kind of task; None where labels are not needed.
+        problem_type: The kind of task; None where labels are not read.
 
     Raises:
         ModelError: one line: the row, what is wrong with it and what is allowed.
@@ -32,9 +32,6 @@ def check_batch(batch: Any, vocabulary: int | None, num_labels: int, problem_typ
     tokens, labels = _on_cpu(batch.get("input_ids")), _on_cpu(batch.get("labels"))
     if tokens is not None:
         _check_tokens(batch, tokens, vocabulary)
-    if problem_type is not None and "labels" not in batch:
-        hint = "name them labels, not label" if "label" in batch else "use predict for unlabelled data"
-        raise ModelError(f"labels: the batches have none, only {', '.join(map(str, batch))}; {hint}")
     if labels is not None and problem_type == "single_label_classification":
         if labels.is_floating_point() or labels.ndim != 1:
             raise ModelError(
@@ -49,6 +46,19 @@ def check_batch(batch: Any, vocabulary: int | None, num_labels: int, problem_typ
                 f"labels: a tensor of shape {tuple(labels.shape)}; a column per label is needed, {num_labels} of them"
             )
         _refuse_any((labels != 0) & (labels != 1), batch, labels, "0 and 1, a column per label")
+
+
+def labels_of(batch: Mapping[str, Any]) -> Tensor:
+    """Return the labels of a batch.
+
+    Raises:
+        ModelError: if it has none; it names what the batch has.
+    """
+    if "labels" not in batch:
+        hint = "name them labels, not label" if "label" in batch else "use predict for unlabelled data"
+        given = ", ".join(str(name) for name in batch if name != "features")
+        raise ModelError(f"labels: the batches have none, only {given}; {hint}")
+    return batch["labels"]
 
 
 def _check_tokens(batch: Mapping[str, Any], tokens: Tensor, vocabulary: int | None) -> None:

@@ -70,8 +70,8 @@ class Padding:
                 f"leave {option} out"
             )
 
-    def meet(self, data: Any) -> None:
-        """Decide where batches are padded by the datamodule that they will come from, see :meth:`side_for_data`."""
+    def decide_side(self, data: Any) -> None:
+        """Decide on which side batches of a datamodule are to be padded, see :meth:`side_for_data`."""
         self._moved_to, self._is_decided = self.side_for_data(data), True
 
     def on_free_side(self, batch: Batch) -> Batch:

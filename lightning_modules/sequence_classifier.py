@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import ModuleList
 
 from lightning_modules.adapters import AdapterConfig, check_kind_of_adapter, kind_of_adapter
-from lightning_modules.batch_check import check_batch, embedded_tokens
+from lightning_modules.batch_check import check_batch, embedded_tokens, labels_of
 from lightning_modules.classifier_model import classifier_model
 from lightning_modules.closure_module import ClosureModule
 from lightning_modules.closures import Batch, count_examples
@@ -230,7 +230,7 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         super().setup(stage)
         data = getattr(self.trainer, "datamodule", None)
         check_data(self.model, data)
-        self.padding.meet(data)
+        self.padding.decide_side(data)
         if stage == "fit":
             if self.adapted is not None:
                 self.adapted.check_trains()
@@ -308,11 +308,11 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
 
     def compute_loss(self, batch: Batch) -> Tensor:
         """Return the mean loss of a batch."""
-        return self.loss_from_outputs(self._outputs(batch), batch["labels"])
+        return self.loss_from_outputs(self._outputs(batch), labels_of(batch))
 
     def mean_over(self, batch: Batch) -> int | Tensor:
         """Return the sum of the weights of a batch's texts, or their number."""
-        return self.task_loss.total_weight(batch["labels"])
+        return self.task_loss.total_weight(labels_of(batch))
 
     # Evaluation
 
@@ -341,7 +341,7 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         metrics = cast(EvaluationMetrics, metrics_per_set[set_index])
         found: list[tuple[Tensor, Tensor]] = []
         for part in self.prepare_batch(batch, f"{stage}{set_index}"):
-            outputs, labels = self._outputs(part), part["labels"]
+            outputs, labels = self._outputs(part), labels_of(part)
             loss = self.loss_from_outputs(outputs, labels)
             found.append((self.task_loss.in_user_units(outputs), labels))
             metrics.update(loss, *found[-1], self.mean_over(part))

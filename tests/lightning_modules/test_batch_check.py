@@ -78,6 +78,25 @@ def test_batches_without_rows_and_labels_of_another_kind() -> None:
     check_batch([tokens], 10, 2, "single_label_classification")
 
 
+class WithoutLabels(SequenceClassifier):
+    """Has a loss of its own, of texts alone."""
+
+    def compute_loss(self, batch: Any) -> torch.Tensor:
+        return self._outputs(batch).square().mean()
+
+    def mean_over(self, batch: Any) -> int:
+        return len(batch["input_ids"])
+
+
+def test_a_loss_of_ones_own_needs_no_labels(tiny: str) -> None:
+    examples = [{name: value for name, value in row.items() if name != "labels"} for row in rows(8)]
+    trainer = Trainer(
+        accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False
+    )
+    trainer.fit(WithoutLabels(tiny), DataLoader(examples, batch_size=4))
+    assert trainer.global_step == 2
+
+
 def test_a_model_that_hashes_its_tokens_has_no_vocabulary() -> None:
     from transformers import CanineConfig, CanineForSequenceClassification
 

@@ -156,59 +156,102 @@ class ArmijoSearch:
         Returns:
             What the search found. The last call of `loss_at` need not have been at the accepted step size.
         """
-        patience = self.patience if past.settled else 0
-        coarse = self.shrink if self.bracket is None else min(self.bracket, self.shrink)
         eta = min(max(start, self.min_step_size), self.max_step_size)
-        f0 = steepness = math.nan
-        slopes: tuple[float, ...] = ()
-        best: tuple[float, float] | None = None  # the largest step size accepted so far, and its loss
-        rejected = math.inf  # the smallest step size rejected so far
-        backtracks = level = trials = 0
-        any_finite = False
+        f0, first, *read = read_together(loss, loss_at(eta), slope)
+        slopes = tuple(read)
+        steepness = self.smoothing * past.slope + (1 - self.smoothing) * _sum(slopes)
+        if not (math.isfinite(f0) and math.isfinite(steepness)):
+            return SearchResult(start, f0, False, 1, 0, f0, slopes, "not finite")
+        if steepness <= 0:
+            return SearchResult(start, f0, False, 1, 0, f0, slopes, "no descent")
 
-        def failed(keep: float, why: Failure) -> SearchResult:
-            return SearchResult(keep, f0, False, trials, backtracks, f0, slopes, why)
+        trials = _Trials(self, loss_at, f0, steepness, past)
+        trials.add(eta, first)
+        smaller = self._come_down(trials, eta, self.patience if past.settled else 0)
+        self._close_in(trials)
+        if trials.accepted is not None:
+            return SearchResult(*trials.accepted, True, trials.number, trials.backtracks, f0, slopes)
+        why: Failure = "rounding" if trials.only_rounding else "rejected" if trials.any_finite else "not finite"
+        keeps = why == "rounding" or (why == "not finite" and (past.settled or smaller < self.min_step_size))
+        keep = start if keeps else trials.rejected
+        return SearchResult(keep, f0, False, trials.number, trials.backtracks, f0, slopes, why)
 
-        while trials < self.max_trials:
-            if trials == 0:
-                f0, trial, *read = read_together(loss, loss_at(eta), slope)
-                slopes = tuple(read)
-                steepness = self.smoothing * past.slope + (1 - self.smoothing) * _sum(slopes)
-            else:
-                (trial,) = read_together(loss_at(eta))
-            trials += 1
-            if not (math.isfinite(f0) and math.isfinite(steepness)):
-                return failed(start, "not finite")
-            if steepness <= 0:
-                return failed(start, "no descent")
+    def _come_down(self, trials: _Trials, eta: float, patience: int) -> float:
+        """Try smaller step sizes than a first one until a trial is accepted; return the last one, or the next.
 
-            any_finite = any_finite or math.isfinite(trial)
-            rounding = self.relative_tolerance * abs(f0)
-            decrease = self.smoothing * past.decrease + (1 - self.smoothing) * (f0 - trial)
-            if math.isfinite(trial) and decrease + (1 - self.smoothing) * rounding >= self.c * eta * steepness:
-                best = (eta, trial)
-            else:
-                rejected = eta
-                backtracks += 1
-                level = level + 1 if abs(f0 - trial) <= rounding else 0
-
-            if best is not None:
-                if self.bracket is None or rejected * self.shrink <= best[0] or math.isinf(rejected):
-                    break
-                eta = math.sqrt(best[0] * rejected)
-                continue
-            if level == 2:  # further trials could only come closer to the start
-                return failed(start, "rounding")
-            eta *= self.shrink if backtracks <= patience else coarse
-            if eta < self.min_step_size:
+        Args:
+            trials: The trials so far: one, at `eta`.
+            eta: The first step size.
+            patience: How many rejections by `shrink` come before the first by `bracket`.
+        """
+        coarse = self.shrink if self.bracket is None else min(self.bracket, self.shrink)
+        while trials.accepted is None and not trials.only_rounding:
+            eta *= self.shrink if trials.backtracks <= patience else coarse
+            if eta < self.min_step_size or trials.number == self.max_trials:
                 break
+            trials.make(eta)
+        return eta
 
-        if best is None and not any_finite:
-            says_nothing = past.settled or eta < self.min_step_size
-            return failed(start if says_nothing else rejected, "not finite")
-        if best is None:
-            return failed(rejected, "rejected")
-        return SearchResult(best[0], best[1], True, trials, backtracks, f0, slopes)
+    def _close_in(self, trials: _Trials) -> None:
+        """Bisect between what was accepted and what was rejected, where coming down by `bracket` has left a gap."""
+        if trials.accepted is None or self.bracket is None or math.isinf(trials.rejected):
+            return
+        while trials.rejected * self.shrink > trials.accepted[0] and trials.number < self.max_trials:
+            trials.make(math.sqrt(trials.accepted[0] * trials.rejected))
+
+
+class _Trials:
+    """The trials of one search by Armijo's condition, and what they have shown so far.
+
+    Args:
+        search: The options of the search.
+        loss_at: Called with a step size, returns the loss there.
+        start: The loss at step size 0.
+        slope: What the condition compares with: the slope, averaged with that of earlier searches.
+        past: What earlier searches found.
+
+    Attributes:
+        accepted: The largest step size accepted, and its loss; None where there is none.
+        rejected: The smallest step size rejected; infinite where there is none.
+        number: How many trials were made.
+        backtracks: How many of them were rejected.
+        any_finite: Whether the loss of one was finite.
+    """
+
+    def __init__(self, search: ArmijoSearch, loss_at: LossAt, start: float, slope: float, past: Past) -> None:
+        self._search, self._loss_at, self._start, self._slope, self._past = search, loss_at, start, slope, past
+        self._rounding = search.relative_tolerance * abs(start)
+        self._level = 0  # how many of the last rejected trials differ from the start by rounding alone
+        self.accepted: tuple[float, float] | None = None
+        self.rejected = math.inf
+        self.number = self.backtracks = 0
+        self.any_finite = False
+
+    @property
+    def only_rounding(self) -> bool:
+        """Whether the last two trials differ from the start by rounding alone: smaller ones would all the more."""
+        return self._level == 2
+
+    def make(self, eta: float) -> None:
+        """Compute the loss at a step size, and add it."""
+        (loss,) = read_together(self._loss_at(eta))
+        self.add(eta, loss)
+
+    def add(self, eta: float, loss: float) -> None:
+        """Add the loss at a step size: above all that were accepted, and below all that were rejected."""
+        self.number += 1
+        self.any_finite = self.any_finite or math.isfinite(loss)
+        if self._is_enough(eta, loss):
+            self.accepted = (eta, loss)
+        else:
+            self.rejected = eta
+            self.backtracks += 1
+            self._level = self._level + 1 if abs(self._start - loss) <= self._rounding else 0
+
+    def _is_enough(self, eta: float, loss: float) -> bool:
+        share = 1 - self._search.smoothing
+        decrease = self._search.smoothing * self._past.decrease + share * (self._start - loss)
+        return math.isfinite(loss) and decrease + share * self._rounding >= self._search.c * eta * self._slope
 
 
 def _sum(slopes: tuple[float, ...]) -> float:

@@ -9,17 +9,11 @@ import torch
 from torch import Tensor
 
 from optimizers.anchored_decay import apply_decay
+from optimizers.direction_pieces import Piece, denominators_of, pieces_on_cpu, whole_tensors
 from optimizers.directions import STEPS, Direction, DirectionFunction
-from optimizers.scalars import gather
 from optimizers.shards import is_sharded, local_part, share_of, states_of, sum_over_ranks
 from optimizers.starting_point import StartingPoint
-from optimizers.table_rows import of_rows, rows_in_use
-
-_HALF = (torch.float16, torch.bfloat16)
-_CPU_CHUNK = 1 << 18  # entries
-
-# The index of a tensor, parts of tensors, and the same part of a direction's numerator and denominator.
-Piece = tuple[int, tuple[Tensor, ...], Tensor, Tensor | None]
+from optimizers.table_rows import rows_in_use
 
 
 class GroupUpdate:
@@ -29,7 +23,7 @@ class GroupUpdate:
     A step without: `step_without_search`. The group's `lr_factor` scales the direction: parts of a unit may move at
     different rates along one line.
 
-    Of sharded parameters the tensors are the rank's own parts, and slopes are sums over these (`over_ranks`).
+    Of sharded parameters the tensors are the rank's own parts, sums over which `over_ranks` adds up.
 
     Args:
         group: A param group of an optimizer.
@@ -63,8 +57,7 @@ class GroupUpdate:
         self.factor: float = group["lr_factor"]
         self.start: StartingPoint | None = None
         self._direction: Direction | None = None
-        self._denominators: list[Tensor] = []
-        self._split_slope: Tensor | None = None
+        self._denominators: list[Tensor] | None = None
         self._on_cpu = all(p.device.type == "cpu" for p in self.params)
 
     def compute_direction(self) -> None:
@@ -77,44 +70,6 @@ class GroupUpdate:
         """The direction of this step; `compute_direction` or `step_without_search` has to come first."""
         assert self._direction is not None, "the direction has not been computed"
         return self._direction
-
-    def slope(self, without_momentum: bool) -> Tensor:
-        """Return the inner product of gradient and direction: 0-dim, float32 at least, on the device."""
-        direction = self._along(without_momentum)
-        products = []
-        for i, (grad,), numerator, denominator in self._pieces_with_gradient(direction):
-            move = numerator if denominator is None else self._quotient(numerator, denominator)
-            product = inner_product(grad, move)
-            if self.shares is not None and self.shares[i] != 1:
-                product = product * self.shares[i]
-            products.append(product if direction.scales is None else product * direction.scales[i])
-        return gather(products).sum() * self.factor
-
-    def split_slope(self, newest: float) -> Tensor:
-        """Return the slope in two parts, a row for each tensor: that of earlier gradients, and that of the present one.
-
-        It is computed once per step; the two columns of a row add up to the tensor's share of `slope(False)`.
-
-        Args:
-            newest: The weight of the present gradient in the direction's numerators.
-        """
-        if self._split_slope is None:
-            direction = self.direction
-            scales = direction.scales or [1.0] * len(self.grads)
-            if self.shares is not None:
-                scales = [scale * share for scale, share in zip(scales, self.shares, strict=True)]
-            owners, earlier, present = [], [], []
-            for i, (grad,), numerator, denominator in self._pieces_with_gradient(direction):
-                move = grad if denominator is None else self._quotient(grad, denominator)
-                own = inner_product(grad, move) * (newest * scales[i])
-                owners.append(i)
-                earlier.append(inner_product(numerator, move) * scales[i] - own)
-                present.append(own)
-            slopes = torch.stack([gather(earlier), gather(present)], dim=1) * self.factor
-            if len(owners) > len(self.grads):
-                slopes = slopes.new_zeros(len(self.grads), 2).index_add_(0, torch.tensor(owners), slopes)
-            self._split_slope = slopes
-        return self._split_slope
 
     def save(self) -> None:
         """Copy what a search may move, so that every move starts from the same bits."""
@@ -177,101 +132,56 @@ class GroupUpdate:
             self._direction = direction
         return direction is not None
 
-    def _along(self, without_momentum: bool) -> Direction:
+    def along(self, without_momentum: bool) -> Direction:
+        """Return the direction of this step, or what it is without its momentum, where that is another."""
         return (self.direction.without_momentum if without_momentum else None) or self.direction
 
     def _moved(self, start: StartingPoint, factor: float, without_momentum: bool) -> list[Tensor]:
         """The start plus a factor times the direction, in one pass, and in the parameters' own memory where it fits."""
-        direction = self._along(without_momentum)
+        direction = self.along(without_momentum)
         factors = [factor * scale for scale in direction.scales or [1.0] * len(self.params)]
         moved = start.places()
-        for i, (origin, place), numerator, denominator in self._pieces(direction, start.rows, start.copies, moved):
-            if denominator is None:
-                torch.add(origin, numerator, alpha=factors[i], out=place)
+        for piece in self.pieces(direction, start.rows, start.copies, moved):
+            (origin, place), factor = piece.beside, factors[piece.index]
+            if piece.denominator is None:
+                torch.add(origin, piece.numerator, alpha=factor, out=place)
             else:
-                torch.addcdiv(origin, numerator, denominator, value=factors[i], out=place)
+                torch.addcdiv(origin, piece.numerator, piece.denominator, value=factor, out=place)
         return moved
 
     def _add(self, targets: list[Tensor], factor: float, without_momentum: bool = False) -> None:
         """Add the direction times a factor to some tensors."""
-        direction = self._along(without_momentum)
+        direction = self.along(without_momentum)
         factors = [factor * scale for scale in direction.scales or [1.0] * len(targets)]
         if direction.squares is None and direction.scales is None:
             torch._foreach_add_(targets, direction.numerators, alpha=factor)
-        elif direction.squares is not None and not self._on_cpu:
-            denominators = self._ready_denominators(direction.squares, direction.eps)
+        elif not self._on_cpu and (denominators := self._denominators_of(direction)) is not None:
             torch._foreach_addcdiv_(targets, direction.numerators, denominators, factors)
         else:
-            for i, (target,), numerator, denominator in self._pieces(direction, [None] * len(targets), targets):
-                if denominator is None:
-                    target.add_(numerator, alpha=factors[i])
+            for piece in self.pieces(direction, [None] * len(targets), targets):
+                (target,), factor = piece.beside, factors[piece.index]
+                if piece.denominator is None:
+                    target.add_(piece.numerator, alpha=factor)
                 else:
-                    target.addcdiv_(numerator, denominator, value=factors[i])
+                    target.addcdiv_(piece.numerator, piece.denominator, value=factor)
 
-    def _pieces_with_gradient(self, direction: Direction) -> Iterator[Piece]:
-        """Pieces of the gradients and of a direction, in float32 at least, without rows that have no gradient."""
-        rows = list(map(rows_in_use, self.grads))
-        for i, (grad,), numerator, denominator in self._pieces(direction, rows, list(map(of_rows, self.grads, rows))):
-            if grad.dtype in _HALF:
-                grad, numerator = grad.float(), numerator.float()
-            yield i, (grad,), numerator, denominator
-
-    def _pieces(
-        self, direction: Direction, rows: Sequence[Tensor | None], *beside: Sequence[Tensor]
-    ) -> Iterator[Piece]:
-        """Pieces of a direction, and of tensors beside it: the tensor's index, those, numerator and denominator.
-
-        On a CPU a fresh block of memory costs several times the arithmetic on it. There the pieces are small enough to
-        stay in the cache, and their denominators, computed when they are needed, share one block, which the caller may
-        overwrite.
+    def pieces(self, direction: Direction, rows: Sequence[Tensor | None], *beside: Sequence[Tensor]) -> Iterator[Piece]:
+        """Yield a direction of this step in pieces, each for use before the next one.
 
         Args:
-            direction: A direction of this step.
-            rows: Which rows of each of its tensors are wanted; None for all.
+            direction: The direction, with or without momentum.
+            rows: Which rows of each of its tensors are wanted; None for all, as always on a device.
             beside: Lists of tensors in parallel with the direction's, which hold no other rows.
         """
-        squares = direction.squares
-        ready = None if squares is None or self._on_cpu else self._ready_denominators(squares, direction.eps)
-        scratch = torch.empty(0)
-        for i, (numerator, *others) in enumerate(zip(direction.numerators, *beside, strict=True)):
-            whole = [of_rows(numerator, rows[i]), *others]
-            if squares is not None:
-                whole.append(ready[i] if ready else of_rows(squares[i], rows[i]))
-            flat = self._on_cpu and all(t.is_contiguous() for t in whole)
-            for piece in zip(*(t.view(-1).split(_CPU_CHUNK) for t in whole), strict=True) if flat else [whole]:
-                denominator = None if squares is None else piece[-1]
-                if denominator is not None and ready is None:
-                    size, dtype = denominator.numel(), denominator.dtype
-                    if scratch.numel() < size or scratch.dtype != dtype:
-                        scratch = torch.empty(size, dtype=dtype)
-                    # MKL takes far longer over the root of an exact zero than over any other, and the squares of an
-                    # embedding's rows are zeros until the rows are used.
-                    place = scratch[:size].view_as(denominator)
-                    square = torch.clamp(denominator, min=torch.finfo(dtype).tiny, out=place)
-                    denominator = square.sqrt_().add_(direction.eps[i] if direction.eps else 0.0)
-                yield i, tuple(piece[1 : 1 + len(others)]), piece[0], denominator
+        if self._on_cpu:
+            return pieces_on_cpu(direction, rows, *beside)
+        return whole_tensors(direction, self._denominators_of(direction), *beside)
 
-    def _quotient(self, numerator: Tensor, denominator: Tensor) -> Tensor:
-        """The quotient of two pieces, in the place of the denominator where that is not needed any more."""
-        reused = self._on_cpu and numerator.dtype == denominator.dtype
-        return torch.div(numerator, denominator, out=denominator if reused else None)
-
-    def _ready_denominators(self, squares: list[Tensor], eps: list[float] | None) -> list[Tensor]:
+    def _denominators_of(self, direction: Direction) -> list[Tensor] | None:
         """All denominators, for a device; computed once per step, since both directions of a step share them."""
-        if not self._denominators:
-            self._denominators = list(torch._foreach_sqrt(squares))
-            if eps:
-                torch._foreach_add_(self._denominators, eps)
+        if self._denominators is None:
+            self._denominators = denominators_of(direction)
         return self._denominators
-
-
-def inner_product(one: Tensor, other: Tensor) -> Tensor:
-    """Return the inner product of two tensors of one type.
-
-    On a CPU not by `torch.dot`: that follows torch's setting for products of float32 matrices
-    (`set_float32_matmul_precision`), by which it takes five times as long in oneDNN, or rounds to bfloat16.
-    """
-    return (one * other).sum() if one.device.type == "cpu" else torch.dot(one.reshape(-1), other.reshape(-1))
 
 
 def group_updates(

@@ -11,6 +11,7 @@ from torch import Tensor
 from optimizers.group_update import GroupUpdate, over_ranks
 from optimizers.scalars import gather
 from optimizers.searches import Past, Search, SearchResult
+from optimizers.slopes import slope
 from optimizers.step_contract import Evaluate, as_loss
 
 
@@ -51,7 +52,7 @@ class Line:
 
     def slopes(self) -> Tensor:
         """Return what each group contributes to the slope of the line, in one vector."""
-        slopes = gather([update.slope(self.without_momentum) * factor for update, factor in self.updates])
+        slopes = gather([slope(update, self.without_momentum) * factor for update, factor in self.updates])
         return over_ranks(slopes, [update for update, _ in self.updates])
 
     def move_to(self, step_size: float, without_momentum: bool | None = None) -> None:

@@ -19,6 +19,7 @@ from optimizers.group_update import GroupUpdate, group_updates, make_state, over
 from optimizers.peak_rate import LARGEST_PROBE, LEAST_PROBE, PeakRate, PeakRateState, measure_parabola
 from optimizers.scalars import gather
 from optimizers.shards import asks_for_state
+from optimizers.slopes import split_slope
 from optimizers.step_contract import Closure, Evaluate, Loss, StepRecord, UnitReport, as_loss, open_step
 from optimizers.warmup_and_decay import decay_factor, warmup_factor
 
@@ -195,9 +196,8 @@ class ParabolicAdam(torch.optim.Optimizer):
         if group["searches"]:
             self._set(lr=self._rate(estimator, state))
         elif group["lr"] > 0:
-            state.log_distance = math.log(
-                group["lr"] / estimator.probe_share
-            )  # a group may start from a rate of its own
+            # A group may start from a rate of its own.
+            state.log_distance = math.log(group["lr"] / estimator.probe_share)
         updates = group_updates(self.param_groups, self.state, adam)
         finite = finite_start(start, updates) if self.checks_finite else start
         if finite is None or not updates:
@@ -214,19 +214,27 @@ class ParabolicAdam(torch.optim.Optimizer):
         if estimator.is_due(state, done):
             for update in updates:
                 update.compute_direction()
-            _add_slopes(estimator, state, updates)
-            self._search(estimator, state, updates, evaluate, finite)
+            slopes = _split_slopes(updates)
+            _add_slopes(estimator, state, updates, slopes)
+            total = over_ranks(gather([each.sum() for each in slopes]), updates)
+            self._search(estimator, state, updates, evaluate, finite, total)
         else:
             for update in updates:
                 update.step_without_search(group["lr"])
             if estimator.splits_slope(state, done):
-                _add_slopes(estimator, state, updates)
+                _add_slopes(estimator, state, updates, _split_slopes(updates))
             self._note(finite)
         self._set(**vars(state), most_tensors=max(tensors, group["most_tensors"]))
         return returned
 
     def _search(
-        self, estimator: PeakRate, state: PeakRateState, updates: list[GroupUpdate], evaluate: Evaluate, start: Loss
+        self,
+        estimator: PeakRate,
+        state: PeakRateState,
+        updates: list[GroupUpdate],
+        evaluate: Evaluate,
+        start: Loss,
+        slopes: Tensor,
     ) -> None:
         """Measure the curvature along the step, update the learning rate, and move by it."""
 
@@ -239,7 +247,6 @@ class ParabolicAdam(torch.optim.Optimizer):
             update.save()
         # On their way while the first trial runs, which waits for the device anyway.
         sums = state.slope_sums.to("cpu", non_blocking=True)
-        slopes = over_ranks(gather([_split_slope(update).sum() for update in updates]), updates)
         options = {name: group[name] for name in ("max_trials", "relative_tolerance")}
         try:
             found = measure_parabola(loss_at, start, slopes, estimator.probe(state), **options)
@@ -298,15 +305,16 @@ def _move(updates: list[GroupUpdate], step_size: float) -> None:
     torch.clear_autocast_cache()  # it holds low-precision copies of weights that have just changed
 
 
-def _split_slope(update: GroupUpdate) -> Tensor:
-    return update.split_slope(1 - update.group["betas"][0])
+def _split_slopes(updates: list[GroupUpdate]) -> list[Tensor]:
+    """Return the slope of each group, by the age of the gradients in the direction (`split_slope`)."""
+    return [split_slope(update, 1 - update.group["betas"][0]) for update in updates]
 
 
-def _add_slopes(estimator: PeakRate, state: PeakRateState, updates: list[GroupUpdate]) -> None:
-    """Add the slope of the present step, by the age of the gradients in the direction, to the estimator's sums."""
+def _add_slopes(estimator: PeakRate, state: PeakRateState, updates: list[GroupUpdate], split: list[Tensor]) -> None:
+    """Add the slope of the present step, split by the age of the gradients, to the estimator's sums."""
     slopes = []
-    for update in updates:
-        earlier, present = _split_slope(update).unbind(1)
+    for update, its_own in zip(updates, split, strict=True):
+        earlier, present = its_own.unbind(1)
         beta = update.group["betas"][0]
         power = beta ** torch.stack([state["step"] for state in update.states]).double()
         # A parameter in its first step has no earlier gradients.

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from optimizers.peak_rate import PeakRate, PeakRateState, measure_parabola
 from optimizers.scalars import gather, read_together
 from optimizers.step_contract import Loss, as_loss
-from optimizers.step_direction import NotMeasurableError, StepDirection, inner_product, parameters_of
+from optimizers.step_direction import NotMeasurableError, StepDirection, parameters_of, wide_inner_product
 
 # How much longer a direction is than all before where what was measured along those says nothing about it.
 _LONGER = 2.0
@@ -226,4 +226,4 @@ class RateMeasurement:
 
 def _slope(direction: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> Tensor:
     """Return the slope along a direction, a number for each parameter with a gradient."""
-    return gather([inner_product(g, d) for g, d in zip(gradients, direction, strict=True) if g is not None])
+    return gather([wide_inner_product(g, d) for g, d in zip(gradients, direction, strict=True) if g is not None])

@@ -186,7 +186,7 @@ def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def inner_product(one: Tensor, other: Tensor) -> Tensor:
+def wide_inner_product(one: Tensor, other: Tensor) -> Tensor:
     """Return the inner product of two tensors, in float32 at least; that of complex ones as of pairs of numbers."""
     if one.is_complex():
         one, other = torch.view_as_real(one), torch.view_as_real(other)

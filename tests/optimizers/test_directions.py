@@ -18,6 +18,7 @@ from optimizers import (
     ParabolicAdam,
     SaLSA,
     adam,
+    direction_pieces,
     group_update,
     lion,
     sgd,
@@ -146,7 +147,7 @@ def train(make, dtype, on_cpu, monkeypatch):
 
     records = []
     with monkeypatch.context() as patch:
-        patch.setattr(group_update, "_CPU_CHUNK", 4)
+        patch.setattr(direction_pieces, "_CPU_CHUNK", 4)
         patch.setattr(group_update.GroupUpdate, "__init__", init)
         if not on_cpu:
             patch.setattr(group_update, "STEPS", {})
@@ -177,6 +178,16 @@ def test_pieces_on_a_cpu_and_whole_tensors_on_a_device_are_the_same_steps(make, 
     assert records[-1].loss_before < 0.5 * records[0].loss_before
     for a, b in zip(params, expected_params, strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_a_quotient_takes_the_place_of_its_denominator_once():
+    direction = Direction([torch.tensor([3.0, 8.0])], squares=[torch.tensor([9.0, 16.0])], eps=[0.0])
+    (piece,) = direction_pieces.pieces_on_cpu(direction, [None])
+    denominator = piece.denominator
+    assert piece.over_denominator(piece.numerator).tolist() == [1.0, 2.0]
+    assert denominator.tolist() == [1.0, 2.0]
+    with pytest.raises(AttributeError, match="denominator"):
+        piece.over_denominator(piece.numerator)
 
 
 def test_adamw_goes_on_from_the_state_of_a_line_search():

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lightning_modules.cpu_products import put_torchs_own_back
-from optimizers import SGDSLS, AdamSLS, ParabolicAdam, SaLSA, adam, group_update, lion, table_rows
+from optimizers import SGDSLS, AdamSLS, ParabolicAdam, SaLSA, adam, direction_pieces, lion, table_rows
 from optimizers.group_update import GroupUpdate
 from optimizers.table_rows import rows_in_use
 
@@ -30,7 +30,7 @@ METHODS = {
 @pytest.fixture
 def small_tables(monkeypatch):
     monkeypatch.setattr(table_rows, "_LEAST_ENTRIES", 8)
-    monkeypatch.setattr(group_update, "_CPU_CHUNK", 7)
+    monkeypatch.setattr(direction_pieces, "_CPU_CHUNK", 7)
 
 
 entries = st.sampled_from([0.0, 0.0, 0.0, -0.0, 1.0, -2.0, 1e-45, -1e-45, 1e30, math.inf, math.nan])

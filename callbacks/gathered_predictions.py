@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -26,16 +27,16 @@ def gathered_predictions(
         Row numbers (rows,) int64, and predictions (rows, labels) or (rows,), float32, on the CPU.
 
     Raises:
-        ValueError: A prediction is not finite, or has another number of classes.
+        MisconfigurationException: A prediction is not finite, or has another number of classes.
     """
     shape = () if num_labels == 1 else (num_labels,)
     indices, values = [torch.empty(0, dtype=torch.int64)], [torch.empty(0, *shape)]
     for output in outputs:
         found = output["scores" if num_labels == 1 else "probabilities"].float().cpu()
         if num_labels > 1 and found.shape[-1] != num_labels:
-            raise ValueError(f"predictions are of {found.shape[-1]} classes; the task has {num_labels}")
+            raise MisconfigurationException(f"predictions are of {found.shape[-1]} classes; the task has {num_labels}")
         if not found.isfinite().all():
-            raise ValueError("predictions are not finite; nothing is written")
+            raise MisconfigurationException("predictions are not finite; nothing is written")
         indices.append(output["idx"].cpu())
         values.append(found)
     rows, predictions = torch.cat(indices), torch.cat(values)

@@ -37,9 +37,9 @@ class ScheduleBySeconds(Callback):
         warmup: Share of the budget over which it rises from 0, from 0 to below 1.
 
     Raises:
-        ValueError: if ``warmup`` is out of range.
-        MisconfigurationException: when training starts without a `callbacks.TrainingSeconds` that has a budget, or with
-            a model that has a schedule of its own or an optimizer that searches for its step size.
+        MisconfigurationException: if ``warmup`` is out of range; when training starts without a
+            `callbacks.TrainingSeconds` that has a budget, or with a model that has a schedule of its own or an
+            optimizer that searches for its step size.
 
     Example::
 
@@ -48,7 +48,9 @@ class ScheduleBySeconds(Callback):
 
     def __init__(self, shape: Shape = "linear", warmup: float = 0.1) -> None:
         if not 0 <= warmup < 1:
-            raise ValueError(f"warmup: {warmup} is not allowed; a share of the budget, from 0 to below 1")
+            raise MisconfigurationException(
+                f"warmup: {warmup} is not allowed; a share of the budget, from 0 to below 1"
+            )
         self.shape = shape
         self.warmup = warmup
         self._initial: list[list[float]] | None = None

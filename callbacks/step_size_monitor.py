@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.optim import Optimizer
 
@@ -35,7 +36,7 @@ class StepSizeMonitor(Callback):
         every_n_steps: Log every so many optimizer steps, at least 1.
 
     Raises:
-        ValueError: if every_n_steps is less than 1.
+        MisconfigurationException: if every_n_steps is less than 1.
 
     Example::
 
@@ -44,7 +45,7 @@ class StepSizeMonitor(Callback):
 
     def __init__(self, every_n_steps: int = 1) -> None:
         if every_n_steps < 1:
-            raise ValueError(f"every_n_steps: {every_n_steps} is not allowed; at least 1")
+            raise MisconfigurationException(f"every_n_steps: {every_n_steps} is not allowed; at least 1")
         self.every_n_steps = every_n_steps
         self._counted: dict[str, dict[str, int]] = {}  # per unit, the counters at the last entry
         self._logged_at = 0

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 
 class TrainingSeconds(Callback):
@@ -24,7 +25,7 @@ class TrainingSeconds(Callback):
         max_seconds: The budget in seconds of training. Default: none, count only.
 
     Raises:
-        ValueError: if the budget is not above 0.
+        MisconfigurationException: if the budget is not above 0.
 
     Example::
 
@@ -33,7 +34,9 @@ class TrainingSeconds(Callback):
 
     def __init__(self, max_seconds: float | None = None) -> None:
         if max_seconds is not None and not max_seconds > 0:
-            raise ValueError(f"max_seconds: {max_seconds} is not allowed; a number above 0, or null for no budget")
+            raise MisconfigurationException(
+                f"max_seconds: {max_seconds} is not allowed; a number above 0, or null for no budget"
+            )
         self.max_seconds = max_seconds
         self.seconds = 0.0
         self._batch_started = 0.0

@@ -93,6 +93,21 @@ def test_an_argument_before_the_class_that_would_lose_it_is_one_line(
     parsed("fit", "--config", QUICKSTART, *choice, arguments[0], "--model.optimizer=torch.optim.SGD", capsys=capsys)
 
 
+@pytest.mark.parametrize(
+    ("callback", "argument", "line"),
+    [
+        ("StepSizeMonitor", "every_n_steps=0", "every_n_steps: 0 is not allowed; at least 1"),
+        ("TrainingSeconds", "max_seconds=0", "max_seconds: 0.0 is not allowed; a number above 0"),
+        ("ScheduleBySeconds", "warmup=1", "warmup: 1.0 is not allowed; a share of the budget"),
+    ],
+)
+def test_an_argument_that_a_callback_refuses_is_one_line(
+    callback: str, argument: str, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [f"--trainer.callbacks+=callbacks.{callback}", f"--trainer.callbacks.{argument}"]
+    assert line in failed("fit", "--config", QUICKSTART, *arguments, capsys=capsys)
+
+
 @pytest.mark.parametrize("config", [path for path in OVERLAYS if path.startswith("configs/tasks/")])
 def test_a_task_after_the_quickstart_is_the_whole_real_one(config: str, capsys: pytest.CaptureFixture[str]) -> None:
     data = parsed("fit", "--config", QUICKSTART, "--config", config, capsys=capsys)["data"]["init_args"]

@@ -120,7 +120,7 @@ def test_a_search_for_the_step_size_is_refused(tmp_path: Path, clock: list[float
 
 @pytest.mark.parametrize("warmup", [-0.1, 1.0])
 def test_a_warmup_out_of_range_is_refused(warmup: float) -> None:
-    with pytest.raises(ValueError, match=r"warmup: .* is not allowed"):
+    with pytest.raises(MisconfigurationException, match=r"warmup: .* is not allowed"):
         ScheduleBySeconds(warmup=warmup)
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from callbacks import StepSizeMonitor
@@ -88,5 +89,5 @@ def test_an_optimizer_without_records_gets_a_warning_and_no_entry(tmp_path):
 
 
 def test_an_interval_below_one_is_refused():
-    with pytest.raises(ValueError, match="every_n_steps"):
+    with pytest.raises(MisconfigurationException, match="every_n_steps"):
         StepSizeMonitor(every_n_steps=0)

@@ -176,13 +176,13 @@ def test_predictions_that_are_not_finite_are_refused(tmp_path, bad):
             output = super().predict_step(batch, batch_idx, dataloader_idx)
             return {name: value * bad if name != "idx" else value for name, value in output.items()}
 
-    with pytest.raises(ValueError, match=r"^predictions are not finite; nothing is written$"):
+    with pytest.raises(MisconfigurationException, match=r"^predictions are not finite; nothing is written$"):
         predict(Broken(2), Rows("cola", [3]), tmp_path)
     assert written(tmp_path) == {}
 
 
 def test_another_number_of_classes_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"^predictions are of 2 classes; the task has 3$"):
+    with pytest.raises(MisconfigurationException, match=r"^predictions are of 2 classes; the task has 3$"):
         predict(Predictor(2), Rows("ax", [3]), tmp_path)
     assert written(tmp_path) == {}
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.demos.boring_classes import BoringModel
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import callbacks.training_seconds
 from callbacks import TrainingSeconds
@@ -107,5 +108,5 @@ def test_progress_is_a_share_of_the_budget(clock: Clock) -> None:
 
 @pytest.mark.parametrize("budget", [0.0, -1.0, float("nan")])
 def test_a_budget_of_nothing_is_refused(budget: float) -> None:
-    with pytest.raises(ValueError, match=r"max_seconds: .* is not allowed"):
+    with pytest.raises(MisconfigurationException, match=r"max_seconds: .* is not allowed"):
         TrainingSeconds(max_seconds=budget)

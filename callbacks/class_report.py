@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from callbacks.best_validation import BestValidation
+from callbacks.new_file import new_file
 from callbacks.run_folder import run_folder
 
 
@@ -111,7 +112,7 @@ class ClassReport(Callback):
         folder = Path(run_folder(trainer))  # the ranks agree on it
         if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             folder.mkdir(parents=True, exist_ok=True)
-            with (folder / name).open("w", encoding="utf-8", newline="") as stream:
+            with new_file(folder / name) as stream:
                 table = csv.writer(stream)
                 table.writerow(["class", *ClassScores._fields[1:]])
                 table.writerows(rows)

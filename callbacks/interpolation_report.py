@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import Trainer
 
 from callbacks.held_out import HeldOut
+from callbacks.new_file import new_file
 from callbacks.run_folder import run_folder
 from callbacks.weight_line import WHOLE, Trial
 
@@ -67,7 +68,7 @@ def write_curve(trainer: Trainer, trials: list[Trial]) -> None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     parts, names = list(trials[-1].alphas), list(trials[0].scores.choosing)
-    with (folder / "interpolation.csv").open("w", encoding="utf-8", newline="") as stream:
+    with new_file(folder / "interpolation.csv") as stream:
         table = csv.writer(stream)
         table.writerow([*(f"alpha {part}" for part in parts), *names])
         for alphas, scores in trials:

@@ -109,6 +109,24 @@ def test_validate_and_test_have_tables_of_their_own(
     assert table(tmp_path / "class_report.csv") == table(tmp_path / "class_report_test.csv")
 
 
+def test_a_table_that_cannot_be_finished_leaves_the_one_before(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, data = SequenceClassifier(tiny, 3, NAMES), TinyData(30, num_labels=3)
+    trainer(tmp_path, callbacks=[ClassReport()]).validate(module, data, verbose=False)
+    before = (tmp_path / "class_report.csv").read_text()
+
+    def full_disk(stream: Any) -> Any:
+        stream.write("class,")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(csv, "writer", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        trainer(tmp_path, callbacks=[ClassReport()]).validate(module, data, verbose=False)
+    assert [path.name for path in tmp_path.glob("*class_report*")] == ["class_report.csv"]
+    assert (tmp_path / "class_report.csv").read_text() == before
+
+
 def test_several_labels_per_text_have_one_too(tiny: str, tmp_path: Path) -> None:
     data = TinyData(30, num_labels=3)
     for row in data.examples:

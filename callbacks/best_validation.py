@@ -33,18 +33,27 @@ class BestValidation(Generic[Result]):
         """Add the result of a validation."""
         self._by_step[trainer.global_step] = result
 
+    def last(self) -> tuple[int, Result] | None:
+        """Return the step and the result of the last validation; None before the first one."""
+        return max(self._by_step.items(), key=lambda each: each[0], default=None)
+
+    def best(self, trainer: Trainer) -> tuple[int, Result] | None:
+        """Return the step and the result of the validation whose weights the best checkpoint holds, if there is one."""
+        checkpoint = trainer.checkpoint_callback
+        if not isinstance(checkpoint, ModelCheckpoint) or checkpoint.best_model_score is None:
+            return None
+        step = saved_step(checkpoint.best_model_path)
+        return None if step is None or step not in self._by_step else (step, self._by_step[step])
+
     def chosen(self, trainer: Trainer) -> tuple[str, Result] | None:
         """Return the best checkpoint's result, else that of the last validation, with words for which it is.
 
         Before :class:`~callbacks.PretrainedInterpolation` has searched for other weights, the words say so.
         """
-        if not self._by_step:
-            return None
-        checkpoint = trainer.checkpoint_callback
-        if isinstance(checkpoint, ModelCheckpoint) and checkpoint.best_model_score is not None:
-            step = saved_step(checkpoint.best_model_path)
-            if step is not None and step in self._by_step:
-                callbacks = trainer.callbacks  # type: ignore[attr-defined]
-                searches = any(isinstance(callback, PretrainedInterpolation) for callback in callbacks)
-                return f"best checkpoint{', as trained' if searches else ''}", self._by_step[step]
-        return "last validation", self._by_step[max(self._by_step)]
+        best = self.best(trainer)
+        if best is not None:
+            callbacks = trainer.callbacks  # type: ignore[attr-defined]
+            searches = any(isinstance(callback, PretrainedInterpolation) for callback in callbacks)
+            return f"best checkpoint{', as trained' if searches else ''}", best[1]
+        last = self.last()
+        return None if last is None else ("last validation", last[1])

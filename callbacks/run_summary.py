@@ -7,6 +7,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from callbacks.best_validation import BestValidation
 from callbacks.config_saver import ConfigSaver
 from callbacks.main_metric_stopping import MainMetricStopping
 from callbacks.pretrained_interpolation import PretrainedInterpolation
@@ -25,7 +26,7 @@ class RunSummary(Callback):
     """
 
     def __init__(self) -> None:
-        self.validations: dict[int, dict[str, float]] = {}  # by optimizer step
+        self._validations: BestValidation[dict[str, float]] = BestValidation()
         self._trained = False
 
     @rank_zero_only
@@ -36,13 +37,14 @@ class RunSummary(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self.validations[trainer.global_step] = {
-                name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val")
-            }
+            metrics = trainer.callback_metrics
+            measured = {name: float(value) for name, value in metrics.items() if name.startswith("val")}
+            self._validations.add(trainer, measured)
 
     @rank_zero_only
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        print("\n" + "\n".join([*self._validation_lines(trainer), *checkpoint_lines(trainer, bool(self.validations))]))
+        was_validated = self._validations.last() is not None
+        print("\n" + "\n".join([*self._validation_lines(trainer), *checkpoint_lines(trainer, was_validated)]))
         if skipped := int(trainer.callback_metrics.get("train/skipped_steps", 0)):
             print(f"skipped steps     {skipped} of {trainer.global_step}: loss, gradients or trials were not finite")
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
@@ -60,22 +62,19 @@ class RunSummary(Callback):
     def _validation_lines(self, trainer: Trainer) -> list[str]:
         if not self._trained and trainer.ckpt_path:
             return [f"nothing to train  the run of {os.path.relpath(trainer.ckpt_path)} has reached its end"]
-        if not self.validations:
+        last = self._validations.last()
+        if last is None:
             return ["no validation     the run ended before its first one"]
-        last = max(self.validations)
-        shown = {f"last, step {last}": self.validations[last]}
+        best = self._validations.best(trainer)
+        shown = {f"last, step {last[0]}": last[1]}
+        if best is not None and best[0] != last[0]:
+            shown = {f"best, step {best[0]}": best[1]} | shown
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, PretrainedInterpolation) and callback.kept:
                 pair = {"interpolated": callback.scores, "as trained": callback.scores_as_trained}
                 shown = {
                     title: {f"val/{name}": value for name, value in scores.items()} for title, scores in pair.items()
-                } | shown
-        checkpoint = trainer.checkpoint_callback
-        if isinstance(checkpoint, ModelCheckpoint) and checkpoint.best_model_score is not None:
-            score = float(checkpoint.best_model_score)
-            best = [step for step, values in self.validations.items() if values.get(checkpoint.monitor or "") == score]
-            if best and best[0] != last:
-                shown = {f"best, step {best[0]}": self.validations[best[0]]} | shown
+                } | {f"last, step {last[0]}": last[1]}
         names = sorted({name for values in shown.values() for name in values})
         width = max(16, *map(len, names)) if names else 16
         heading = f"{'validation':<{width}}" + "".join(f"  {title:<16}" for title in shown)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lightning
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import (
     BackboneFinetuning,
@@ -13,6 +14,9 @@ from lightning.pytorch.callbacks import (
 
 from lightning_modules.errors import ModelError
 
+# What is used of BatchSizeFinder and is not public: the name of the attribute that it changes.
+_NOT_PUBLIC = "_batch_arg_name"
+
 
 def check_callbacks(trainer: Trainer, module: LightningModule) -> None:
     """Refuse callbacks of Lightning 2.6 that would end with a traceback once training begins.
@@ -23,6 +27,7 @@ def check_callbacks(trainer: Trainer, module: LightningModule) -> None:
 
     Raises:
         ModelError: one line: which callback, why, and what to use.
+        RuntimeError: if lightning is of a version that this was not written for.
     """
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         why = _why_not(callback, trainer, module)
@@ -42,7 +47,9 @@ def _why_not(callback: Callback, trainer: Trainer, module: LightningModule) -> s
     if type(callback) is BaseFinetuning:
         return "it is a base class; use callbacks.GradualUnfreezing, or a subclass of your own"
     if isinstance(callback, BatchSizeFinder):
-        name, data = callback._batch_arg_name, getattr(trainer, "datamodule", None)
+        if not hasattr(callback, _NOT_PUBLIC):
+            raise RuntimeError(f"lightning {lightning.__version__}: BatchSizeFinder has no {_NOT_PUBLIC}")
+        name, data = getattr(callback, _NOT_PUBLIC), getattr(trainer, "datamodule", None)
         if not any(hasattr(owner, name) for owner in (module, data)):
             return f"neither model nor data have {name}; give data.train_batch_size"
     return ""

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import lightning
+
+# What is used of Trainer and is not public: the connector to loggers, and what it says.
+_NOT_PUBLIC = ("_logger_connector", "should_update_logs")
+
 
 class StepAxis:
     """Lets Lightning count optimizer steps where batches are accumulated under manual optimization.
@@ -32,8 +37,15 @@ class StepAxis:
             trainer.log_every_n_steps = self._every
 
     def is_written(self, trainer: Any) -> bool:
-        """Return whether loggers get the values of this step, by what Lightning's own monitors ask."""
-        return bool(trainer._logger_connector.should_update_logs or trainer.fast_dev_run)
+        """Return whether loggers get the values of this step, by what Lightning's own monitors ask.
+
+        Raises:
+            RuntimeError: if lightning is of a version that this was not written for.
+        """
+        connector, name = _NOT_PUBLIC
+        if not hasattr(getattr(trainer, connector, None), name):
+            raise RuntimeError(f"lightning {lightning.__version__}: Trainer has no {connector}.{name}")
+        return bool(getattr(getattr(trainer, connector), name) or trainer.fast_dev_run)
 
     def finish(self, trainer: Any) -> None:
         """Leave the trainer as it was, so that it takes another fit."""

@@ -26,6 +26,12 @@ _VISIBLE_MOVE = 1e-5
 _TOLERANCE = 0.02
 
 
+# What torch's Optimizer keeps its hooks in, which is not public (torch 2.13).
+_NOT_PUBLIC = frozenset(
+    f"_optimizer_{call}_{when}_hooks" for call in ("step", "state_dict", "load_state_dict") for when in ("pre", "post")
+)
+
+
 class NotMeasurableError(ValueError):
     """An optimizer does something that its learning rate cannot be measured with."""
 
@@ -49,6 +55,7 @@ class StepDirection:
 
     Raises:
         NotMeasurableError: The optimizer cannot step without a closure or a graph, or not be copied.
+        RuntimeError: torch is of a version that this was not written for.
 
     Example:
         >>> weight = torch.nn.Parameter(torch.tensor([1.0, 1.0]))
@@ -58,6 +65,7 @@ class StepDirection:
     """
 
     def __init__(self, optimizer: Optimizer, weights: Sequence[float]) -> None:
+        _check_hooks()
         self._optimizer = optimizer
         self._weights = weights
         self._rate = 1e-2
@@ -170,12 +178,20 @@ def set_value(group: dict[str, Any], name: str, value: float) -> None:
         group[name] = value
 
 
+def _check_hooks() -> None:
+    """Raise an error if torch keeps hooks elsewhere: the step of a copy would call those of the original."""
+    present = {name for name in vars(torch.optim.SGD([torch.zeros(1)])) if "hook" in name}
+    if present != _NOT_PUBLIC:
+        names = ", ".join(sorted(present ^ _NOT_PUBLIC))
+        raise RuntimeError(f"torch {torch.__version__}: an optimizer's hooks are not those of torch 2.13: {names}")
+
+
 def _copy_of(optimizer: Optimizer) -> Optimizer:
     """Return an optimizer with a state of its own for the same parameters, without the hooks of the original."""
     memo: dict[int, Any] = {id(p): p for p in parameters_of(optimizer)}
     twin = object.__new__(type(optimizer))
     for name, value in vars(optimizer).items():
-        if name.startswith("_optimizer_") and name.endswith("_hooks"):
+        if name in _NOT_PUBLIC:
             vars(twin)[name] = OrderedDict()
         elif name != "step":
             vars(twin)[name] = copy.deepcopy(value, memo)

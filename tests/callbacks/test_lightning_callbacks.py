@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.compatibility.optimizers import SmallClassifier
 from callbacks import StepSizeMonitor
-from lightning_modules import ModelError, Schedule
+from lightning_modules import ModelError, Schedule, lightning_callbacks, step_axis
 from optimizers import ParabolicAdam, SaLSA
 
 ADAMW = partial(torch.optim.AdamW, lr=1e-5)
@@ -92,6 +92,16 @@ def test_a_callback_for_something_else_names_our_way(name, tmp_path):
     callback, line = REFUSED[name]
     with pytest.raises(ModelError, match=f"trainer.callbacks: {type(callback).__name__}: .*{line}"):
         trainer(tmp_path, callback).fit(SmallClassifier(optimizer=SaLSA), datamodule=Data())
+
+
+def test_another_lightning_is_named(tmp_path, monkeypatch):
+    module = SmallClassifier(optimizer=SaLSA)
+    monkeypatch.setattr(lightning_callbacks, "_NOT_PUBLIC", "_no_such_name")
+    with pytest.raises(RuntimeError, match=r"lightning 2\.\d+.*BatchSizeFinder has no _no_such_name"):
+        trainer(tmp_path, BatchSizeFinder()).fit(module, datamodule=Data())
+    monkeypatch.setattr(step_axis, "_NOT_PUBLIC", ("_no_such_name", "should_update_logs"))
+    with pytest.raises(RuntimeError, match=r"lightning 2\.\d+.*Trainer has no _no_such_name\.should_update_logs"):
+        trainer(tmp_path, logger=CSVLogger(tmp_path)).fit(module, loader())
 
 
 def test_a_monitor_of_rates_is_refused_where_there_is_none(tmp_path):

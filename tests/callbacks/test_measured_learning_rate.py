@@ -37,7 +37,7 @@ from callbacks import GradualUnfreezing, MeasuredLearningRate
 from callbacks.replayed_batches import ReplayedBatches
 from lightning_modules import ClosureModule, GradientClip, Schedule
 from lightning_modules.schedules import LinearWithWarmup
-from optimizers import GLD, ParabolicAdam, SaLSA
+from optimizers import GLD, ParabolicAdam, SaLSA, step_direction
 from optimizers.step_direction import StepDirection
 
 INPUTS, ROWS = 6, 96
@@ -857,3 +857,20 @@ def test_a_fused_optimizer_under_a_scaler_is_refused() -> None:
 def test_arguments_out_of_range_are_refused(name: str, value: float) -> None:
     with pytest.raises(MisconfigurationException, match=f"MeasuredLearningRate: {name}: {value} is not allowed"):
         MeasuredLearningRate(**{name: value})
+
+
+def test_a_copy_of_an_optimizer_calls_none_of_its_hooks() -> None:
+    weight = nn.Parameter(torch.ones(2))
+    weight.grad = torch.ones(2)
+    optimizer, calls = SGD([weight], lr=1.0), []
+    optimizer.register_step_pre_hook(lambda *_: calls.append("before"))
+    optimizer.register_step_post_hook(lambda *_: calls.append("after"))
+    StepDirection(optimizer, [1.0]).find()
+    assert calls == []
+
+
+def test_another_torch_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = step_direction._NOT_PUBLIC - {"_optimizer_step_pre_hooks"}
+    monkeypatch.setattr(step_direction, "_NOT_PUBLIC", names)
+    with pytest.raises(RuntimeError, match=r"torch 2\.\d+.*_optimizer_step_pre_hooks"):
+        StepDirection(SGD([nn.Parameter(torch.ones(2))], lr=1.0), [1.0])

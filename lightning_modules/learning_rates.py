@@ -23,8 +23,9 @@ class LearningRates:
     """The learning rates of a fit under manual optimization, where Lightning leaves the schedule to the module.
 
     The schedule, whoever has made it, advances after each step or at the end of each epoch, by Lightning's hook
-    ``lr_scheduler_step``. A run that resumes with another length gets the schedule of that length, at the place that
-    the saved run had reached.
+    ``lr_scheduler_step``. With a ``frequency`` it does so where the number of batches in the epoch, or of epochs, is a
+    multiple of that, as Lightning 2.6.6 counts under automatic optimization. A run that resumes with another length
+    gets the schedule of that length, at the place that the saved run had reached.
 
     Args:
         schedule: The module's schedule, if it has one.
@@ -111,8 +112,9 @@ class LearningRates:
 
     def after_step(self, module: LightningModule) -> None:
         """Advance the schedules that do so per step."""
+        batches = module.trainer.fit_loop.epoch_loop.batch_idx + 1
         for config in module.trainer.lr_scheduler_configs:
-            if not _is_per_epoch(config):
+            if not _is_per_epoch(config) and batches % config.frequency == 0:
                 module.lr_scheduler_step(config.scheduler, None)
 
     def at_epoch_start(self) -> None:
@@ -123,9 +125,17 @@ class LearningRates:
         """Note that the epoch has the values of a validation."""
         self._validated = True
 
-    def at_epoch_end(self, module: LightningModule) -> None:
-        """End an epoch, and advance the schedules that do so then."""
+    def at_epoch_end(self, module: LightningModule, epoch: int | None = None) -> None:
+        """End an epoch, and advance the schedules that do so then.
+
+        Args:
+            module: The module.
+            epoch: The epoch's number, from 0. None: the trainer's present one.
+        """
+        epochs = (module.trainer.current_epoch if epoch is None else epoch) + 1
         for config in filter(_is_per_epoch, module.trainer.lr_scheduler_configs):
+            if config.interval == "epoch" and epochs % config.frequency:
+                continue
             if not isinstance(config.scheduler, ReduceLROnPlateau):
                 module.lr_scheduler_step(config.scheduler, None)
             elif self._is_measured(module.trainer):
@@ -160,18 +170,18 @@ class LearningRates:
         stored = checkpoint.get("run_length")
         self._resumed_length = None if stored is None else RunLength(*stored)
 
-    def place_in_epoch(self, trainer: Trainer) -> dict[str, bool]:
+    def place_in_epoch(self, trainer: Trainer) -> dict[str, int]:
         """Return where in an epoch a checkpoint is written, for :meth:`resume_in_epoch`."""
         # Callbacks that save after a validation do so before the module learns of its end.
         validated = self._validated or bool(trainer.validating)
         end_due = self._in_epoch and has_ended_epoch(trainer) and trainer.is_last_batch
-        return {"validated": validated, "epoch_end_due": end_due}
+        return {"validated": validated, "epoch_end_due": end_due, "epoch": trainer.current_epoch}
 
-    def resume_in_epoch(self, module: LightningModule, place: Mapping[str, bool]) -> None:
+    def resume_in_epoch(self, module: LightningModule, place: Mapping[str, int]) -> None:
         """Go on from where :meth:`place_in_epoch` was; end the epoch if its end was due."""
-        self._validated = place.get("validated", False)
+        self._validated = bool(place.get("validated", False))
         if place.get("epoch_end_due", False):
-            self.at_epoch_end(module)
+            self.at_epoch_end(module, place.get("epoch"))
 
 
 def _is_per_epoch(config: LRSchedulerConfig) -> bool:

@@ -75,7 +75,7 @@ class Resumption:
     # Saving
 
     def save(
-        self, checkpoint: dict[str, Any], module: LightningModule, waiting: Sequence[Any], facts: Mapping[str, bool]
+        self, checkpoint: dict[str, Any], module: LightningModule, waiting: Sequence[Any], facts: Mapping[str, int]
     ) -> None:
         """Add the entries to a checkpoint.
 
@@ -112,7 +112,7 @@ class Resumption:
         self._loader_states = fit.get("combined_loader", [])
         self._loaded = checkpoint.get(ENTRY, {})
 
-    def at_train_start(self, module: LightningModule) -> tuple[list[Any], dict[str, bool]]:
+    def at_train_start(self, module: LightningModule) -> tuple[list[Any], dict[str, int]]:
         """Put everything back, as the last before training starts.
 
         Args:

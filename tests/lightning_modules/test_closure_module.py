@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import BaseFinetuning
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import BaseFinetuning, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -63,7 +63,7 @@ def data(batch_size: int, weighted: bool = False, count: int = 24) -> DataLoader
     return DataLoader(TensorDataset(*tensors), batch_size=batch_size)
 
 
-def fit(module: ClosureModule, loader: Any, folder: Path, **options: Any) -> Trainer:
+def fit(module: LightningModule, loader: Any, folder: Path, **options: Any) -> Trainer:
     settings = {"max_epochs": 2, "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     trainer = Trainer(accelerator="cpu", enable_model_summary=False, default_root_dir=folder, **(settings | options))
     trainer.fit(module, loader, data(7))
@@ -311,6 +311,74 @@ def test_a_schedule_of_a_modules_own_advances_when_it_says(interval: str, rate: 
     assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(rate)
 
 
+class OwnFrequency(OwnSchedule):
+    """Has a schedule that advances every so many steps or epochs."""
+
+    frequency = 2
+
+    def configure_optimizers(self) -> Any:
+        made = OwnSchedule.configure_optimizers(self)
+        made["lr_scheduler"]["frequency"] = self.frequency
+        return made
+
+
+class Automatic(LightningModule):
+    """The same, trained by Lightning itself."""
+
+    configure_optimizers = OwnFrequency.configure_optimizers
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 1)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return nn.functional.mse_loss(self.layer(batch[0]).squeeze(-1), batch[1])
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        pass
+
+
+class Rates(Callback):
+    """Keeps the learning rate before each batch."""
+
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        self.seen.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+@pytest.mark.parametrize("interval", ["step", "epoch"])
+@pytest.mark.parametrize("frequency", [2, 3])
+def test_a_schedules_frequency_is_that_of_automatic_optimization(interval: str, frequency: int, tmp_path: Path) -> None:
+    seen = []
+    for module in (OwnFrequency(), Automatic()):
+        rates = Rates()
+        module.interval, module.frequency = interval, frequency
+        fit(module, data(5), tmp_path, max_epochs=7, callbacks=[rates])  # 5 batches an epoch
+        seen.append(rates.seen)
+    assert seen[0] == seen[1]
+    assert len(set(seen[0])) > 2
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 4])
+def test_a_schedules_frequency_counts_the_epochs_before_a_checkpoint_that_is_due_to_end_one(
+    epochs: int, tmp_path: Path
+) -> None:
+    def run(epochs: int, **options: Any) -> list[float]:
+        # Written after the validation at an epoch's end, when the schedule is yet to advance.
+        rates, saver = Rates(), ModelCheckpoint(tmp_path, f"{epochs}", save_on_train_epoch_end=False)
+        trainer = Trainer(
+            accelerator="cpu", max_epochs=epochs, logger=False, enable_progress_bar=False, callbacks=[rates, saver]
+        )
+        trainer.fit(OwnFrequency(), data(8), data(7), **options)
+        return rates.seen
+
+    straight = run(6)
+    run(epochs)
+    assert run(6, ckpt_path=tmp_path / f"{epochs}.ckpt") == straight[3 * epochs :]
+
+
 class Halving:
     """A schedule as other packages have them: no subclass of torch's."""
 
@@ -417,14 +485,6 @@ SCHEDULES: dict[str, Any] = {
     "one cycle": partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=0.05),
     "warm-up": LinearWithWarmup,
 }
-
-
-class Rates(Callback):
-    def __init__(self) -> None:
-        self.seen: list[float] = []
-
-    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        self.seen.append(trainer.optimizers[0].param_groups[0]["lr"])
 
 
 @pytest.mark.parametrize("interval", ["step", "epoch"])

@@ -16,28 +16,21 @@ from optimizers.cadence import Cadence
 from optimizers.checks import require, require_one_of
 from optimizers.directions import DirectionFunction
 from optimizers.failed_searches import MANY_FAILURES, warn_of_failures
-from optimizers.finite_steps import finite_start
-from optimizers.group_update import GroupUpdate, group_updates, make_state
+from optimizers.group_update import GroupUpdate
 from optimizers.line import Line
 from optimizers.options import Reset, in_force, with_options
 from optimizers.searches import Past, Search, SearchResult
-from optimizers.shards import asks_for_state
-from optimizers.step_contract import Closure, Evaluate, StepRecord, UnitReport, open_step
+from optimizers.step_contract import Closure, Evaluate, StepRecord, UnitReport
+from optimizers.step_start import start_step
 from optimizers.units import Unit, UnitMemory, UpdateRule, divide, merge, next_to_search, search_jointly
+from optimizers.unread_record import UnreadRecord, unread_record
 
 Condition = Literal["gradient", "momentum"]
 
-_NO_SEARCH: dict[str, Any] = {
-    "loss_after": math.nan,
-    "evaluations": 0,
-    "backtracks": 0,
-    "slope": math.nan,
-    "accepted": True,
-}
 # What pickling and copying keep beside torch's own attributes.
 _OWN_ATTRIBUTES = (
     *("direction", "search", "cadence", "growth_per", "steps_per_epoch", "condition", "reset"),
-    *("update_rule", "joint_steps", "merge_threshold"),
+    *("update_rule", "joint_steps", "merge_threshold", "_last"),
 )
 # How many steps make an epoch unless the run's number is given: the step size may double within 20 steps.
 _STEPS_PER_EPOCH = 20
@@ -128,7 +121,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         self.update_rule = update_rule
         self.joint_steps = joint_steps
         self.merge_threshold = merge_threshold
-        self._record: dict[str, Any] | StepRecord | None = None
+        self._last: UnreadRecord | None = None
         self._has_warned = False
         defaults: dict[str, Any] = {
             "lr": initial_step_size,
@@ -166,8 +159,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         place_anchors(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        own = {name: self.__dict__[name] for name in _OWN_ATTRIBUTES}
-        return super().__getstate__() | own | {"_record": self.last_step}
+        return super().__getstate__() | {name: self.__dict__[name] for name in _OWN_ATTRIBUTES}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -178,13 +170,8 @@ class LineSearchOptimizer(torch.optim.Optimizer):
 
     @property
     def last_step(self) -> StepRecord | None:
-        """What the last step did; None before the first one."""
-        if isinstance(self._record, dict):
-            numbers: dict[str, Any] = {k: float(v) if isinstance(v, Tensor) else v for k, v in self._record.items()}
-            # A device is not asked in the step itself whether the loss is finite.
-            numbers["accepted"] = numbers["accepted"] and math.isfinite(numbers["loss_before"])
-            self._record = StepRecord(**numbers)
-        return self._record
+        """What the last step did; None before the first one. Reading it waits for the device."""
+        return None if self._last is None else self._last.read()
 
     def units(self) -> list[Unit]:
         """Return the units, in the order of their first groups; under the rule "joint" a single one without a name."""
@@ -211,22 +198,18 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         Returns:
             The loss at the start of the step.
         """
-        if asks_for_state(self.param_groups, closure, evaluate, loss):
-            return make_state(group_updates(self.param_groups, self.state, self.direction))
-        parameters = [p for group in self.param_groups for p in group["params"]]
-        loss, start, evaluate = open_step(type(self).__name__, closure, evaluate, loss, parameters)
+        start = start_step(self, self.direction, closure, evaluate, loss)
+        if start is None:
+            return None
+        finite = start.finite_loss
         for group in self.param_groups:
             group["steps_since_search"] += 1
-        updates = group_updates(self.param_groups, self.state, self.direction)
-        finite = finite_start(start, updates) if self.checks_finite else start
-        if finite is None or not updates:
-            for group in self.param_groups:
-                group["skipped"] += finite is None
-            accepted, step_size = finite is not None, self.param_groups[0]["lr"]
-            self._record = dict(_NO_SEARCH, loss_before=start, step_size=step_size, accepted=accepted)
-            return loss
-        self._move(self._units_with(updates), evaluate, finite)
-        return loss
+            group["skipped"] += finite is None
+        if finite is None or not start.updates:
+            self._last = unread_record(start.loss, self.param_groups[0]["lr"], accepted=finite is not None)
+        else:
+            self._move(self._units_with(start.updates), start.evaluate, finite)
+        return start.returned
 
     def _units_with(self, updates: list[GroupUpdate]) -> list[Unit]:
         """Return the units with something to move."""
@@ -253,9 +236,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         if results:
             self._note(results, searching)
         else:
-            # The loss stays on its device until the record is read.
-            before = loss.clone() if isinstance(loss, Tensor) else loss
-            self._record = dict(_NO_SEARCH, loss_before=before, step_size=units[0].step_size)
+            self._last = unread_record(loss, units[0].step_size)
         failed = [unit for unit in searching if unit.memory.failures_in_a_row >= MANY_FAILURES]
         if failed and not self._has_warned:
             self._has_warned = True
@@ -367,12 +348,12 @@ class LineSearchOptimizer(torch.optim.Optimizer):
 
     def _note(self, results: list[SearchResult], searched: list[Unit]) -> None:
         last = results[-1]
-        self._record = StepRecord(
-            loss_before=results[0].loss_before,
+        self._last = unread_record(
+            results[0].loss_before,
+            searched[0].step_size,
             loss_after=last.loss,
             evaluations=sum(result.trials for result in results),
             backtracks=sum(result.backtracks for result in results),
-            step_size=searched[0].step_size,
             slope=math.fsum(result.slope for result in results[: len(searched)]),
             accepted=last.accepted,
             group=searched[0].name if len(searched) == 1 else None,

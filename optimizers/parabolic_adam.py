@@ -14,20 +14,19 @@ from optimizers.anchored_decay import keep_anchors, place_anchors, require_ancho
 from optimizers.checks import require
 from optimizers.directions import adam
 from optimizers.failed_searches import MANY_FAILURES, warn_of_failures
-from optimizers.finite_steps import finite_start
-from optimizers.group_update import GroupUpdate, group_updates, make_state, over_ranks
+from optimizers.group_update import GroupUpdate, over_ranks
 from optimizers.peak_rate import LARGEST_PROBE, LEAST_PROBE, PeakRate, PeakRateState, measure_parabola
 from optimizers.scalars import gather
-from optimizers.shards import asks_for_state
 from optimizers.slopes import split_slope
-from optimizers.step_contract import Closure, Evaluate, Loss, StepRecord, UnitReport, as_loss, open_step
+from optimizers.step_contract import Closure, Evaluate, Loss, StepRecord, UnitReport, as_loss
+from optimizers.step_start import start_step
+from optimizers.unread_record import UnreadRecord, unread_record
 from optimizers.warmup_and_decay import decay_factor, warmup_factor
 
 # The share of the run over which the learning rate rises, as is usual for Adam.
 _WARMUP = 0.1
 # The weight of the past in the averages over searches that monitors show.
 _SMOOTHING = 0.9
-_WITHOUT_SEARCH = StepRecord(math.nan, math.nan, 0, 0, step_size=math.nan, slope=math.nan, accepted=True)
 _STATE = tuple(field.name for field in fields(PeakRateState))
 _COUNTERS = ("searches", "failures", "trials", "backtracks", "skipped")
 
@@ -107,7 +106,7 @@ class ParabolicAdam(torch.optim.Optimizer):
         self.total_steps = total_steps
         # The share of the run that is done, set before each step by a callback that knows it better than a step count.
         self.progress: float | None = None
-        self._last: tuple[Loss, StepRecord] | None = None
+        self._last: UnreadRecord | None = None
         estimator = PeakRate(peak_fraction)
         defaults = {
             "lr": initial_step_size,
@@ -158,10 +157,7 @@ class ParabolicAdam(torch.optim.Optimizer):
     @property
     def last_step(self) -> StepRecord | None:
         """What the last step did; None before the first one. Reading it waits for the device."""
-        if self._last is None:
-            return None
-        loss, record = float(self._last[0]), self._last[1]
-        return replace(record, loss_before=loss, accepted=record.accepted and math.isfinite(loss))
+        return None if self._last is None else self._last.read()
 
     def unit_reports(self) -> dict[str, UnitReport]:
         """Return what the searches found so far; there is one unit, the model."""
@@ -186,10 +182,10 @@ class ParabolicAdam(torch.optim.Optimizer):
         self, closure: Closure | None = None, *, evaluate: Evaluate | None = None, loss: Tensor | float | None = None
     ) -> Any:
         """Make one step and return the loss at its start; the arguments are those of `step_contract.open_step`."""
-        if asks_for_state(self.param_groups, closure, evaluate, loss):
-            return make_state(group_updates(self.param_groups, self.state, adam))
-        parameters = [p for group in self.param_groups for p in group["params"]]
-        returned, start, evaluate = open_step("ParabolicAdam", closure, evaluate, loss, parameters)
+        start = start_step(self, adam, closure, evaluate, loss)
+        if start is None:
+            return None
+        finite, updates = start.finite_loss, start.updates
         group = self.param_groups[0]
         estimator, state = PeakRate(group["peak_fraction"]), PeakRateState(**{name: group[name] for name in _STATE})
         state.steps += 1
@@ -198,12 +194,10 @@ class ParabolicAdam(torch.optim.Optimizer):
         elif group["lr"] > 0:
             # A group may start from a rate of its own.
             state.log_distance = math.log(group["lr"] / estimator.probe_share)
-        updates = group_updates(self.param_groups, self.state, adam)
-        finite = finite_start(start, updates) if self.checks_finite else start
         if finite is None or not updates:
             self._set(**vars(state), skipped=group["skipped"] + (finite is None))
-            self._note(start, accepted=finite is not None)
-            return returned
+            self._note(start.loss, accepted=finite is not None)
+            return start.returned
         tensors = sum(len(update.params) for update in updates)
         if tensors > group["most_tensors"]:
             # A direction through what has trained so far says nothing about the rest.
@@ -217,7 +211,7 @@ class ParabolicAdam(torch.optim.Optimizer):
             slopes = _split_slopes(updates)
             _add_slopes(estimator, state, updates, slopes)
             total = over_ranks(gather([each.sum() for each in slopes]), updates)
-            self._search(estimator, state, updates, evaluate, finite, total)
+            self._search(estimator, state, updates, start.evaluate, finite, total)
         else:
             for update in updates:
                 update.step_without_search(group["lr"])
@@ -225,7 +219,7 @@ class ParabolicAdam(torch.optim.Optimizer):
                 _add_slopes(estimator, state, updates, _split_slopes(updates))
             self._note(finite)
         self._set(**vars(state), most_tensors=max(tensors, group["most_tensors"]))
-        return returned
+        return start.returned
 
     def _search(
         self,
@@ -293,9 +287,7 @@ class ParabolicAdam(torch.optim.Optimizer):
             group.update(values)
 
     def _note(self, loss: Loss, **found: Any) -> None:
-        # The loss stays on its device until the record is read.
-        record = replace(_WITHOUT_SEARCH, step_size=self.param_groups[0]["lr"], **found)
-        self._last = loss.clone() if isinstance(loss, Tensor) else loss, record
+        self._last = unread_record(loss, self.param_groups[0]["lr"], **found)
 
 
 def _move(updates: list[GroupUpdate], step_size: float) -> None:

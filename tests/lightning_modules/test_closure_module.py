@@ -362,11 +362,9 @@ def test_a_schedules_frequency_is_that_of_automatic_optimization(interval: str, 
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 3, 4])
-def test_a_schedules_frequency_counts_the_epochs_before_a_checkpoint_that_is_due_to_end_one(
-    epochs: int, tmp_path: Path
-) -> None:
+def test_a_schedules_frequency_counts_the_epochs_before_a_checkpoint(epochs: int, tmp_path: Path) -> None:
     def run(epochs: int, **options: Any) -> list[float]:
-        # Written after the validation at an epoch's end, when the schedule is yet to advance.
+        # Written after the validation at the end of each epoch.
         rates, saver = Rates(), ModelCheckpoint(tmp_path, f"{epochs}", save_on_train_epoch_end=False)
         trainer = Trainer(
             accelerator="cpu", max_epochs=epochs, logger=False, enable_progress_bar=False, callbacks=[rates, saver]

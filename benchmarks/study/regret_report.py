@@ -84,11 +84,13 @@ def _sections(frame: pd.DataFrame, options: RegretOptions, runs: pd.DataFrame, d
         if group["searched"].notna().any():
             sections += [f"#### {title}: the last line search", HOW_TO_READ_SEARCH, _search_table(group)]
         sections += _figures(group, name, folder)
-    return [*sections, "### Settings", _settings_table(frame)]
+    return [*sections, "### Settings", _settings_table(frame), "### Regret in loss by setting", _by_setting(frame)]
 
 
 def _table(frame: pd.DataFrame) -> str:
     loss, score = summarize(frame, "loss"), summarize(frame, "score")
+    shared = losses_by_setting(frame).index
+    of_shared = frame[frame["setting"].isin(shared)]
     rows = []
     for method, row in loss.sort_values("mean").iterrows():
         group = frame[frame["method"] == method]
@@ -100,6 +102,9 @@ def _table(frame: pd.DataFrame) -> str:
                 "regret in loss, mean": _with_interval(row, "mean", "low", "high"),
                 "median": _with_interval(row, "median", "median_low", "median_high"),
                 "worst": _worst(row),
+                f"mean, settings of all methods ({len(shared)})": _number(
+                    _mean_over_settings(of_shared[of_shared["method"] == method], "loss_regret")
+                ),
                 "relative, mean": _percent(_mean_over_settings(group, "relative_regret")),
                 "below": f"{row['below']} of {row['settings']}",
                 "regret in score, mean": _points(score, method, "mean"),
@@ -158,6 +163,12 @@ def _settings_table(frame: pd.DataFrame) -> str:
                 "its score": _number(values["score"].mean()),
             }
         )
+    return markdown_table(rows)
+
+
+def _by_setting(frame: pd.DataFrame) -> str:
+    regrets = frame.groupby(["setting", "method"], sort=False)["loss_regret"].mean().unstack()
+    rows = [{"setting": str(setting)} | row.map(_number).to_dict() for setting, row in regrets.iterrows()]
     return markdown_table(rows)
 
 

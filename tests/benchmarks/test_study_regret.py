@@ -251,12 +251,23 @@ def test_the_report_of_a_part_and_of_the_whole(study: Study, tmp_path: Path) -> 
     ][:1]
     assert "0.015 (a)" in row
     assert "1 of 2" in row
+    by_setting = section.split("### Regret in loss by setting")[1].strip().splitlines()
+    columns = [cell.strip() for cell in by_setting[0].split("|")]
+    cells = {row.split("|")[1].strip(): row.split("|")[columns.index("own")].strip() for row in by_setting[2:5]}
+    assert cells == {"a": "0.015", "b": "-0.030", "c": "0.500"}
     for name in ("regret_all.png", "profile_all.png", "ranks_all.png", "regret.csv"):
         assert (tmp_path / "whole" / name).is_file()
     assert len(pd.read_csv(tmp_path / "whole" / "regret.csv")) == 24 + 6  # and the best of the grid
     part = {run.id: results[run.id] for run in runs if run.cell.labels["setting"] == "a" and run.seed == 0}
     write_report(study, runs, part, tmp_path, tmp_path / "part")
     assert "4 of 24 runs are done. 1 of 3 settings" in (tmp_path / "part" / "regret.md").read_text()
+    # The settings that all methods have done are compared, whatever else some have.
+    without = {run.id: results[run.id] for run in runs if label_of(run) not in (("b", "other"), ("c", "other"))}
+    write_report(study, runs, without, tmp_path, tmp_path / "without")
+    lines = (tmp_path / "without" / "regret.md").read_text().split("### All settings")[1].splitlines()
+    columns = [cell.strip() for cell in lines[2].split("|")]
+    (own,) = [line for line in lines[:12] if line.startswith("| own |")]
+    assert own.split("|")[columns.index("mean, settings of all methods (1)")].strip() == "0.015"
     (first, *_) = part
     write_report(study, runs, {first: results[first]}, tmp_path, tmp_path / "one")
     assert "no setting has all rates of the grid yet" in (tmp_path / "one" / "regret.md").read_text()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import ClassVar
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -48,14 +48,12 @@ def test_both_sides_read_the_same_rows(tmp_path: Path) -> None:
 
 def test_scores_are_of_the_last_validation_on_both_sides(capsys: pytest.CaptureFixture[str]) -> None:
     summary = RunSummary()
-    summary.validations = {8: {"val/loss": 0.25, "val/accuracy": 0.75}, 16: {"val/loss": 0.5, "val/accuracy": 0.625}}
-
-    class FinishedTrainer:
-        checkpoint_callback = None
-        ckpt_path = None
-        callbacks: ClassVar[list] = []
-
-    ours = "\n".join(summary._validation_lines(FinishedTrainer()))  # type: ignore[arg-type]
+    fit = SimpleNamespace(state=SimpleNamespace(fn="fit"), sanity_checking=False, checkpoint_callback=None)
+    fit.ckpt_path, fit.callbacks = None, []
+    for fit.global_step, loss, accuracy in ((8, 0.25, 0.75), (16, 0.5, 0.625)):
+        fit.callback_metrics = {"val/loss": loss, "val/accuracy": accuracy, "train/loss": 1.0}
+        summary.on_validation_end(fit, None)  # type: ignore[arg-type]
+    ours = "\n".join(summary._validation_lines(fit))  # type: ignore[arg-type]
     theirs = "\n".join(json.dumps({"eval_loss": 0.5, "eval_accuracy": 0.625, "epoch": epoch}) for epoch in (1, 2))
     assert whole_run.scores(ours, "sst2") == whole_run.scores(theirs, "sst2") == (0.5, 0.625)
 

@@ -361,13 +361,26 @@ def test_a_schedules_frequency_is_that_of_automatic_optimization(interval: str, 
     assert len(set(seen[0])) > 2
 
 
+class SavesInTheEnd(Callback):
+    """Saves at the end of an epoch, before the module's own hook, by which a schedule advances."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_epoch_end(self, trainer: Trainer, *_: Any) -> None:
+        trainer.save_checkpoint(self.path)
+
+
+@pytest.mark.parametrize("before_the_schedule", [False, True])
 @pytest.mark.parametrize("epochs", [1, 2, 3, 4])
-def test_a_schedules_frequency_counts_the_epochs_before_a_checkpoint(epochs: int, tmp_path: Path) -> None:
+def test_a_schedules_frequency_counts_the_epochs_before_a_checkpoint(
+    epochs: int, before_the_schedule: bool, tmp_path: Path
+) -> None:
     def run(epochs: int, **options: Any) -> list[float]:
-        # Written after the validation at the end of each epoch.
         rates, saver = Rates(), ModelCheckpoint(tmp_path, f"{epochs}", save_on_train_epoch_end=False)
+        callbacks = [rates, SavesInTheEnd(tmp_path / f"{epochs}.ckpt") if before_the_schedule else saver]
         trainer = Trainer(
-            accelerator="cpu", max_epochs=epochs, logger=False, enable_progress_bar=False, callbacks=[rates, saver]
+            accelerator="cpu", max_epochs=epochs, logger=False, enable_progress_bar=False, callbacks=callbacks
         )
         trainer.fit(OwnFrequency(), data(8), data(7), **options)
         return rates.seen

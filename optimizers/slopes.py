@@ -61,7 +61,7 @@ def inner_product(one: Tensor, other: Tensor) -> Tensor:
     """Return the inner product of two real tensors of one type, in this type.
 
     On a CPU not by `torch.dot`: that follows torch's setting for products of float32 matrices
-    (`set_float32_matmul_precision`), by which it takes five times as long in oneDNN, or rounds to bfloat16.
+    (`set_float32_matmul_precision`) to oneDNN, which takes several times as long and is allowed to round to bfloat16.
     """
     return (one * other).sum() if one.device.type == "cpu" else torch.dot(one.reshape(-1), other.reshape(-1))
 

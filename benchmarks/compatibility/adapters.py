@@ -186,8 +186,8 @@ def refusals() -> Iterator[str]:
 HEAD = f"""# Adapters of peft
 
 Every adapter of peft {metadata.version("peft")} that fits a text classifier, tried by
-`python -m benchmarks.compatibility.adapters`, which writes this page. *Works*: the trained model's logits are the same to 1e-6
-with more padding, after peft alone has loaded the saved folder into the original model, and after merging.
+`python -m benchmarks.compatibility.adapters`, which writes this page. *Works*: the trained model's logits are the same
+to 1e-6 with more padding, after peft alone has loaded the saved folder into the original model, and after merging.
 *Unmerged*: a prompt cannot be merged into weights. Adapters that need their own part of the training loop are
 refused when training begins, others when the adapter is made.
 

@@ -12,20 +12,22 @@ import pyarrow as pa
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
+from datamodules.arrow_columns import column_of
 from datamodules.collator import Collator
 from datamodules.column_choice import check_columns, choose_text_columns
 from datamodules.dataset_source import DatasetSource, load_splits
 from datamodules.errors import DataError
 from datamodules.file_source import FileSource, Quoting
 from datamodules.held_out_rows import held_out_rows, keep_every_label, strata_of_label_sets
-from datamodules.label_kind import LabelKind, ProblemType, encode_labels
+from datamodules.label_encoding import encode_labels
+from datamodules.label_kind import LabelKind, ProblemType
 from datamodules.label_statistics import LabelStatistics, label_statistics
 from datamodules.row_cache import stored
 from datamodules.split_report import report_splits
 from datamodules.text_source import TextSource, with_texts
 from datamodules.text_task import TaskOptions, TextTask, find_task, task_line
 from datamodules.tokenization import tokenized
-from datamodules.tokenized_datamodule import TokenizedDataModule, check_at_least, column_of
+from datamodules.tokenized_datamodule import TokenizedDataModule, check_at_least
 from datamodules.tokenizer import check_max_length
 
 METRICS = {

@@ -9,12 +9,12 @@ from functools import cached_property
 from pathlib import Path
 
 import datasets
-import pyarrow as pa
-import pyarrow.compute
+import pyarrow.compute as pc
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from transformers import PreTrainedTokenizerBase
 
+from datamodules.arrow_columns import column_of
 from datamodules.collator import Collator
 from datamodules.errors import DataError
 from datamodules.length_batch_sampler import LengthBatchSampler
@@ -215,13 +215,8 @@ def check_at_least(least: int, **options: int | None) -> None:
             raise DataError(f"{name} {value} is out of range: at most {sys.maxsize}")
 
 
-def column_of(rows: datasets.Dataset, name: str) -> pa.ChunkedArray:
-    """Return a column as Arrow holds it, without Python objects."""
-    return rows.select_columns([name]).with_format("arrow")[:][name]
-
-
 def token_counts(rows: datasets.Dataset) -> list[int]:
     """Return the number of tokens of each row."""
     if "length" in rows.column_names:
         return column_of(rows, "length").to_pylist()
-    return pyarrow.compute.list_value_length(column_of(rows, "input_ids")).to_pylist()
+    return pc.list_value_length(column_of(rows, "input_ids")).to_pylist()

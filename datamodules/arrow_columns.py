@@ -1,4 +1,4 @@
-"""What several readers ask of columns of Arrow tables."""
+"""Helpers for columns of Arrow tables."""
 
 from __future__ import annotations
 

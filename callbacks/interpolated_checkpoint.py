@@ -11,7 +11,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from callbacks.checkpoint_reading import FACTS, UNREAD_CLASSES
-from callbacks.held_out import short_name
+from callbacks.validation_scorer import short_name
 
 # Key of what a checkpoint says of its place on the line.
 INTERPOLATION = "interpolation"

@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.errors import ModelError
-from lightning_modules.pretrained import first_line
+from lightning_modules.errors import ModelError, first_line
 from lightning_modules.tiny_input import tiny_input
 from optimizers.call_order import call_order, evaluating
 

@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from lightning_modules.errors import ModelError
+from lightning_modules.errors import ModelError, first_line
 from lightning_modules.losses import ProblemType, check_problem_type
 
 OFFLINE_PREFIX = "offline:"
@@ -268,8 +268,3 @@ def quiet_transformers() -> Iterator[None]:
         transformers_logging.set_verbosity(verbosity)
         if progress_bar:
             transformers_logging.enable_progress_bar()
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's text."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -14,9 +14,9 @@ from jsonargparse import Namespace
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import cli
-from callbacks import model_exporter
 from lightning_modules import SequenceClassifier
 from linetune.arguments import configs_first, export_arguments
+from linetune.checkpoint_export import upload
 from linetune.config_files import config_folder, config_of_checkpoint, named_config
 from linetune.last_checkpoint import last_checkpoint
 from linetune.named_checkpoint import best_of_run
@@ -200,13 +200,13 @@ class Hub:
 
 def test_upload_makes_a_private_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.HfApi", Hub)
-    assert model_exporter.upload(tmp_path, "stars") == "https://hub/me/stars"
+    assert upload(tmp_path, "stars") == "https://hub/me/stars"
     assert Hub.calls == [
         ("create", "stars", {"private": True, "exist_ok": True}),
         ("upload", "me/stars", tmp_path),
     ]
     with pytest.raises(MisconfigurationException, match=r"^push_to_hub: not/mine: 403 Forbidden \(the folder is"):
-        model_exporter.upload(tmp_path, "not/mine")
+        upload(tmp_path, "not/mine")
 
 
 def test_the_version_is_said(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,12 +6,12 @@ from torch.utils.data import DataLoader
 
 from datamodules.collator import Collator
 from datamodules.errors import DataError
-from datamodules.folder_source import FolderSource
+from datamodules.glue_folder_source import FolderSource
+from datamodules.glue_hub_source import HubSource
+from datamodules.glue_source import GLUESource
 from datamodules.glue_tasks import find_task
-from datamodules.hub_source import HubSource
 from datamodules.label_statistics import LabelStatistics, label_statistics
 from datamodules.row_selection import sample, thin_out_minority
-from datamodules.source import Source
 from datamodules.synthetic_source import SyntheticSource
 from datamodules.tokenized_datamodule import TokenizedDataModule, check_at_least
 
@@ -111,7 +111,7 @@ class GLUEDataModule(TokenizedDataModule):
         self.minority_keep_fraction = minority_keep_fraction
         self.synthetic_seed = synthetic_seed
         self.label_statistics: LabelStatistics | None = None
-        self._source: Source | None = None
+        self._source: GLUESource | None = None
         self._row_counts: dict[str, int] = {}  # of the splits that were read
 
     @property
@@ -246,7 +246,7 @@ class GLUEDataModule(TokenizedDataModule):
         if selections:
             rank_zero_info(f"{self.task_name} ({self.source_name}): {', '.join(selections)}")
 
-    def _make_source(self) -> Source:
+    def _make_source(self) -> GLUESource:
         if self.data_dir is not None:
             return FolderSource(self.task, self.data_dir)
         if self.source_name == "synthetic":

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from lightning_modules.closures import Batch
+from lightning_modules.batches import Batch
 from lightning_modules.input_limits import takes_token_types
 from lightning_modules.packing import Packing
 from lightning_modules.padding import Padding

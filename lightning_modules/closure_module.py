@@ -18,8 +18,9 @@ from torch.distributed.fsdp import FSDPModule
 from torch.optim import Optimizer
 from torchmetrics import Metric, MetricCollection
 
+from lightning_modules.batches import count_examples
 from lightning_modules.checkpoint_check import check_loadable, check_moved_parameters, check_optimizer_state
-from lightning_modules.closures import StepClosures, count_examples
+from lightning_modules.closures import StepClosures
 from lightning_modules.combinations import check_combination
 from lightning_modules.compilation import compile_loss_alone
 from lightning_modules.cpu_products import CpuProducts

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,13 +14,11 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lightning_modules.closures import StepClosures, count_examples
+from lightning_modules.batches import rows_of
+from lightning_modules.closures import StepClosures
 from lightning_modules.errors import ModelError
 from optimizers import traits
 from optimizers.scalars import read_together
-
-# How many of a batch's row numbers a line lists.
-_LISTED_ROWS = 64
 
 
 class FiniteSteps:
@@ -183,12 +181,3 @@ def _skipped_by(optimizer: Optimizer) -> list[int]:
 def _left_out_itself(optimizer: Optimizer, before: Sequence[int]) -> bool:
     """Whether every group has counted a skipped step since."""
     return all(now > then for now, then in zip(_skipped_by(optimizer), before, strict=True))
-
-
-def rows_of(batches: Sequence[Any]) -> str:
-    """Return the row numbers of some batches (``idx``), or where they have none, how many examples they are of."""
-    if not all(isinstance(batch, Mapping) and isinstance(batch.get("idx"), Tensor) for batch in batches):
-        return f"of {sum(map(count_examples, batches))} examples without row numbers (idx)"
-    rows = [row for batch in batches for row in batch["idx"].reshape(-1).tolist()]
-    more = f", … ({len(rows)} in all)" if len(rows) > _LISTED_ROWS else ""
-    return f"of rows {', '.join(map(str, rows[:_LISTED_ROWS]))}{more}"

@@ -7,7 +7,8 @@ import importlib.util
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from lightning_modules.errors import ModelError, first_line
-from lightning_modules.pretrained import OFFLINE_PREFIX, packaged_folder, quiet_transformers
+from lightning_modules.packaged_models import OFFLINE_PREFIX, packaged_folder
+from lightning_modules.pretrained import quiet_transformers
 
 
 def load_model_tokenizer(name: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:

@@ -16,9 +16,9 @@ from torch.nn import ModuleList
 from lightning_modules.adapters import AdapterConfig, check_kind_of_adapter, kind_of_adapter
 from lightning_modules.batch_check import check_batch, embedded_tokens, labels_of
 from lightning_modules.batch_logits import BatchLogits
+from lightning_modules.batches import Batch, count_examples
 from lightning_modules.classifier_model import classifier_model
 from lightning_modules.closure_module import ClosureModule
-from lightning_modules.closures import Batch, count_examples
 from lightning_modules.errors import ModelError
 from lightning_modules.export import can_hold_mean
 from lightning_modules.feature_cache import FeatureCache, fingerprint_of

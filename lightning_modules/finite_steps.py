@@ -70,12 +70,12 @@ class FiniteSteps:
             return step.loss
         if traits(inner).checks_finite:
             inner.checks_finite = False  # type: ignore[attr-defined]
-        guard = _Guard(inner, step)
-        with guard:
+        checked = _CheckedStep(inner, step)
+        with checked:
             optimizer.step(closure=step.closure, **offered)
-        left_out = guard.left_out if guard.was_called else has_scaler
-        loss = step.loss if guard.loss is None else torch.tensor(guard.loss, dtype=torch.float32)
-        self._count(left_out or _left_out_itself(inner, counted), loss, step, has_scaler and not guard.was_called)
+        left_out = checked.left_out if checked.was_called else has_scaler
+        loss = step.loss if checked.loss is None else torch.tensor(checked.loss, dtype=torch.float32)
+        self._count(left_out or _left_out_itself(inner, counted), loss, step, has_scaler and not checked.was_called)
         return loss
 
     def finish(self) -> None:
@@ -118,7 +118,7 @@ class FiniteSteps:
             )
 
 
-class _Guard:
+class _CheckedStep:
     """Context in which an optimizer's ``step`` asks whether loss and gradients are finite before it moves anything.
 
     The optimizer's class stays as it is: torch's schedules put a wrapper of ``step`` into the instance as well.
@@ -134,7 +134,7 @@ class _Guard:
         self.loss: float | None = None
 
     def __enter__(self) -> None:
-        self._optimizer.step = self._guarded  # type: ignore[method-assign]
+        self._optimizer.step = self._checked  # type: ignore[method-assign]
 
     def __exit__(self, *raised: object) -> None:
         if self._wrapper is None:
@@ -142,7 +142,7 @@ class _Guard:
         else:
             self._optimizer.step = self._wrapper  # type: ignore[method-assign]
 
-    def _guarded(self, closure: Callable[[], Any] | None = None, **offered: Any) -> Any:
+    def _checked(self, closure: Callable[[], Any] | None = None, **offered: Any) -> Any:
         # A gradient scaler has run the closure by now.
         loss = self._step.loss if closure is None else closure()
         # What a scaler has found, for kernels that skip the step by themselves.

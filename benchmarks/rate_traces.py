@@ -2,7 +2,7 @@
 
     python -m benchmarks.rate_traces configs/studies/learning_rate_free.yaml
 
-For whoever looks for a better estimate: which of these numbers, early in a run, tells the rate that turns out best?
+For research on better estimates: which of these numbers, early in a run, predict the best learning rate?
 """
 
 from __future__ import annotations

@@ -106,7 +106,7 @@ class LinetuneCLI(LightningCLI):
         except USER_ERRORS:
             self._remove_unbegun_run()
             raise
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             line = line_about_what_was_given(error, self.section) if hasattr(self, "config") else None
             if line is None:
                 raise

@@ -27,6 +27,7 @@ from lightning_modules.input_limits import check_data
 from lightning_modules.length_split import split_by_length as parts_by_length
 from lightning_modules.losses import LossOptions, ProblemType, TaskLoss, check_problem_type, task_loss
 from lightning_modules.metrics import LOWER_IS_BETTER, EvaluationMetrics, check_metrics, predicted_labels, reset_metrics
+from lightning_modules.monitors import check_monitors
 from lightning_modules.pretrained import check_label_order, load_sequence_classifier
 from lightning_modules.row_order import RowOrder
 from lightning_modules.sharded_model import sharded_modules
@@ -196,6 +197,13 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         return type(self).predict_step is SequenceClassifier.predict_step
 
     def configure_callbacks(self) -> Sequence[Callback]:
+        if self.trainer.state.fn == "fit" and type(self) is SequenceClassifier:  # a subclass may log other names
+            logged = [
+                f"{self._prefix('val', place)}/{name}"
+                for place, metrics in enumerate(self.val_metrics)
+                for name in cast(EvaluationMetrics, metrics).named_metrics()
+            ]
+            check_monitors(self.trainer, logged, self.lr_scheduler.monitor if self.lr_scheduler is not None else None)
         return [*super().configure_callbacks(), RowOrder()]
 
     def train(self, mode: bool = True) -> SequenceClassifier:
@@ -312,10 +320,9 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
             loss = self.loss_from_outputs(outputs, labels)
             found.append((self.task_loss.in_user_units(outputs), labels))
             metrics.update(loss, *found[-1], self.mean_over(part))
-        prefix = stage if set_index == 0 else f"{stage}_{self.eval_set_names[set_index]}"
         for name, metric in metrics.named_metrics().items():
             self.log(
-                f"{prefix}/{name}",
+                f"{self._prefix(stage, set_index)}/{name}",
                 metric,
                 on_step=False,
                 on_epoch=True,
@@ -325,6 +332,9 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
             )
         outputs, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
         return {"outputs": outputs, "predicted": predicted_labels(outputs, self.problem_type), "labels": labels}
+
+    def _prefix(self, stage: str, set_index: int) -> str:
+        return stage if set_index == 0 else f"{stage}_{self.eval_set_names[set_index]}"
 
     def score_rows(self, outputs: Tensor, labels: Tensor) -> dict[str, float]:
         """Return the loss and the metrics of rows, by name, as an evaluation of them alone would log them.

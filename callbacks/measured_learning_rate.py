@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 
+from callbacks.callback_order import move_to_front
 from callbacks.measurable_fit import check_module, check_optimizer, check_trainer, refusal
 from callbacks.rate_scaling import peaks_of, scale_rates
 from callbacks.replayed_batches import ReplayedBatches
@@ -76,6 +77,7 @@ class MeasuredLearningRate(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
             self._forget()
+            move_to_front(self, trainer)
             check_trainer(trainer)
             check_module(pl_module)
 

@@ -28,7 +28,7 @@ def refusal(what: str) -> MisconfigurationException:
 
 
 def check_trainer(trainer: Trainer) -> None:
-    """Refuse a trainer that shards parameters, or whose callbacks set rates or unfreeze what the optimizer already has."""
+    """Refuse a trainer that shards parameters, or whose callbacks set rates or unfreeze parameters of the optimizer."""
     if isinstance(trainer.strategy, DeepSpeedStrategy | FSDPStrategy | ModelParallelStrategy):
         raise refusal(
             f"{type(trainer.strategy).__name__} shards the parameters, which the measurement does not go with; train "

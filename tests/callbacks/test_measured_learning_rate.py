@@ -448,8 +448,8 @@ class Unfreezes(BaseFinetuning):
 @pytest.mark.parametrize("epoch", [1, 4], ids=["within the measurement", "after it"])
 def test_a_group_that_is_added_has_the_rate_measured_anew_and_keeps_its_ratio(epoch: int, share: float | None) -> None:
     runs = []
-    for given in (1e-4, 10.0):
-        callback, module = MeasuredLearningRate(), WithBias(given)
+    for rate in (1e-4, 10.0):
+        callback, module = MeasuredLearningRate(), WithBias(rate)
         fit(module, callback, Unfreezes(epoch, share), max_epochs=6)
         runs.append(module)
         assert callback.peak == pytest.approx(max(module.rates[-1]))

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
 from lightning.pytorch import Callback
@@ -18,6 +18,7 @@ from lightning_modules.batch_check import check_batch, embedded_tokens, labels_o
 from lightning_modules.classifier_model import classifier_model
 from lightning_modules.closure_module import ClosureModule
 from lightning_modules.closures import Batch, count_examples
+from lightning_modules.computed_buffers import computed_buffers, restore_rounded
 from lightning_modules.errors import ModelError
 from lightning_modules.export import can_hold_mean
 from lightning_modules.feature_cache import FeatureCache, fingerprint_of
@@ -216,6 +217,13 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         if mode and self.trainable != "all":
             for module in frozen_modules(self.model):
                 module.eval()
+        return self
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Move or convert the module as torch does, except that positions stay as exact as they were computed."""
+        exact = computed_buffers(self.model)
+        super().to(*args, **kwargs)
+        restore_rounded(self.model, exact)
         return self
 
     def configure_model(self) -> None:

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from lightning.pytorch import Callback
@@ -19,6 +19,7 @@ from lightning_modules.batch_logits import BatchLogits
 from lightning_modules.batches import Batch, count_examples
 from lightning_modules.classifier_model import classifier_model
 from lightning_modules.closure_module import ClosureModule
+from lightning_modules.computed_buffers import computed_buffers, restore_rounded
 from lightning_modules.errors import ModelError
 from lightning_modules.export import can_hold_mean
 from lightning_modules.feature_cache import FeatureCache, fingerprint_of
@@ -211,6 +212,13 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         if mode and self.trainable != "all":
             for module in frozen_modules(self.model):
                 module.eval()
+        return self
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Move or convert the module as torch does, except that positions stay as exact as they were computed."""
+        exact = computed_buffers(self.model)
+        super().to(*args, **kwargs)
+        restore_rounded(self.model, exact)
         return self
 
     def configure_model(self) -> None:

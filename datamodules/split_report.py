@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 
-from datamodules.label_kind import count_labels
-from datamodules.tokenized_datamodule import column_of
+from datamodules.arrow_columns import column_of
+from datamodules.label_statistics import count_labels
 
 MAX_CLASSES = 200
 

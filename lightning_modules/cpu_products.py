@@ -14,6 +14,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
+from lightning_modules.lightning_callbacks import move_to_front
+
 Attend = Callable[..., tuple[Tensor, Any]]
 
 # The precisions of oneDNN and of CUDA that "medium" sets, and "highest".
@@ -43,6 +45,7 @@ class CpuProducts(Callback):
         self._is_on = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        move_to_front(self, trainer)
         if trainer.strategy.root_device.type == "cpu":
             self._switch()
 

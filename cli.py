@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import BasePredictionWriter, ProgressBar
+from lightning.pytorch.callbacks import BasePredictionWriter, Checkpoint, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -106,7 +106,7 @@ class LinetuneCLI(LightningCLI):
         except USER_ERRORS:
             self._remove_unbegun_run()
             raise
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             line = line_about_what_was_given(error, self.section) if hasattr(self, "config") else None
             if line is None:
                 raise
@@ -176,6 +176,9 @@ class LinetuneCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self._get(self.config_init, "trainer")
         callbacks = config.get("callbacks") or []
+        if config.get("enable_checkpointing") is False:
+            # A ModelCheckpoint stands in the quickstart and others; Lightning refuses the two together.
+            kwargs["callbacks"] = callbacks = [each for each in callbacks if not isinstance(each, Checkpoint)]
         if config.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
             # Where rich is installed Lightning takes its bar, which shows a step size of 2e-5 as 0.000.
             kwargs["callbacks"] = [*callbacks, NarrowProgressBar()]

@@ -35,7 +35,7 @@ class PretrainedInterpolation(Callback):
 
     The trained weights are those of the best checkpoint where ModelCheckpoint has a monitor, else the last ones. Of the
     values of :math:`\alpha` tried, the one with the lowest validation loss is taken among those with which the metric
-    that one selects by is not worse than with the weights as trained, by more than the standard error of the
+    for model selection is not worse than with the weights as trained, by more than the standard error of the
     difference. If it is below 1, a checkpoint with these weights is written beside the best one and becomes the best
     one, and the module holds them. It cannot be resumed from: the run's own checkpoints stay. Weights that began as
     random ones (a new head) stay as trained; of an adapter :math:`\alpha` scales what it adds. An idea of WiSE-FT

@@ -31,7 +31,7 @@ class LabelKind:
     Args:
         problem_type: In transformers' words.
         label_names: Names of the labels in the order of their ids; empty for regression.
-        found_from: What it was found from, for people.
+        found_from: What it was found from, as it is printed.
     """
 
     problem_type: ProblemType

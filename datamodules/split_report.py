@@ -24,7 +24,7 @@ def report_splits(
     Args:
         splits: The tokenized rows of each split.
         label_names: Names of the labels; empty for regression.
-        limit: The longest that a text can be, for people ("128 tokens").
+        limit: The maximum length of a text, as it is printed ("128 tokens").
         held_out: Whether the validation rows are held out of the training rows.
     """
     lines = [_rows_line(splits, held_out)]

@@ -38,14 +38,10 @@ READING_VERSION = 1
 
 
 class TextDataModule(TokenizedDataModule):
-    """Texts of one's own with labels: from CSV, TSV, JSON lines and Parquet files, or a data set of `datasets`.
+    """Labelled texts of the user: CSV, TSV, JSON lines or Parquet files, or a data set of `datasets`.
 
-    Batches are dicts of tensors as :class:`GLUEDataModule`'s, with ``labels`` (batch,) int64 classes or float32 scores,
-    or (batch, labels) float32 zeros and ones, and ``idx``, each row's number in its source, from 0. With
-    ``long_texts=windows`` each row of the tokens is a window, and ``text`` (windows,) is the place of its text in the
-    batch. ``label_statistics`` has the training labels' counts after ``setup("fit")``, ``predict_rows`` the rows of
-    ``predict_file`` with all their columns after ``setup("predict")``. What is found (columns, kind, names) is kept in
-    the hyperparameters and the checkpoint.
+    docs/own_data.md has examples, the batches' contents and what is refused. Columns, kind of task and label names that
+    are found in the training rows are saved in the hyperparameters and in checkpoints.
 
     Args:
         train_file: Training rows, as a path, a glob pattern, or several; .csv, .tsv, .jsonl or .parquet.
@@ -60,35 +56,28 @@ class TextDataModule(TokenizedDataModule):
         predict_split: Name of the split to predict. Default: ``test_split``.
         text_columns: One or two text columns; two are tokenized as a pair. Default: the only possible one.
         label_column: Column of the labels, or several columns of 0 and 1. Default: the only possible one.
-        problem_type: Kind of the task, ``single_label_classification``, ``multi_label_classification`` or
-            ``regression``. Default: found from the labels.
+        problem_type: Kind of task, one of transformers' three. Default: found from the labels.
         label_names: Names of the labels in the order of their ids. Default: those that are found, sorted.
-        metrics: Names of the metrics. Default: by the kind of task.
+        metrics: Names of the metrics, the main one first. Default: by the kind of task.
         val_fraction: Share of the training rows to hold out where there are no validation rows, equal in each class.
         split_seed: Seed of the choice of these rows.
-        drop_empty: Leave out rows with an empty text. Default: refuse them.
+        drop_empty: Whether to leave out rows with an empty text. Default: refuse them.
         delimiter: Character between the cells of CSV files. Default: a comma, and a tab in .tsv files.
-        quoting: How CSV files are quoted: ``minimal`` (RFC 4180), or ``none``, where quotes are characters like others.
-        long_texts: What becomes of long texts: ``truncate`` cuts them at ``max_length`` tokens, ``windows`` cuts them
-            into overlapping windows of that length.
+        quoting: How cells are quoted: ``minimal`` (RFC 4180), or ``none``, where quotes are ordinary characters.
+        long_texts: What to do with texts above ``max_length`` tokens: ``truncate`` them, or overlapping ``windows``.
         max_windows: Maximum number of windows of a text; the rest is cut off.
         window_overlap: Tokens that a window shares with the one before it.
         tokenizer: Name of the tokenizer: on the hub, a folder, or ``offline:all-MiniLM-L6-v2``. Default: the model's.
         max_length: Maximum number of tokens per row.
         train_batch_size: Texts per training batch and process.
-        eval_batch_size: Texts per validation, test and prediction batch and process. Default: as many as have 2048
-            tokens on a CPU, 16384 elsewhere; 64 where texts are taken in their order.
+        eval_batch_size: Texts per evaluation batch and process. Default: as many as have 2048 tokens on a CPU.
         pad_to_multiple_of: Round the padded length up to a multiple of this, such as 8 for GPUs. Default: no rounding.
         num_workers: Processes that load batches beside each training process.
         group_by_length: Put training texts of similar length into the same batch, which saves padding.
-        cache_dir: Folder for tokenized rows. Default: ``linetune`` inside the folder where `datasets` keeps its own.
+        cache_dir: Folder for tokenized rows. Default: ``linetune`` in the cache folder of `datasets`.
 
     Raises:
         DataError: An option is out of range (in the constructor), or the data cannot be used (when it is read).
-
-    Example::
-
-        data = TextDataModule("reviews.csv", text_columns="text", label_column="stars")
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Rows of texts of one's own: what a source of them offers, and the rows that have texts."""
+"""Rows of the user's texts: the interface of their sources, and the choice of rows that have texts."""
 
 from __future__ import annotations
 

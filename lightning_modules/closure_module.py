@@ -180,16 +180,10 @@ class ClosureModule(LightningModule):
     def configure_callbacks(self) -> Sequence[Callback]:
         if self.trainer.state.fn == "fit":
             check_callbacks(self.trainer, self)
-        return [WholeEvaluation(), CpuProducts()]
+        return [WholeEvaluation(), CpuProducts(), self._axis]
 
     def setup(self, stage: str) -> None:
         compile_loss_alone(self)
-        if stage == "fit":
-            self._axis.begin(self.trainer, self.accumulate_grad_batches)
-
-    def teardown(self, stage: str) -> None:
-        if stage == "fit":
-            self._axis.finish(self.trainer)
 
     @property
     def lr(self) -> float | None:

@@ -21,7 +21,7 @@ from optimizers.replayed import ReplayedBuffers
 
 
 class StepClosures:
-    r"""The loss of one optimizer step, with and without gradients, the same each time it is asked for.
+    r"""The loss of one optimizer step, with and without gradients, on the same batch with the same random numbers.
 
     A step is about micro-batches :math:`b_1 … b_m` with :math:`n_1 … n_m` examples (or whatever else the loss is a mean
     over) on each of the ranks. Its loss is the mean over all of them,
@@ -29,10 +29,8 @@ class StepClosures:
     .. math:: L(θ) = \sum_r \sum_i \frac{n_{r,i}}{\sum_{s,j} n_{s,j}} \, \ell(θ; b_{r,i})
 
     where :math:`\ell` is the mean over a micro-batch. :meth:`closure` leaves its gradient in ``.grad``;
-    :meth:`evaluate` computes the value alone, at whatever the parameters are by then. Both see the same dropout masks:
-    the generator states in front of the first call are put back before every later one, which leaves the generators
-    where it found them, so that the losses of a step draw from the stream exactly once. The same goes for buffers,
-    which a step moves once (running statistics).
+    :meth:`evaluate` computes only the value, at the present parameters. Both have the same dropout masks, and a step
+    advances the random generators and changes buffers (running statistics) exactly once, however often they are called.
 
     Args:
         compute_loss: Mean loss of one micro-batch, a float32 scalar, attached to the graph when gradients are enabled.

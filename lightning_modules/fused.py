@@ -1,4 +1,4 @@
-"""torch's optimizers in their fused form, one kernel for a whole step, where nobody has chosen another one."""
+"""torch's optimizers in their fused form, one kernel for a whole step, unless another form is chosen."""
 
 from __future__ import annotations
 

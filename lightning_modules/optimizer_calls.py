@@ -11,6 +11,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import Optimizer
 
@@ -167,7 +168,7 @@ def _first_step(optimizer: Optimizer) -> Iterator[None]:
         while traceback is not None:
             of_loss = of_loss or traceback.tb_frame.f_code.co_filename == inspect.getfile(StepClosures)
             traceback = traceback.tb_next
-        if isinstance(error, ModelError) or of_loss or not is_installed(type(optimizer)):
+        if isinstance(error, (ModelError, MisconfigurationException)) or of_loss or not is_installed(type(optimizer)):
             raise
         # It is chosen where nobody has chosen another form.
         way_out = "; try fused: false" if any(group.get("fused") for group in optimizer.param_groups) else ""

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from lightning.pytorch import Callback
@@ -19,6 +19,7 @@ from lightning_modules.batch_logits import BatchLogits
 from lightning_modules.batches import Batch, count_examples
 from lightning_modules.classifier_model import classifier_model
 from lightning_modules.closure_module import ClosureModule
+from lightning_modules.computed_buffers import computed_buffers, restore_rounded
 from lightning_modules.errors import ModelError
 from lightning_modules.export import can_hold_mean
 from lightning_modules.feature_cache import FeatureCache, fingerprint_of
@@ -27,6 +28,7 @@ from lightning_modules.input_limits import check_data
 from lightning_modules.length_split import split_by_length as parts_by_length
 from lightning_modules.losses import LossOptions, ProblemType, TaskLoss, check_problem_type, task_loss
 from lightning_modules.metrics import LOWER_IS_BETTER, EvaluationMetrics, check_metrics, predicted_labels, reset_metrics
+from lightning_modules.monitors import check_monitors
 from lightning_modules.pretrained import check_label_order, load_sequence_classifier
 from lightning_modules.row_order import RowOrder
 from lightning_modules.sharded_model import sharded_modules
@@ -196,6 +198,13 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         return type(self).predict_step is SequenceClassifier.predict_step
 
     def configure_callbacks(self) -> Sequence[Callback]:
+        if self.trainer.state.fn == "fit" and type(self) is SequenceClassifier:  # a subclass may log other names
+            logged = [
+                f"{self._prefix('val', place)}/{name}"
+                for place, metrics in enumerate(self.val_metrics)
+                for name in cast(EvaluationMetrics, metrics).named_metrics()
+            ]
+            check_monitors(self.trainer, logged, self.lr_scheduler.monitor if self.lr_scheduler is not None else None)
         return [*super().configure_callbacks(), RowOrder()]
 
     def train(self, mode: bool = True) -> SequenceClassifier:
@@ -203,6 +212,13 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         if mode and self.trainable != "all":
             for module in frozen_modules(self.model):
                 module.eval()
+        return self
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Move or convert the module as torch does, except that positions stay as exact as they were computed."""
+        exact = computed_buffers(self.model)
+        super().to(*args, **kwargs)
+        restore_rounded(self.model, exact)
         return self
 
     def configure_model(self) -> None:
@@ -312,10 +328,9 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
             loss = self.loss_from_outputs(outputs, labels)
             found.append((self.task_loss.in_user_units(outputs), labels))
             metrics.update(loss, *found[-1], self.mean_over(part))
-        prefix = stage if set_index == 0 else f"{stage}_{self.eval_set_names[set_index]}"
         for name, metric in metrics.named_metrics().items():
             self.log(
-                f"{prefix}/{name}",
+                f"{self._prefix(stage, set_index)}/{name}",
                 metric,
                 on_step=False,
                 on_epoch=True,
@@ -325,6 +340,9 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
             )
         outputs, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
         return {"outputs": outputs, "predicted": predicted_labels(outputs, self.problem_type), "labels": labels}
+
+    def _prefix(self, stage: str, set_index: int) -> str:
+        return stage if set_index == 0 else f"{stage}_{self.eval_set_names[set_index]}"
 
     def score_rows(self, outputs: Tensor, labels: Tensor) -> dict[str, float]:
         """Return the loss and the metrics of rows, by name, as an evaluation of them alone would log them.

@@ -15,6 +15,7 @@ from typing import Any, NoReturn, get_args
 import torch
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import early_stopping
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.trainer.connectors import checkpoint_connector
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -179,7 +180,7 @@ def refuses_arguments(frames: Frames, cause: BaseException) -> bool:
     return is_raised and package_of(first) == package_of(last) and (is_installed or package_of(last) in OWN_PACKAGES)
 
 
-def line_about_what_was_given(error: OSError | ValueError, config: Namespace) -> str | None:
+def line_about_what_was_given(error: OSError | ValueError | RuntimeError, config: Namespace) -> str | None:
     """Return a line about a path or an argument of the trainer in a configuration, if an error is about one.
 
     Args:
@@ -194,6 +195,9 @@ def line_about_what_was_given(error: OSError | ValueError, config: Namespace) ->
         is_named = any(repr(name) in repr(config) for name in above)
         return str(error) if is_named or error.errno in (errno.ENOSPC, errno.EDQUOT) else None
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    if isinstance(error, RuntimeError):
+        is_about_monitor = frame.f_globals.get("__name__") == early_stopping.__name__
+        return f"trainer.callbacks: {error}" if is_about_monitor else None
     if frame.f_globals.get("__name__") == checkpoint_connector.__name__:
         return f"ckpt_path: {error}"
     for name, parameter in inspect.signature(Trainer).parameters.items():

@@ -1,4 +1,4 @@
-"""Buffers that a model computes from its configuration: kept as exact as they were when it is put into half precision."""
+"""Buffers computed from a configuration, such as rotary frequencies: kept exact in a model in half precision."""
 
 from __future__ import annotations
 

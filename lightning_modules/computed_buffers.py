@@ -1,4 +1,4 @@
-"""Buffers computed from a configuration, such as rotary frequencies: kept exact in a model in half precision."""
+"""Buffers that a model computes from its configuration keep their precision when it is put into half precision."""
 
 from __future__ import annotations
 

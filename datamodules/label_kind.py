@@ -95,9 +95,10 @@ class LabelProfile:
         self.has_lists = False
         self.has_floats = False  # by the column's type
         self.has_integers = self.has_fractions = False
-        self.first_missing: str | None = None  # where it stands, as of the next two, which stand behind the cell
-        self.first_name: tuple[str, str] | None = None  # the first cell that is no number
-        self.first_no_number: tuple[str, str] | None = None  # the first of NO_NUMBER
+        self.first_missing: str | None = None  # the place of the first missing label
+        # The texts and places of the first cell that is a name, and of the first that stands for no finite number.
+        self.first_name: tuple[str, str] | None = None
+        self.first_no_number: tuple[str, str] | None = None
 
     def add(self, part: Part) -> None:
         """Add rows."""
@@ -108,9 +109,8 @@ class LabelProfile:
         missing = first_true(missing_labels(cells, self.names_of_numbers))
         if self.first_missing is None and missing is not None:
             self.first_missing = part.where(missing)
-        texts = label_texts(
-            pc.list_flatten(cells) if self.has_lists else cells, self.names_of_numbers, part, self.column
-        )
+        cells = pc.list_flatten(cells) if self.has_lists else cells
+        texts = label_texts(cells, self.names_of_numbers, part, self.column)
         for text in pc.unique(texts).drop_null().to_pylist():
             if INTEGER.fullmatch(text):
                 self.has_integers = True

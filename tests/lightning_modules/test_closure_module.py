@@ -371,10 +371,10 @@ class SavesInTheEnd(Callback):
         trainer.save_checkpoint(self.path)
 
 
-def rates_of_epochs(epochs: int, saver: Callback, ckpt_path: Path | None = None) -> list[float]:
+def rates_of_epochs(epochs: int, folder: Path, *savers: Callback, ckpt_path: Path | None = None) -> list[float]:
     rates = Rates()
     options: dict[str, Any] = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False}
-    trainer = Trainer(max_epochs=epochs, callbacks=[rates, saver], **options)
+    trainer = Trainer(default_root_dir=folder, max_epochs=epochs, callbacks=[rates, *savers], **options)
     trainer.fit(OwnFrequency(), data(8), data(7), ckpt_path=ckpt_path)
     return rates.seen
 
@@ -382,7 +382,7 @@ def rates_of_epochs(epochs: int, saver: Callback, ckpt_path: Path | None = None)
 @pytest.fixture(scope="module")
 def rates_without_a_break(tmp_path_factory: pytest.TempPathFactory) -> list[float]:
     torch.manual_seed(0)
-    return rates_of_epochs(6, ModelCheckpoint(tmp_path_factory.mktemp("straight")))
+    return rates_of_epochs(6, tmp_path_factory.mktemp("straight"))
 
 
 @pytest.mark.parametrize("before_the_schedule", [False, True])
@@ -392,8 +392,8 @@ def test_a_schedules_frequency_counts_the_epochs_before_a_checkpoint(
 ) -> None:
     saved = tmp_path / "saved.ckpt"
     saver = ModelCheckpoint(tmp_path, "saved", save_on_train_epoch_end=False)
-    rates_of_epochs(epochs, SavesInTheEnd(saved) if before_the_schedule else saver)
-    resumed = rates_of_epochs(6, ModelCheckpoint(tmp_path / "resumed"), saved)
+    rates_of_epochs(epochs, tmp_path, SavesInTheEnd(saved) if before_the_schedule else saver)
+    resumed = rates_of_epochs(6, tmp_path / "resumed", ckpt_path=saved)
     assert resumed == rates_without_a_break[3 * epochs :]
 
 

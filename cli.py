@@ -32,7 +32,7 @@ from lightning_modules import ModelError, SequenceClassifier
 from linetune.arguments import check_argument_order
 from linetune.config_errors import OneLineErrorParser, line_about_what_was_given, refuses_arguments
 from linetune.exit_status import usual_status
-from linetune.jsonargparse_private import actions_on, own_defaults, way_to_cause
+from linetune.jsonargparse_private import actions_on, frames_to_cause, own_defaults
 from linetune.linked_values import DATA_TO_MODEL, fill_in
 from linetune.lost_rank import line_about_lost_rank
 from linetune.named_checkpoint import named_checkpoint, saved_values
@@ -166,10 +166,10 @@ class LinetuneCLI(LightningCLI):
         except USER_ERRORS:
             raise
         except Exception as error:
-            way, cause = way_to_cause(error)
-            if not isinstance(cause, USER_ERRORS) and not refuses_arguments(way, cause):
+            frames, cause = frames_to_cause(error)
+            if not isinstance(cause, USER_ERRORS) and not refuses_arguments(frames, cause):
                 raise
-            key = ".".join(action.dest for action in actions_on(way, "instantiate_classes"))
+            key = ".".join(action.dest for action in actions_on(frames, "instantiate_classes"))
             raise MisconfigurationException(f"{key}: {cause}") from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:

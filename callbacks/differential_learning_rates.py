@@ -6,6 +6,7 @@ from typing import Literal
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from callbacks.callback_order import move_to_front
 from optimizers import ParamGroups, named_parts
 
 
@@ -65,6 +66,7 @@ class DifferentialLearningRates(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
             return
+        move_to_front(self, trainer)
         if not hasattr(pl_module, "param_groups"):
             raise MisconfigurationException(
                 f"DifferentialLearningRates needs a module with param_groups, such as any ClosureModule; "

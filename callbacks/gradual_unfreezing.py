@@ -8,6 +8,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.nn.parallel import DistributedDataParallel
 
+from callbacks.callback_order import move_to_front
 from optimizers import Part, named_parts
 
 
@@ -97,6 +98,7 @@ class GradualUnfreezing(Callback):
             raise MisconfigurationException(
                 f"GradualUnfreezing: no support for {type(trainer.strategy).__name__}: use one device, or strategy ddp"
             )
+        move_to_front(self, trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # By now the optimizer holds all parameters that will ever train, and the progress of a resumed run is known.

@@ -1,11 +1,11 @@
-"""Refusing fits in which a learning rate cannot be measured, or would be set by somebody else as well."""
+"""Refusing fits in which a learning rate cannot be measured, or other code sets it as well."""
 
 from __future__ import annotations
 
 import inspect
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import BaseFinetuning, LearningRateFinder, StochasticWeightAveraging
+from lightning.pytorch.callbacks import BackboneFinetuning, LearningRateFinder, StochasticWeightAveraging
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.optim import Optimizer
@@ -15,8 +15,7 @@ from callbacks.schedule_by_seconds import ScheduleBySeconds
 from optimizers import traits
 from optimizers.step_direction import parameters_of
 
-_SET_RATES = (StochasticWeightAveraging, LearningRateFinder, ScheduleBySeconds)
-_TRAIN_MORE_LATER = (BaseFinetuning, GradualUnfreezing)
+_SET_RATES = (BackboneFinetuning, StochasticWeightAveraging, LearningRateFinder, ScheduleBySeconds)
 
 
 def refusal(what: str) -> MisconfigurationException:
@@ -29,7 +28,7 @@ def refusal(what: str) -> MisconfigurationException:
 
 
 def check_trainer(trainer: Trainer) -> None:
-    """Refuse a trainer that shards parameters, or whose callbacks set rates or let more of the model train later."""
+    """Refuse a trainer that shards parameters, or whose callbacks set rates or unfreeze parameters of the optimizer."""
     if isinstance(trainer.strategy, DeepSpeedStrategy | FSDPStrategy | ModelParallelStrategy):
         raise refusal(
             f"{type(trainer.strategy).__name__} shards the parameters, which the measurement does not go with; train "
@@ -38,9 +37,9 @@ def check_trainer(trainer: Trainer) -> None:
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, _SET_RATES):
             raise refusal(f"{type(callback).__name__} sets the learning rate as well; leave one of them out")
-        if isinstance(callback, _TRAIN_MORE_LATER):
+        if isinstance(callback, GradualUnfreezing):
             raise refusal(
-                f"{type(callback).__name__} lets more of the model train later, for which the rate measured at first "
+                "GradualUnfreezing lets more of the model train later, for which the rate measured at first "
                 "says nothing; leave one of them out"
             )
 
@@ -80,6 +79,20 @@ def check_optimizer(optimizer: Optimizer, trainer: Trainer) -> None:
                 f"{name} computes the loss several times in a step ({argument.name} is required), which has no "
                 "direction of its own to measure along; choose another optimizer"
             )
+    if _multiplies_a_rate_of_its_own(type(optimizer)):
+        raise refusal(
+            f"{name} finds its own learning rate, of which lr is a factor (its default is 1); leave the callback out"
+        )
     scaler = getattr(trainer.precision_plugin, "scaler", None)
     if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
         raise refusal(f"a fused {name} unscales the gradients of 16-mixed itself; give it fused=False, or use bf16")
+
+
+def _multiplies_a_rate_of_its_own(made: type[Optimizer]) -> bool:
+    """Return whether an optimizer's learning rate is 1 by default, as of those that find the rate themselves.
+
+    Prodigy, D-Adaptation, DoG, MoMo and Adadelta say so in their documentation, each to leave it at 1. What they do in
+    a step is in proportion to it, as to any learning rate.
+    """
+    rate = inspect.signature(made).parameters.get("lr")
+    return rate is not None and isinstance(rate.default, (int, float)) and rate.default == 1

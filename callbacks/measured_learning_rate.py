@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 
+from callbacks.callback_order import move_to_front
 from callbacks.measurable_fit import check_module, check_optimizer, check_trainer, refusal
 from callbacks.rate_scaling import peaks_of, scale_rates
 from callbacks.replayed_batches import ReplayedBatches
@@ -23,9 +24,9 @@ class MeasuredLearningRate(Callback):
     r"""Measures the peak learning rate of any torch optimizer during a fit, and sets it.
 
     A few forward passes measure the loss and its curvature along the optimizer's own steps, in the first step and then
-    ever more rarely, until `measured_share` of the run is over. The learning rate that was given no longer matters:
-    of rates and schedule the shape is kept (ratios between groups, warm-up, decay), and the highest rate of the run
-    becomes the one measured, as `optimizers.ParabolicAdam` would find it; docs/measured_learning_rate.md says how.
+    ever more rarely, until `measured_share` of the run is over. The configured learning rate has no effect, but
+    ratios between groups and the shape of a schedule (warm-up, decay) are kept: the highest rate of the run becomes
+    the one measured, as `optimizers.ParabolicAdam` would find it; docs/measured_learning_rate.md says how.
 
     Every step is one of the optimizer's own, at the rate measured until then. The trials log nothing and leave no trace
     in buffers, metrics and random numbers; `training_step` is called for them once more, without gradients. Logs
@@ -68,6 +69,7 @@ class MeasuredLearningRate(Callback):
         self._highest = 0.0  # the highest rate that the optimizer's and its schedules' rates lead to
         self._gradients: list[Tensor | None] | None = None
         self._loaded: dict[str, Any] | None = None
+        self._total: int | None = None  # the optimizer steps of the run, where they are known
         self._bases: list[float] | None = None  # the groups' rates without schedule in the run that was saved
         self._step_before: tuple[Any] | None = None
 
@@ -76,6 +78,7 @@ class MeasuredLearningRate(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
             self._forget()
+            move_to_front(self, trainer)
             check_trainer(trainer)
             check_module(pl_module)
 
@@ -88,10 +91,12 @@ class MeasuredLearningRate(Callback):
         # By now a resumed run has its rates.
         optimizer = self._optimizer = trainer.optimizers[0]
         loaded, self._loaded = self._loaded, None
-        total = _total_steps(trainer, pl_module)
+        total = self._total = _total_steps(trainer, pl_module)
         if loaded is not None:
             self._weights, self._highest, self._bases = loaded["weights"], loaded["highest"], loaded["bases"]
             self.peak, self.passes = loaded["peak"], loaded["passes"]
+            if loaded.get("default") is not None:
+                optimizer.defaults["lr"] = loaded["default"]  # which torch does not save
             if loaded["measurement"] is None:
                 return
         elif trainer.ckpt_path:
@@ -108,15 +113,36 @@ class MeasuredLearningRate(Callback):
             if not self._highest > 0:
                 raise refusal("the learning rate is 0 throughout the run; give any other one, whose value is not used")
             self._weights = [peak / self._highest for peak in peaks]
-        self._measurement = RateMeasurement(optimizer, self._weights, total, self.peak_fraction, self.measured_share)
-        if loaded is not None:
+        self._begin(trainer, pl_module)
+        if loaded is not None and self._measurement is not None:
             self._measurement.load_state_dict(loaded["measurement"])
+
+    def _begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert self._optimizer is not None
+        self._measurement = RateMeasurement(
+            self._optimizer, self._weights, self._total, self.peak_fraction, self.measured_share
+        )
+        self._measurement.passes = self.passes
         self._batches = ReplayedBatches(trainer, pl_module) if pl_module.automatic_optimization else None
+
+    def _take_in_groups(self, trainer: Trainer, pl_module: LightningModule, batch_idx: int) -> None:
+        """Begin the measurement anew for parameter groups that were added, at the rates that they came with."""
+        groups = [] if self._optimizer is None or not self._weights else self._optimizer.param_groups
+        known = len(self._weights)
+        if len(groups) <= known or batch_idx % trainer.accumulate_grad_batches:
+            return
+        rates = [float(group["lr"]) for group in groups]
+        one = max(rate / weight if weight else 0.0 for rate, weight in zip(rates, self._weights, strict=False))
+        weights = self._weights + [rate / one if one else 1.0 for rate in rates[known:]]
+        self._weights = [weight / max(weights) for weight in weights]
+        self._highest *= max(weights)
+        self._begin(trainer, pl_module)
 
     # The steps
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self._keep_scale(trainer)
+        self._take_in_groups(trainer, pl_module, batch_idx)
         if self._measurement is None:
             return
         if self._batches is not None:
@@ -188,8 +214,7 @@ class MeasuredLearningRate(Callback):
         assert self._optimizer is not None
         if len(self._optimizer.param_groups) != len(self._weights):
             raise refusal(
-                "the optimizer got a parameter group during the measurement, for which what was measured so far says "
-                "nothing; add it before the fit, or leave the callback out"
+                "the optimizer got a parameter group during a step; add it between steps, as in on_train_epoch_start"
             )
         gradients, self._gradients = self._gradients, None
         if self._batches is not None:
@@ -260,6 +285,7 @@ class MeasuredLearningRate(Callback):
             "highest": self._highest,
             "weights": self._weights,
             "bases": self._bases_now(),
+            "default": None if self._optimizer is None else _number(self._optimizer.defaults.get("lr")),
             "measurement": None if measurement is None else measurement.state_dict(),
         }
 
@@ -280,12 +306,16 @@ class MeasuredLearningRate(Callback):
                 scale_rates(self._optimizer, _schedules(trainer), factor)
 
 
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, (int, float, Tensor)) else None
+
+
 def _schedules(trainer: Trainer) -> list[Any]:
     return [config.scheduler for config in trainer.lr_scheduler_configs]
 
 
 def _total_steps(trainer: Trainer, module: LightningModule) -> int | None:
-    """Return the number of optimizer steps of a run; None where nobody knows."""
+    """Return the number of optimizer steps of a run; None where that is unknown."""
     if module.automatic_optimization:
         total = trainer.estimated_stepping_batches
         return None if math.isinf(total) or total < 1 else int(total)
@@ -297,6 +327,6 @@ def _total_steps(trainer: Trainer, module: LightningModule) -> int | None:
 
 
 def _advances(config: Any, total: int | None, trainer: Trainer) -> int:
-    """Return how many times a schedule advances in a run, as far as anybody knows."""
+    """Return how many times a schedule advances in a run, as far as that is known."""
     known = total if config.interval == "step" else trainer.max_epochs
     return (10_000 if known is None or known < 0 else known) // config.frequency

@@ -27,11 +27,16 @@ _TOLERANCE = 1e-5
 def scale_rates(optimizer: Optimizer, schedules: Sequence[Any], factor: float) -> None:
     """Multiply all learning rates of an optimizer, and what its schedules compute further ones from.
 
+    The rate of groups that are yet to be added is one of them, unless they come with their own.
+
     Args:
         optimizer: The optimizer.
         schedules: The schedules of its rates; those within `SequentialLR` and `ChainedScheduler` are found.
         factor: The factor.
     """
+    if isinstance(optimizer.defaults.get("lr"), (int, float, Tensor)):
+        # Not in place: torch keeps a tensor that it was given here and in the groups.
+        optimizer.defaults["lr"] = optimizer.defaults["lr"] * factor
     for group in optimizer.param_groups:
         for name in _OF_GROUPS:
             if isinstance(group.get(name), (int, float, Tensor)):

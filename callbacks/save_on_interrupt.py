@@ -38,6 +38,7 @@ class SaveOnInterrupt(Callback):
         self._is_saving = False
         self._previous: dict[int, Any] = {}
         self._process = os.getpid()
+        self._trainer: Trainer | None = None
         self._launcher: Any = None  # of the processes of the other ranks, where this one has started them
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -47,7 +48,7 @@ class SaveOnInterrupt(Callback):
         self._handle(signal.SIGINT)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._is_active = True
+        self._is_active, self._trainer = True, trainer
         self._launcher = trainer.strategy.launcher
         # After Lightning has put its own there.
         self._handle(signal.SIGTERM)
@@ -97,7 +98,8 @@ class SaveOnInterrupt(Callback):
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:
             return  # a process of a loader
-        if not self._is_active:
+        # A callback that raises in on_exception keeps Lightning from telling this one.
+        if not self._is_active or (self._trainer is not None and self._trainer.interrupted):
             previous = self._previous.get(number)
             if callable(previous):
                 previous(number, frame)

@@ -1,4 +1,4 @@
-"""Rows of one's own files, read in batches: literal texts, and errors that name file and row."""
+"""Rows of the user's files, read in batches: literal texts, and errors that name file and row."""
 
 from __future__ import annotations
 

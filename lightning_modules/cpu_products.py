@@ -14,6 +14,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
+from lightning_modules.lightning_callbacks import move_to_front
+
 Attend = Callable[..., tuple[Tensor, Any]]
 
 # The precisions of oneDNN and of CUDA that "medium" sets, and "highest".
@@ -43,6 +45,7 @@ class CpuProducts(Callback):
         self._is_on = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        move_to_front(self, trainer)
         if trainer.strategy.root_device.type == "cpu":
             self._switch()
 
@@ -164,17 +167,17 @@ def onednn_is_faster() -> bool:
 
 
 def _attention_functions() -> MutableMapping[str, Any]:
-    """Return transformers' attention functions by name; a dict of nothing where nobody has imported a model of it."""
+    """Return transformers' attention functions by name; an empty dict where no model of it is imported."""
     return getattr(sys.modules.get("transformers.modeling_utils"), "ALL_ATTENTION_FUNCTIONS", {})
 
 
 def _is_torchs_own() -> bool:
-    """Return whether nobody has set a precision, in torch's older way (of all libraries) or its newer one (of each)."""
+    """Return whether no precision has been set, in torch's older way (of all libraries) or its newer one (of each)."""
     return _precisions() == ("none", "none")
 
 
 def _is_switched() -> bool:
-    """Return whether the setting in force is that of a run, and nobody has set another one since."""
+    """Return whether the present setting is that of a run, and no other has been set since."""
     return CpuProducts.runs_switched > 0 and _precisions() == _SWITCHED
 
 

@@ -22,7 +22,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import optimizers
 from linetune.arguments import configs_first, export_arguments
-from linetune.jsonargparse_private import Way, own_defaults, package_of, refusal_behind
+from linetune.jsonargparse_private import Frames, own_defaults, package_of, refusal_behind
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict", "export")
 # What jsonargparse puts before the keys of a subcommand.
@@ -101,10 +101,10 @@ def explanation(parser: ArgumentParser, message: str, error: BaseException | Non
 
 def is_about_a_form(cause: BaseException) -> bool:
     """Return whether jsonargparse has met another form of value than it reckons with, a list for a section, say."""
-    way = list(traceback.walk_tb(cause.__traceback__))
-    if type(cause) not in (AttributeError, TypeError) or not way or package_of(way[-1][0]) != "jsonargparse":
+    frames = list(traceback.walk_tb(cause.__traceback__))
+    if type(cause) not in (AttributeError, TypeError) or not frames or package_of(frames[-1][0]) != "jsonargparse":
         return False
-    return not linecache.getline(way[-1][0].f_code.co_filename, way[-1][1]).lstrip().startswith("raise ")
+    return not linecache.getline(frames[-1][0].f_code.co_filename, frames[-1][1]).lstrip().startswith("raise ")
 
 
 def class_path_now(expected: Any) -> str:
@@ -160,7 +160,7 @@ def needed_arguments(of: type) -> list[str]:
     return [each.name for each in parameters if each.default is each.empty and each.kind not in many]
 
 
-def refuses_arguments(way: Way, cause: BaseException) -> bool:
+def refuses_arguments(frames: Frames, cause: BaseException) -> bool:
     """Return whether a class that the configuration names raised an error about its arguments, on purpose.
 
     A class of the user's own, neither ours nor installed, is never taken to do so: its traceback shows where to mend.
@@ -170,7 +170,7 @@ def refuses_arguments(way: Way, cause: BaseException) -> bool:
     machinery = (LightningCLI.__module__, "cli", "__main__", __name__, own_defaults.__module__)
     inside = [
         (frame, line)
-        for frame, line in way
+        for frame, line in frames
         if package_of(frame) != "jsonargparse" and frame.f_globals.get("__name__") not in machinery
     ]
     if not inside:

@@ -1,13 +1,16 @@
-"""The checkpoint that `--ckpt_path last` stands for: the newest whole one of an experiment."""
+"""The checkpoint that `--ckpt_path last` stands for: the newest whole one of an experiment, or of one run of it."""
 
 from __future__ import annotations
 
 import os
+import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from pydoc import locate
 from typing import Any
 
+import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins.environments import SLURMEnvironment
@@ -20,13 +23,17 @@ from lightning_modules import ModelError
 from lightning_modules.checkpoint_check import check_resumable
 from linetune.config_files import configs_in
 
+# The entry in a configuration that was saved, which may go over several lines.
+_CKPT_PATH = re.compile(r"^ckpt_path: .*(?:\n .*)*", re.MULTILINE)
+
 
 def last_checkpoint(config: Namespace, subcommand: str) -> str | None:
     """Return the newest whole checkpoint of an experiment, and say in a line which it is, or that there is none.
 
     Looked through are the folders that the trainer's ModelCheckpoint may write into: its own `dirpath`, and
     ``save_dir/name/*/checkpoints`` of the first logger, for every version there; under SLURM also what Lightning saves
-    before a job is requeued. `validate`, `test` and `predict` with the configuration of a run look beside that.
+    before a job is requeued. With the configuration of a run, that run's folder alone is looked through, and for `fit`
+    those of the runs that went on from it.
 
     Args:
         config: The configuration of the subcommand.
@@ -39,8 +46,9 @@ def last_checkpoint(config: Namespace, subcommand: str) -> str | None:
     Raises:
         MisconfigurationException: there is no checkpoint, and the subcommand needs one.
     """
-    folders = _beside_config(config) if subcommand != "fit" else []
-    found = folders or checkpoint_folders(config.trainer)
+    found, beside = checkpoint_folders(config.trainer), _beside_config(config)
+    if beside is not None:
+        found = _of_run(beside, found or []) if subcommand == "fit" else [beside]
     if found is None:
         return "last"
     files = [file for folder in found for file in (folder.glob("*.ckpt") if folder.is_dir() else [])]
@@ -100,12 +108,30 @@ def checkpoint_folders(trainer: Namespace) -> list[Path] | None:
     return found
 
 
-def _beside_config(config: Namespace) -> list[Path]:
-    configs = config.get("config") or []
-    folder = Path(str(configs[-1])).expanduser().absolute().parent / "checkpoints" if configs else None
-    if folder is not None and folder.is_dir() and (several := configs_in(folder.parent)):
+def _beside_config(config: Namespace) -> Path | None:
+    """Return the checkpoints beside the last of the configurations that is a run's own; None without one."""
+    beside = [Path(str(each)).expanduser().absolute().parent / "checkpoints" for each in config.get("config") or []]
+    folder = next((each for each in reversed(beside) if each.is_dir()), None)
+    if folder is not None and (several := configs_in(folder.parent)):
         raise MisconfigurationException(f"ckpt_path: last: {several}; give the path of a checkpoint")
-    return [folder] if folder is not None and folder.is_dir() else []
+    return folder
+
+
+def _of_run(folder: Path, others: Sequence[Path]) -> list[Path]:
+    """Return a run's folder of checkpoints and those of the runs that went on from it, by their configurations."""
+    found = [folder.resolve()]
+    for each in found:  # which grows meanwhile
+        later = [other.resolve() for other in others if each in _went_on_from(other)]
+        found += [other for other in later if other not in found]
+    return found
+
+
+def _went_on_from(folder: Path) -> list[Path]:
+    """Return the folders of the checkpoints that the run of a folder went on from, as its configurations say."""
+    texts = [file.read_text(encoding="utf-8", errors="replace") for file in folder.parent.glob("config*.yaml")]
+    entries = [entry for text in texts for entry in _CKPT_PATH.findall(text)]
+    paths = [yaml.safe_load(entry)["ckpt_path"] for entry in entries]
+    return [Path(path).parent.resolve() for path in paths if path]
 
 
 def _saved_for_requeue(trainer: Namespace) -> list[Path]:

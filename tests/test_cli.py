@@ -1,4 +1,4 @@
-"""The front door: configs that compose, runs from a command to a checkpoint, errors in one line."""
+"""The command line: configs that compose, runs from a command to a checkpoint, errors in one line."""
 
 from __future__ import annotations
 

@@ -114,13 +114,29 @@ def test_a_job_that_slurm_requeues_goes_on_from_what_lightning_saved(
     assert last_checkpoint(config, "fit") == str(requeued)
 
 
-def test_other_commands_look_beside_the_configuration_of_a_run(tmp_path: Path) -> None:
-    old = saved(tmp_path / "exp/version_0/checkpoints/last.ckpt", age=20)
-    new = saved(tmp_path / "exp/version_1/checkpoints/last.ckpt")
-    config = configuration(tmp_path, logger(tmp_path))
-    config.config = [str(tmp_path / "exp/version_0/config.yaml")]
-    assert last_checkpoint(config, "predict") == str(old)
-    assert last_checkpoint(config, "fit") == str(new)
+def test_the_configuration_of_a_run_stands_for_that_run_and_those_that_went_on_from_it(tmp_path: Path) -> None:
+    first, other, second, third = (
+        saved(tmp_path / f"exp/version_{number}/checkpoints/last.ckpt", age=40 - 10 * number) for number in range(4)
+    )
+    for file, start in (first, None), (other, None), (second, first), (third, second):
+        (file.parent.parent / "config.yaml").write_text(f"ckpt_path: {start or 'null'}\nverbose: true\n")
+    own = [str(tmp_path / "exp/version_0/config.yaml"), str(tmp_path / "one_more.yaml")]
+
+    def last(subcommand: str, *configs: str) -> str | None:
+        config = configuration(tmp_path, logger(tmp_path))
+        config.config = list(configs)
+        return last_checkpoint(config, subcommand)
+
+    assert last("fit", own[1]) == str(third)
+    assert last("predict", *own) == str(first)
+    assert last("fit", *own) == str(third)
+    third.unlink()
+    assert last("fit", *own) == str(second)
+    second.unlink()
+    assert last("fit", *own) == str(first)
+    assert last("fit", str(other.parent.parent / "config.yaml")) == str(other)
+    first.unlink()
+    assert last("fit", *own) is None
 
 
 def test_leftovers_of_killed_processes_are_removed(tmp_path: Path) -> None:

@@ -63,11 +63,14 @@ def test_lr_find_suggests_a_rate_that_later_fits_take(tmp_path):
 def test_a_rate_that_is_found_at_the_start_of_a_fit_goes_into_its_schedule(tmp_path):
     schedule = Schedule(partial(LinearLR, start_factor=0.5, total_iters=8))
     module = SmallClassifier(optimizer=ADAMW, lr_scheduler=schedule, accumulate_grad_batches=2)
-    fit = trainer(tmp_path, LearningRateFinder(num_training_steps=15))
+    finder = LearningRateFinder(num_training_steps=15)
+    fit = trainer(tmp_path, finder)
     fit.fit(module, loader())
     assert fit.global_step == 20
-    assert fit.optimizers[0].param_groups[0]["lr"] == pytest.approx(module._learning_rates.found, rel=1e-6)
-    assert module._learning_rates.found > 1e-5
+    assert finder.optimal_lr is not None
+    found = finder.optimal_lr.suggestion()
+    assert fit.optimizers[0].param_groups[0]["lr"] == pytest.approx(found, rel=1e-6)
+    assert found > 1e-5
 
 
 @pytest.mark.parametrize("method", [SaLSA, ParabolicAdam])

@@ -10,7 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import dadaptation
+import dog
+import momo
 import numpy as np
+import prodigyopt
 import pytest
 import schedulefree
 import torch
@@ -18,6 +22,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import (
+    BackboneFinetuning,
+    BaseFinetuning,
     LearningRateFinder,
     LearningRateMonitor,
     ModelCheckpoint,
@@ -410,6 +416,63 @@ def test_groups_keep_their_ratios() -> None:
     assert module.still.item() == 0
 
 
+class WithBias(Regression):
+    """A regression whose bias trains later."""
+
+    def __init__(self, rate: float = 1.0) -> None:
+        super().__init__(lambda module: AdamW([module.weight], lr=rate, weight_decay=0.0))
+        self.bias = nn.Parameter(torch.zeros((), dtype=torch.float64))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, y = batch
+        return (((x * self.weight).sum(1) + self.bias - y - 5) ** 2).mean()
+
+
+class Unfreezes(BaseFinetuning):
+    """Adds the bias to the optimizer at the start of an epoch, at a share of the first group's rate or at its own."""
+
+    def __init__(self, epoch: int, share: float | None) -> None:
+        super().__init__()
+        self.epoch, self.share = epoch, share
+
+    def freeze_before_training(self, pl_module: Any) -> None:
+        pass  # lightning 2.6.6 would freeze the bias once more where a run goes on
+
+    def finetune_function(self, pl_module: Any, epoch: int, optimizer: Any) -> None:
+        if epoch == self.epoch:
+            rate = {} if self.share is None else {"lr": optimizer.param_groups[0]["lr"] * self.share}
+            optimizer.add_param_group({"params": [pl_module.bias], **rate})
+
+
+@pytest.mark.parametrize("share", [None, 0.25, 4.0])
+@pytest.mark.parametrize("epoch", [1, 4], ids=["within the measurement", "after it"])
+def test_a_group_that_is_added_has_the_rate_measured_anew_and_keeps_its_ratio(epoch: int, share: float | None) -> None:
+    runs = []
+    for rate in (1e-4, 10.0):
+        callback, module = MeasuredLearningRate(), WithBias(rate)
+        fit(module, callback, Unfreezes(epoch, share), max_epochs=6)
+        runs.append(module)
+        assert callback.peak == pytest.approx(max(module.rates[-1]))
+        for one, other in module.rates[12 * epoch :]:
+            assert other == pytest.approx(one * (share or 1.0))
+        assert len({rates[0] for rates in module.rates[12 * epoch - 1 :]}) > 2
+    np.testing.assert_allclose(runs[0].rates[-1], runs[1].rates[-1], rtol=1e-6)
+    torch.testing.assert_close(runs[0].bias, runs[1].bias)
+
+
+@pytest.mark.parametrize("step", [24, 36, 60])
+def test_a_run_to_which_a_group_was_added_goes_on_to_the_bit(tmp_path: Path, step: int) -> None:
+    whole, callback = WithBias(), MeasuredLearningRate()
+    saver = ModelCheckpoint(tmp_path, every_n_train_steps=step, save_top_k=-1, filename="{step}")
+    options: dict[str, Any] = {"max_epochs": 72, "batch": ROWS}
+    fit(whole, callback, Unfreezes(48, None), saver, **options)
+    resumed, goes_on = WithBias(), MeasuredLearningRate()
+    fit(resumed, goes_on, Unfreezes(48, None), resume=tmp_path / f"step={step}.ckpt", **options)
+    assert torch.equal(resumed.bias, whole.bias)
+    assert torch.equal(resumed.weight, whole.weight)
+    assert (goes_on.peak, goes_on.passes) == (callback.peak, callback.passes)
+
+
 def test_a_rate_kept_as_a_tensor_is_set_in_place() -> None:
     rate = torch.tensor(5.0)
     callback, module = MeasuredLearningRate(), Regression(lambda m: AdamW(m.parameters(), lr=rate, foreach=False))
@@ -782,12 +845,12 @@ class Unable(SGD):
         raise KeyError("graph")
 
 
-class Grows(Regression):
-    """Has a parameter group added while its rate is measured."""
+class GrowsInStep(Regression):
+    """Has a parameter group added within a step."""
 
-    def on_train_epoch_start(self) -> None:
-        if self.current_epoch == 1:
-            self.trainer.optimizers[0].add_param_group({"params": [nn.Parameter(torch.zeros(1))], "lr": 1.0})
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        if self.trainer.global_step == 1:
+            optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(1))], "lr": 1.0})
 
 
 def schedule_free(module: Any) -> Any:
@@ -814,12 +877,19 @@ def free(factory: Any) -> Regression:
         (lambda: Regression(with_rate(SGD, lr=1.0, maximize=True)), (), "SGD maximizes"),
         (lambda: Regression(with_rate(SGD, lr=0.0)), (), "the learning rate is 0 throughout the run"),
         (lambda: Regression(lambda _: None), (), "there is no optimizer with parameters"),
-        (lambda: Grows(with_rate(SGD, lr=1.0)), (), "the optimizer got a parameter group during the measurement"),
+        (lambda: GrowsInStep(with_rate(SGD, lr=1.0)), (), "the optimizer got a parameter group during a step"),
+        (lambda: free(prodigyopt.Prodigy), (), "Prodigy finds its own learning rate, of which lr is a factor"),
+        (lambda: free(dadaptation.DAdaptSGD), (), "DAdaptSGD finds its own learning rate"),
+        (lambda: free(dadaptation.DAdaptLion), (), "DAdaptLion finds its own learning rate"),
+        (lambda: free(dog.LDoG), (), "LDoG finds its own learning rate"),
+        (lambda: free(momo.Momo), (), "Momo finds its own learning rate"),
+        (lambda: Manual(optimizer=momo.MomoAdam), (), "a copy of MomoAdam makes no step by its gradients alone"),
         (ByHand, (), "ByHand makes its steps itself"),
         (lambda: FromIterator(with_rate(AdamW)), (), "takes its batches from dataloader_iter"),
         (lambda: Regression(with_own_place), (), "OwnPlace keeps learning rates in a place of its own"),
         (lambda: free(AdamW), (LearningRateFinder(),), "LearningRateFinder sets the learning rate as well"),
         (lambda: free(AdamW), (StochasticWeightAveraging(0.1),), "StochasticWeightAveraging sets the learning rate"),
+        (lambda: free(AdamW), (BackboneFinetuning(),), "BackboneFinetuning sets the learning rate as well"),
         (lambda: free(AdamW), (GradualUnfreezing(),), "GradualUnfreezing lets more of the model train later"),
     ],
 )

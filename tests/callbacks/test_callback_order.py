@@ -1,0 +1,109 @@
+"""What a fit has switched is put back even if it ends with another callback that raises in `on_exception`.
+
+lightning 2.6.6 tells no further callback of an exception then, and calls no teardown.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from callbacks import DifferentialLearningRates, GradualUnfreezing, MeasuredLearningRate, SaveOnInterrupt
+from lightning_modules import ClosureModule, cpu_products
+
+
+class Raises(Callback):
+    """Raises an error when it is told of one."""
+
+    def on_exception(self, *_: Any) -> None:
+        raise LookupError
+
+
+class Small(ClosureModule):
+    """A regression by two layers, whose second batch ends in an error."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.layers, self.head = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)]), nn.Linear(4, 1)
+        self.seen: list[str] = []
+        self.fails = True
+
+    def compute_loss(self, batch: Tensor) -> Tensor:
+        self.seen.append(torch.get_float32_matmul_precision())
+        if self.fails and len(batch) == 2:
+            raise ArithmeticError
+        return (self.head(self.layers[1](self.layers[0](batch))) - 1).square().mean()
+
+
+def fitted(folder: Path, *callbacks: Callback, **options: Any) -> tuple[Small, Trainer]:
+    module = Small(**options)
+    trainer = Trainer(
+        accelerator="cpu",
+        callbacks=[Raises(), *callbacks],
+        default_root_dir=folder,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        max_epochs=1,
+        log_every_n_steps=7,
+    )
+    with pytest.raises(LookupError) as error:
+        trainer.fit(module, DataLoader(torch.ones(6, 4), batch_size=4))
+    assert isinstance(error.value.__context__, ArithmeticError)
+    return module, trainer
+
+
+def test_products(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_products, "onednn_is_faster", lambda: True)
+    attention = ALL_ATTENTION_FUNCTIONS["sdpa"]
+    assert cpu_products._is_torchs_own()
+    module, _ = fitted(tmp_path)
+    assert set(module.seen) == {"medium"}
+    assert cpu_products._is_torchs_own()
+    assert ALL_ATTENTION_FUNCTIONS["sdpa"] is attention
+
+
+def test_the_trainers_count_of_batches_per_step(tmp_path: Path) -> None:
+    """lightning 2.6.6 refuses another fit by a trainer that has one under manual optimization."""
+    module, trainer = fitted(tmp_path, accumulate_grad_batches=3)
+    assert (trainer.accumulate_grad_batches, trainer.log_every_n_steps) == (1, 7)
+    trainer.callbacks = [each for each in trainer.callbacks if not isinstance(each, Raises)]
+    module.fails = False
+    trainer.fit(module, DataLoader(torch.ones(16, 4), batch_size=4))
+    assert trainer.global_step == 2
+
+
+def test_frozen_parts(tmp_path: Path) -> None:
+    module, _ = fitted(tmp_path, GradualUnfreezing())
+    assert all(parameter.requires_grad for parameter in module.parameters())
+
+
+def test_a_modules_groups(tmp_path: Path) -> None:
+    module, _ = fitted(tmp_path, DifferentialLearningRates())
+    assert module.param_groups is None
+
+
+def test_an_optimizers_step(tmp_path: Path) -> None:
+    _, trainer = fitted(tmp_path, MeasuredLearningRate(), optimizer=torch.optim.AdamW)
+    assert "step" not in vars(trainer.optimizers[0])
+
+
+def test_signals(tmp_path: Path) -> None:
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        fitted(tmp_path, SaveOnInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -37,7 +37,7 @@ from linetune.linked_values import DATA_TO_MODEL, fill_in
 from linetune.lost_rank import line_about_lost_rank
 from linetune.named_checkpoint import named_checkpoint, saved_values
 from linetune.trainer import LinetuneTrainer
-from linetune.trainer_numbers import check_numbers_of_model, check_trainer_numbers
+from linetune.trainer_numbers import check_trainer_numbers
 
 # Errors whose text is for the user: they end the program in one line, all others with a traceback.
 USER_ERRORS = (DataError, ModelError, MisconfigurationException)
@@ -159,7 +159,6 @@ class LinetuneCLI(LightningCLI):
             alone = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto", "precision": None}
             config.trainer.update(Namespace(**alone, logger=False, callbacks=None))
         fill_in(config, self.saved)
-        check_numbers_of_model(config.trainer, config.model)
 
     def instantiate_classes(self) -> None:
         try:

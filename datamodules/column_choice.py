@@ -79,8 +79,11 @@ def check_columns(source: TextSource, option: str, names: Sequence[str]) -> None
     """
     for name in names:
         if name not in source.schema.names:
+            parts = [part.strip() for part in name.split(",")]
+            are_several = len(parts) > 1 and set(parts) <= set(source.schema.names)
+            hint = f"; of several columns give a list, [{','.join(parts)}]" if are_several else ""
             raise DataError(
-                f"{option}: {source.place} has no column {name!r}; its columns are {_listed(source.schema.names)}"
+                f"{option}: {source.place} has no column {name!r}; its columns are {_listed(source.schema.names)}{hint}"
             )
 
 

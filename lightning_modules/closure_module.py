@@ -30,7 +30,7 @@ from lightning_modules.finite_steps import FiniteSteps
 from lightning_modules.fused import fused_keywords
 from lightning_modules.gradient_clip import GradientClip
 from lightning_modules.learning_rates import LearningRates
-from lightning_modules.lightning_callbacks import check_callbacks, check_rate_monitor
+from lightning_modules.lightning_callbacks import check_arguments, check_callbacks, check_rate_monitor
 from lightning_modules.logged_once import LoggedOnce, metrics_within
 from lightning_modules.model_checkpoints import carry_over_best, save_by_step_and_time
 from lightning_modules.optimizer_calls import backward_of, check_step, step_context, step_keywords
@@ -179,6 +179,7 @@ class ClosureModule(LightningModule):
 
     def configure_callbacks(self) -> Sequence[Callback]:
         if self.trainer.state.fn == "fit":
+            check_arguments(self.trainer, self)
             check_callbacks(self.trainer, self)
         return [WholeEvaluation(), CpuProducts(), self._axis]
 

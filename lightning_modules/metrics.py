@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Literal, cast
 
@@ -127,7 +128,12 @@ def build_metric(name: str, num_labels: int, problem_type: ProblemType | None = 
         return RankedScores(num_labels, multi_label, area_under_roc if name == "auroc" else average_precision)
     if name in ("mae", "rmse"):
         return MeanAbsoluteError() if name == "mae" else MeanSquaredError(squared=False)
-    return PearsonCorrelation() if name == "pearson" else SpearmanCorrCoef()
+    if name == "pearson":
+        return PearsonCorrelation()
+    with warnings.catch_warnings():
+        # torchmetrics 1.9.0 warns of every one that it keeps all scores, which no rank correlation does without.
+        warnings.filterwarnings("ignore", "Metric `SpearmanCorrcoef` will save all targets")
+        return SpearmanCorrCoef()
 
 
 def predicted_labels(outputs: Tensor, problem_type: ProblemType) -> Tensor:

@@ -136,6 +136,8 @@ def allowed_keys(level: ArgumentParser, above: list[str], key: str, parser: Argu
     owners = {section: locate(parser.get_default(section)["class_path"]) for section in ("model", "data")}
     owners["trainer"] = Trainer
     belongs = [f"{at}.{name}" for at, owner in owners.items() if name in inspect.signature(owner).parameters]  # type: ignore[arg-type]
+    if f"{'.'.join(above)}.{name}" in belongs:
+        return f"; {name} is an argument of {owners[above[0]].__name__}, another class"  # type: ignore[attr-defined]
     if belongs:
         return f"; {name} belongs to {' or '.join(belongs)}"
     if close := difflib.get_close_matches(name, names, n=3):

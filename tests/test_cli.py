@@ -347,6 +347,10 @@ def test_what_a_data_module_of_ones_own_does_not_say_is_said_to_the_model(tiny: 
         (["--model.optimizer.lr", "1e-3"], r"model\.optimizer\.lr is not accepted \(see|; (close|allowed)"),
         (["--max_epochs", "3"], r"max_epochs belongs to trainer\.max_epochs \(see"),
         (["--model.task_name", "sst2"], r"model\.task_name is not accepted; task_name belongs to data\.task_name"),
+        (
+            ["--data", "datamodules.TextDataModule", "--data.max_train_samples", "64"],
+            r"data\.max_train_samples is not accepted; max_train_samples is an argument of GLUEDataModule, another",
+        ),
         (["--trainer.logger", "WandbLogger"], r"error: trainer\.logger: .*wandb"),
         (["--model.optimizer.weight_decay", "-1"], r"error: optimizer: ParabolicAdam: weight_decay has to be at"),
     ],

@@ -178,6 +178,9 @@ def test_the_configuration_of_a_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("")
     path = str(tmp_path / "checkpoints" / "best.ckpt")
     assert config_of_checkpoint(path) == tmp_path / "config.yaml"
+    (tmp_path / "runs" / "a" / "run" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(MisconfigurationException, match=r"run is the folder of a run; give a file in its checkpoints$"):
+        config_of_checkpoint(str(tmp_path / "runs" / "a" / "run"))
     given = ["--ckpt_path", path, "--to", "x", "--onnx", "--merge", "false"]
     added = ["--config", str(tmp_path / "config.yaml"), *given]
     added[added.index("--onnx")] = "--onnx=true"

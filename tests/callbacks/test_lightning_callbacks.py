@@ -135,3 +135,16 @@ def test_all_curves_are_over_optimizer_steps(accumulated, tmp_path):
     at["monitor"] = [int(row["step"]) for row in rows if row[next(name for name in row if "step_size/" in name)]]
     assert at["train/loss"] == at["lr-SaLSA/model"] == [1, 3, 5, 7, 9]
     assert at["monitor"] == list(range(10))
+
+
+@pytest.mark.parametrize(
+    ("argument", "own"),
+    [({"accumulate_grad_batches": 2}, "accumulate_grad_batches"), ({"gradient_clip_val": 1.0}, "gradient_clip")],
+)
+def test_an_argument_of_the_trainer_that_a_module_has_itself_says_so(argument, own, tmp_path):
+    with pytest.raises(ModelError, match=f"SmallClassifier does this itself; give model.{own}$"):
+        trainer(tmp_path, **argument).fit(SmallClassifier(optimizer=ADAMW), loader(1))
+
+
+def test_arguments_of_the_trainer_that_are_off_are_let_through(tmp_path):
+    trainer(tmp_path, accumulate_grad_batches=1, gradient_clip_val=0.0).fit(SmallClassifier(optimizer=ADAMW), loader(1))

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import BasePredictionWriter, ProgressBar
+from lightning.pytorch.callbacks import BasePredictionWriter, Checkpoint, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -32,12 +32,12 @@ from lightning_modules import ModelError, SequenceClassifier
 from linetune.arguments import check_argument_order
 from linetune.config_errors import OneLineErrorParser, line_about_what_was_given, refuses_arguments
 from linetune.exit_status import usual_status
-from linetune.jsonargparse_private import actions_on, own_defaults, way_to_cause
+from linetune.jsonargparse_private import actions_on, frames_to_cause, own_defaults
 from linetune.linked_values import DATA_TO_MODEL, fill_in
 from linetune.lost_rank import line_about_lost_rank
 from linetune.named_checkpoint import named_checkpoint, saved_values
 from linetune.trainer import LinetuneTrainer
-from linetune.trainer_numbers import check_numbers_of_model, check_trainer_numbers
+from linetune.trainer_numbers import check_trainer_numbers
 
 # Errors whose text is for the user: they end the program in one line, all others with a traceback.
 USER_ERRORS = (DataError, ModelError, MisconfigurationException)
@@ -106,7 +106,7 @@ class LinetuneCLI(LightningCLI):
         except USER_ERRORS:
             self._remove_unbegun_run()
             raise
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             line = line_about_what_was_given(error, self.section) if hasattr(self, "config") else None
             if line is None:
                 raise
@@ -159,7 +159,6 @@ class LinetuneCLI(LightningCLI):
             alone = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto", "precision": None}
             config.trainer.update(Namespace(**alone, logger=False, callbacks=None))
         fill_in(config, self.saved)
-        check_numbers_of_model(config.trainer, config.model)
 
     def instantiate_classes(self) -> None:
         try:
@@ -167,15 +166,18 @@ class LinetuneCLI(LightningCLI):
         except USER_ERRORS:
             raise
         except Exception as error:
-            way, cause = way_to_cause(error)
-            if not isinstance(cause, USER_ERRORS) and not refuses_arguments(way, cause):
+            frames, cause = frames_to_cause(error)
+            if not isinstance(cause, USER_ERRORS) and not refuses_arguments(frames, cause):
                 raise
-            key = ".".join(action.dest for action in actions_on(way, "instantiate_classes"))
+            key = ".".join(action.dest for action in actions_on(frames, "instantiate_classes"))
             raise MisconfigurationException(f"{key}: {cause}") from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self._get(self.config_init, "trainer")
         callbacks = config.get("callbacks") or []
+        if config.get("enable_checkpointing") is False:
+            # A ModelCheckpoint stands in the quickstart and others; Lightning refuses the two together.
+            kwargs["callbacks"] = callbacks = [each for each in callbacks if not isinstance(each, Checkpoint)]
         if config.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
             # Where rich is installed Lightning takes its bar, which shows a step size of 2e-5 as 0.000.
             kwargs["callbacks"] = [*callbacks, NarrowProgressBar()]

@@ -1,4 +1,4 @@
-"""ParabolicAdam with its defaults beside AdamW at three learning rates, on files of one's own.
+"""ParabolicAdam with its defaults beside AdamW at three learning rates, on the user's files.
 
     python -m benchmarks.own_data banking77/train.csv banking77/test.csv --text text --label category
     python -m benchmarks.own_data emotion/train.parquet emotion/test.parquet --text text --label label

@@ -2,7 +2,7 @@
 
     python -m benchmarks.rate_traces configs/studies/learning_rate_free.yaml
 
-For whoever looks for a better estimate: which of these numbers, early in a run, tells the rate that turns out best?
+For research on better estimates: which of these numbers, early in a run, predict the best learning rate?
 """
 
 from __future__ import annotations
@@ -84,13 +84,14 @@ def _curvature(loss: float, before: tuple[float, float], now: tuple[float, float
     return 2 * loss / math.exp(2 * log_distance)
 
 
-def table_of_traces(runs: Sequence[Run], output: Path, best: Mapping[str, float]) -> pd.DataFrame:
+def table_of_traces(runs: Sequence[Run], output: Path, best: Mapping[str, float], axis: str) -> pd.DataFrame:
     """Return the traces of all runs that have one, each row with what is known of its run.
 
     Args:
         runs: A study's runs.
         output: The study's folder.
         best: The grid's best learning rate by setting, where it is known.
+        axis: The name of the axis of settings.
     """
     tables = []
     for run in runs:
@@ -100,11 +101,11 @@ def table_of_traces(runs: Sequence[Run], output: Path, best: Mapping[str, float]
         settings = run.cell.settings
         table = pd.read_csv(file)
         facts = {
-            "setting": run.cell.labels["setting"],
+            "setting": run.cell.labels[axis],
             "seed": run.seed,
             "model": Path(str(settings["model.model"])).name,
             "batch_size": settings["data.train_batch_size"],
-            "best_rate": best.get(run.cell.labels["setting"], math.nan),
+            "best_rate": best.get(run.cell.labels[axis], math.nan),
         }
         for place, (name, value) in enumerate(facts.items()):
             table.insert(place, name, value)
@@ -137,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         method = best_rate(grid, "loss")
         best[str(setting)] = rates[grid.loc[grid["method"] == method, "id"].iloc[0]]
     table = options.table or output / "rate_traces.parquet"
-    traces = table_of_traces(runs, output, best)
+    traces = table_of_traces(runs, output, best, study.report.regret.settings)
     traces.to_parquet(table, index=False)
     print(f"{table}: {len(traces)} searches in {traces.groupby(['setting', 'seed']).ngroups} runs")
 

@@ -38,7 +38,8 @@ from torch.optim import AdamW
 from transformers import BertConfig, BertForSequenceClassification
 
 from datamodules import GLUEDataModule
-from lightning_modules.closures import Batch, StepClosures
+from lightning_modules.batches import Batch
+from lightning_modules.closures import StepClosures
 from lightning_modules.cpu_products import products_of_a_run
 from lightning_modules.pretrained import load_sequence_classifier
 from optimizers import SGDSLS, AdamSLS, ParabolicAdam, ParamGroups, SaLSA

@@ -1,4 +1,4 @@
-"""Reading, tokenizing and caching of texts: one's own CSV file beside GLUE's folder, on the same texts.
+"""Reading, tokenizing and caching of texts: a CSV file beside GLUE's folder, on the same texts.
 
     python -m benchmarks.text_loading --rows 1000000 --glue-from /path/to/another/checkout
 

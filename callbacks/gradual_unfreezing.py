@@ -4,6 +4,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.nn.parallel import DistributedDataParallel
 
@@ -23,7 +24,7 @@ class GradualUnfreezing(Callback):
     optimizer moves it, and the backward pass ends above it. Under DDP the model is wrapped again whenever a part is
     unfrozen, because DDP synchronises only the parameters that were trainable when it wrapped the model.
 
-    Logs ``train/trainable_parts``.
+    Logs ``train/trainable_parts``, and says at the start which parts a run of ``max_epochs`` is too short to unfreeze.
 
     Args:
         every_n_epochs: Unfreeze the next part after every n epochs. Default: 1, if no other argument says when.
@@ -107,6 +108,7 @@ class GradualUnfreezing(Callback):
         except ValueError as error:
             raise MisconfigurationException(f"GradualUnfreezing: {error}") from error
         self._num_trainable = 0
+        self._tell_what_stays_frozen(trainer)
         self._apply(trainer, pl_module)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -119,9 +121,26 @@ class GradualUnfreezing(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._release()
 
+    def _tell_what_stays_frozen(self, trainer: Trainer) -> None:
+        """Say so where a run of a known number of epochs is too short to unfreeze every part."""
+        if self.every_n_epochs is None or not trainer.max_epochs or trainer.max_epochs < 0:
+            return
+        allowed = self._allowed()
+        frozen = allowed[1 + self.num_unfrozen(trainer.max_epochs - 1, 0) :]
+        if frozen:
+            names = ", ".join(part.name for part in frozen)
+            rank_zero_info(
+                f"GradualUnfreezing: of {len(allowed)} parts {len(frozen)} stay frozen in {trainer.max_epochs} epochs "
+                f"({names}); every_n_steps unfreezes sooner"
+            )
+
+    def _allowed(self) -> list[Part]:
+        """Return the parts that may be unfrozen, from the top down."""
+        return [part for part in self._parts if self.embeddings or part.kind != "embeddings"]
+
     def _apply(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Freeze and unfreeze parts for the current epoch and step."""
-        allowed = [part for part in self._parts if self.embeddings or part.kind != "embeddings"]
+        allowed = self._allowed()
         number = min(1 + self.num_unfrozen(trainer.current_epoch, trainer.global_step), len(allowed))
         if number == self._num_trainable:
             return

@@ -11,7 +11,8 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from callbacks.checkpoint_reading import FACTS, UNREAD_CLASSES
-from callbacks.held_out import short_name
+from callbacks.new_file import free_name
+from callbacks.validation_scorer import short_name
 
 # Key of what a checkpoint says of its place on the line.
 INTERPOLATION = "interpolation"
@@ -55,7 +56,8 @@ def save_interpolated(
         facts: What the file says of the interpolation, in plain types.
         scores: Of the module's weights on all validation rows, by name without ``val/``.
     """
-    path = trainer.strategy.broadcast(str(_free_name(Path(saver.best_model_path))))
+    best_path = Path(saver.best_model_path)
+    path = trainer.strategy.broadcast(str(free_name(best_path.with_name(f"{best_path.stem}-interpolated.ckpt"))))
     score = scores.get(short_name(saver.monitor)) if saver.monitor else None
     best: dict[str, Any] = {"best_model_path": path}
     if score is not None:
@@ -72,13 +74,3 @@ def save_interpolated(
     # Not before: a disk may be full.
     for name, value in best.items():
         setattr(saver, name, value)
-
-
-def _free_name(best: Path) -> Path:
-    """Return the first name of an interpolated checkpoint beside another one that is not taken."""
-    stem, version = best.stem, 0
-    found = best.with_name(f"{stem}-interpolated.ckpt")
-    while found.exists():
-        version += 1
-        found = best.with_name(f"{stem}-interpolated-v{version}.ckpt")
-    return found

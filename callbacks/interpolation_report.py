@@ -9,17 +9,17 @@ from pathlib import Path
 import torch
 from lightning.pytorch import Trainer
 
-from callbacks.held_out import HeldOut
 from callbacks.new_file import new_file
 from callbacks.run_folder import run_folder
+from callbacks.validation_scorer import ValidationScorer
 from callbacks.weight_line import WHOLE, Trial
 
 
-def found_figures(held_out: HeldOut, as_trained: Trial, chosen: Trial, seconds: float) -> dict[str, float]:
+def found_figures(scorer: ValidationScorer, as_trained: Trial, chosen: Trial, seconds: float) -> dict[str, float]:
     """Return what is logged, by name: places on the line, scores before and after, and what the search has cost.
 
     Args:
-        held_out: What has scored the trials.
+        scorer: What has scored the trials.
         as_trained: The trial of the trained weights.
         chosen: The trial that is kept.
         seconds: What the search has taken.
@@ -29,11 +29,11 @@ def found_figures(held_out: HeldOut, as_trained: Trial, chosen: Trial, seconds: 
         **{f"alpha/{name}": alpha for name, alpha in chosen.alphas.items() if name != WHOLE},
         **chosen.scores.judging,
         **{f"{name}_as_trained": value for name, value in as_trained.scores.judging.items()},
-        "validation_passes": float(held_out.passes),
+        "validation_passes": float(scorer.passes),
         "seconds": seconds,
     }
     for name, trial in (("loss_calibrated", as_trained), ("loss_interpolated_calibrated", chosen)):
-        fitted = held_out.calibrated_loss(trial.scores)
+        fitted = scorer.calibrated_loss(trial.scores)
         if fitted is not None:
             found[name] = fitted[1]
     return found

@@ -1,4 +1,4 @@
-"""Refusing fits in which a learning rate cannot be measured, or would be set by somebody else as well."""
+"""Refusing fits in which a learning rate cannot be measured, or other code sets it as well."""
 
 from __future__ import annotations
 

@@ -24,9 +24,9 @@ class MeasuredLearningRate(Callback):
     r"""Measures the peak learning rate of any torch optimizer during a fit, and sets it.
 
     A few forward passes measure the loss and its curvature along the optimizer's own steps, in the first step and then
-    ever more rarely, until `measured_share` of the run is over. The learning rate that was given no longer matters:
-    of rates and schedule the shape is kept (ratios between groups, warm-up, decay), and the highest rate of the run
-    becomes the one measured, as `optimizers.ParabolicAdam` would find it; docs/measured_learning_rate.md says how.
+    ever more rarely, until `measured_share` of the run is over. The configured learning rate has no effect, but
+    ratios between groups and the shape of a schedule (warm-up, decay) are kept: the highest rate of the run becomes
+    the one measured, as `optimizers.ParabolicAdam` would find it; docs/measured_learning_rate.md says how.
 
     Every step is one of the optimizer's own, at the rate measured until then. The trials log nothing and leave no trace
     in buffers, metrics and random numbers; `training_step` is called for them once more, without gradients. Logs
@@ -315,7 +315,7 @@ def _schedules(trainer: Trainer) -> list[Any]:
 
 
 def _total_steps(trainer: Trainer, module: LightningModule) -> int | None:
-    """Return the number of optimizer steps of a run; None where nobody knows."""
+    """Return the number of optimizer steps of a run; None where that is unknown."""
     if module.automatic_optimization:
         total = trainer.estimated_stepping_batches
         return None if math.isinf(total) or total < 1 else int(total)
@@ -327,6 +327,6 @@ def _total_steps(trainer: Trainer, module: LightningModule) -> int | None:
 
 
 def _advances(config: Any, total: int | None, trainer: Trainer) -> int:
-    """Return how many times a schedule advances in a run, as far as anybody knows."""
+    """Return how many times a schedule advances in a run, as far as that is known."""
     known = total if config.interval == "step" else trainer.max_epochs
     return (10_000 if known is None or known < 0 else known) // config.frequency

@@ -9,14 +9,13 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_warn
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from torch.optim import Optimizer
 
 from callbacks.checkpoint_reading import FACTS, read_checkpoint
 from callbacks.hyperparameter_logger import hyperparameters
-from callbacks.interpolated_checkpoint import INTERPOLATION
+from callbacks.new_file import free_name
 from callbacks.pretrained_interpolation import PretrainedInterpolation
 from callbacks.run_folder import run_folder
+from callbacks.training_facts import described_data, facts_of, step_sizes, text_columns
 from optimizers import traits
 
 
@@ -126,106 +125,8 @@ def write_folders(
     return written
 
 
-def export_checkpoint(module: Any, datamodule: Any, path: str, to: str, onnx: bool = False, merge: bool = True) -> Path:
-    """Write a checkpoint as a folder that transformers loads alone, or as peft's own folder of its adapter.
-
-    Args:
-        module: The checkpoint's module.
-        datamodule: The datamodule of its run, for tokenizer and maximum length.
-        path: The checkpoint.
-        to: Folder to write; must not exist yet, or be empty.
-        onnx: Whether to write ``model.onnx`` as well.
-        merge: Whether to merge an adapter into the weights.
-    """
-    checkpoint = read_checkpoint(path, mmap=True)
-    module.on_load_checkpoint(checkpoint)  # which refuses one of another model
-    weights = checkpoint["state_dict"]
-    if not merge:
-        return module.save_adapter(to, weights=weights)
-    own = {"max_length": getattr(datamodule, "max_length", None), "pairs": len(text_columns(datamodule)) == 2}
-    facts = own | facts_of(checkpoint)
-    return module.export(to, getattr(datamodule, "tokenizer", None), weights=weights, facts=facts, onnx=onnx)
-
-
-def upload(folder: Path, name: str) -> str:
-    """Upload a folder to a repository on the Hugging Face hub and return its address; a new one is private.
-
-    Raises:
-        MisconfigurationException: The hub refused it: no token, no right, or no such place.
-    """
-    from huggingface_hub import HfApi
-
-    api = HfApi()
-    try:
-        address = api.create_repo(name, private=True, exist_ok=True)
-        api.upload_folder(folder_path=folder, repo_id=address.repo_id, commit_message="Model exported by linetune")
-    except (OSError, ValueError) as error:  # its own errors are of these two kinds
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise MisconfigurationException(
-            f"push_to_hub: {name}: {reason} (the folder is complete: {folder}; `hf auth login` gives a token)"
-        ) from error
-    return str(address)
-
-
-def free_name(path: Path) -> Path:
-    """Return the path, or with ``-v1``, ``-v2``, … behind its name the first one that does not exist."""
-    found, version = path, 0
-    while found.exists():
-        version += 1
-        found = path.with_name(f"{path.name}-v{version}")
-    return found
-
-
 def best_checkpoint(trainer: Trainer) -> str | None:
     """Return the path of the best checkpoint of a run, if it kept one on this machine."""
     callback = trainer.checkpoint_callback
     path = callback.best_model_path if isinstance(callback, ModelCheckpoint) else ""
     return path if os.path.exists(path) else None
-
-
-def facts_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """Return what a checkpoint tells of its training: all that a model card states, or less without ModelExporter."""
-    facts = dict(checkpoint.get(FACTS) or {})
-    if not facts:
-        names = checkpoint.get("optimizer_names") or ["unknown"]
-        facts["optimizer"] = {"class": names[0]}
-    temperature = (checkpoint.get("task") or {}).get("temperature", 1.0)
-    facts |= {} if temperature == 1.0 else {"temperature": temperature}
-    callbacks = checkpoint.get("callbacks") or {}
-    scores = [state for name, state in callbacks.items() if name.startswith("ModelCheckpoint") and state.get("monitor")]
-    is_best = any(state["current_score"] == state["best_model_score"] for state in scores)
-    kind = "the best checkpoint" if is_best else "a checkpoint"
-    monitored = f", {scores[0]['monitor']} {float(scores[0]['current_score']):.4f}" if scores else ""
-    if INTERPOLATION in checkpoint:
-        kind += ", interpolated"
-        facts["interpolation"] = checkpoint[INTERPOLATION]["text"]
-    facts["checkpoint"] = f"{kind}, step {checkpoint.get('global_step')}{monitored}"
-    return facts
-
-
-def step_sizes(optimizer: Optimizer) -> dict[str, float]:
-    """Return the step size in force of every part that has its own; of an ordinary optimizer, its largest rate."""
-    if hasattr(optimizer, "unit_reports"):
-        return {name: float(report.step_size) for name, report in optimizer.unit_reports().items()}
-    rates = [float(group["lr"]) for group in optimizer.param_groups if group.get("lr") is not None]
-    return {"model": max(rates)} if rates else {}
-
-
-def described_data(datamodule: Any) -> dict[str, Any]:
-    """Return a datamodule's class and those of its hyperparameters that are texts, without its folders."""
-    if datamodule is None:
-        return {}
-    texts = {
-        name: list(value) if isinstance(value, tuple) else value
-        for name, value in dict(datamodule.hparams).items()
-        if not name.startswith("_") and not name.endswith("_dir") and name != "tokenizer"
-        if isinstance(value, str) or (isinstance(value, list | tuple) and all(isinstance(v, str) for v in value))
-    }
-    return {"class": type(datamodule).__name__} | texts
-
-
-def text_columns(datamodule: Any) -> tuple[str, ...]:
-    """Return the names of a datamodule's text columns, as far as it tells them."""
-    source = datamodule if hasattr(datamodule, "text_columns") else getattr(datamodule, "task", None)
-    names = getattr(source, "text_columns", None) or getattr(datamodule, "hparams", {}).get("text_columns") or ()
-    return (names,) if isinstance(names, str) else tuple(names)

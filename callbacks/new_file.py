@@ -1,4 +1,4 @@
-"""A file that appears whole or not at all, and the folder that it is written into."""
+"""A file that appears whole or not at all, a name for it, and the folder that it is written into."""
 
 from __future__ import annotations
 
@@ -43,3 +43,12 @@ def make_writable(folder: Path, writer: str) -> None:
         raise MisconfigurationException(f"{writer} cannot make {folder}: {error.strerror}") from error
     if not os.access(folder, os.W_OK):
         raise MisconfigurationException(f"{writer} cannot write to {folder}: Permission denied")
+
+
+def free_name(path: Path) -> Path:
+    """Return the path, or the first one with ``-v1``, ``-v2``, … behind its stem that does not exist."""
+    found, version = path, 0
+    while found.exists():
+        version += 1
+        found = path.with_name(f"{path.stem}-v{version}{path.suffix}")
+    return found

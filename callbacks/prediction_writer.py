@@ -43,7 +43,7 @@ class PredictionWriter(BasePredictionWriter):
     Raises:
         MisconfigurationException: The datamodule has no ``predict_rows``, or the file cannot be written. This is
             checked before the first prediction.
-        ValueError: A prediction is not finite, or has another number of labels than the model.
+        MisconfigurationException: A prediction is not finite, or has another number of labels than the model.
 
     Example::
 

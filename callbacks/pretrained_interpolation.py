@@ -15,10 +15,10 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from callbacks.checkpoint_reading import read_checkpoint
-from callbacks.held_out import HeldOut, check_loss, short_name
 from callbacks.interpolated_checkpoint import INTERPOLATION, mark_interpolated, save_interpolated
 from callbacks.interpolation_report import described, found_figures, log_figures, write_curve
 from callbacks.start_file import read_start, start_of_resumed, write_start
+from callbacks.validation_scorer import ValidationScorer, check_loss, short_name
 from callbacks.weight_line import WeightLine, choose
 from optimizers import named_parts
 from optimizers.random_state import generator_states, set_generator_states
@@ -35,7 +35,7 @@ class PretrainedInterpolation(Callback):
 
     The trained weights are those of the best checkpoint where ModelCheckpoint has a monitor, else the last ones. Of the
     values of :math:`\alpha` tried, the one with the lowest validation loss is taken among those with which the metric
-    that one selects by is not worse than with the weights as trained, by more than the standard error of the
+    for model selection is not worse than with the weights as trained, by more than the standard error of the
     difference. If it is below 1, a checkpoint with these weights is written beside the best one and becomes the best
     one, and the module holds them. It cannot be resumed from: the run's own checkpoints stay. Weights that began as
     random ones (a new head) stay as trained; of an adapter :math:`\alpha` scales what it adds. An idea of WiSE-FT
@@ -185,10 +185,10 @@ class PretrainedInterpolation(Callback):
             return
         last = {name: value.detach().cpu().clone() for name, value in live.items()}
         _put(live, trained)
-        held_out = HeldOut(trainer, module, self.judge_fraction)
+        scorer = ValidationScorer(trainer, module, self.judge_fraction)
         try:
-            trials = line.search(held_out.score)
-            as_trained, chosen = trials[0], choose(trials, short_name(monitor), mode, held_out.paired_error)
+            trials = line.search(scorer.score)
+            as_trained, chosen = trials[0], choose(trials, short_name(monitor), mode, scorer.paired_error)
             self.kept = chosen is not as_trained
         finally:
             if not self.kept:
@@ -196,16 +196,16 @@ class PretrainedInterpolation(Callback):
         if self.kept:
             line.put(chosen.alphas)
         seconds = time.perf_counter() - started
-        self.alphas, self.figures = chosen.alphas, found_figures(held_out, as_trained, chosen, seconds)
+        self.alphas, self.figures = chosen.alphas, found_figures(scorer, as_trained, chosen, seconds)
         self.found = described(as_trained, chosen) if self.kept else ""
-        passes = f"{held_out.passes} passes, {seconds:.1f} s; not worse by {monitor}"
+        passes = f"{scorer.passes} passes, {seconds:.1f} s; not worse by {monitor}"
         self.summary = f"{self.found or 'alpha 1, the weights stay as trained'} ({passes})"
         log_figures(trainer, self.figures)
         write_curve(trainer, trials)
         if self.kept:
             self.scores, self.scores_as_trained = chosen.scores.whole, as_trained.scores.whole
             temperature = getattr(module, "temperature", 1.0)
-            fitted = held_out.calibrated_loss(chosen.scores)
+            fitted = scorer.calibrated_loss(chosen.scores)
             if temperature != 1.0 and fitted is not None:
                 module.temperature = fitted[0]
             facts = {"alphas": self.alphas, "text": self.found}

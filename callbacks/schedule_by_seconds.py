@@ -1,4 +1,4 @@
-"""A learning rate that follows the share of a time budget, for runs whose number of steps nobody knows beforehand."""
+"""A learning rate that follows the share of a time budget, for runs of an unknown number of steps."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from optimizers.warmup_and_decay import Shape, warmup_and_decay
 class ScheduleBySeconds(Callback):
     r"""Warms the learning rate up and lets it decay over a budget in seconds of training.
 
-    A run that ends after so many seconds has no number of steps that a schedule could be laid over; with this one, fast
-    and slow methods alike go through their whole schedule. With :math:`p` the share of the budget of
+    A run that ends after a number of seconds has no known number of steps for a schedule; with this one, fast and slow
+    methods alike go through their whole schedule. With :math:`p` the share of the budget of
     `callbacks.TrainingSeconds` that is used up and :math:`w` the warm-up's share, every group's learning rate is its
     initial one times
 

@@ -36,7 +36,7 @@ class SubmissionWriter(BasePredictionWriter):
     Raises:
         MisconfigurationException: The datamodule has no GLUE task, or the folder cannot be written to. This is checked
             before the first prediction.
-        ValueError: A prediction is not finite, or has another number of classes than the task.
+        MisconfigurationException: A prediction is not finite, or has another number of classes than the task.
 
     Example::
 

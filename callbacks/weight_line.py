@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from callbacks.held_out import HeldOutScores
+from callbacks.validation_scorer import ValidationScores
 from optimizers import search_interval
 
 # The name of the place on the line that holds for all weights whose part has none of its own.
@@ -31,7 +31,7 @@ class Trial(NamedTuple):
     """
 
     alphas: dict[str, float]
-    scores: HeldOutScores
+    scores: ValidationScores
 
 
 class WeightLine:
@@ -81,7 +81,7 @@ class WeightLine:
             weight = alphas.get(self.parts.get(name, WHOLE), alphas[WHOLE])
             self._live[name].copy_(torch.lerp(first, last, weight))
 
-    def search(self, score: Callable[[], HeldOutScores]) -> list[Trial]:
+    def search(self, score: Callable[[], ValidationScores]) -> list[Trial]:
         """Search for the lowest loss, for all weights together from the last end on, then for each part in turn.
 
         Args:
@@ -113,7 +113,7 @@ class WeightLine:
 
 
 def choose(
-    trials: list[Trial], metric: str, mode: str, error: Callable[[HeldOutScores, HeldOutScores, str], float]
+    trials: list[Trial], metric: str, mode: str, error: Callable[[ValidationScores, ValidationScores, str], float]
 ) -> Trial:
     """Return the trial of the lowest loss among those where a metric is not worse than in the first one.
 

@@ -1,4 +1,4 @@
-"""Data: texts of one's own, and the GLUE tasks from the hub, from official files, or generated."""
+"""Data: the user's own texts, and the GLUE tasks from the hub, from official files, or generated."""
 
 from datamodules.errors import DataError
 from datamodules.glue_datamodule import GLUEDataModule

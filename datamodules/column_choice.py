@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from datamodules.arrow_columns import is_text
 from datamodules.errors import DataError
 from datamodules.text_source import TextSource
 
@@ -27,7 +28,7 @@ def choose_text_columns(source: TextSource, named: Sequence[str] | None, labels:
             raise DataError(f"text_columns: {', '.join(named) or 'none'}; one or two different columns are allowed")
         check_columns(source, "text_columns", named)
         for name in named:
-            if not _is_string(source.schema.field(name).type):
+            if not is_text(source.schema.field(name).type):
                 raise DataError(
                     f"{source.place}: the text column {name!r} holds {source.schema.field(name).type}, not texts"
                 )
@@ -78,21 +79,19 @@ def check_columns(source: TextSource, option: str, names: Sequence[str]) -> None
     """
     for name in names:
         if name not in source.schema.names:
+            parts = [part.strip() for part in name.split(",")]
+            are_several = len(parts) > 1 and set(parts) <= set(source.schema.names)
+            hint = f"; of several columns give a list, [{','.join(parts)}]" if are_several else ""
             raise DataError(
-                f"{option}: {source.place} has no column {name!r}; its columns are {_listed(source.schema.names)}"
+                f"{option}: {source.place} has no column {name!r}; its columns are {_listed(source.schema.names)}{hint}"
             )
 
 
 def text_candidates(source: TextSource) -> list[str]:
     """Return the columns of texts that are not all numbers, as far as the first rows show."""
-    names = [name for name in source.schema.names if _is_string(source.schema.field(name).type)]
+    names = [name for name in source.schema.names if is_text(source.schema.field(name).type)]
     part = next(iter(source.parts(names)), None) if names else None
     return names if part is None else [name for name in names if not _all_numbers(part.table[name])]
-
-
-def _is_string(kind: pa.DataType) -> bool:
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
 def _all_numbers(cells: pa.ChunkedArray) -> bool:

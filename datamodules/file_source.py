@@ -1,4 +1,4 @@
-"""Rows of one's own files, read in batches: literal texts, and errors that name file and row."""
+"""Rows of the user's files, read in batches: literal texts, and errors that name file and row."""
 
 from __future__ import annotations
 
@@ -277,9 +277,11 @@ def _csv_complaint(file: Path, message: str, quoted: bool) -> str:
         return f"{file}, line {_line_of_bad_utf8(file)}: not UTF-8 text"
     count = re.search(r"Expected (\d+) columns?, got (\d+)", message)
     if count:
-        return (
-            f"{where}: {count[2]} cells where the header has {count[1]}{hint if int(count[2]) < int(count[1]) else ''}"
-        )
+        told = f"{where}: {count[2]} cells where the header has {count[1]}"
+        other = _other_delimiter(file) if count[1] == "1" else None
+        if other is not None:
+            return f"{told}; the header holds {other!r}, is that the delimiter? give delimiter"
+        return told + (hint if int(count[2]) < int(count[1]) else "")
     return f"{where}: {first_line(message)[:200]}{hint}"
 
 
@@ -291,3 +293,10 @@ def _line_of_bad_utf8(file: Path) -> int:
             except UnicodeDecodeError:
                 return number
     return 1
+
+
+def _other_delimiter(file: Path) -> str | None:
+    """Return a character in the first line of a file that often stands between cells."""
+    with file.open("rb") as opened:
+        header = opened.readline(10_000).decode("utf-8", errors="replace")
+    return next((character for character in ";\t|" if character in header), None)

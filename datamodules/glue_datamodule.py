@@ -6,16 +6,14 @@ from torch.utils.data import DataLoader
 
 from datamodules.collator import Collator
 from datamodules.errors import DataError
-from datamodules.folder_source import FolderSource
+from datamodules.glue_folder_source import FolderSource
+from datamodules.glue_hub_source import HubSource
+from datamodules.glue_source import GLUESource
 from datamodules.glue_tasks import find_task
-from datamodules.hub_source import HubSource
 from datamodules.label_statistics import LabelStatistics, label_statistics
 from datamodules.row_selection import sample, thin_out_minority
-from datamodules.source import Source
 from datamodules.synthetic_source import SyntheticSource
-from datamodules.tokenization import tokenized
 from datamodules.tokenized_datamodule import TokenizedDataModule, check_at_least
-from datamodules.tokenizer import check_max_length
 
 SOURCES = ("hub", "folder", "synthetic")
 
@@ -113,7 +111,7 @@ class GLUEDataModule(TokenizedDataModule):
         self.minority_keep_fraction = minority_keep_fraction
         self.synthetic_seed = synthetic_seed
         self.label_statistics: LabelStatistics | None = None
-        self._source: Source | None = None
+        self._source: GLUESource | None = None
         self._row_counts: dict[str, int] = {}  # of the splits that were read
 
     @property
@@ -208,7 +206,6 @@ class GLUEDataModule(TokenizedDataModule):
         return [*needed["fit"], *needed["test"], *needed["predict"]]
 
     def _load(self, split: str, purpose: str) -> datasets.Dataset:
-        check_max_length(self.tokenizer, self.max_length, pair=len(self.task.text_columns) == 2)
         if self._source is None:
             self._source = self._make_source()
         source = self._source
@@ -231,16 +228,7 @@ class GLUEDataModule(TokenizedDataModule):
                 rows = rows.select(thin_out_minority(rows["label"], fraction, self.sample_seed))
             return rows.select(sample(len(rows), limit, self.sample_seed))
 
-        return tokenized(
-            read,
-            self.task.text_columns,
-            self.tokenizer,
-            self.max_length,
-            self.cache_folder,
-            key,
-            description=f"{self.task_name} {split}",
-            fingerprint=self.tokenizer_fingerprint,
-        )
+        return self.tokenized(read, self.task.text_columns, key, description=f"{self.task_name} {split}")
 
     def _limits(self, purpose: str) -> tuple[int | None, float | None]:
         """Return the maximum number of rows and the kept fraction of the rarest class for a purpose."""
@@ -258,7 +246,7 @@ class GLUEDataModule(TokenizedDataModule):
         if selections:
             rank_zero_info(f"{self.task_name} ({self.source_name}): {', '.join(selections)}")
 
-    def _make_source(self) -> Source:
+    def _make_source(self) -> GLUESource:
         if self.data_dir is not None:
             return FolderSource(self.task, self.data_dir)
         if self.source_name == "synthetic":

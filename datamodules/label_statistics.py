@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 import datasets
+import pyarrow as pa
 import pyarrow.compute as pc
 
-from datamodules.label_kind import count_labels
-from datamodules.tokenized_datamodule import column_of
+from datamodules.arrow_columns import column_of, is_list
 
 
 @dataclass(frozen=True)
@@ -33,3 +33,11 @@ def label_statistics(rows: datasets.Dataset, num_labels: int, is_regression: boo
         # A constant score is standardised by 1.
         return LabelStatistics([], len(rows), pc.mean(labels).as_py(), pc.stddev(labels).as_py() or 1.0)
     return LabelStatistics(count_labels(labels, num_labels), len(rows))
+
+
+def count_labels(labels: pa.ChunkedArray, num_labels: int) -> list[int]:
+    """Return how many rows have each label, from class ids or lists of label ids; nothing is copied."""
+    counts = [0] * num_labels
+    for found in pc.value_counts(pc.list_flatten(labels) if is_list(labels.type) else labels).to_pylist():
+        counts[found["values"]] = found["counts"]
+    return counts

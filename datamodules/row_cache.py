@@ -20,7 +20,7 @@ import pyarrow as pa
 from datamodules.errors import DataError
 
 # Ends a file of rows, with a checksum of all before it behind it; a reader of Arrow's streams stops before.
-_SEAL = b"linetune-crc32:"
+_END_MARK = b"linetune-crc32:"
 _SECONDS_PER_DAY = 86_400
 
 
@@ -56,7 +56,7 @@ def stored(
         writer.close()
         stream.flush()
         unfinished = Path(stream.name)
-        stream.write(_SEAL + b"%08x" % _checksum(unfinished, unfinished.stat().st_size))
+        stream.write(_END_MARK + b"%08x" % _checksum(unfinished, unfinished.stat().st_size))
     return datasets.Dataset.from_file(str(file))
 
 
@@ -96,12 +96,12 @@ def new_file(file: Path) -> Iterator[IO[bytes]]:
 
 def _is_whole(file: Path) -> bool:
     """Return whether a file of rows is there and ends with the checksum of what it holds."""
-    seal = len(_SEAL) + 8
+    mark = len(_END_MARK) + 8
     try:
-        size = file.stat().st_size - seal
+        size = file.stat().st_size - mark
         with file.open("rb") as stream:
             stream.seek(max(size, 0))
-            return stream.read() == _SEAL + b"%08x" % _checksum(file, size)
+            return stream.read() == _END_MARK + b"%08x" % _checksum(file, size)
     except OSError:
         return False
 

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 
-from datamodules.label_kind import count_labels
-from datamodules.tokenized_datamodule import column_of
+from datamodules.arrow_columns import column_of
+from datamodules.label_statistics import count_labels
 
 MAX_CLASSES = 200
 
@@ -24,7 +24,7 @@ def report_splits(
     Args:
         splits: The tokenized rows of each split.
         label_names: Names of the labels; empty for regression.
-        limit: The longest that a text can be, for people ("128 tokens").
+        limit: The maximum length of a text, as it is printed ("128 tokens").
         held_out: Whether the validation rows are held out of the training rows.
     """
     lines = [_rows_line(splits, held_out)]

@@ -10,8 +10,23 @@ from functools import cached_property
 import datasets
 
 from datamodules.glue_tasks import Task, find_task
-from datamodules.synthetic_grammar import GRAMMARS, Grammar, Row
+from datamodules.synthetic_inference import EXPEDITION, TOWN, natural_language_inference, qnli, rte, wnli
+from datamodules.synthetic_sentences import cola, sst2
+from datamodules.synthetic_similarity import mrpc, qqp, stsb
+from datamodules.synthetic_words import Grammar, Row
 
+GRAMMARS: dict[str, Grammar] = {
+    "cola": cola,
+    "sst2": sst2,
+    "mrpc": mrpc,
+    "qqp": qqp,
+    "stsb": stsb,
+    "mnli": natural_language_inference(TOWN),
+    "mnli_mismatched": natural_language_inference(EXPEDITION),
+    "qnli": qnli,
+    "rte": rte,
+    "wnli": wnli,
+}
 TRAIN_ROWS = 2048
 EVAL_ROWS = 512
 

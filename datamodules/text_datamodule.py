@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Literal
 
 import datasets
@@ -12,21 +11,22 @@ import pyarrow as pa
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
+from datamodules.arrow_columns import column_of
 from datamodules.collator import Collator
 from datamodules.column_choice import check_columns, choose_text_columns
-from datamodules.dataset_source import DatasetSource, load_splits
+from datamodules.dataset_source import DatasetSource
 from datamodules.errors import DataError
-from datamodules.file_source import FileSource, Quoting
-from datamodules.held_out_rows import held_out_rows, keep_every_label, strata_of_label_sets
-from datamodules.label_kind import LabelKind, ProblemType, encode_labels
+from datamodules.file_source import Quoting
+from datamodules.label_kind import LabelKind, ProblemType
 from datamodules.label_statistics import LabelStatistics, label_statistics
 from datamodules.row_cache import stored
 from datamodules.split_report import report_splits
-from datamodules.text_source import TextSource, with_texts
+from datamodules.text_rows import TEXT_COLUMNS, rows_to_tokenize
+from datamodules.text_source import TextSource
+from datamodules.text_splits import TextSplits
 from datamodules.text_task import TaskOptions, TextTask, find_task, task_line
-from datamodules.tokenization import tokenized
-from datamodules.tokenized_datamodule import TokenizedDataModule, check_at_least, column_of
-from datamodules.tokenizer import check_max_length
+from datamodules.tokenized_datamodule import TokenizedDataModule, check_at_least
+from datamodules.validation_split import validation_rows
 
 METRICS = {
     "single_label_classification": ("accuracy", "macro_f1"),
@@ -35,18 +35,13 @@ METRICS = {
 }
 # To be raised when the same content is read in another way, so that older files are not used.
 READING_VERSION = 1
-TEXTS = ("first text", "second text")
 
 
 class TextDataModule(TokenizedDataModule):
-    """Texts of one's own with labels: from CSV, TSV, JSON lines and Parquet files, or a data set of `datasets`.
+    """Labelled texts of the user: CSV, TSV, JSON lines or Parquet files, or a data set of `datasets`.
 
-    Batches are dicts of tensors as :class:`GLUEDataModule`'s, with ``labels`` (batch,) int64 classes or float32 scores,
-    or (batch, labels) float32 zeros and ones, and ``idx``, each row's number in its source, from 0. With
-    ``long_texts=windows`` each row of the tokens is a window, and ``text`` (windows,) is the place of its text in the
-    batch. ``label_statistics`` has the training labels' counts after ``setup("fit")``, ``predict_rows`` the rows of
-    ``predict_file`` with all their columns after ``setup("predict")``. What is found (columns, kind, names) is kept in
-    the hyperparameters and the checkpoint.
+    docs/own_data.md has examples, the batches' contents and what is refused. Columns, kind of task and label names that
+    are found in the training rows are saved in the hyperparameters and in checkpoints.
 
     Args:
         train_file: Training rows, as a path, a glob pattern, or several; .csv, .tsv, .jsonl or .parquet.
@@ -61,35 +56,28 @@ class TextDataModule(TokenizedDataModule):
         predict_split: Name of the split to predict. Default: ``test_split``.
         text_columns: One or two text columns; two are tokenized as a pair. Default: the only possible one.
         label_column: Column of the labels, or several columns of 0 and 1. Default: the only possible one.
-        problem_type: Kind of the task, ``single_label_classification``, ``multi_label_classification`` or
-            ``regression``. Default: found from the labels.
+        problem_type: Kind of task, one of transformers' three. Default: found from the labels.
         label_names: Names of the labels in the order of their ids. Default: those that are found, sorted.
-        metrics: Names of the metrics. Default: by the kind of task.
+        metrics: Names of the metrics, the main one first. Default: by the kind of task.
         val_fraction: Share of the training rows to hold out where there are no validation rows, equal in each class.
         split_seed: Seed of the choice of these rows.
-        drop_empty: Leave out rows with an empty text. Default: refuse them.
+        drop_empty: Whether to leave out rows with an empty text. Default: refuse them.
         delimiter: Character between the cells of CSV files. Default: a comma, and a tab in .tsv files.
-        quoting: How CSV files are quoted: ``minimal`` (RFC 4180), or ``none``, where quotes are characters like others.
-        long_texts: What becomes of long texts: ``truncate`` cuts them at ``max_length`` tokens, ``windows`` cuts them
-            into overlapping windows of that length.
+        quoting: How cells are quoted: ``minimal`` (RFC 4180), or ``none``, where quotes are ordinary characters.
+        long_texts: What to do with texts above ``max_length`` tokens: ``truncate`` them, or overlapping ``windows``.
         max_windows: Maximum number of windows of a text; the rest is cut off.
         window_overlap: Tokens that a window shares with the one before it.
         tokenizer: Name of the tokenizer: on the hub, a folder, or ``offline:all-MiniLM-L6-v2``. Default: the model's.
         max_length: Maximum number of tokens per row.
         train_batch_size: Texts per training batch and process.
-        eval_batch_size: Texts per validation, test and prediction batch and process. Default: as many as have 2048
-            tokens on a CPU, 16384 elsewhere; 64 where texts are taken in their order.
+        eval_batch_size: Texts per evaluation batch and process. Default: as many as have 2048 tokens on a CPU.
         pad_to_multiple_of: Round the padded length up to a multiple of this, such as 8 for GPUs. Default: no rounding.
         num_workers: Processes that load batches beside each training process.
         group_by_length: Put training texts of similar length into the same batch, which saves padding.
-        cache_dir: Folder for tokenized rows. Default: ``linetune`` inside the folder where `datasets` keeps its own.
+        cache_dir: Folder for tokenized rows. Default: ``linetune`` in the cache folder of `datasets`.
 
     Raises:
         DataError: An option is out of range (in the constructor), or the data cannot be used (when it is read).
-
-    Example::
-
-        data = TextDataModule("reviews.csv", text_columns="text", label_column="stars")
     """
 
     def __init__(
@@ -147,29 +135,18 @@ class TextDataModule(TokenizedDataModule):
         ):
             if value not in allowed:
                 raise DataError(f"{name} {value!r} is not allowed; one of {', '.join(filter(None, allowed))}")
-        # As it arrives from a shell.
-        delimiter = "\t" if delimiter == r"\t" else delimiter
-        if delimiter is not None and (len(delimiter) != 1 or delimiter in '"\r\n' or not delimiter.isascii()):
-            raise DataError(f"delimiter {delimiter!r} is not allowed; one ASCII character, no quote or line break")
-        files = {"train_file": train_file, "val_file": val_file, "test_file": test_file, "predict_file": predict_file}
-        if dataset is not None and (train_file or val_file or test_file):
-            given = next(name for name, value in files.items() if value)
-            raise DataError(f"dataset: {given} is given, too; rows are of a data set or of files")
+        self._splits = TextSplits(
+            {"train": train_file, "val": val_file, "test": test_file, "predict": predict_file},
+            dataset,
+            dataset_config,
+            {"train": train_split, "val": val_split, "test": test_split, "predict": predict_split or test_split},
+            delimiter,
+            quoting,
+        )
         if label_names is not None and len(set(label_names)) < len(label_names):
             raise DataError("label_names: a name is given twice")
         self.save_hyperparameters()
-        self.files: dict[str, list[str] | str | None] = {
-            name.removesuffix("_file"): value or None for name, value in files.items()
-        }
-        self.dataset, self.dataset_config = dataset, dataset_config
-        self.splits = {
-            "train": train_split,
-            "val": val_split,
-            "test": test_split,
-            "predict": predict_split or test_split,
-        }
         self.val_fraction, self.split_seed = val_fraction, split_seed
-        self.delimiter, self.quoting = delimiter, quoting
         self.long_texts, self.max_windows, self.window_overlap = long_texts, max_windows, window_overlap
         self.label_statistics: LabelStatistics | None = None
         self.predict_rows: datasets.Dataset | None = None
@@ -181,8 +158,6 @@ class TextDataModule(TokenizedDataModule):
             drop_empty,
         )
         self._given_metrics = metrics
-        self._sources: dict[str, TextSource | None] = {}
-        self._dataset_splits: dict[str, DatasetSource] | None = None
         self._found_task: TextTask | None = None
 
     # Facts for the model
@@ -268,10 +243,10 @@ class TextDataModule(TokenizedDataModule):
 
     def _open(self, stage: str | None) -> dict[str, datasets.Dataset]:
         opened: dict[str, datasets.Dataset] = {}
-        if stage in ("fit", "validate") or (stage is None and self._source("train") is not None):
-            if self._source("val") is None:
+        if stage in ("fit", "validate") or (stage is None and self._splits.source("train") is not None):
+            if self._splits.source("val") is None:
                 rows = self._load("train")
-                held_out = self._held_out(rows)
+                held_out = validation_rows(column_of(rows, "label"), self._kind(), self.val_fraction, self.split_seed)
                 trained_on = np.setdiff1d(np.arange(len(rows)), held_out)
                 opened["train/train"], opened["validation/train"] = rows.select(trained_on), rows.select(held_out)
             else:
@@ -279,51 +254,25 @@ class TextDataModule(TokenizedDataModule):
                     opened["train/train"] = self._load("train")
                 opened["validation/validation"] = self._load("val")
         # In a fit, the test file is read for its numbers and duplicates, and so that errors do not come at the end.
-        if stage == "test" or (stage in ("fit", None) and self.files["test"] is not None):
+        if stage == "test" or (stage in ("fit", None) and self._splits.files["test"] is not None):
             opened["test/test"] = self._load("test")
-        if stage == "predict" or (stage is None and self.files["predict"] is not None):
+        if stage == "predict" or (stage is None and self._splits.files["predict"] is not None):
             opened["predict/predict"] = self._load("predict")
             self.predict_rows = self._all_rows()
         return opened
-
-    # Sources
-
-    def _source(self, split: str) -> TextSource | None:
-        if split not in self._sources:
-            files = self.files[split]
-            source: TextSource | None = None
-            if files is not None:
-                source = FileSource(files, f"{split}_file", self.delimiter, self.quoting)
-            elif self.dataset is not None:
-                if self._dataset_splits is None:
-                    self._dataset_splits = load_splits(self.dataset, self.dataset_config)
-                source = self._dataset_splits.get(self.splits[split])
-            self._sources[split] = source
-        return self._sources[split]
-
-    def _required(self, split: str) -> TextSource:
-        source = self._source(split)
-        if source is None:
-            if self.dataset is None:
-                raise DataError(f"{split}_file: not given; the {split} rows are read from it")
-            splits = ", ".join(self._dataset_splits or ())
-            raise DataError(
-                f"{split}_split: {self.dataset} has no split {self.splits[split]!r}; its splits are {splits}"
-            )
-        return source
 
     # The task
 
     def _text_columns(self) -> tuple[str, ...]:
         if self.options.text_columns is not None:
             return tuple(self.options.text_columns)
-        if self._source("train") is not None:
+        if self._splits.source("train") is not None:
             return self._task().text_columns
-        return choose_text_columns(self._required("predict"), None, self.options.label_columns or ())
+        return choose_text_columns(self._splits.required("predict"), None, self.options.label_columns or ())
 
     def _task(self) -> TextTask:
         if self._found_task is None:
-            source = self._required("train")
+            source = self._splits.required("train")
             task = self._found_task = find_task(source, self.options, self.cache_folder)
             # A checkpoint keeps what was found, so that a later run need not find it anew.
             self.hparams.update(
@@ -338,9 +287,8 @@ class TextDataModule(TokenizedDataModule):
     # Rows
 
     def _load(self, split: str) -> datasets.Dataset:
-        source = self._required(split)
+        source = self._splits.required(split)
         texts = self._text_columns()
-        check_max_length(self.tokenizer, self.max_length, pair=len(texts) == 2)
         labels = () if split == "predict" else self._task_label_columns()
         kind = None if split == "predict" else self._kind()
         key = {
@@ -358,20 +306,16 @@ class TextDataModule(TokenizedDataModule):
                 self._check_same_columns(source)
             check_columns(source, "text_columns", texts)
             check_columns(source, "label_column", labels)
-            return self._rows(source, texts, labels, kind)
+            return rows_to_tokenize(source, texts, labels, kind, self.options.drop_empty)
 
-        return tokenized(
+        return self.tokenized(
             read,
-            TEXTS[: len(texts)],
-            self.tokenizer,
-            self.max_length,
-            self.cache_folder,
+            TEXT_COLUMNS[: len(texts)],
             key,
             description=source.place,
             max_windows=self.max_windows if self.long_texts == "windows" else None,
             window_overlap=self.window_overlap,
             count_lost=True,
-            fingerprint=self.tokenizer_fingerprint,
         )
 
     def _task_label_columns(self) -> tuple[str, ...]:
@@ -380,7 +324,7 @@ class TextDataModule(TokenizedDataModule):
         return self._task().label_columns
 
     def _check_same_columns(self, source: TextSource) -> None:
-        if self._source("train") is None:
+        if self._splits.source("train") is None:
             return
         trained_on = self._task().all_columns
         if set(source.schema.names) != set(trained_on):
@@ -389,42 +333,12 @@ class TextDataModule(TokenizedDataModule):
                 f"{', '.join(trained_on)}; training and validation rows need the same columns"
             )
 
-    def _rows(
-        self, source: TextSource, texts: Sequence[str], labels: Sequence[str], kind: LabelKind | None
-    ) -> Iterator[pa.Table]:
-        start, some = 0, False
-        for read in source.parts(_distinct(texts, labels)):
-            part = with_texts(read, texts, self.options.drop_empty)
-            # Under names of our own: a user's text may be called "label".
-            columns = {inner: part.table[name].combine_chunks() for inner, name in zip(TEXTS, texts, strict=False)}
-            hashes = _hashes(list(columns.values()))
-            if kind is not None:
-                columns["label"] = encode_labels(part, labels, kind, source.label_names.get(labels[0]))
-            columns |= {"idx": pa.array(start + np.asarray(part.kept), pa.int64()), "text_hash": hashes}
-            start += len(read.table)
-            if len(part.table):
-                some = True
-                yield pa.table(columns)
-        if not some:
-            raise DataError(f"{source.place} has no rows{' with a text' if start else ''}")
-
     def _all_rows(self) -> datasets.Dataset:
-        source = self._required("predict")
+        source = self._splits.required("predict")
         if isinstance(source, DatasetSource):
             return source.rows
         key = {"all rows": source.fingerprint(), "reading": READING_VERSION}
         return stored(self.cache_folder, key, lambda: (part.table for part in source.parts()))
-
-    def _held_out(self, rows: datasets.Dataset) -> np.ndarray:
-        labels = column_of(rows, "label")
-        problem = self.problem_type
-        if problem == "regression":
-            return held_out_rows(np.zeros(len(rows), dtype=int), self.val_fraction, self.split_seed)
-        if problem == "single_label_classification":
-            return held_out_rows(labels.to_numpy(), self.val_fraction, self.split_seed)
-        sets = labels.to_pylist()
-        chosen = held_out_rows(strata_of_label_sets(sets, self.num_labels), self.val_fraction, self.split_seed)
-        return keep_every_label(chosen, sets)
 
     # Loaders
 
@@ -440,14 +354,3 @@ class TextDataModule(TokenizedDataModule):
             num_labels=self.num_labels if problem == "multi_label_classification" else None,
             windows=self.long_texts == "windows",
         )
-
-
-def _distinct(*names: Sequence[str]) -> list[str]:
-    return list(dict.fromkeys(name for group in names for name in group))
-
-
-def _hashes(columns: Sequence[pa.Array]) -> pa.Array:
-    """Return 64 bits of a hash of each row's texts, the same in every process, to find equal texts by."""
-    rows = zip(*(column.to_pylist() for column in columns), strict=True)
-    digests = b"".join(hashlib.blake2b("\0".join(row).encode(), digest_size=8).digest() for row in rows)
-    return pa.array(np.frombuffer(digests, dtype=np.int64))

@@ -1,4 +1,4 @@
-"""Rows of texts of one's own: what a source of them offers, and the rows that have texts."""
+"""Rows of the user's texts: the interface of their sources, and the choice of rows that have texts."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from datamodules.arrow_columns import first_true, is_text
 from datamodules.errors import DataError
 
 # Rows that are read at once.
@@ -52,13 +53,12 @@ def with_texts(part: Part, columns: Sequence[str], drop_empty: bool) -> Part:
     empty = np.zeros(len(table), dtype=bool)
     for name in columns:
         cells = table[name]
-        kind = cells.type.value_type if pa.types.is_dictionary(cells.type) else cells.type
-        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)):
+        if not is_text(cells.type) and not pa.types.is_null(cells.type):
             raise DataError(f"{part.place}: the text column {name!r} holds {cells.type}, not texts")
         cells = cells.cast(pa.string())
         table = table.set_column(table.column_names.index(name), name, cells)
         blank = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(cells), ""), True)
-        if not drop_empty and (row := pc.index(blank, pa.scalar(True)).as_py()) >= 0:
+        if not drop_empty and (row := first_true(blank)) is not None:
             raise DataError(f"{part.where(row)}: the text in column {name!r} is empty; drop_empty leaves such rows out")
         empty |= blank.to_numpy()
     kept = np.flatnonzero(~empty)

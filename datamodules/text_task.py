@@ -1,4 +1,4 @@
-"""The task of one's own texts: its columns and the kind of its labels, found from the training rows."""
+"""The task of the user's texts: its columns and the kind of its labels, found from the training rows."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class TextTask:
 
 @dataclass(frozen=True)
 class TaskOptions:
-    """What the user has said about the task; what is ``None`` is found.
+    """The user's options for the task; those that are ``None`` are found from the rows.
 
     Args:
         text_columns: One text column, or two.

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pyarrow as pa
-import pyarrow.compute
+import pyarrow.compute as pc
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from transformers import PreTrainedTokenizerBase
 
+from datamodules.arrow_columns import column_of
 from datamodules.collator import Collator
 from datamodules.errors import DataError
 from datamodules.length_batch_sampler import LengthBatchSampler
 from datamodules.length_grouped_sampler import LengthGroupedSampler
 from datamodules.row_cache import default_cache_dir
-from datamodules.tokenizer import load_tokenizer, tokenizer_fingerprint
+from datamodules.tokenization import tokenized
+from datamodules.tokenizer import check_max_length, load_tokenizer, tokenizer_fingerprint
 
 DEFAULT_TOKENIZER = "offline:all-MiniLM-L6-v2"
 # Tokens of an evaluation batch where no number of rows is given. On a CPU the matrix products are at their full speed
@@ -98,6 +101,32 @@ class TokenizedDataModule(LightningDataModule):
     def cache_folder(self) -> Path:
         """The folder of tokenized rows."""
         return Path(self.cache_dir).expanduser() if self.cache_dir is not None else default_cache_dir()
+
+    def tokenized(
+        self,
+        read: Callable[[], Iterable[pa.Table] | datasets.Dataset],
+        text_columns: tuple[str, ...],
+        key: dict[str, Any],
+        description: str,
+        **options: Any,
+    ) -> datasets.Dataset:
+        """Tokenize rows, or open the file of an earlier run; see :func:`~datamodules.tokenization.tokenized`.
+
+        Raises:
+            DataError: ``max_length`` is out of the tokenizer's range.
+        """
+        check_max_length(self.tokenizer, self.max_length, pair=len(text_columns) == 2)
+        return tokenized(
+            read,
+            text_columns,
+            self.tokenizer,
+            self.max_length,
+            self.cache_folder,
+            key,
+            description,
+            fingerprint=self.tokenizer_fingerprint,
+            **options,
+        )
 
     def datasets_for(self, purpose: str) -> list[datasets.Dataset]:
         """Return the tokenized rows of a purpose, one per split."""
@@ -215,13 +244,8 @@ def check_at_least(least: int, **options: int | None) -> None:
             raise DataError(f"{name} {value} is out of range: at most {sys.maxsize}")
 
 
-def column_of(rows: datasets.Dataset, name: str) -> pa.ChunkedArray:
-    """Return a column as Arrow holds it, without Python objects."""
-    return rows.select_columns([name]).with_format("arrow")[:][name]
-
-
 def token_counts(rows: datasets.Dataset) -> list[int]:
     """Return the number of tokens of each row."""
     if "length" in rows.column_names:
         return column_of(rows, "length").to_pylist()
-    return pyarrow.compute.list_value_length(column_of(rows, "input_ids")).to_pylist()
+    return pc.list_value_length(column_of(rows, "input_ids")).to_pylist()

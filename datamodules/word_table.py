@@ -20,9 +20,9 @@ class WordTable:
     """Tokens of texts, put together from the tokens of the words between their spaces.
 
     That gives exactly the tokenizer's tokens where every step works on single characters or within words: a normalizer
-    and a pre-tokenizer of BERT, WordPiece as the model, and no added token with a space in it. :meth:`of` knows. A word
-    goes through the tokenizer once. Everything else is arithmetic on arrays: a list per text, with Python's collection
-    of garbage, would take as long as the tokenizer.
+    and a pre-tokenizer of BERT, WordPiece as the model, and no added token with a space in it; :meth:`of` checks it. A
+    word goes through the tokenizer once. Everything else is arithmetic on arrays: a list per text, with Python's
+    collection of garbage, would take as long as the tokenizer.
 
     Args:
         backend: The tokenizer, without truncation and padding.

@@ -10,7 +10,7 @@ copyright = "the authors of linetune"  # Sphinx requires this name
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build", "examples"]
 myst_enable_extensions = ["dollarmath", "colon_fence"]
-myst_heading_anchors = 2
+myst_heading_anchors = 3
 html_theme = "furo"
 html_title = "linetune"
 

@@ -1,4 +1,4 @@
-"""Check that a forward pass goes through an adapter's layers, not around them."""
+"""Checks of an adapter by running its model: that its layers are called, and that padding stays without effect."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.errors import ModelError
-from lightning_modules.pretrained import first_line
+from lightning_modules.errors import ModelError, first_line
 from lightning_modules.tiny_input import tiny_input
 from optimizers.call_order import call_order, evaluating
 
@@ -46,6 +45,36 @@ def check_adapter_acts(model: Any) -> None:
         f"adapter: a {type(model.get_base_model()).__name__} reads the weights of {', '.join(read)} without calling "
         "these layers, so that an adapter on them acts only once merged; leave them out of target_modules"
     )
+
+
+def check_prompts(model: Any, kind: str) -> None:
+    """Refuse virtual tokens with which a text's logits change with its padding.
+
+    Decoders read their logits at the last token that is not padding, which they do not find among embeddings, as which
+    peft hands over a prompt and the text (peft 0.21.2, transformers 5.23.0: the last token, padding or not).
+
+    Args:
+        model: A model with virtual tokens, wrapped by peft.
+        kind: What peft calls this kind of adapter.
+
+    Raises:
+        ModelError: if they change.
+    """
+    config = model.config
+    pad, end = (getattr(config, f"{name}_token_id", None) for name in ("pad", "eos"))
+    pad, end = (value if isinstance(value, int) else 0 for value in (pad, end))
+    words = [token for token in range(8) if token not in (pad, end)][:4]
+    ids = torch.tensor([[*words, end, pad, pad, pad]], device=next(model.parameters()).device)
+    mask = torch.ones_like(ids)
+    mask[:, -3:] = 0
+    with evaluating(model):
+        alone = model(input_ids=ids[:, :-3], attention_mask=mask[:, :-3]).logits
+        padded = model(input_ids=ids, attention_mask=mask).logits
+    if not torch.allclose(alone, padded, rtol=1e-3, atol=1e-3 * float(alone.abs().max())):
+        raise ModelError(
+            f"adapter: with {kind} the logits of this model change with the padding beside a text, since it reads them "
+            "at the last token; choose peft.PrefixTuningConfig or peft.LoraConfig"
+        )
 
 
 def _changes_logits(model: Any, text: dict[str, Tensor], layers: list[nn.Module]) -> bool:

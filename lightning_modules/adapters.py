@@ -6,11 +6,10 @@ from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from lightning_modules.adapter_check import check_adapter_acts
+from lightning_modules.adapter_check import check_adapter_acts, check_prompts
 from lightning_modules.bottleneck_adapter import (
     ADAPTER_TYPE,
     CONFIG_FILE,
@@ -199,40 +198,12 @@ def _add_peft_adapter(model: nn.Module, config: Any, heads: list[str], new: set[
                 f"of {(module.out_features, module.in_features)}"
             )
     if config.is_prompt_learning:
-        _check_prompts(wrapped, str(getattr(config.peft_type, "value", config.peft_type)))
+        check_prompts(wrapped, str(getattr(config.peft_type, "value", config.peft_type)))
     names = [name for name, parameter in wrapped.named_parameters() if parameter.requires_grad]
     came_with_model = {name: original_name(name) for name in names}
     added = [name for name in names if came_with_model[name] not in original or came_with_model[name] in new]
     fresh = [name for name in names if came_with_model[name] not in original]
     return AdaptedModel(wrapped, added, config, fresh)
-
-
-def _check_prompts(model: nn.Module, kind: str) -> None:
-    """Check that a model with virtual tokens takes them, and that a text's logits do not change with its padding.
-
-    Decoders read their logits at the last token that is not padding, which they do not find among embeddings, as which
-    peft hands over a prompt and the text (peft 0.21.2, transformers 5.23.0: the last token, padding or not).
-    """
-    config = model.config
-    pad, end = (getattr(config, f"{name}_token_id", None) for name in ("pad", "eos"))
-    pad, end = (value if isinstance(value, int) else 0 for value in (pad, end))
-    words = [token for token in range(8) if token not in (pad, end)][:4]
-    ids = torch.tensor([[*words, end, pad, pad, pad]], device=next(model.parameters()).device)
-    mask = torch.ones_like(ids)
-    mask[:, -3:] = 0
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            alone = model(input_ids=ids[:, :-3], attention_mask=mask[:, :-3]).logits
-            padded = model(input_ids=ids, attention_mask=mask).logits
-    finally:
-        model.train(was_training)
-    if not torch.allclose(alone, padded, rtol=1e-3, atol=1e-3 * float(alone.abs().max())):
-        raise ModelError(
-            f"adapter: with {kind} the logits of this model change with the padding beside a text, since it reads them "
-            "at the last token; choose peft.PrefixTuningConfig or peft.LoraConfig"
-        )
 
 
 def _load_adapter(model: nn.Module, folder: str, new: set[str], order: Sequence[str]) -> AdaptedModel:

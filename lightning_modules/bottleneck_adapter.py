@@ -51,7 +51,7 @@ class BottleneckConfig:
 
 
 class BottleneckAdapter(nn.Module):
-    r"""Projects down, bends, projects up, and adds the result: :math:`h + W_u \, σ(W_d h + b_d) + b_u`.
+    r"""Projects down, applies a non-linearity, projects up, adds the result: :math:`h + W_u \, σ(W_d h + b_d) + b_u`.
 
     Weights are drawn from a normal distribution cut off at two standard deviations, biases are zero.
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, MutableSequence, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, MutableSequence, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import copy
-from dataclasses import is_dataclass
 from functools import partial
 from typing import Any
 
@@ -13,18 +12,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from lightning_modules.batches import count_examples
 from lightning_modules.errors import ModelError
 from optimizers import candidate_losses
 from optimizers.finite_steps import all_finite
 from optimizers.random_state import ReplayedDraws
 from optimizers.replayed import ReplayedBuffers
 
-# What a Hugging Face model takes; StepClosures itself takes any batch that `compute_loss` does.
-Batch = dict[str, Any]
-
 
 class StepClosures:
-    r"""The loss of one optimizer step, with and without gradients, the same each time it is asked for.
+    r"""The loss of one optimizer step, with and without gradients, on the same batch with the same random numbers.
 
     A step is about micro-batches :math:`b_1 … b_m` with :math:`n_1 … n_m` examples (or whatever else the loss is a mean
     over) on each of the ranks. Its loss is the mean over all of them,
@@ -32,10 +29,8 @@ class StepClosures:
     .. math:: L(θ) = \sum_r \sum_i \frac{n_{r,i}}{\sum_{s,j} n_{s,j}} \, \ell(θ; b_{r,i})
 
     where :math:`\ell` is the mean over a micro-batch. :meth:`closure` leaves its gradient in ``.grad``;
-    :meth:`evaluate` computes the value alone, at whatever the parameters are by then. Both see the same dropout masks:
-    the generator states in front of the first call are put back before every later one, which leaves the generators
-    where it found them, so that the losses of a step draw from the stream exactly once. The same goes for buffers,
-    which a step moves once (running statistics).
+    :meth:`evaluate` computes only the value, at the present parameters. Both have the same dropout masks, and a step
+    advances the random generators and changes buffers (running statistics) exactly once, however often they are called.
 
     Args:
         compute_loss: Mean loss of one micro-batch, a float32 scalar, attached to the graph when gradients are enabled.
@@ -223,33 +218,3 @@ def _fresh_loss(compute_loss: Callable[[Any], Tensor], batch: Any) -> Tensor:
         given = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
         raise ModelError(f"compute_loss has to return the mean loss, a tensor without dimensions; got {given}")
     return loss
-
-
-def count_examples(batch: Any) -> int:
-    """Return the number of examples in a batch: the first dimension of its first tensor.
-
-    Where a tensor ``text`` says which text each row is a window of, it is the number of texts: that of the rows of
-    ``labels`` or ``idx``.
-
-    Args:
-        batch: A tensor, or a mapping, sequence or dataclass of such.
-
-    Raises:
-        ModelError: if there is no tensor in it, or no example.
-    """
-    is_windows = isinstance(batch, Mapping) and isinstance(batch.get("text"), Tensor)
-    count = _first_dimension(batch.get("labels", batch.get("idx", batch["text"])) if is_windows else batch)
-    if not count:
-        raise ModelError(f"a batch of no examples: {type(batch).__name__} without a tensor that has rows")
-    return count
-
-
-def _first_dimension(batch: Any) -> int | None:
-    if isinstance(batch, Tensor):
-        return batch.shape[0] if batch.ndim else None
-    if isinstance(batch, str):
-        return None
-    if is_dataclass(batch):
-        batch = vars(batch)
-    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, Sequence) else ()
-    return next((count for part in parts if (count := _first_dimension(part)) is not None), None)

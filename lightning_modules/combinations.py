@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from lightning.pytorch import Trainer
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_modules.errors import ModelError
@@ -95,26 +93,3 @@ def _smallest_type(parameters: Iterable[Tensor]) -> torch.dtype | None:
 def _smallest_number(dtype: torch.dtype) -> float:
     """Return the smallest number above 0 that is not rounded to 0, subnormal ones included."""
     return torch.finfo(dtype).tiny * torch.finfo(dtype).eps
-
-
-def check_gradients_of_ranks(trainer: Trainer, module: nn.Module) -> None:
-    """Refuse, in the first step, parameters without a gradient that DDP would wait for in the second.
-
-    Args:
-        trainer: The trainer, after a backward pass.
-        module: The module.
-
-    Raises:
-        ModelError: if there are some; it names the first and the strategy to take.
-    """
-    model = trainer.strategy.model
-    if not isinstance(model, DistributedDataParallel) or model.find_unused_parameters or model.static_graph:
-        return
-    unused = [
-        name for name, parameter in module.named_parameters() if parameter.requires_grad and parameter.grad is None
-    ]
-    if unused:
-        raise ModelError(
-            f"trainer.strategy: {len(unused)} parameters get no gradient ({unused[0]}, …), which ddp waits for; take "
-            "ddp_find_unused_parameters_true"
-        )

@@ -167,17 +167,17 @@ def onednn_is_faster() -> bool:
 
 
 def _attention_functions() -> MutableMapping[str, Any]:
-    """Return transformers' attention functions by name; a dict of nothing where nobody has imported a model of it."""
+    """Return transformers' attention functions by name; an empty dict where no model of it is imported."""
     return getattr(sys.modules.get("transformers.modeling_utils"), "ALL_ATTENTION_FUNCTIONS", {})
 
 
 def _is_torchs_own() -> bool:
-    """Return whether nobody has set a precision, in torch's older way (of all libraries) or its newer one (of each)."""
+    """Return whether no precision has been set, in torch's older way (of all libraries) or its newer one (of each)."""
     return _precisions() == ("none", "none")
 
 
 def _is_switched() -> bool:
-    """Return whether the setting in force is that of a run, and nobody has set another one since."""
+    """Return whether the present setting is that of a run, and no other has been set since."""
     return CpuProducts.runs_switched > 0 and _precisions() == _SWITCHED
 
 

@@ -15,7 +15,7 @@ from huggingface_hub import constants
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
-from lightning_modules.closures import Batch
+from lightning_modules.batches import Batch
 from lightning_modules.errors import ModelError
 from lightning_modules.feature_layout import FeatureLayout, possible_layouts
 from lightning_modules.frozen_encoder import Features, FrozenEncoder

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from lightning_modules.closures import Batch, count_examples
+from lightning_modules.batches import Batch, count_examples
 
 
 @dataclass(frozen=True)

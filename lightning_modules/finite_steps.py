@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,13 +14,11 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lightning_modules.closures import StepClosures, count_examples
+from lightning_modules.batches import rows_of
+from lightning_modules.closures import StepClosures
 from lightning_modules.errors import ModelError
 from optimizers import traits
 from optimizers.scalars import read_together
-
-# How many of a batch's row numbers a line lists.
-_LISTED_ROWS = 64
 
 
 class FiniteSteps:
@@ -72,12 +70,12 @@ class FiniteSteps:
             return step.loss
         if traits(inner).checks_finite:
             inner.checks_finite = False  # type: ignore[attr-defined]
-        guard = _Guard(inner, step)
-        with guard:
+        checked = _CheckedStep(inner, step)
+        with checked:
             optimizer.step(closure=step.closure, **offered)
-        left_out = guard.left_out if guard.was_called else has_scaler
-        loss = step.loss if guard.loss is None else torch.tensor(guard.loss, dtype=torch.float32)
-        self._count(left_out or _left_out_itself(inner, counted), loss, step, has_scaler and not guard.was_called)
+        left_out = checked.left_out if checked.was_called else has_scaler
+        loss = step.loss if checked.loss is None else torch.tensor(checked.loss, dtype=torch.float32)
+        self._count(left_out or _left_out_itself(inner, counted), loss, step, has_scaler and not checked.was_called)
         return loss
 
     def finish(self) -> None:
@@ -120,7 +118,7 @@ class FiniteSteps:
             )
 
 
-class _Guard:
+class _CheckedStep:
     """Context in which an optimizer's ``step`` asks whether loss and gradients are finite before it moves anything.
 
     The optimizer's class stays as it is: torch's schedules put a wrapper of ``step`` into the instance as well.
@@ -136,7 +134,7 @@ class _Guard:
         self.loss: float | None = None
 
     def __enter__(self) -> None:
-        self._optimizer.step = self._guarded  # type: ignore[method-assign]
+        self._optimizer.step = self._checked  # type: ignore[method-assign]
 
     def __exit__(self, *raised: object) -> None:
         if self._wrapper is None:
@@ -144,7 +142,7 @@ class _Guard:
         else:
             self._optimizer.step = self._wrapper  # type: ignore[method-assign]
 
-    def _guarded(self, closure: Callable[[], Any] | None = None, **offered: Any) -> Any:
+    def _checked(self, closure: Callable[[], Any] | None = None, **offered: Any) -> Any:
         # A gradient scaler has run the closure by now.
         loss = self._step.loss if closure is None else closure()
         # What a scaler has found, for kernels that skip the step by themselves.
@@ -183,12 +181,3 @@ def _skipped_by(optimizer: Optimizer) -> list[int]:
 def _left_out_itself(optimizer: Optimizer, before: Sequence[int]) -> bool:
     """Whether every group has counted a skipped step since."""
     return all(now > then for now, then in zip(_skipped_by(optimizer), before, strict=True))
-
-
-def rows_of(batches: Sequence[Any]) -> str:
-    """Return the row numbers of some batches (``idx``), or where they have none, how many examples they are of."""
-    if not all(isinstance(batch, Mapping) and isinstance(batch.get("idx"), Tensor) for batch in batches):
-        return f"of {sum(map(count_examples, batches))} examples without row numbers (idx)"
-    rows = [row for batch in batches for row in batch["idx"].reshape(-1).tolist()]
-    more = f", … ({len(rows)} in all)" if len(rows) > _LISTED_ROWS else ""
-    return f"of rows {', '.join(map(str, rows[:_LISTED_ROWS]))}{more}"

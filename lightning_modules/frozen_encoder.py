@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from lightning_modules.closures import Batch
+from lightning_modules.batches import Batch
 from lightning_modules.trainable_parts import frozen_modules
 from optimizers.perturbation import Perturbation
 

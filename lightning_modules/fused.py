@@ -1,15 +1,14 @@
-"""torch's optimizers in their fused form, one kernel for a whole step, where nobody has chosen another one."""
+"""torch's optimizers in their fused form, one kernel for a whole step, unless another form is chosen."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
-from lightning_modules.run_length import unset_keywords
+from lightning_modules.factories import made_by, unset_keywords
 
 
 def fused_keywords(
@@ -40,11 +39,3 @@ def fused_keywords(
     if device.type not in ("cpu", "cuda") or not fits or has_sparse_gradients:
         return {}
     return unset_keywords(factory, {"fused": True})
-
-
-def made_by(factory: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the class or function that a factory calls."""
-    if not isinstance(factory, partial):
-        return factory
-    # From a configuration, a partial of a function of jsonargparse's (4.53), which gets the class as an argument.
-    return next((each for each in (factory.func, *factory.args) if isinstance(each, type)), factory.func)

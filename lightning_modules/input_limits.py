@@ -9,8 +9,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from lightning_modules.batch_check import embedded_tokens
-from lightning_modules.errors import ModelError
-from lightning_modules.pretrained import first_line
+from lightning_modules.errors import ModelError, first_line
 from lightning_modules.tiny_input import tiny_input
 from optimizers.call_order import evaluating
 

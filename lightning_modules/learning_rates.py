@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from lightning_modules.errors import ModelError
-from lightning_modules.fused import made_by
+from lightning_modules.factories import made_by
 from lightning_modules.loop_progress import has_ended_epoch
 from lightning_modules.run_length import RunLength, parameters_of
 from lightning_modules.schedules import Schedule
@@ -22,10 +22,10 @@ from optimizers import traits
 class LearningRates:
     """The learning rates of a fit under manual optimization, where Lightning leaves the schedule to the module.
 
-    The schedule, whoever has made it, advances after each step or at the end of each epoch, by Lightning's hook
-    ``lr_scheduler_step``. With a ``frequency`` it does so where the number of batches in the epoch, or of epochs, is a
-    multiple of that, as Lightning 2.6.6 counts under automatic optimization. A run that resumes with another length
-    gets the schedule of that length, at the place that the saved run had reached.
+    The schedule, the module's or one that other code has installed, advances after each step or at the end of each
+    epoch, by Lightning's hook ``lr_scheduler_step``. With a ``frequency`` it does so where the number of batches in the
+    epoch, or of epochs, is a multiple of that, as Lightning 2.6.6 counts under automatic optimization. A run that
+    resumes with another length gets the schedule of that length, at the place that the saved run had reached.
 
     Args:
         schedule: The module's schedule, if it has one.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from lightning_modules.closures import Batch, count_examples
+from lightning_modules.batches import Batch, count_examples
 from lightning_modules.errors import ModelError
 
 

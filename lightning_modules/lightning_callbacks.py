@@ -1,4 +1,4 @@
-"""Lightning's callbacks that want something else of a module, each with what to use here."""
+"""Lightning's callbacks and arguments of its Trainer that want something else of a module, with what to use here."""
 
 from __future__ import annotations
 
@@ -33,6 +33,26 @@ def check_callbacks(trainer: Trainer, module: LightningModule) -> None:
         why = _why_not(callback, trainer, module)
         if why:
             raise ModelError(f"trainer.callbacks: {type(callback).__name__}: {why}")
+
+
+def check_arguments(trainer: Trainer, module: LightningModule) -> None:
+    """Refuse arguments of the Trainer that a module with manual optimization has itself.
+
+    Lightning 2.6.6 refuses them too, and advises to remove them or to switch to automatic optimization.
+
+    Args:
+        trainer: A trainer that is about to fit.
+        module: The module that it fits.
+
+    Raises:
+        ModelError: one line: the argument, and the module's.
+    """
+    for name, own, off in (
+        ("accumulate_grad_batches", "accumulate_grad_batches", 1),
+        ("gradient_clip_val", "gradient_clip", 0),
+    ):
+        if (getattr(trainer, name) or off) != off:
+            raise ModelError(f"trainer.{name}: {type(module).__name__} does this itself; give model.{own}")
 
 
 def _why_not(callback: Callback, trainer: Trainer, module: LightningModule) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-from lightning_modules.pretrained import OFFLINE_PREFIX
+from lightning_modules.packaged_models import OFFLINE_PREFIX
 
 _KINDS = {
     "single_label_classification": "Classifier: one label per text.",

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lightning_modules.errors import ModelError
+from lightning_modules.errors import ModelError, first_line
 
 # A file of protobuf holds less than 2 GiB; torch puts weights into a second file unless told otherwise.
 _MOST_BYTES = 1_900_000_000
@@ -69,9 +69,8 @@ def write_onnx(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, file:
             )
     except Exception as error:
         # torch's exporter raises errors of many kinds for what it cannot express.
-        reason = (str(error).strip().splitlines() or [""])[0]
         raise ModelError(
-            f"onnx: torch cannot export {type(model).__name__}: {type(error).__name__}: {reason}"
+            f"onnx: torch cannot export {type(model).__name__}: {type(error).__name__}: {first_line(error)}"
         ) from error
 
 

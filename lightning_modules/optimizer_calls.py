@@ -1,29 +1,23 @@
-"""How an optimizer of any package is made and stepped, by what its signature and attributes say."""
+"""Calling the step of an optimizer of any package, by what its signature and attributes say."""
 
 from __future__ import annotations
 
 import inspect
-import sys
-import sysconfig
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from pathlib import Path
 from types import MethodType
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import Optimizer
 
 from lightning_modules.closures import StepClosures
 from lightning_modules.errors import ModelError
-from lightning_modules.fused import made_by
-from lightning_modules.run_length import parameters_of
-from optimizers import ParamGroups
+from lightning_modules.factories import is_installed
 
 # Of these attributes each belongs to a training loop of the optimizer's own.
 _OWN_LOOPS = {
@@ -35,72 +29,6 @@ _OWN_LOOPS = {
 
 # Methods of StepClosures that a step gets where it has an argument of that name.
 _OFFERED = ("evaluate", "evaluate_many", "loss_alone")
-
-
-def make_optimizer(
-    factory: Callable[..., Optimizer],
-    module: nn.Module,
-    division: ParamGroups | None,
-    keywords: Mapping[str, Any],
-    *,
-    new_parameter_names: Sequence[str],
-    module_order: Sequence[str],
-) -> Optimizer:
-    """Make the optimizer of a module.
-
-    A factory with an argument ``model`` gets the module, one with an argument ``params`` or any other first argument
-    the parameter groups. One that takes one group alone gets it, as long as nobody has asked for a division.
-
-    Args:
-        factory: A class, a function or a partial of one.
-        module: The module to train.
-        division: Makes the groups. None: the default ones.
-        keywords: Further arguments of the factory.
-        new_parameter_names: Those of the module's parameters that came from no checkpoint.
-        module_order: Names of the module's modules in the order in which they run; empty if that is unknown.
-
-    Raises:
-        ModelError: if the module cannot be divided so, or if the optimizer refuses its arguments.
-    """
-    takes_model, takes_groups = _arguments(factory)
-    if division is not None and not takes_groups:
-        raise ModelError(f"param_groups: {_name(factory)} makes its own groups from the model; leave param_groups out")
-    try:
-        groups = (division or ParamGroups())(module, new_parameter_names, module_order)
-    except ValueError as error:
-        raise ModelError(f"param_groups: {error}") from error
-    if takes_model:
-        make = partial(factory, module, params=groups) if takes_groups else partial(factory, module)
-        return _made(make, factory, keywords)
-    try:
-        return _made(partial(factory, groups), factory, keywords)
-    except ModelError:
-        # torch's LBFGS takes one group alone; a model's default is two, with and without weight decay.
-        if division is not None or len(groups) == 1:
-            raise
-        together = ParamGroups(decay_norm_and_bias=True)(module, new_parameter_names, module_order)
-        try:
-            return _made(partial(factory, together), factory, keywords)
-        except ModelError:
-            pass  # it is something else, which the first error is about
-        raise
-
-
-def _arguments(factory: Callable[..., Any]) -> tuple[bool, bool]:
-    """Return whether a factory takes a model, and whether it takes parameter groups."""
-    names = list(parameters_of(factory))
-    takes_model = bool(names) and names[0] == "model"
-    return takes_model, not takes_model or "params" in names
-
-
-def _made(make: Callable[..., Optimizer], factory: Callable[..., Any], keywords: Mapping[str, Any]) -> Optimizer:
-    try:
-        return make(**keywords)
-    except Exception as error:
-        if isinstance(error, (TypeError, ValueError, NotImplementedError)) or _is_installed(factory):
-            name = "" if _name(factory) in str(error) else f"{_name(factory)}: "
-            raise ModelError(f"optimizer: {name}{error}") from error
-        raise
 
 
 def check_step(optimizer: Optimizer, *, scales_gradients: bool, ranks: int, clips_gradients: bool) -> None:
@@ -240,7 +168,7 @@ def _first_step(optimizer: Optimizer) -> Iterator[None]:
         while traceback is not None:
             of_loss = of_loss or traceback.tb_frame.f_code.co_filename == inspect.getfile(StepClosures)
             traceback = traceback.tb_next
-        if isinstance(error, (ModelError, MisconfigurationException)) or of_loss or not _is_installed(type(optimizer)):
+        if isinstance(error, (ModelError, MisconfigurationException)) or of_loss or not is_installed(type(optimizer)):
             raise
         # It is chosen where nobody has chosen another form.
         way_out = "; try fused: false" if any(group.get("fused") for group in optimizer.param_groups) else ""
@@ -248,16 +176,3 @@ def _first_step(optimizer: Optimizer) -> Iterator[None]:
             f"optimizer: {type(optimizer).__name__} does not go with this model and these param_groups; its first step "
             f"ends in {type(error).__name__}: {error}{way_out}"
         ) from error
-
-
-def _is_installed(factory: Any) -> bool:
-    """Whether a class or function is from an installed package other than this one."""
-    factory = getattr(factory, "func", factory)
-    module = sys.modules.get(getattr(factory, "__module__", None) or "")
-    file = Path(getattr(module, "__file__", None) or "")
-    folders = {Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")}
-    return bool(folders & set(file.parents)) and getattr(factory, "__module__", "").split(".")[0] != "optimizers"
-
-
-def _name(factory: Any) -> str:
-    return getattr(made_by(factory), "__name__", type(factory).__name__)

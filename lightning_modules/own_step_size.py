@@ -17,7 +17,7 @@ _WRITE_RATES = (StochasticWeightAveraging, LearningRateFinder, BackboneFinetunin
 
 
 class OwnStepSize:
-    """The step sizes of an optimizer that finds them itself, between two steps, in which nobody else may set them."""
+    """The step sizes of an optimizer that finds them itself, between two steps, in which no other code may set them."""
 
     def __init__(self) -> None:
         self._found: list[float] | None = None

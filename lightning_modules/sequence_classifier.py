@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from lightning.pytorch import Callback
@@ -15,19 +15,20 @@ from torch.nn import ModuleList
 
 from lightning_modules.adapters import AdapterConfig, check_kind_of_adapter, kind_of_adapter
 from lightning_modules.batch_check import check_batch, embedded_tokens, labels_of
+from lightning_modules.batch_logits import BatchLogits
+from lightning_modules.batches import Batch, count_examples
 from lightning_modules.classifier_model import classifier_model
 from lightning_modules.closure_module import ClosureModule
-from lightning_modules.closures import Batch, count_examples
+from lightning_modules.computed_buffers import computed_buffers, restore_rounded
 from lightning_modules.errors import ModelError
 from lightning_modules.export import can_hold_mean
 from lightning_modules.feature_cache import FeatureCache, fingerprint_of
 from lightning_modules.frozen_encoder import Features, FrozenEncoder
-from lightning_modules.input_limits import check_data, takes_token_types
+from lightning_modules.input_limits import check_data
 from lightning_modules.length_split import split_by_length as parts_by_length
 from lightning_modules.losses import LossOptions, ProblemType, TaskLoss, check_problem_type, task_loss
 from lightning_modules.metrics import LOWER_IS_BETTER, EvaluationMetrics, check_metrics, predicted_labels, reset_metrics
-from lightning_modules.packing import Packing
-from lightning_modules.padding import Padding
+from lightning_modules.monitors import check_monitors
 from lightning_modules.pretrained import check_label_order, load_sequence_classifier
 from lightning_modules.row_order import RowOrder
 from lightning_modules.sharded_model import sharded_modules
@@ -35,13 +36,9 @@ from lightning_modules.start_weights import start_weights
 from lightning_modules.trainable_parts import Trainable, frozen_modules
 from lightning_modules.trained_classifier import TrainedClassifier
 from lightning_modules.windows import mean_per_text
-from optimizers.named_parts import layer_modules
 
 # Lightning says so of every datamodule, whether or not it has a hook of its own.
 warnings.filterwarnings("ignore", "You have overridden `on_before_batch_transfer` in `LightningModule` but have passed")
-
-# What in a batch is no input of the model.
-_NO_INPUTS = ("labels", "idx", "text", "features")
 
 
 class SequenceClassifier(ClosureModule, TrainedClassifier):
@@ -146,7 +143,7 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         self.calibrated_predictions = calibrated_predictions
         self.main_metric = f"val/{names[0] if names else 'loss'}"
         self.main_metric_mode = "min" if self.main_metric.removeprefix("val/") in LOWER_IS_BETTER else "max"
-        self.pad_token_id = getattr(loaded.model.config, "pad_token_id", None)
+        pad_token_id = getattr(loaded.model.config, "pad_token_id", None)
         self.model, self.new_parameter_names, self.module_order, self.adapted = classifier_model(
             loaded,
             adapter=adapter,
@@ -154,10 +151,11 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
             gradient_checkpointing=gradient_checkpointing,
             compile=compile,
         )
-        self._takes_token_types = takes_token_types(self.model)
         self.trainable = trainable
         self.trust_remote_code = trust_remote_code
         self.train()
+        self._logits = BatchLogits(self.model, pad_token_id)
+        self.padding = self._logits.padding
         self.frozen_encoder = FrozenEncoder(self.model, self._logits)
         folder = cache_features if isinstance(cache_features, str) else None
         self.feature_cache = (
@@ -166,9 +164,14 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         self.num_labels = num_labels
         self._vocabulary = embedded_tokens(self.model)
         self.split_by_length = split_by_length
-        self.padding = Padding(self.model, self._padded_logits)
-        self._packing = self._packing_of(skip_padding, runs_otherwise=compile or gradient_checkpointing)
-        self._always_packs = bool(skip_padding)
+        runs_otherwise = compile or gradient_checkpointing
+        if skip_padding and runs_otherwise:
+            raise ModelError(
+                "skip_padding: it does not go with compile or gradient_checkpointing; leave one of them out"
+            )
+        # Features on disk are by row, and layers that run later, in the backward pass, would see padding again.
+        if skip_padding is not False and not runs_otherwise and self.feature_cache is None:
+            self._logits.skip_padding(self.module_order, always=bool(skip_padding))
         by_row = {"split_by_length": split_by_length > 1, "cache_features": bool(cache_features)}
         self._options_by_row = [option for option, is_on in by_row.items() if is_on]
         for option in self._options_by_row:
@@ -178,20 +181,6 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
             ModuleList(EvaluationMetrics(names, num_labels, self.problem_type) for _ in self.eval_set_names)
             for _ in range(2)
         )
-
-    def _packing_of(self, skip_padding: bool | None, runs_otherwise: bool) -> Packing | None:
-        if skip_padding and runs_otherwise:
-            raise ModelError(
-                "skip_padding: it does not go with compile or gradient_checkpointing; leave one of them out"
-            )
-        # Features on disk are by row, and layers that run later, in the backward pass, would see padding again.
-        if skip_padding is False or runs_otherwise or self.feature_cache is not None:
-            return None
-        side: Literal["right", "left"] = "right" if self.padding.is_free("right") else "left"
-        packing = Packing(self.model, layer_modules(self.model, self.module_order), side)
-        if skip_padding:
-            packing.check()
-        return packing
 
     @property
     def trained_module(self) -> nn.Module:
@@ -209,6 +198,13 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         return type(self).predict_step is SequenceClassifier.predict_step
 
     def configure_callbacks(self) -> Sequence[Callback]:
+        if self.trainer.state.fn == "fit" and type(self) is SequenceClassifier:  # a subclass may log other names
+            logged = [
+                f"{self._prefix('val', place)}/{name}"
+                for place, metrics in enumerate(self.val_metrics)
+                for name in cast(EvaluationMetrics, metrics).named_metrics()
+            ]
+            check_monitors(self.trainer, logged, self.lr_scheduler.monitor if self.lr_scheduler is not None else None)
         return [*super().configure_callbacks(), RowOrder()]
 
     def train(self, mode: bool = True) -> SequenceClassifier:
@@ -216,6 +212,13 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         if mode and self.trainable != "all":
             for module in frozen_modules(self.model):
                 module.eval()
+        return self
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Move or convert the module as torch does, except that positions stay as exact as they were computed."""
+        exact = computed_buffers(self.model)
+        super().to(*args, **kwargs)
+        restore_rounded(self.model, exact)
         return self
 
     def configure_model(self) -> None:
@@ -274,26 +277,6 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
             logits = mean_per_text(logits, batch)
         return logits.squeeze(-1) if self.num_labels == 1 else logits
 
-    def _logits(self, batch: Batch) -> Tensor:
-        with self._skipping_padding(batch.get("attention_mask")):
-            return self._padded_logits(batch)
-
-    def _padded_logits(self, batch: Batch) -> Tensor:
-        left_out = _NO_INPUTS if self._takes_token_types else (*_NO_INPUTS, "token_type_ids")
-        inputs = {key: value for key, value in batch.items() if key not in left_out}
-        if self.pad_token_id is not None and "attention_mask" in inputs:
-            # Decoders read their logits at the last token that is not the model's own padding token, whatever the mask
-            # says; tokenizers may pad with another one.
-            inputs["input_ids"] = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, self.pad_token_id)
-        return self.model(**inputs).logits
-
-    def _skipping_padding(self, mask: Tensor | None) -> AbstractContextManager[None]:
-        if self._packing is None or mask is None:
-            return nullcontext()
-        # On other devices it was not measured, and each length of text is another kernel to start.
-        is_tried = self._always_packs or mask.device.type == "cpu"
-        return self._packing.of(mask, self._always_packs) if is_tried else nullcontext()
-
     def _features(self, batch: Batch, split: str) -> Features | None:
         """The features of a batch: from the cache where there is one; else, in training, for the trials of its step."""
         if split == "train" and self.feature_cache is None:
@@ -345,10 +328,9 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
             loss = self.loss_from_outputs(outputs, labels)
             found.append((self.task_loss.in_user_units(outputs), labels))
             metrics.update(loss, *found[-1], self.mean_over(part))
-        prefix = stage if set_index == 0 else f"{stage}_{self.eval_set_names[set_index]}"
         for name, metric in metrics.named_metrics().items():
             self.log(
-                f"{prefix}/{name}",
+                f"{self._prefix(stage, set_index)}/{name}",
                 metric,
                 on_step=False,
                 on_epoch=True,
@@ -358,6 +340,9 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
             )
         outputs, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
         return {"outputs": outputs, "predicted": predicted_labels(outputs, self.problem_type), "labels": labels}
+
+    def _prefix(self, stage: str, set_index: int) -> str:
+        return stage if set_index == 0 else f"{stage}_{self.eval_set_names[set_index]}"
 
     def score_rows(self, outputs: Tensor, labels: Tensor) -> dict[str, float]:
         """Return the loss and the metrics of rows, by name, as an evaluation of them alone would log them.

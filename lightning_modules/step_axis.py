@@ -16,9 +16,9 @@ _NOT_PUBLIC = ("_logger_connector", "should_update_logs")
 class StepAxis(Callback):
     """Lets Lightning count optimizer steps where batches are accumulated; :class:`ClosureModule` adds it.
 
-    Under manual optimization Lightning 2.6.6 counts batches on the axis of curves and for ``log_every_n_steps``, unless
-    ``Trainer.accumulate_grad_batches`` says otherwise, which it refuses as an argument, and obeys once set. At the
-    batches between two steps it would log the values of the last one again: there logging rests.
+    Lightning 2.6.6 counts batches on the axis of curves and for ``log_every_n_steps``, unless
+    ``Trainer.accumulate_grad_batches`` says otherwise, which it refuses as an argument under manual optimization, and
+    obeys once set. At the batches between two steps it would log the last values again: nothing is logged there.
     The first step is at 0, as in any Lightning run: ``Trainer.global_step`` is one further once a step is made.
     """
 

@@ -93,11 +93,11 @@ def checked_texts(texts: Iterable[Text]) -> list[Text]:
     if isinstance(texts, Mapping) or hasattr(texts, "columns"):
         raise ModelError(f"texts: a {type(texts).__name__} is given; give one of its columns")
     listed = list(texts)
-    is_pair = bool(listed) and not isinstance(listed[0], str)
+    is_pair = bool(listed) and isinstance(listed[0], list | tuple)
     for place, text in enumerate(listed):
         parts = text if is_pair and isinstance(text, list | tuple) else (text,)
         if len(parts) != 1 + is_pair or not all(isinstance(part, str) for part in parts):
-            kind = "a pair of texts, as the first is" if is_pair else "a text"
+            kind = ("a pair of texts" + (", as the first is" if place else "")) if is_pair else "a text"
             raise ModelError(f"texts: number {place} is {text!r}, not {kind}")
     return listed
 

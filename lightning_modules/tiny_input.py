@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
-from lightning_modules.pretrained import first_line
+from lightning_modules.errors import first_line
 from optimizers import call_order
 
 LENGTH = 8

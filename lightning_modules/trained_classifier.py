@@ -16,6 +16,7 @@ from lightning_modules.errors import ModelError
 from lightning_modules.export import export_adapter, export_model, export_onnx
 from lightning_modules.input_limits import check_length, check_vocabulary, longest_input
 from lightning_modules.losses import ProblemType, TaskLoss
+from lightning_modules.model_tokenizer import load_model_tokenizer
 from lightning_modules.padding import Padding
 from lightning_modules.pretrained import task_of
 from lightning_modules.text_prediction import (
@@ -25,7 +26,6 @@ from lightning_modules.text_prediction import (
     named_predictions,
     predict_outputs,
 )
-from lightning_modules.tokenizer import load_tokenizer
 
 
 class TrainedClassifier(LightningModule):
@@ -186,4 +186,4 @@ class TrainedClassifier(LightningModule):
     @cached_property
     def own_tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer of the model's folder or name, loaded at first access."""
-        return load_tokenizer(self.hparams["model"], self.trust_remote_code)
+        return load_model_tokenizer(self.hparams["model"], self.trust_remote_code)

@@ -32,7 +32,7 @@ class VectorFile:
         self._map()
         there = rows < len(self._rows)
         found = self._rows[rows[there]]
-        there[there] = found["checksum"] == _sealed(checksums[there], found["vector"])
+        there[there] = found["checksum"] == _checksums_of_rows(checksums[there], found["vector"])
         return np.flatnonzero(~there)
 
     def read(self, rows: np.ndarray) -> np.ndarray:
@@ -43,7 +43,7 @@ class VectorFile:
         """Write rows; processes may write at the same time."""
         self._map(at_least=int(rows.max()) + 1)
         self._rows["vector"][rows] = vectors
-        self._rows["checksum"][rows] = _sealed(checksums, np.asarray(vectors, "<f4"))
+        self._rows["checksum"][rows] = _checksums_of_rows(checksums, np.asarray(vectors, "<f4"))
 
     def _map(self, at_least: int = 0) -> None:
         try:
@@ -63,7 +63,7 @@ class VectorFile:
             raise ModelError(f"cache_features: {self._path} cannot be written: {error.strerror or error}") from error
 
 
-def _sealed(checksums: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+def _checksums_of_rows(checksums: np.ndarray, vectors: np.ndarray) -> np.ndarray:
     """Return the checksums of examples, each joined with the sum of its vector's words times odd random numbers."""
     words = np.ascontiguousarray(vectors).view("<u4").astype(np.uint64)
     factors = np.random.default_rng(0).integers(0, 1 << 63, vectors.shape[1], np.uint64) * 2 + 1

@@ -77,24 +77,21 @@ class WholeEvaluation(Callback):
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        loaders, counts, limit = trainer.val_dataloaders, trainer.num_val_batches, trainer.limit_val_batches
-        if _lacks_a_batch(pl_module, loaders, counts, limit, batch_idx, dataloader_idx):
+        if _lacks_a_batch(trainer, pl_module, "val", batch_idx, dataloader_idx):
             for part in pl_module.prepare_batch(batch, f"val{dataloader_idx}"):
                 pl_module.compute_loss(part)
 
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        loaders, counts, limit = trainer.test_dataloaders, trainer.num_test_batches, trainer.limit_test_batches
-        if _lacks_a_batch(pl_module, loaders, counts, limit, batch_idx, dataloader_idx):
+        if _lacks_a_batch(trainer, pl_module, "test", batch_idx, dataloader_idx):
             for part in pl_module.prepare_batch(batch, f"test{dataloader_idx}"):
                 pl_module.compute_loss(part)
 
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        loaders, counts, limit = trainer.predict_dataloaders, trainer.num_predict_batches, trainer.limit_predict_batches
-        if _lacks_a_batch(pl_module, loaders, counts, limit, batch_idx, dataloader_idx):
+        if _lacks_a_batch(trainer, pl_module, "predict", batch_idx, dataloader_idx):
             pl_module.predict_step(batch, batch_idx)
 
 
@@ -119,12 +116,20 @@ def _sampler_of(loader: Any) -> Any:
     return getattr(batch_sampler, "sampler", None) or getattr(loader, "sampler", None)
 
 
-def _lacks_a_batch(
-    module: nn.Module, loaders: Any, counts: list[Any], limit: float, batch_idx: int, place: int
-) -> bool:
-    """Return whether rank 0 goes on after this batch, this rank does not, and rank 0 needs the other ranks for it."""
+def _lacks_a_batch(trainer: Trainer, module: nn.Module, stage: str, batch_idx: int, place: int) -> bool:
+    """Return whether rank 0 goes on after this batch, this rank does not, and rank 0 needs the other ranks for it.
+
+    Args:
+        trainer: The trainer.
+        module: The module.
+        stage: ``val``, ``test`` or ``predict``.
+        batch_idx: Number of the batch.
+        place: Number of its loader.
+    """
+    counts: list[Any] = getattr(trainer, f"num_{stage}_batches")
     if batch_idx + 1 < counts[place] or not any(isinstance(each, FSDPModule) for each in module.modules()):
         return False
+    loaders, limit = getattr(trainer, f"{stage}_dataloaders"), getattr(trainer, f"limit_{stage}_batches")
     loader = loaders[place] if isinstance(loaders, list) else loaders
     sampler = _sampler_of(loader)
     if not isinstance(sampler, DistributedSampler):

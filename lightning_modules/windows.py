@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lightning_modules.closures import Batch
+from lightning_modules.batches import Batch
 
 
 def mean_per_text(logits: Tensor, batch: Batch) -> Tensor:

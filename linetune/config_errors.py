@@ -15,13 +15,14 @@ from typing import Any, NoReturn, get_args
 import torch
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import early_stopping
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.trainer.connectors import checkpoint_connector
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import optimizers
 from linetune.arguments import configs_first, export_arguments
-from linetune.jsonargparse_private import Way, own_defaults, package_of, refusal_behind
+from linetune.jsonargparse_private import Frames, own_defaults, package_of, refusal_behind
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict", "export")
 # What jsonargparse puts before the keys of a subcommand.
@@ -100,10 +101,10 @@ def explanation(parser: ArgumentParser, message: str, error: BaseException | Non
 
 def is_about_a_form(cause: BaseException) -> bool:
     """Return whether jsonargparse has met another form of value than it reckons with, a list for a section, say."""
-    way = list(traceback.walk_tb(cause.__traceback__))
-    if type(cause) not in (AttributeError, TypeError) or not way or package_of(way[-1][0]) != "jsonargparse":
+    frames = list(traceback.walk_tb(cause.__traceback__))
+    if type(cause) not in (AttributeError, TypeError) or not frames or package_of(frames[-1][0]) != "jsonargparse":
         return False
-    return not linecache.getline(way[-1][0].f_code.co_filename, way[-1][1]).lstrip().startswith("raise ")
+    return not linecache.getline(frames[-1][0].f_code.co_filename, frames[-1][1]).lstrip().startswith("raise ")
 
 
 def class_path_now(expected: Any) -> str:
@@ -135,6 +136,8 @@ def allowed_keys(level: ArgumentParser, above: list[str], key: str, parser: Argu
     owners = {section: locate(parser.get_default(section)["class_path"]) for section in ("model", "data")}
     owners["trainer"] = Trainer
     belongs = [f"{at}.{name}" for at, owner in owners.items() if name in inspect.signature(owner).parameters]  # type: ignore[arg-type]
+    if f"{'.'.join(above)}.{name}" in belongs:
+        return f"; {name} is an argument of {owners[above[0]].__name__}, another class"  # type: ignore[attr-defined]
     if belongs:
         return f"; {name} belongs to {' or '.join(belongs)}"
     if close := difflib.get_close_matches(name, names, n=3):
@@ -157,7 +160,7 @@ def needed_arguments(of: type) -> list[str]:
     return [each.name for each in parameters if each.default is each.empty and each.kind not in many]
 
 
-def refuses_arguments(way: Way, cause: BaseException) -> bool:
+def refuses_arguments(frames: Frames, cause: BaseException) -> bool:
     """Return whether a class that the configuration names raised an error about its arguments, on purpose.
 
     A class of the user's own, neither ours nor installed, is never taken to do so: its traceback shows where to mend.
@@ -167,7 +170,7 @@ def refuses_arguments(way: Way, cause: BaseException) -> bool:
     machinery = (LightningCLI.__module__, "cli", "__main__", __name__, own_defaults.__module__)
     inside = [
         (frame, line)
-        for frame, line in way
+        for frame, line in frames
         if package_of(frame) != "jsonargparse" and frame.f_globals.get("__name__") not in machinery
     ]
     if not inside:
@@ -179,7 +182,7 @@ def refuses_arguments(way: Way, cause: BaseException) -> bool:
     return is_raised and package_of(first) == package_of(last) and (is_installed or package_of(last) in OWN_PACKAGES)
 
 
-def line_about_what_was_given(error: OSError | ValueError, config: Namespace) -> str | None:
+def line_about_what_was_given(error: OSError | ValueError | RuntimeError, config: Namespace) -> str | None:
     """Return a line about a path or an argument of the trainer in a configuration, if an error is about one.
 
     Args:
@@ -194,6 +197,9 @@ def line_about_what_was_given(error: OSError | ValueError, config: Namespace) ->
         is_named = any(repr(name) in repr(config) for name in above)
         return str(error) if is_named or error.errno in (errno.ENOSPC, errno.EDQUOT) else None
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    if isinstance(error, RuntimeError):
+        is_about_monitor = frame.f_globals.get("__name__") == early_stopping.__name__
+        return f"trainer.callbacks: {error}" if is_about_monitor else None
     if frame.f_globals.get("__name__") == checkpoint_connector.__name__:
         return f"ckpt_path: {error}"
     for name, parameter in inspect.signature(Trainer).parameters.items():

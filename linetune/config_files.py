@@ -47,6 +47,8 @@ def config_of_checkpoint(path: str) -> Path:
     if not file.is_file():
         if path not in ("best", "last") and not Path(path).expanduser().exists():
             raise MisconfigurationException(f"ckpt_path: {path} does not exist")
+        if (Path(path).expanduser() / "checkpoints").is_dir():
+            raise MisconfigurationException(f"ckpt_path: {path} is the folder of a run; give a file in its checkpoints")
         raise MisconfigurationException(f"config: there is no {file} beside the checkpoint; give --config")
     if several := configs_in(file.parent):
         raise MisconfigurationException(f"config: {several}; give --config")

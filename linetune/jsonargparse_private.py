@@ -26,7 +26,7 @@ NOT_PUBLIC = (
     (ActionTypeHint, "instantiate_classes", ("self",)),
     (LightningCLI, "_parse_ckpt_path", ("self",)),
 )
-Way = list[tuple[FrameType, int]]
+Frames = list[tuple[FrameType, int]]
 
 
 class Refusal(NamedTuple):
@@ -53,13 +53,13 @@ class Refusal(NamedTuple):
 
 def refusal_behind(error: BaseException) -> Refusal:
     """Return what a parser's error is about."""
-    way, cause = way_to_cause(error)
-    refused = list(actions_on(way, "_check_type").items())
+    frames, cause = frames_to_cause(error)
+    refused = list(actions_on(frames, "_check_type").items())
     action, value = refused[-1] if refused else (None, None)
     keys, unknown, parser = [action.dest for action, _ in refused], "", None
-    made_from = [frame.f_locals["val_class"] for frame, _ in way if frame.f_code.co_name == "adapt_class_type"]
-    if way and way[-1][0].f_code.co_name == "check_values":
-        variables = way[-1][0].f_locals
+    made_from = [frame.f_locals["val_class"] for frame, _ in frames if frame.f_code.co_name == "adapt_class_type"]
+    if frames and frames[-1][0].f_code.co_name == "check_values":
+        variables = frames[-1][0].f_locals
         parser = getattr(cause, "subcommand_parser", variables["self"])
         unknown = variables["key"].removeprefix(f"{getattr(parser, 'subcommand', '')}.")
     elif isinstance(value, _typehints.NestedArg):
@@ -68,28 +68,28 @@ def refusal_behind(error: BaseException) -> Refusal:
     return Refusal(keys, unknown, value, expected, cause, made_from[-1] if made_from else None, parser)
 
 
-def way_to_cause(error: BaseException) -> tuple[Way, BaseException]:
+def frames_to_cause(error: BaseException) -> tuple[Frames, BaseException]:
     """Return the frames and lines that an error came through, and its first cause.
 
-    Where none of the types of a union fits, it is the way of the type that got furthest.
+    Where none of the types of a union fits, it is those of the type that got furthest.
     """
-    way = list(traceback.walk_tb(error.__traceback__))
-    if not way or package_of(way[-1][0]) != "jsonargparse":
-        return way, error
-    frame = way[-1][0]
+    frames = list(traceback.walk_tb(error.__traceback__))
+    if not frames or package_of(frames[-1][0]) != "jsonargparse":
+        return frames, error
+    frame = frames[-1][0]
     is_union = frame.f_code.co_name == "raise_union_unexpected_value"
     causes = frame.f_locals["exceptions"] if is_union else filter(None, [error.__cause__])
-    ways = [way_to_cause(cause) for cause in causes]
+    branches = [frames_to_cause(cause) for cause in causes]
     rest, cause = max(
-        ways, key=lambda each: (len(actions_on(each[0], "_check_type")), len(each[0])), default=([], error)
+        branches, key=lambda each: (len(actions_on(each[0], "_check_type")), len(each[0])), default=([], error)
     )
-    return way + rest, cause
+    return frames + rest, cause
 
 
-def actions_on(way: Way, method: str) -> dict[argparse.Action, Any]:
-    """Return the parser's actions whose method is on the way, outermost first, with the values that they were given."""
-    frames = [frame.f_locals for frame, _ in way if frame.f_code.co_name == method]
-    return {frame["self"]: frame.get("orig_val") for frame in frames if isinstance(frame["self"], argparse.Action)}
+def actions_on(frames: Frames, method: str) -> dict[argparse.Action, Any]:
+    """Return the parser's actions whose method is among the frames, outermost first, and the values given to them."""
+    found = [frame.f_locals for frame, _ in frames if frame.f_code.co_name == method]
+    return {each["self"]: each.get("orig_val") for each in found if isinstance(each["self"], argparse.Action)}
 
 
 def package_of(frame: FrameType) -> str:

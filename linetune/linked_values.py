@@ -1,4 +1,4 @@
-"""Values of a configuration that nobody writes: the model has them from the data, or both from a checkpoint."""
+"""Values of a configuration that are filled in: the model's from the data, or both from a checkpoint."""
 
 from __future__ import annotations
 

@@ -5,8 +5,8 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
-from callbacks.model_exporter import export_checkpoint, upload
 from lightning_modules import ModelError
+from linetune.checkpoint_export import export_checkpoint, upload
 
 
 class LinetuneTrainer(Trainer):

@@ -1,4 +1,4 @@
-"""Numbers of the trainer's section that Lightning and TensorBoard take without a look, or that belong to the model."""
+"""Numbers of the trainer's section that Lightning and TensorBoard take without a look."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-
-from lightning_modules import ModelError
 
 # Arguments that TensorBoardLogger hands on, whose type nobody looks at until the first event is written.
 _COUNTS, _TEXTS = ("max_queue", "flush_secs", "purge_step"), ("filename_suffix", "comment")
@@ -48,26 +46,6 @@ def check_trainer_numbers(trainer: Any) -> None:
             raise MisconfigurationException(f"trainer.logger.{name}: {value!r} is not allowed; 0 to {_LARGEST}")
         if name in _TEXTS and not isinstance(value, str):
             raise MisconfigurationException(f"trainer.logger.{name}: {value!r} is not allowed; a text")
-
-
-def check_numbers_of_model(trainer: Any, model: Any) -> None:
-    """Refuse numbers of the trainer that a model with manual optimization has as arguments of its own.
-
-    Lightning would refuse them too, without saying where to turn.
-
-    Args:
-        trainer: The trainer's section of the configuration.
-        model: The model's.
-
-    Raises:
-        ModelError: one line: the key, and the model's argument.
-    """
-    for name, off, own in (
-        ("accumulate_grad_batches", 1, "accumulate_grad_batches"),
-        ("gradient_clip_val", None, "gradient_clip"),
-    ):
-        if own in model.init_args and trainer[name] not in (off, None):
-            raise ModelError(f"trainer.{name}: {model.class_path} does this itself; give model.{own}")
 
 
 def _logger_arguments(logger: Any) -> Iterator[tuple[str, Any]]:

@@ -19,7 +19,7 @@ _HALF = (torch.float16, torch.bfloat16)
 
 
 def all_finite(loss: Tensor | float, grads: Iterable[Tensor]) -> Tensor:
-    """Return whether a loss and every entry of some gradients are finite: a 0-dim tensor, and nobody waits for it.
+    """Return whether a loss and every entry of some gradients are finite, as a 0-dim tensor, without a synchronisation.
 
     Of a sharded gradient (DTensor) this rank's part is looked at.
 

@@ -134,7 +134,7 @@ def _neighbours(tried: dict[float, float], position: float) -> tuple[float | Non
 
 
 def _vertex(tried: dict[float, float], below: float, best: float, above: float) -> float | None:
-    """Return where the parabola through three positions is lowest, or None where it says nothing."""
+    """Return where the parabola through three positions is lowest, or None where it has no minimum."""
     down, up = best - below, best - above
     rise, other = tried[best] - tried[above], tried[best] - tried[below]
     divisor = 2 * (down * rise - up * other)

@@ -54,7 +54,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         direction: A function of `optimizers.directions`, or one of your own.
         search: An `ArmijoSearch`, or one of your own (`optimizers.searches.Search`).
         cadence: `EveryStep()`, `Drift()`, `Ratio()`, or one of your own (`optimizers.cadence.Cadence`).
-        initial_step_size: Where the first search starts; high rather than low, it only costs trials.
+        initial_step_size: Where the first search starts; too high only costs trials.
         growth: By how much the step size may grow, at least 1, before the search starts (`reset="grow"`).
         growth_per: Whether it grows so in an "epoch" or from one "search" to the next.
         steps_per_epoch: The number of optimizer steps that make an epoch. None: 20.

@@ -206,7 +206,7 @@ class LineSearchMeZO(_RandomDirection):
     Args:
         params: Parameters or groups; all move together.
         step_size: The first trial of the first search. The step size in force is the groups' `lr`.
-        c: The share of the decrease that the slope promises which a step has to deliver, in (0, 1). The minimum along
+        c: The share of the decrease predicted by the slope that a step has to reach, in (0, 1). The minimum along
             the direction of a quadratic function delivers 0.5; larger values stay short of it.
         shrink: What a rejected step size is multiplied by, in (0, 1).
         growth: What the step size of the last search is multiplied by, to start the next one from; 1 or more. The

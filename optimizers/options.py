@@ -29,7 +29,7 @@ class CommonOptions(TypedDict, total=False):
             computed in float32; under autocast to bfloat16, 1e-4 or more.
         update_rule: Which units search. "joint" (the default): the whole model has one step size. Otherwise every unit
             has its own: "cycle" searches for one of them per step, in turn; "all" for each of them in every step, then
-            for one factor for all; "impact" for the one that promises most.
+            for one factor for all; "impact" for the one with the largest expected decrease.
         joint_steps: How many searches all units do together before each has its own. Default: 5.
         merge_threshold: A unit whose step size falls below this joins its neighbour. Default: None, which never merges.
     """

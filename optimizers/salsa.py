@@ -35,8 +35,8 @@ class SaLSA(LineSearchOptimizer):
 
     Args:
         params: Parameters, or groups of them (dicts with `params` and optionally `name`, `unit`, `weight_decay`, `lr`).
-        initial_step_size: Where the first search starts; high rather than low, it only costs trials (1 in the package).
-        c: :math:`c`, the share of the promised decrease that a step has to deliver, in (0, 1) (0.5 in the paper).
+        initial_step_size: Where the first search starts; too high only costs trials (1 in the package).
+        c: :math:`c`, the share of the predicted decrease that a step has to reach, in (0, 1) (0.5 in the paper).
         shrink: :math:`\delta`, what a rejected step size is multiplied by, in (0, 1) (0.8 in the package).
         growth: :math:`\gamma`, by how much the step size may grow from search to search, at least 1 (1.1 there).
         smoothing: :math:`\beta`, the weight of the past in both sides of the condition, in [0, 1) (0.9 in the paper).

@@ -102,13 +102,13 @@ class ArmijoSearch:
     coarser factor, until a trial is accepted, and then the search closes in by bisection on a logarithmic scale, to
     within one `shrink` of the largest acceptable step size: a dozen trials over eight orders of magnitude.
 
-    The search fails, and keeps the step size that it started from, where the losses say nothing: a start that is not
-    finite, a slope that is not positive, two trials in a row that differ from the start by rounding only, or no finite
-    trial, from a step size that a search found or down to the smallest one. It fails where trials or step size run out,
-    and then the next search should go on from the last step size tried.
+    The search fails, and keeps the step size that it started from, where the losses give no information: a start that
+    is not finite, a slope that is not positive, two trials in a row that differ from the start by rounding only, or no
+    finite trial, from a step size that a search found or down to the smallest one. It fails where trials or step size
+    run out, and then the next search should go on from the last step size tried.
 
     Args:
-        c: :math:`c`, the share of the decrease that the slope promises which a step has to deliver, in (0, 1).
+        c: :math:`c`, the share of the decrease predicted by the slope that a step has to reach, in (0, 1).
         shrink: What a rejected step size is multiplied by, in (0, 1).
         bracket: The coarser factor to come down by, in (0, 1); None backtracks by `shrink` alone.
         patience: How many rejections by `shrink` come before the first by `bracket`, if `past.settled`.

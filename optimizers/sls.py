@@ -33,8 +33,8 @@ class AdamSLS(LineSearchOptimizer):
 
     Args:
         params: Parameters, or groups of them (dicts with `params` and optionally `name`, `unit`, `weight_decay`, `lr`).
-        initial_step_size: Where the first search starts; high rather than low, it only costs trials (0.1 in the paper).
-        c: :math:`c`, the share of the promised decrease that a step has to deliver, in (0, 1) (0.1 in the paper).
+        initial_step_size: Where the first search starts; too high only costs trials (0.1 in the paper).
+        c: :math:`c`, the share of the predicted decrease that a step has to reach, in (0, 1) (0.1 in the paper).
         shrink: :math:`\delta`, what a rejected step size is multiplied by, in (0, 1) (0.9 in the paper).
         growth: :math:`\gamma`, by how much the step size may grow in an epoch, at least 1 (2 in the paper).
         steps_per_epoch: :math:`n`; `SequenceClassifier` fills in the run's own. None in a plain loop: 20.
@@ -103,8 +103,8 @@ class SGDSLS(LineSearchOptimizer):
 
     Args:
         params: Parameters, or groups of them (dicts with `params` and optionally `name`, `unit`, `weight_decay`, `lr`).
-        initial_step_size: Where the first search starts; high rather than low, it only costs trials (1 in the paper).
-        c: :math:`c`, the share of the promised decrease that a step has to deliver, in (0, 1) (0.1 in the paper).
+        initial_step_size: Where the first search starts; too high only costs trials (1 in the paper).
+        c: :math:`c`, the share of the predicted decrease that a step has to reach, in (0, 1) (0.1 in the paper).
         shrink: :math:`\delta`, what a rejected step size is multiplied by, in (0, 1) (0.9 in the paper).
         growth: :math:`\gamma`, by how much the step size may grow in an epoch, at least 1 (2 in the paper).
         steps_per_epoch: :math:`n`; `SequenceClassifier` fills in the run's own. None in a plain loop: 20.

@@ -1,4 +1,4 @@
-"""The contract between an optimizer and whoever calls its step: what a step is handed, what it reports.
+"""The interface between an optimizer and the code that calls its step: arguments of a step, and what it reports.
 
     loss = optimizer.step(closure=None, *, evaluate=None, loss=None)
 
@@ -25,16 +25,16 @@ Evaluate = Callable[[], Any]
 
 
 class Traits(NamedTuple):
-    """What an optimizer can do, as far as those who run it have to know.
+    """The properties of an optimizer that its caller has to know.
 
-    An optimizer says so by attributes of these names; one that says nothing is an ordinary torch optimizer.
+    An optimizer declares them by attributes of these names; one without them counts as an ordinary torch optimizer.
 
     Args:
         needs_gradient: Whether its step reads gradients. False: steps are made of `evaluate()` calls alone.
         sets_step_size: Whether it finds its own step size and writes it to `lr`. A schedule would be overwritten.
         measures_slope: Whether it takes the slope of the loss from the gradients, which clipping would falsify.
-        takes_progress: Whether whoever knows the share of the run that is done may set its attribute `progress`.
-        checks_finite: Whether its step asks if loss and gradients are finite; whoever asks before it may set it False.
+        takes_progress: Whether a caller may set its attribute `progress` to the share of the run that is done.
+        checks_finite: Whether its step checks that loss and gradients are finite; a caller that does may set it False.
     """
 
     needs_gradient: bool = True
@@ -69,10 +69,10 @@ class StepRecord:
         backtracks: How many of these trials were rejected.
         step_size: The step size in force after the step.
         slope: The inner product of gradient and direction, the rate at which the loss falls along the step; NaN where
-            nobody asked for it.
-        accepted: Whether the step was made as planned: the condition held, or no condition was asked for. False means
+            it was not computed.
+        accepted: Whether the step was made as planned: the condition held, or there is no condition. False means
             a failed search or a skipped step.
-        group: The name of the group or unit that searched; None where the whole model did, or nobody.
+        group: The name of the group or unit that searched; None where the whole model did, or none did.
     """
 
     loss_before: float

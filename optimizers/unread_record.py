@@ -1,4 +1,4 @@
-"""The record of a step whose loss stays on its device until somebody reads it."""
+"""The record of a step whose loss stays on its device until it is read."""
 
 from __future__ import annotations
 

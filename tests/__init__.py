@@ -1,1 +1,1 @@
-"""Tests, one folder per room of the project."""
+"""Tests, one folder per package."""

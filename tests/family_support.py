@@ -35,21 +35,21 @@ INTRODUCTION = f"""# Compatibility
 
 What works with each family of models that transformers {version("transformers")} classifies texts with, under
 torch {version("torch")} and peft {version("peft")}. Each cell is an outcome of `tests/family_support.py`, on a
-classifier of a few thousand random weights: it works as promised, or it is refused in one line before training.
+classifier of a few thousand random weights: it works as described here, or it is refused in one line before training.
 This page is written by `python -m tests.family_support`.
 
 - fit: two steps of ParabolicAdam, on a batch padded on the right with token types.
-- split by length: `split_by_length: 2`, the same logits.
-- cache features: `cache_features` under `trainable: head` and `new`, the same logits.
-- units per layer: `param_groups.units: layer` with AdamSLS, every trainable parameter in one unit.
-- gradual unfreezing: the callback `GradualUnfreezing`, another part at each step.
-- LoRA: peft's, on every linear module of the layers; merge: the merged model's logits are the adapted one's.
-- bottleneck: adapters behind the feed-forward.
-- export: a folder that transformers loads, the same logits.
+- split by length: `split_by_length: 2` gives the same logits.
+- cache features: `cache_features` under `trainable: head` and `new` gives the same logits.
+- units per layer: `param_groups.units: layer` with AdamSLS puts every trainable parameter into one unit.
+- gradual unfreezing: the callback `GradualUnfreezing` unfreezes another part at each step.
+- LoRA: peft's, on every linear module of the layers; merge: the merged model has the same logits.
+- bottleneck: bottleneck adapters after the feed-forward block train.
+- export: transformers loads the exported folder and computes the same logits.
 
-Where split by length is refused, logits depend on how far a text is padded: on the batch that it is in, unless
-`data.pad_to_multiple_of` pads all texts alike. Where padding is free on one side alone (XLNet: the left; encoders with
-absolute positions and GPT-2's kin: the right), texts are padded there.
+Where split by length is refused, the logits of a text depend on its padding, and so on its batch, unless
+`data.pad_to_multiple_of` pads all texts to the same length. Where padding on only one side leaves the logits unchanged
+(XLNet: left; encoders with absolute positions and models like GPT-2: right), texts are padded there.
 """
 
 

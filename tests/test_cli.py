@@ -1,4 +1,4 @@
-"""The front door: configs that compose, runs from a command to a checkpoint, errors in one line."""
+"""The command line: configs that compose, runs from a command to a checkpoint, errors in one line."""
 
 from __future__ import annotations
 
@@ -347,6 +347,10 @@ def test_what_a_data_module_of_ones_own_does_not_say_is_said_to_the_model(tiny: 
         (["--model.optimizer.lr", "1e-3"], r"model\.optimizer\.lr is not accepted \(see|; (close|allowed)"),
         (["--max_epochs", "3"], r"max_epochs belongs to trainer\.max_epochs \(see"),
         (["--model.task_name", "sst2"], r"model\.task_name is not accepted; task_name belongs to data\.task_name"),
+        (
+            ["--data", "datamodules.TextDataModule", "--data.max_train_samples", "64"],
+            r"data\.max_train_samples is not accepted; max_train_samples is an argument of GLUEDataModule, another",
+        ),
         (["--trainer.logger", "WandbLogger"], r"error: trainer\.logger: .*wandb"),
         (["--model.optimizer.weight_decay", "-1"], r"error: optimizer: ParabolicAdam: weight_decay has to be at"),
     ],
@@ -741,6 +745,40 @@ def test_a_run_that_stops_early_says_why(tiny: str, tmp_path: Path, capsys: pyte
     assert re.search(
         r"^validation +last, step 2\n(.*\n)*stopped early     .*threshold", capsys.readouterr().out, re.MULTILINE
     )
+
+
+@pytest.mark.parametrize(
+    ("watching", "expected"),
+    [
+        (
+            ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor", "val_loss"],
+            "trainer.callbacks: EarlyStopping: monitor: val_loss is not logged; it is called val/loss",
+        ),
+        (
+            ["--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.monitor", "Val_Accuracy"],
+            "trainer.callbacks: ModelCheckpoint: monitor: Val_Accuracy is not logged; it is called val/accuracy",
+        ),
+        (
+            [
+                "--model.optimizer=torch.optim.SGD",
+                "--model.lr_scheduler.scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau",
+                "--model.lr_scheduler.monitor=train_loss",
+            ],
+            "model.lr_scheduler.monitor: train_loss is not logged; it is called train/loss",
+        ),
+        # Known by nobody before the first validation: a callback may log it.
+        (
+            ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor", "val/f1"],
+            "trainer.callbacks: Early stopping conditioned on metric `val/f1` which is not available.",
+        ),
+    ],
+)
+def test_what_is_watched_and_never_logged_is_one_line(
+    watching: list[str], expected: str, tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = [*short_run(tiny), "--trainer.logger", "false", "--trainer.default_root_dir", str(tmp_path)]
+    assert expected in failed("fit", *options, *watching, capsys=capsys)
+    assert any(tmp_path.iterdir()) == ("is not available" in expected)  # a name that is misspelled costs no epoch
 
 
 def test_a_run_of_the_default_length_says_so(tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

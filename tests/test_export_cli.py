@@ -14,9 +14,9 @@ from jsonargparse import Namespace
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import cli
-from callbacks import model_exporter
 from lightning_modules import SequenceClassifier
 from linetune.arguments import configs_first, export_arguments
+from linetune.checkpoint_export import upload
 from linetune.config_files import config_folder, config_of_checkpoint, named_config
 from linetune.last_checkpoint import last_checkpoint
 from linetune.named_checkpoint import best_of_run
@@ -32,19 +32,24 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("sys.argv", ["linetune"])
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a short run of a tiny model with LoRA."""
-    tiny = save_tiny_bert(tmp_path / "tiny", vocab_size=30522, max_position_embeddings=128)
-    cli.main(
-        [
-            *("fit", "--config", "linetune:quickstart", "--config=linetune:trainer/cpu"),
-            *("--config", "linetune:schemes/lora", "--model.model", str(tiny)),
-            *("--data.tokenizer", "offline:all-MiniLM-L6-v2", "--data.max_train_samples", "64"),
-            *("--data.max_eval_samples", "16", "--trainer.max_epochs", "2", "--trainer.enable_progress_bar", "false"),
-        ]
-    )
-    return tmp_path / "runs" / "quickstart" / "version_0"
+    folder = tmp_path_factory.mktemp("run")
+    tiny = save_tiny_bert(folder / "tiny", vocab_size=30522, max_position_embeddings=128)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr("sys.argv", ["linetune"])
+        cli.main(
+            [
+                *("fit", "--config", "linetune:quickstart", "--config=linetune:trainer/cpu"),
+                *("--config", "linetune:schemes/lora", "--model.model", str(tiny)),
+                *("--data.tokenizer", "offline:all-MiniLM-L6-v2", "--data.max_train_samples", "64"),
+                *("--data.max_eval_samples", "16", "--trainer.max_epochs", "2"),
+                *("--trainer.enable_progress_bar", "false"),
+            ]
+        )
+    return folder / "runs" / "quickstart" / "version_0"
 
 
 def failed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -66,14 +71,15 @@ def test_export_writes_later_what_the_run_wrote_at_its_end(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     best = str(run / "checkpoints" / "best.ckpt")
-    before = sorted(path.name for path in (tmp_path / "runs").rglob("*"))
+    before = sorted(path.name for path in run.parent.rglob("*"))
     cli.main(["export", "--ckpt_path", best, "--to", "out"])
     assert "exported          out\n" in capsys.readouterr().out
     same(tmp_path / "out", run / "model")
     assert (tmp_path / "out/README.md").read_text() == (run / "model/README.md").read_text()
     cli.main(["export", "--config", str(run / "config.yaml"), "--ckpt_path=best", "--to", "adapter", "--merge=false"])
     assert peft.PeftConfig.from_pretrained(str(tmp_path / "adapter")).peft_type == "LORA"
-    assert sorted(path.name for path in (tmp_path / "runs").rglob("*")) == before, "no folder of a run of its own"
+    assert sorted(path.name for path in run.parent.rglob("*")) == before
+    assert not (tmp_path / "runs").exists(), "no folder of a run of its own"
 
     assert re.search("^export: .*out exists; ", failed(capsys, "export", "--ckpt_path", best, "--to", "out"))
     assert "are required" in failed(capsys, "export")
@@ -172,6 +178,9 @@ def test_the_configuration_of_a_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("")
     path = str(tmp_path / "checkpoints" / "best.ckpt")
     assert config_of_checkpoint(path) == tmp_path / "config.yaml"
+    (tmp_path / "runs" / "a" / "run" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(MisconfigurationException, match=r"run is the folder of a run; give a file in its checkpoints$"):
+        config_of_checkpoint(str(tmp_path / "runs" / "a" / "run"))
     given = ["--ckpt_path", path, "--to", "x", "--onnx", "--merge", "false"]
     added = ["--config", str(tmp_path / "config.yaml"), *given]
     added[added.index("--onnx")] = "--onnx=true"
@@ -200,13 +209,13 @@ class Hub:
 
 def test_upload_makes_a_private_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.HfApi", Hub)
-    assert model_exporter.upload(tmp_path, "stars") == "https://hub/me/stars"
+    assert upload(tmp_path, "stars") == "https://hub/me/stars"
     assert Hub.calls == [
         ("create", "stars", {"private": True, "exist_ok": True}),
         ("upload", "me/stars", tmp_path),
     ]
     with pytest.raises(MisconfigurationException, match=r"^push_to_hub: not/mine: 403 Forbidden \(the folder is"):
-        model_exporter.upload(tmp_path, "not/mine")
+        upload(tmp_path, "not/mine")
 
 
 def test_the_version_is_said(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""The front door with model, tokenizer and data all from a hub (on loopback), as `--model.model org/name` reads."""
+"""The command line with model, tokenizer and data all from a hub (on loopback), as `--model.model org/name` reads."""
 
 from __future__ import annotations
 

@@ -186,13 +186,13 @@ def refusals() -> Iterator[str]:
 HEAD = f"""# Adapters of peft
 
 Every adapter of peft {metadata.version("peft")} that fits a text classifier, tried by
-`python -m benchmarks.compatibility.adapters`, which writes this page. *Works*: the trained model's logits do not change
-with padding, nor when peft alone reads the saved folder into the original model, nor by merging, each to 1e-6.
-*Unmerged*: a prompt is no change of weights. What needs a part of its own in the training loop is refused when training
-begins, all else when the adapter is made.
+`python -m benchmarks.compatibility.adapters`, which writes this page. *Works*: the trained model's logits are the same
+to 1e-6 with more padding, after peft alone has loaded the saved folder into the original model, and after merging.
+*Unmerged*: a prompt cannot be merged into weights. Adapters that need their own part of the training loop are
+refused when training begins, others when the adapter is made.
 
-LoRA that starts from a part of the weights (PiSSA, OLoRA) is saved as the ordinary LoRA of twice the rank that adds to
-the original weights, so that it needs no decomposition to be made again.
+LoRA that starts from a part of the weights (PiSSA, OLoRA) is saved as ordinary LoRA of twice the rank, which adds
+to the original weights, so that loading it needs no decomposition.
 """
 
 

@@ -95,8 +95,8 @@ def row(name: str, optimizer: str) -> str:
 HEAD = f"""# Callbacks of Lightning
 
 Every callback that Lightning {metadata.version("lightning")} ships, given to the command line in a small run by
-`python -m benchmarks.compatibility.callbacks`, which writes this page: *works*, or the line that the run is refused
-with.
+`python -m benchmarks.compatibility.callbacks`, which writes this page. The last column is *works*, or the error
+message of the run.
 """
 
 
@@ -105,7 +105,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     sys.argv = ["linetune"]  # LightningCLI warns of arguments given twice
     print(HEAD)
-    print("| callback | optimizer | |\n| --- | --- | --- |")
+    print("| callback | optimizer | outcome |\n| --- | --- | --- |")
     for name in CALLBACKS:
         for optimizer in OPTIMIZERS:
             if optimizer == SEARCH or name in FOR_RATES:

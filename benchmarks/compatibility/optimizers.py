@@ -333,13 +333,14 @@ def row(candidate: Candidate, found: Outcome) -> str:
 HEAD = """# Optimizers of other packages
 
 Every optimizer of torch and of six packages, tried by `python -m benchmarks.compatibility.optimizers`, which writes
-this page. *Trains*: `as a plain loop` where two epochs end in the very bits of a plain loop of PyTorch that is written
-as the optimizer's own documentation says; or the line that a run is refused with. *Resumes*: whether a run that goes on
-from its checkpoint ends in the bits of one that was not interrupted; `with weights_only=False` where the optimizer's
-state holds other objects than tensors and numbers. *Schedule*: whether a learning-rate schedule goes with it.
+this page. *Trains*: `as a plain loop` if the parameters after two epochs are bit-equal to those of a plain PyTorch
+loop written as the optimizer's documentation says; otherwise the error message of the run. *Resumes*: `exactly` if
+a run resumed from its checkpoint is bit-equal to an uninterrupted one; `with weights_only=False` if the optimizer's
+state holds other objects than tensors and numbers. *Schedule*: whether a learning-rate schedule can be used with
+it.
 
-An optimizer that takes groups with entries of its own (`use_muon`) is used through a function of one's own that takes
-groups, adds the entries and returns the optimizer.
+If an optimizer needs extra entries in its groups (`use_muon`), give a function that takes groups, adds the entries and
+returns the optimizer.
 """
 
 
@@ -364,10 +365,9 @@ def torchzero_section() -> str:
     others = [f"| {name} | {trains.replace('|', '/')} |" for name, trains in found.items() if trains != AS_PLAIN]
     summary = (
         f"An optimizer of one module, followed by `LR(0.01)` where the module has no rate. {len(alike)} of the "
-        f"{len(found)} modules that need no argument train {AS_PLAIN}, the line searches among them, which call the "
-        "closure with `backward=False`. What the others are refused with, they end with in a plain loop as well. A run "
-        "cannot be resumed: with its state torchzero takes the checkpoint's parameters in place of the model's, which "
-        "is refused."
+        f"{len(found)} modules that need no argument train {AS_PLAIN}, including the line searches, which call the "
+        "closure with `backward=False`. The others end with the same error in a plain loop. A run cannot be resumed: "
+        "when torchzero loads a state it replaces the model's parameters by the checkpoint's, which is refused."
     )
     table = ["| module | trains |", "| --- | --- |", *others]
     names = f"{AS_PLAIN.capitalize()}: {', '.join(alike)}."

@@ -1,4 +1,4 @@
-"""Train with ParabolicAdam or SaLSA in a loop of one's own with accelerate: accumulation, checkpoints, resuming.
+"""Train with ParabolicAdam or SaLSA in your own loop with accelerate: accumulation, checkpoints, resuming.
 
 accelerate's wrapper of an optimizer takes no `evaluate`. A hook of torch, run in front of every step of the optimizer
 itself, hands over the loss of the step and a function that computes it again.

@@ -72,7 +72,7 @@ STUDY = {
     "title": "two rates",
     "settings": {"model.model": "folder/tiny", "data.train_batch_size": 8},
     "axes": {
-        "setting": {"easy": {"settings": {"data.task_name": "cola"}}},
+        "task": {"easy": {"settings": {"data.task_name": "cola"}}},
         "method": {
             "AdamW": {"axes": {"rate": {"keys": "model.optimizer.lr", "values": [1e-4, 2e-4]}}},
             "ParabolicAdam": {"settings": {"model.optimizer": "optimizers.ParabolicAdam"}},
@@ -81,7 +81,7 @@ STUDY = {
     "seeds": 1,
     "budget": {"epochs": 1},
     "metric": "val/accuracy",
-    "report": {"regret": {"settings": "setting", "grid": "AdamW", "chose_constants": []}},
+    "report": {"regret": {"settings": "task", "grid": "AdamW", "chose_constants": []}},
 }
 
 

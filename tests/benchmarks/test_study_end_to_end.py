@@ -10,12 +10,13 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.metadata import parse_session_start_info_plugin_data
 from transformers import BertConfig
 
 from benchmarks.study.definition import load_study
-from benchmarks.study.execution import is_locked, read_history, run_folder
+from benchmarks.study.execution import execute_run, is_locked, read_history, run_folder
 from benchmarks.study.grid import expand_runs
 from benchmarks.study.results import FAILED, FINISHED, ResultsFile
 from benchmarks.study.runner import collect
@@ -217,3 +218,31 @@ def test_emitted_commands_run_from_the_shell_of_an_array_job(tmp_path: Path) -> 
     with ResultsFile(here / "out" / "results.sqlite") as store:
         assert [(row.status, row.seed) for row in store.results().values()] == [(FINISHED, 4)]
     assert (here / "out" / "report" / "report.md").exists()
+
+
+def test_a_study_starts_from_the_configs_that_a_run_starts_from(tmp_path: Path) -> None:
+    """configs/own_data.yaml keeps the best checkpoint, which the runs of a study do without."""
+    save_model_config(tmp_path / "model")
+    rows = "".join(f"a {'good' if i % 2 else 'bad'} film {i},{i % 2}\n" for i in range(40))
+    (tmp_path / "films.csv").write_text("text,label\n" + rows)
+    study = {
+        "configs": [str(ROOT / "configs/own_data.yaml")],
+        "settings": {
+            "model.model": str(tmp_path / "model"),
+            "model.pretrained": False,
+            "data.train_file": str(tmp_path / "films.csv"),
+            "data.tokenizer": "offline:all-MiniLM-L6-v2",
+            "data.max_length": 16,
+            "data.cache_dir": str(tmp_path / "cache"),
+            "trainer.accelerator": "cpu",
+        },
+        "axes": {"optimizer": {"ParabolicAdam": {}}},
+        "seeds": 1,
+        "budget": {"steps": 2},
+    }
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
+    (run,) = expand_runs(load_study(tmp_path / "study.yaml"))
+    result = execute_run(run, tmp_path / "out")
+    assert (result.status, result.reason) == (FINISHED, "")
+    assert result.steps == 2
+    assert not list(tmp_path.rglob("*.ckpt"))

@@ -223,3 +223,21 @@ def test_two_ranks_stay_equal_and_train_what_one_rank_trains(
 def test_settings_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(MisconfigurationException, match=message):
         GradualUnfreezing(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "max_epochs", "told"),
+    [
+        ({}, 2, "of 4 parts 2 stay frozen in 2 epochs (layer.0, embeddings); every_n_steps unfreezes sooner"),
+        ({"embeddings": False}, 2, "of 3 parts 1 stay frozen in 2 epochs (layer.0); every_n_steps unfreezes sooner"),
+        ({}, 4, None),
+        ({"at_epochs": []}, 1, None),  # as it was asked for
+    ],
+)
+def test_a_run_that_is_too_short_to_unfreeze_every_part_says_so(
+    model: str, caplog: pytest.LogCaptureFixture, options: dict[str, Any], max_epochs: int, told: str | None
+) -> None:
+    with caplog.at_level("INFO"):
+        fit(classifier(model), GradualUnfreezing(**options), max_epochs=max_epochs)
+    lines = [record.getMessage() for record in caplog.records if "GradualUnfreezing" in record.getMessage()]
+    assert lines == ([f"GradualUnfreezing: {told}"] if told else [])

@@ -63,11 +63,14 @@ def test_lr_find_suggests_a_rate_that_later_fits_take(tmp_path):
 def test_a_rate_that_is_found_at_the_start_of_a_fit_goes_into_its_schedule(tmp_path):
     schedule = Schedule(partial(LinearLR, start_factor=0.5, total_iters=8))
     module = SmallClassifier(optimizer=ADAMW, lr_scheduler=schedule, accumulate_grad_batches=2)
-    fit = trainer(tmp_path, LearningRateFinder(num_training_steps=15))
+    finder = LearningRateFinder(num_training_steps=15)
+    fit = trainer(tmp_path, finder)
     fit.fit(module, loader())
     assert fit.global_step == 20
-    assert fit.optimizers[0].param_groups[0]["lr"] == pytest.approx(module._learning_rates.found, rel=1e-6)
-    assert module._learning_rates.found > 1e-5
+    assert finder.optimal_lr is not None
+    found = finder.optimal_lr.suggestion()
+    assert fit.optimizers[0].param_groups[0]["lr"] == pytest.approx(found, rel=1e-6)
+    assert found > 1e-5
 
 
 @pytest.mark.parametrize("method", [SaLSA, ParabolicAdam])
@@ -132,3 +135,16 @@ def test_all_curves_are_over_optimizer_steps(accumulated, tmp_path):
     at["monitor"] = [int(row["step"]) for row in rows if row[next(name for name in row if "step_size/" in name)]]
     assert at["train/loss"] == at["lr-SaLSA/model"] == [1, 3, 5, 7, 9]
     assert at["monitor"] == list(range(10))
+
+
+@pytest.mark.parametrize(
+    ("argument", "own"),
+    [({"accumulate_grad_batches": 2}, "accumulate_grad_batches"), ({"gradient_clip_val": 1.0}, "gradient_clip")],
+)
+def test_an_argument_of_the_trainer_that_a_module_has_itself_says_so(argument, own, tmp_path):
+    with pytest.raises(ModelError, match=f"SmallClassifier does this itself; give model.{own}$"):
+        trainer(tmp_path, **argument).fit(SmallClassifier(optimizer=ADAMW), loader(1))
+
+
+def test_arguments_of_the_trainer_that_are_off_are_let_through(tmp_path):
+    trainer(tmp_path, accumulate_grad_batches=1, gradient_clip_val=0.0).fit(SmallClassifier(optimizer=ADAMW), loader(1))

@@ -6,7 +6,8 @@ import pyarrow as pa
 import pytest
 
 from datamodules import DataError
-from datamodules.label_kind import encode_labels, find_kind
+from datamodules.label_encoding import encode_labels
+from datamodules.label_kind import find_kind
 from datamodules.text_source import Part
 
 

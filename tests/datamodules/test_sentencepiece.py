@@ -13,7 +13,7 @@ from datamodules import TextDataModule
 from datamodules.errors import DataError
 from datamodules.tokenizer import load_tokenizer
 from lightning_modules import ModelError, SequenceClassifier
-from lightning_modules.tokenizer import load_tokenizer as load_tokenizer_of_model
+from lightning_modules.model_tokenizer import load_model_tokenizer
 
 IS_INSTALLED = importlib.util.find_spec("sentencepiece") is not None
 
@@ -34,7 +34,7 @@ def test_without_sentencepiece_the_error_names_the_extra(folder: Path) -> None:
     with pytest.raises(DataError, match=r"a file of SentencePiece .*pip install \"linetune\[sentencepiece\]\""):
         load_tokenizer(str(folder))
     with pytest.raises(ModelError, match=r"a file of SentencePiece .*pip install \"linetune\[sentencepiece\]\""):
-        load_tokenizer_of_model(str(folder))
+        load_model_tokenizer(str(folder))
 
 
 @pytest.mark.skipif(not IS_INSTALLED, reason="needs the extra sentencepiece")

@@ -193,6 +193,10 @@ def test_columns_are_guessed_where_there_is_no_choice(make, tmp_path, caplog):
     ("options", "message"),
     [
         ({"text_columns": "texts"}, r"text_columns: .* has no column 'texts'; its columns are text, other, label$"),
+        (
+            {"text_columns": "text, other"},
+            r"no column 'text, other'; .*; of several columns give .* \[text,other\]$",
+        ),
         ({"label_column": "stars"}, r"label_column: .* has no column 'stars'; its columns are text, other, label$"),
         (
             {"text_columns": "text", "label_column": None},

@@ -172,6 +172,11 @@ def test_large_files_are_read_in_batches(tmp_path, monkeypatch):
     [
         ("rows.csv", "", r"rows\.csv is empty; its first line must name the columns"),
         ("rows.csv", "text,label\na,1\nb,2,3\n", r"rows\.csv, row 2: 3 cells where the header has 2$"),
+        (
+            "rows.csv",
+            "text;label\na;1\nb, c;2\n",
+            r"row 2: 2 cells where the header has 1; the header holds ';', ",
+        ),
         ("rows.csv", "text,label\na,1\nb\n", r"rows\.csv, row 2: 1 cells where the header has 2; a quote that is not"),
         (
             "rows.csv",

@@ -196,3 +196,9 @@ def test_the_loss_of_an_evaluation_with_a_batch_that_is_nan_is_nan() -> None:
     metrics.reset()
     metrics.update(torch.tensor(0.5), torch.randn(4, 2), torch.tensor([0, 1, 0, 1]))
     assert metrics.loss.compute() == 0.5
+
+
+def test_a_rank_correlation_is_made_without_a_warning(recwarn: pytest.WarningsRecorder) -> None:
+    """torchmetrics 1.9.0 warns of each SpearmanCorrCoef that it keeps all scores."""
+    build_metric("spearman", 1)
+    assert not recwarn.list

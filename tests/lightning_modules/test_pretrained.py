@@ -10,8 +10,9 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, BartConfig
 
-from lightning_modules import ModelError, SequenceClassifier, pretrained
-from lightning_modules.pretrained import load_sequence_classifier, set_dropout
+from lightning_modules import ModelError, SequenceClassifier, packaged_models
+from lightning_modules.model_config import set_dropout
+from lightning_modules.pretrained import load_sequence_classifier
 from tests.architectures import ARCHITECTURES, tiny_config
 from tests.families import family_config
 from tests.tiny_models import save_tiny_bert
@@ -25,8 +26,8 @@ def test_packaged_weights_load_with_a_new_head_alone() -> None:
 
 
 def test_packaged_weights_with_another_checksum_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    packaged = pretrained.PACKAGED_MODELS["all-MiniLM-L6-v2"]._replace(sha256="0" * 64)
-    monkeypatch.setitem(pretrained.PACKAGED_MODELS, "all-MiniLM-L6-v2", packaged)
+    packaged = packaged_models.PACKAGED_MODELS["all-MiniLM-L6-v2"]._replace(sha256="0" * 64)
+    monkeypatch.setitem(packaged_models.PACKAGED_MODELS, "all-MiniLM-L6-v2", packaged)
     with pytest.raises(ModelError, match=r"has sha256 53aa5117.*, expected 0000"):
         load_sequence_classifier("offline:all-MiniLM-L6-v2", num_labels=2)
 

@@ -70,6 +70,8 @@ def test_other_inputs_are_refused(tmp_path: Path) -> None:
     for texts, message in (
         ("w1", "texts: one text is given; give a list of texts"),
         (["w1", None], "texts: number 1 is None, not a text"),
+        ([None, "w1"], "texts: number 0 is None, not a text$"),
+        ([("w1",)], r"texts: number 0 is \('w1',\), not a pair of texts$"),
         (["w1", ("w1", "w2")], r"texts: number 1 is \('w1', 'w2'\), not a text"),
         ([("w1", "w2"), "w1"], "texts: number 1 is 'w1', not a pair of texts, as the first is"),
         ({"text": ["w1"]}, "texts: a dict is given; give one of its columns"),

@@ -1,4 +1,4 @@
-"""Who may import whom: a room's first-party imports, and that optimizers need torch alone."""
+"""Which packages import which: first-party imports, and that optimizers need torch alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-ROOMS = {"optimizers", "datamodules", "lightning_modules", "callbacks", "linetune", "cli", "benchmarks", "tests"}
+PACKAGES = {"optimizers", "datamodules", "lightning_modules", "callbacks", "linetune", "cli", "benchmarks", "tests"}
 MAY_IMPORT = {
     "optimizers": {"optimizers"},
     "datamodules": {"datamodules"},
@@ -30,12 +30,12 @@ def imports(file: Path) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("room", sorted(MAY_IMPORT))
-def test_a_room_imports_only_the_rooms_it_may(room: str) -> None:
-    files = sorted((ROOT / room).rglob("*.py"))
+@pytest.mark.parametrize("package", sorted(MAY_IMPORT))
+def test_a_package_imports_only_those_it_may(package: str) -> None:
+    files = sorted((ROOT / package).rglob("*.py"))
     assert files
     for file in files:
-        forbidden = (imports(file) & ROOMS) - MAY_IMPORT[room]
+        forbidden = (imports(file) & PACKAGES) - MAY_IMPORT[package]
         assert not forbidden, f"{file.relative_to(ROOT)} imports {', '.join(sorted(forbidden))}"
 
 
@@ -45,7 +45,7 @@ def test_optimizers_import_torch_alone() -> None:
         assert not foreign, f"{file.relative_to(ROOT)} imports {', '.join(sorted(foreign))}"
 
 
-def test_nothing_imports_the_front_door() -> None:
-    for room in MAY_IMPORT:
-        for file in sorted((ROOT / room).rglob("*.py")):
+def test_no_package_imports_the_command_line_or_the_benchmarks() -> None:
+    for package in MAY_IMPORT:
+        for file in sorted((ROOT / package).rglob("*.py")):
             assert not imports(file) & {"cli", "linetune", "benchmarks"}, file

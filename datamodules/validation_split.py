@@ -1,15 +1,41 @@
-"""Choice of the rows that are held out for validation."""
+"""Choice of the training rows that are held out for validation."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
+import pyarrow as pa
 
 from datamodules.errors import DataError
+from datamodules.label_kind import LabelKind
 
 
-def held_out_rows(strata: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+def validation_rows(labels: pa.ChunkedArray, kind: LabelKind, fraction: float, seed: int) -> np.ndarray:
+    """Return the numbers of the training rows to hold out, in ascending order.
+
+    Classes keep their shares. With several labels per text the rarest label of each row does, and no label loses its
+    last training row.
+
+    Args:
+        labels: Class ids, lists of label ids, or scores.
+        kind: The kind of the labels.
+        fraction: Share of all rows to hold out, between 0 and 1.
+        seed: Seed of the choice.
+
+    Raises:
+        DataError: Not one row can be held out.
+    """
+    if kind.problem_type == "regression":
+        return stratified_rows(np.zeros(len(labels), dtype=int), fraction, seed)
+    if kind.problem_type == "single_label_classification":
+        return stratified_rows(labels.to_numpy(), fraction, seed)
+    label_sets = labels.to_pylist()
+    chosen = stratified_rows(strata_of_label_sets(label_sets, kind.num_labels), fraction, seed)
+    return keep_every_label(chosen, label_sets)
+
+
+def stratified_rows(strata: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     """Return the numbers of rows to hold out, the same share of every stratum, in ascending order.
 
     Every stratum keeps at least one row. Each gives the whole part of its share; the rows that are then missing come

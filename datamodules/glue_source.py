@@ -1,4 +1,4 @@
-"""Interface of the sources of a task's rows: the hub, a folder of files, or generated sentences."""
+"""Interface of the sources of a GLUE task's rows: the hub, a folder of files, or generated sentences."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Protocol
 import datasets
 
 
-class Source(Protocol):
-    """Source of the rows of a task, one split at a time.
+class GLUESource(Protocol):
+    """Source of the rows of a GLUE task, one split at a time.
 
     A split has the task's text columns (str) and ``label`` (int64 class in the hub's order, or float32 score); a split
     whose labels are not published has no ``label`` column. Rows keep the source's order.

@@ -21,7 +21,7 @@ _SEED = 20
 _GROUPS = 20
 
 
-class HeldOutScores(NamedTuple):
+class ValidationScores(NamedTuple):
     """Loss and metrics of one set of weights, by name, without ``val/``.
 
     Args:
@@ -39,7 +39,7 @@ class HeldOutScores(NamedTuple):
     labels: Tensor | None = None
 
 
-class HeldOut:
+class ValidationScorer:
     """Scores a module's present weights on the first validation set, without logging anything.
 
     Args:
@@ -58,7 +58,7 @@ class HeldOut:
         self.judge_fraction = judge_fraction
         self.passes = 0
 
-    def score(self) -> HeldOutScores:
+    def score(self) -> ValidationScores:
         """Return the scores of the present weights, alike on all ranks; one pass over the rows."""
         self.passes += 1
         rows, logged = self._pass()
@@ -70,15 +70,15 @@ class HeldOut:
                 )
             check_loss(short_name(name) for name in logged)
             values = self.trainer.strategy.broadcast({short_name(name): value for name, value in logged.items()})
-            return HeldOutScores(values, values, values)
+            return ValidationScores(values, values, values)
         outputs, labels = (gathered(self.trainer, torch.cat([row[each] for row in rows])).cpu() for each in (0, 1))
         chooses, judges = self._divide(len(labels))
         parts = [self.module.score_rows(outputs[part], labels[part]) for part in (chooses, judges)]
         whole = self.module.score_rows(outputs, labels)
         choosing, judging, whole = self.trainer.strategy.broadcast([*parts, whole])
-        return HeldOutScores(choosing, judging, whole, outputs, labels)
+        return ValidationScores(choosing, judging, whole, outputs, labels)
 
-    def calibrated_loss(self, scores: HeldOutScores) -> tuple[float, float] | None:
+    def calibrated_loss(self, scores: ValidationScores) -> tuple[float, float] | None:
         """Return a temperature fitted on the rows that choose, and the loss with it on those that judge.
 
         None for a regression, and where there are no outputs.
@@ -92,7 +92,7 @@ class HeldOut:
         judged = self.module.score_rows((outputs[judges] / temperature).float(), scores.labels[judges])
         return temperature, judged["loss"]
 
-    def paired_error(self, first: HeldOutScores, other: HeldOutScores, metric: str) -> float:
+    def paired_error(self, first: ValidationScores, other: ValidationScores, metric: str) -> float:
         """Return the standard error of a metric's difference between two sets of weights, on the rows that choose.
 
         By the jackknife with groups of rows, which serves any metric, a correlation too. 0 where rows are not scored,

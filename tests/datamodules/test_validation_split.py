@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datamodules import DataError
-from datamodules.held_out_rows import held_out_rows, keep_every_label, strata_of_label_sets
+from datamodules.validation_split import keep_every_label, strata_of_label_sets, stratified_rows
 
 
 @settings(max_examples=200, deadline=None)
@@ -18,11 +18,11 @@ def test_every_class_gives_its_share_and_keeps_a_row(labels, fraction, seed):
     counts = np.bincount(strata, minlength=6)
     if counts.max() == 1:
         with pytest.raises(DataError, match=r"none of the \d+ training rows can be held out for validation"):
-            held_out_rows(strata, fraction, seed)
+            stratified_rows(strata, fraction, seed)
         return
-    rows = held_out_rows(strata, fraction, seed)
+    rows = stratified_rows(strata, fraction, seed)
     assert sorted(set(rows.tolist())) == rows.tolist()
-    assert rows.tolist() == held_out_rows(strata, fraction, seed).tolist()
+    assert rows.tolist() == stratified_rows(strata, fraction, seed).tolist()
     taken = np.bincount(strata[rows], minlength=6)
     assert (taken[counts > 0] < counts[counts > 0]).all()
     assert (taken <= np.floor(fraction * counts) + 1).all()
@@ -34,8 +34,8 @@ def test_every_class_gives_its_share_and_keeps_a_row(labels, fraction, seed):
 
 def test_the_seed_decides():
     strata = np.arange(1000) % 2
-    assert held_out_rows(strata, 0.1, 0).tolist() != held_out_rows(strata, 0.1, 1).tolist()
-    assert len(held_out_rows(strata, 0.1, 0)) == 100
+    assert stratified_rows(strata, 0.1, 0).tolist() != stratified_rows(strata, 0.1, 1).tolist()
+    assert len(stratified_rows(strata, 0.1, 0)) == 100
 
 
 @settings(max_examples=200, deadline=None)
@@ -45,6 +45,6 @@ def test_every_label_of_several_keeps_a_row(sets, seed):
     strata = strata_of_label_sets(label_sets, 5)
     if np.bincount(strata).max() == 1:
         return
-    held_out = keep_every_label(held_out_rows(strata, 0.4, seed), label_sets)
+    held_out = keep_every_label(stratified_rows(strata, 0.4, seed), label_sets)
     left = {label for row, labels in enumerate(label_sets) if row not in held_out for label in labels}
     assert left == {label for labels in label_sets for label in labels}

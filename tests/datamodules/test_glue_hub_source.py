@@ -11,7 +11,7 @@ import pytest
 from transformers import BertConfig, BertForSequenceClassification, BertTokenizer
 
 from datamodules import TASKS, DataError
-from datamodules.hub_source import HubSource
+from datamodules.glue_hub_source import HubSource
 from tests.hub_server import HubServer, client_environment, write_glue_repository, write_model_repository
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh"]

@@ -6,11 +6,12 @@ import importlib.util
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from lightning_modules.errors import ModelError
-from lightning_modules.pretrained import OFFLINE_PREFIX, first_line, packaged_folder, quiet_transformers
+from lightning_modules.errors import ModelError, first_line
+from lightning_modules.packaged_models import OFFLINE_PREFIX, packaged_folder
+from lightning_modules.pretrained import quiet_transformers
 
 
-def load_tokenizer(name: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+def load_model_tokenizer(name: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """Load the tokenizer that belongs to a model.
 
     Args:
@@ -31,16 +32,8 @@ def load_tokenizer(name: str, trust_remote_code: bool = False) -> PreTrainedToke
         if "tiktoken" in reason and importlib.util.find_spec("sentencepiece") is None:
             reason = 'a file of SentencePiece needs the extra "sentencepiece": pip install "linetune[sentencepiece]"'
         raise ModelError(f"tokenizer: cannot load that of {name!r} ({reason}); give tokenizer") from error
-    if not has_vocabulary(tokenizer):
+    # For a folder without tokenizer files transformers 5 makes a tokenizer of special tokens alone (of T5 with a space,
+    # "▁"), to which every text is unknown.
+    if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens) - {"▁"}:
         raise ModelError(f"tokenizer: {name!r} has no tokenizer files; give tokenizer")
     return tokenizer
-
-
-def has_vocabulary(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Return whether a tokenizer knows more than special tokens.
-
-    For a folder without tokenizer files, transformers 5 makes a tokenizer of special tokens alone, to which every text
-    is unknown.
-    """
-    # "▁", a space, is what T5's has beside them.
-    return bool(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens) - {"▁"})

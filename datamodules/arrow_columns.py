@@ -1,0 +1,29 @@
+"""Helpers for columns of Arrow tables."""
+
+from __future__ import annotations
+
+import datasets
+import pyarrow as pa
+import pyarrow.compute as pc
+
+
+def column_of(rows: datasets.Dataset, name: str) -> pa.ChunkedArray:
+    """Return a column of a data set as Arrow holds it, without Python objects."""
+    return rows.select_columns([name]).with_format("arrow")[:][name]
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Return whether cells of a type are texts, each written out or a number in a dictionary of texts."""
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Return whether cells of a type are lists."""
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+
+
+def first_true(flags: pa.Array) -> int | None:
+    """Return the place of the first true cell, None if there is none."""
+    found = pc.index(flags, pa.scalar(True)).as_py()
+    return None if found < 0 else int(found)

@@ -1,0 +1,55 @@
+"""The number of examples in any batch, and the numbers of its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass
+from typing import Any
+
+from torch import Tensor
+
+from lightning_modules.errors import ModelError
+
+# What a Hugging Face model takes.
+Batch = dict[str, Any]
+# How many of a batch's row numbers a line lists.
+_LISTED_ROWS = 64
+
+
+def count_examples(batch: Any) -> int:
+    """Return the number of examples in a batch: the first dimension of its first tensor.
+
+    Where a tensor ``text`` says which text each row is a window of, it is the number of texts: that of the rows of
+    ``labels`` or ``idx``.
+
+    Args:
+        batch: A tensor, or a mapping, sequence or dataclass of such.
+
+    Raises:
+        ModelError: if there is no tensor in it, or no example.
+    """
+    is_windows = isinstance(batch, Mapping) and isinstance(batch.get("text"), Tensor)
+    count = _first_dimension(batch.get("labels", batch.get("idx", batch["text"])) if is_windows else batch)
+    if not count:
+        raise ModelError(f"a batch of no examples: {type(batch).__name__} without a tensor that has rows")
+    return count
+
+
+def rows_of(batches: Sequence[Any]) -> str:
+    """Return the row numbers of some batches (``idx``), or where they have none, how many examples they are of."""
+    if not all(isinstance(batch, Mapping) and isinstance(batch.get("idx"), Tensor) for batch in batches):
+        return f"of {sum(map(count_examples, batches))} examples without row numbers (idx)"
+    rows = [row for batch in batches for row in batch["idx"].reshape(-1).tolist()]
+    more = f", … ({len(rows)} in all)" if len(rows) > _LISTED_ROWS else ""
+    return f"of rows {', '.join(map(str, rows[:_LISTED_ROWS]))}{more}"
+
+
+def _first_dimension(batch: Any) -> int | None:
+    if isinstance(batch, Tensor):
+        return batch.shape[0] if batch.ndim else None
+    if isinstance(batch, str):
+        return None
+    if is_dataclass(batch):
+        batch = vars(batch)
+    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, Sequence) else ()
+    return next((count for part in parts if (count := _first_dimension(part)) is not None), None)

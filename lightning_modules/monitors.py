@@ -1,0 +1,41 @@
+"""What callbacks and schedules watch, compared with what is logged before an epoch has been spent."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from lightning.pytorch import Trainer
+
+from lightning_modules.errors import ModelError
+
+TRAINING = ("train/loss", "train/step_size")
+
+
+def check_monitors(trainer: Trainer, metrics: Iterable[str], schedule: str | None) -> None:
+    """Refuse the name of a logged value in another spelling: ``val_loss`` for ``val/loss``.
+
+    Lightning's callbacks look for their value when the first validation is over, and end the run if there is none.
+    Other names are left to them, since callbacks log values too.
+
+    Args:
+        trainer: A trainer that is about to fit.
+        metrics: Names of what its module logs in a validation.
+        schedule: What the module's schedule watches, if it has one.
+
+    Raises:
+        ModelError: one line: who watches, what, and its name.
+    """
+    logged = {_letters(name): name for name in (*TRAINING, *metrics)}
+    watched = [
+        (f"trainer.callbacks: {type(callback).__name__}: monitor", getattr(callback, "monitor", None))
+        for callback in trainer.callbacks  # type: ignore[attr-defined]
+    ]
+    for who, name in [*watched, ("model.lr_scheduler.monitor", schedule)]:
+        meant = logged.get(_letters(name)) if isinstance(name, str) else None
+        if meant is not None and meant != name:
+            raise ModelError(f"{who}: {name} is not logged; it is called {meant}")
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())

@@ -12,9 +12,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from lightning_modules.errors import ModelError
-from lightning_modules.factories import made_by
+from lightning_modules.factories import made_by, parameters_of
 from lightning_modules.loop_progress import has_ended_epoch
-from lightning_modules.run_length import RunLength, parameters_of
+from lightning_modules.run_length import RunLength
 from lightning_modules.schedules import Schedule
 from optimizers import traits
 

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from lightning_modules.errors import ModelError
-from lightning_modules.factories import made_by
+from lightning_modules.factories import made_by, parameters_of
 from lightning_modules.loop_progress import has_ended_epoch
 from lightning_modules.run_length import RunLength
 from lightning_modules.schedules import Schedule
@@ -58,16 +58,19 @@ class LearningRates:
             factory: A class of optimizers, or a partial of one.
 
         Raises:
-            ModelError: if the optimizer finds its own step size.
+            ModelError: if the optimizer finds its own step size, or takes none as ``lr``.
         """
         self._is_new = False
         if self.found is None:
             return {}
         made = made_by(factory)
-        if traits(made).sets_step_size:
+        arguments = parameters_of(made).values()
+        takes_rate = any(each.name == "lr" or each.kind is each.VAR_KEYWORD for each in arguments)
+        if traits(made).sets_step_size or not takes_rate:
+            why = "finds its own step size" if traits(made).sets_step_size else "takes no lr"
             raise ModelError(
-                f"lr: the module's attribute lr is {self.found:g}, and {made.__name__} finds its own step size; do not "
-                "set lr, or choose an optimizer with a learning rate"
+                f"lr: the module's attribute lr is {self.found:g}, and {made.__name__} {why}; do not set lr, or choose "
+                "an optimizer with a learning rate"
             )
         return {"lr": self.found}
 
@@ -83,8 +86,18 @@ class LearningRates:
     # The course of a fit
 
     def at_train_start(self, trainer: Trainer) -> None:
-        """Take the rate that a search at the start of this fit has found, or the length that the run now has."""
+        """Take the rate that a search at the start of this fit has found, or the length that the run now has.
+
+        Raises:
+            ModelError: if a schedule asks for what it does not get under manual optimization.
+        """
         configs = trainer.lr_scheduler_configs
+        for config in configs:
+            if config.interval == "step" and config.frequency != 1 and _is_per_epoch(config):
+                raise ModelError(
+                    f"configure_optimizers: ReduceLROnPlateau with interval step and frequency {config.frequency}: it "
+                    "advances per epoch under manual optimization; give interval epoch, and the frequency in epochs"
+                )
         has_own = self._schedule is not None and self._length is not None and len(configs) == 1
         if self._is_new and self.found is not None:
             self._is_new = False

@@ -27,7 +27,7 @@ from lightning_modules import (
     Triangular,
 )
 from lightning_modules.batches import count_examples
-from optimizers import AdamSLS, ParabolicAdam, SaLSA
+from optimizers import GLD, AdamSLS, ParabolicAdam, SaLSA
 from tests.tiny_models import TinyData, save_tiny_bert
 
 
@@ -359,6 +359,25 @@ def test_a_schedules_frequency_is_that_of_automatic_optimization(interval: str, 
         seen.append(rates.seen)
     assert seen[0] == seen[1]
     assert len(set(seen[0])) > 2
+
+
+def test_a_plateau_by_steps_is_refused(tmp_path: Path) -> None:
+    class ByPlateau(OwnSchedule):
+        def configure_optimizers(self) -> Any:
+            optimizer = torch.optim.SGD(self.parameters(), lr=1.0)
+            schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step", "frequency": 3}}
+
+    with pytest.raises(ModelError, match=r"ReduceLROnPlateau with interval step and frequency 3: it advances"):
+        fit(ByPlateau(), data(8), tmp_path)
+
+
+def test_a_rate_for_an_optimizer_without_one_is_refused_in_words_of_the_module(tmp_path: Path) -> None:
+    for optimizer, why in (GLD, "GLD takes no lr"), (SaLSA, "SaLSA finds its own step size"):
+        module = Regression(optimizer=optimizer)
+        module.lr = 0.25
+        with pytest.raises(ModelError, match=f"^lr: the module's attribute lr is 0.25, and {why}; do not set lr"):
+            fit(module, data(8), tmp_path)
 
 
 class SavesInTheEnd(Callback):

@@ -154,7 +154,9 @@ def test_a_folder_of_several_fits_does_not_tell_whose_a_checkpoint_is(tmp_path: 
     config, checkpoint = str(tmp_path / "config.yaml"), tmp_path / "checkpoints" / "best.ckpt"
     checkpoint.touch()
     for name in ("config.yaml", "config-v1.yaml"):
-        (tmp_path / name).write_text("verbose: true\n" if "v1" in name else "")  # the second one is of `validate`
+        (tmp_path / name).write_text(
+            "verbose: true\n" if "v1" in name else "# lightning.pytorch==2.6.6\n"
+        )  # the second one is of `validate`
     assert config_of_checkpoint(str(checkpoint)) == tmp_path / "config.yaml"
     assert best_of_run(config) == checkpoint
     (tmp_path / "config-v2.yaml").write_text("model: {}\n")

@@ -32,6 +32,7 @@ from lightning_modules import ModelError, SequenceClassifier
 from linetune.arguments import check_argument_order
 from linetune.config_errors import OneLineErrorParser, line_about_what_was_given, refuses_arguments
 from linetune.exit_status import usual_status
+from linetune.exported_model import fill_in_from_model
 from linetune.jsonargparse_private import actions_on, frames_to_cause, own_defaults
 from linetune.linked_values import DATA_TO_MODEL, fill_in
 from linetune.lost_rank import line_about_lost_rank
@@ -159,6 +160,7 @@ class LinetuneCLI(LightningCLI):
             alone = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto", "precision": None}
             config.trainer.update(Namespace(**alone, logger=False, callbacks=None))
         fill_in(config, self.saved)
+        fill_in_from_model(config, str(self.config.get("subcommand")))
 
     def instantiate_classes(self) -> None:
         try:

@@ -276,7 +276,9 @@ def test_files_for_every_split(make, tmp_path):
     assert by_row(data.test_dataloader()) == {0: 1}
     with pytest.raises(DataError, match=r"^test_file: not given; the test rows are read from it$"):
         make(BINARY).setup("test")
-    with pytest.raises(DataError, match=r"^train_file: not given; the train rows are read from it$"):
+    with pytest.raises(
+        DataError, match=r"^train_file: not given; the train rows are read from it; without them a model"
+    ):
         make(val_file=val).setup("fit")
 
 

@@ -59,7 +59,9 @@ def test_a_fit_exports_a_folder_that_predicts_and_tests_by_itself(
 
     cli.main(["predict", *common, "--model.model", "run/model", "--data.predict_file", "new.jsonl"])
     (said,) = [message for message in caplog.messages if message.startswith("run/model: ")]
-    assert f"text_columns {' '.join(texts)}" in said and f"problem_type {kind}" in said and "max_length 20" in said
+    assert f"text_columns {' '.join(texts)}" in said
+    assert f"problem_type {kind}" in said
+    assert "max_length 20" in said
     with open("predictions.csv", newline="") as stream:
         rows = list(csv.DictReader(stream))
     inputs = list(zip(TEXTS, OTHERS, strict=True)) if pair else TEXTS

@@ -29,15 +29,18 @@ from callbacks import (
 from callbacks.checkpoint_io import write_atomically
 from datamodules import DataError, GLUEDataModule
 from lightning_modules import ModelError, SequenceClassifier
+from linetune.adapter_config import drop_unwritten_loftq
 from linetune.arguments import check_argument_order
 from linetune.config_errors import OneLineErrorParser, line_about_what_was_given, refuses_arguments
 from linetune.exit_status import usual_status
+from linetune.exported_model import fill_in_from_model
 from linetune.jsonargparse_private import actions_on, frames_to_cause, own_defaults
 from linetune.linked_values import DATA_TO_MODEL, fill_in
 from linetune.lost_rank import line_about_lost_rank
 from linetune.named_checkpoint import named_checkpoint, saved_values
 from linetune.trainer import LinetuneTrainer
 from linetune.trainer_numbers import check_trainer_numbers
+from linetune.warning_lines import warnings_in_one_line
 
 # Errors whose text is for the user: they end the program in one line, all others with a traceback.
 USER_ERRORS = (DataError, ModelError, MisconfigurationException)
@@ -63,7 +66,7 @@ def main(args: ArgsType = None) -> None:
     if not {"", os.getcwd()} & set(sys.path):
         sys.path.append(os.getcwd())  # classes of the user's own; last, so that no file there takes a package's place
     try:
-        with usual_status():
+        with usual_status(), warnings_in_one_line():
             LinetuneCLI(
                 auto_configure_optimizers=False,
                 save_config_callback=ConfigSaver,
@@ -158,7 +161,9 @@ class LinetuneCLI(LightningCLI):
             # It runs on any machine, and leaves no folder of a run.
             alone = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto", "precision": None}
             config.trainer.update(Namespace(**alone, logger=False, callbacks=None))
+        drop_unwritten_loftq(config)
         fill_in(config, self.saved)
+        fill_in_from_model(config, str(self.config.get("subcommand")))
 
     def instantiate_classes(self) -> None:
         try:

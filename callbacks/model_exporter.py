@@ -15,7 +15,7 @@ from callbacks.hyperparameter_logger import hyperparameters
 from callbacks.new_file import free_name
 from callbacks.pretrained_interpolation import PretrainedInterpolation
 from callbacks.run_folder import run_folder
-from callbacks.training_facts import described_data, facts_of, step_sizes, text_columns
+from callbacks.training_facts import described_data, facts_of, reading_options, step_sizes, text_columns
 from optimizers import traits
 
 
@@ -108,6 +108,7 @@ class ModelExporter(Callback):
             "searched": any(traits(optimizer).sets_step_size for optimizer in trainer.optimizers),
             "max_length": getattr(datamodule, "max_length", None),
             "pairs": len(text_columns(datamodule)) == 2,
+            "reading": reading_options(datamodule),
         }
 
 

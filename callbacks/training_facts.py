@@ -9,6 +9,9 @@ from torch.optim import Optimizer
 from callbacks.checkpoint_reading import FACTS
 from callbacks.interpolated_checkpoint import INTERPOLATION
 
+# Options of a datamodule that a later prediction with the exported model has to repeat.
+READING_OPTIONS = ("text_columns", "label_column", "max_length", "long_texts", "max_windows", "window_overlap")
+
 
 def facts_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """Return what a checkpoint tells of its training: all that a model card states, or less without ModelExporter."""
@@ -49,6 +52,12 @@ def described_data(datamodule: Any) -> dict[str, Any]:
         if isinstance(value, str) or (isinstance(value, list | tuple) and all(isinstance(v, str) for v in value))
     }
     return {"class": type(datamodule).__name__} | texts
+
+
+def reading_options(datamodule: Any) -> dict[str, Any]:
+    """Return those hyperparameters of a datamodule that say how a text becomes the model's input, in plain types."""
+    given = dict(getattr(datamodule, "hparams", {}))
+    return {name: given[name] for name in READING_OPTIONS if given.get(name) is not None}
 
 
 def text_columns(datamodule: Any) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datasets
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -27,3 +28,8 @@ def first_true(flags: pa.Array) -> int | None:
     """Return the place of the first true cell, None if there is none."""
     found = pc.index(flags, pa.scalar(True)).as_py()
     return None if found < 0 else int(found)
+
+
+def true_places(flags: pa.Array) -> np.ndarray:
+    """Return the places of the true cells; missing cells are none."""
+    return np.flatnonzero(pc.fill_null(flags, False).to_numpy(zero_copy_only=False))

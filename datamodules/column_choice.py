@@ -11,9 +11,12 @@ from datamodules.arrow_columns import is_text
 from datamodules.errors import DataError
 from datamodules.text_source import TextSource
 
+# Columns that are taken by their names where there is a choice, as in the examples of Hugging Face.
+USUAL_TEXT, USUAL_LABEL = "text", "label"
+
 
 def choose_text_columns(source: TextSource, named: Sequence[str] | None, labels: Sequence[str] = ()) -> tuple[str, ...]:
-    """Return the named text columns, or the only column that can be the text.
+    """Return the named text columns, or the only column that can be the text, or that of several called ``text``.
 
     Args:
         source: The rows.
@@ -35,7 +38,7 @@ def choose_text_columns(source: TextSource, named: Sequence[str] | None, labels:
             if name in labels:
                 raise DataError(f"text_columns: {name!r} is the label column, too")
         return tuple(named)
-    candidates = [name for name in text_candidates(source) if name not in labels]
+    candidates = _usual([name for name in text_candidates(source) if name not in labels], USUAL_TEXT)
     if len(candidates) != 1:
         raise _ambiguous(source, "text_columns", candidates or source.schema.names)
     return tuple(candidates)
@@ -44,7 +47,7 @@ def choose_text_columns(source: TextSource, named: Sequence[str] | None, labels:
 def choose_label_columns(
     source: TextSource, named: Sequence[str] | None, texts: Sequence[str] | None
 ) -> tuple[str, ...]:
-    """Return the named label columns, or the only column beside the texts.
+    """Return the named label columns, or the only column beside the texts, or that of several called ``label``.
 
     Args:
         source: The rows.
@@ -60,12 +63,12 @@ def choose_label_columns(
         check_columns(source, "label_column", named)
         return tuple(named)
     if texts is None:
-        texts = text_candidates(source)
+        texts = _usual(text_candidates(source), USUAL_TEXT)
         if len(texts) != 1:
             raise _ambiguous(source, "text_columns and label_column", source.schema.names)
     else:
         check_columns(source, "text_columns", texts)
-    candidates = [name for name in source.schema.names if name not in texts]
+    candidates = _usual([name for name in source.schema.names if name not in texts], USUAL_LABEL)
     if len(candidates) != 1:
         raise _ambiguous(source, "label_column", candidates)
     return tuple(candidates)
@@ -92,6 +95,10 @@ def text_candidates(source: TextSource) -> list[str]:
     names = [name for name in source.schema.names if is_text(source.schema.field(name).type)]
     part = next(iter(source.parts(names)), None) if names else None
     return names if part is None else [name for name in names if not _all_numbers(part.table[name])]
+
+
+def _usual(candidates: list[str], name: str) -> list[str]:
+    return [name] if name in candidates else candidates
 
 
 def _all_numbers(cells: pa.ChunkedArray) -> bool:

@@ -12,6 +12,9 @@ from datamodules.arrow_columns import is_text
 from datamodules.errors import DataError
 from datamodules.text_source import Part
 
+# Rows that a message names.
+PLACES_SHOWN = 5
+
 
 def missing_labels(cells: pa.Array, names_of_numbers: Sequence[str] | None = None) -> pa.Array:
     """Return which cells have no label: gaps, empty texts, and -1 where the numbers have names.
@@ -28,6 +31,23 @@ def missing_labels(cells: pa.Array, names_of_numbers: Sequence[str] | None = Non
     if names_of_numbers is not None and pa.types.is_integer(cells.type):
         missing = pc.or_(missing, pc.fill_null(pc.less(cells, 0), True))
     return missing
+
+
+def missing_labels_error(places: Sequence[str], count: int, column: str) -> DataError:
+    """Return the error about rows without a label.
+
+    Args:
+        places: The first of these rows.
+        count: How many there are.
+        column: The label column.
+    """
+    first = (
+        places[0] + "".join(f", {place.rpartition(' ')[2]}" for place in places[1:]) + ", ..." * (count > len(places))
+    )
+    others = f" ({count} rows)" if count > 1 else ""
+    return DataError(
+        f"{first}: the label in column {column!r} is missing{others}; write one, or drop_empty leaves such rows out"
+    )
 
 
 def label_texts(cells: pa.Array, names_of_numbers: Sequence[str] | None, part: Part, column: str) -> pa.Array:

@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from datamodules.arrow_columns import first_true, is_list, is_text
+from datamodules.arrow_columns import first_true, is_list, is_text, true_places
 from datamodules.errors import DataError
-from datamodules.label_cells import label_texts, missing_labels
+from datamodules.label_cells import PLACES_SHOWN, label_texts, missing_labels, missing_labels_error
 from datamodules.label_kind import LabelKind, number
 from datamodules.text_source import Part
 
@@ -36,8 +36,8 @@ def encode_labels(
         return _from_columns(part, columns)
     column = columns[0]
     cells = part.table[column].combine_chunks()
-    if (row := first_true(missing_labels(cells, names_of_numbers))) is not None:
-        raise DataError(f"{part.where(row)}: the label in column {column!r} is missing")
+    if len(rows := true_places(missing_labels(cells, names_of_numbers))):
+        raise missing_labels_error([part.where(int(row)) for row in rows[:PLACES_SHOWN]], len(rows), column)
     if kind.problem_type == "regression":
         return _scores(cells, column, part)
     has_lists = is_list(cells.type)
@@ -69,8 +69,10 @@ def _from_columns(part: Part, columns: Sequence[str]) -> pa.Array:
         is_zero = pc.is_in(lowered, value_set=pa.array(["0", "0.0", "false"]))
         if (row := first_true(pc.invert(pc.or_(is_one, is_zero)))) is not None:
             cell = texts[row].as_py()
-            said = "is missing" if not cell else f"is {cell!r}"
-            raise DataError(f"{part.where(row)}: the label in column {column!r} {said}; allowed are 0 and 1")
+            said, way_out = (
+                ("is missing", ", and drop_empty leaves such rows out") if not cell else (f"is {cell!r}", "")
+            )
+            raise DataError(f"{part.where(row)}: the label in column {column!r} {said}; allowed are 0 and 1{way_out}")
         matrix[:, place] = is_one.to_numpy(zero_copy_only=False)
     return pa.ListArray.from_arrays(_offsets(matrix.sum(axis=1)), pa.array(np.nonzero(matrix)[1].astype(np.int32)))
 

@@ -11,9 +11,9 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from datamodules.arrow_columns import first_true, is_list
+from datamodules.arrow_columns import first_true, is_list, true_places
 from datamodules.errors import DataError
-from datamodules.label_cells import label_texts, missing_labels
+from datamodules.label_cells import PLACES_SHOWN, label_texts, missing_labels, missing_labels_error
 from datamodules.text_source import Part
 
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
@@ -95,7 +95,8 @@ class LabelProfile:
         self.has_lists = False
         self.has_floats = False  # by the column's type
         self.has_integers = self.has_fractions = False
-        self.first_missing: str | None = None  # the place of the first missing label
+        self.missing = 0
+        self.first_missing: list[str] = []  # the places of the first missing labels
         # The texts and places of the first cell that is a name, and of the first that stands for no finite number.
         self.first_name: tuple[str, str] | None = None
         self.first_no_number: tuple[str, str] | None = None
@@ -106,9 +107,9 @@ class LabelProfile:
         cells = part.table[self.column].combine_chunks()
         self.has_lists = is_list(cells.type)
         self.has_floats = pa.types.is_floating(cells.type.value_type if self.has_lists else cells.type)
-        missing = first_true(missing_labels(cells, self.names_of_numbers))
-        if self.first_missing is None and missing is not None:
-            self.first_missing = part.where(missing)
+        missing = true_places(missing_labels(cells, self.names_of_numbers))
+        self.missing += len(missing)
+        self.first_missing += [part.where(int(row)) for row in missing[: PLACES_SHOWN - len(self.first_missing)]]
         cells = pc.list_flatten(cells) if self.has_lists else cells
         texts = label_texts(cells, self.names_of_numbers, part, self.column)
         for text in pc.unique(texts).drop_null().to_pylist():
@@ -155,8 +156,8 @@ class LabelProfile:
     def _check_cells(self) -> None:
         if self.rows == 0:
             raise DataError("the training split has no rows")
-        if self.first_missing is not None:
-            raise DataError(f"{self.first_missing}: the label in column {self.column!r} is missing")
+        if self.missing:
+            raise missing_labels_error(self.first_missing, self.missing, self.column)
         if self.is_numeric and self.first_no_number is not None and not self.has_lists:
             text, where = self.first_no_number
             raise DataError(f"{where}: label {text!r} in column {self.column!r} is not a finite number; the others are")

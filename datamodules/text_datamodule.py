@@ -54,14 +54,14 @@ class TextDataModule(TokenizedDataModule):
         val_split: Name of its validation split; where it has none, rows are held out.
         test_split: Name of its test split.
         predict_split: Name of the split to predict. Default: ``test_split``.
-        text_columns: One or two text columns; two are tokenized as a pair. Default: the only possible one.
-        label_column: Column of the labels, or several columns of 0 and 1. Default: the only possible one.
+        text_columns: One or two text columns; two are tokenized as a pair. Default: the only possible one, or ``text``.
+        label_column: Column of the labels, or several columns of 0 and 1. Default: the only possible one, or ``label``.
         problem_type: Kind of task, one of transformers' three. Default: found from the labels.
         label_names: Names of the labels in the order of their ids. Default: those that are found, sorted.
         metrics: Names of the metrics, the main one first. Default: by the kind of task.
         val_fraction: Share of the training rows to hold out where there are no validation rows, equal in each class.
         split_seed: Seed of the choice of these rows.
-        drop_empty: Whether to leave out rows with an empty text. Default: refuse them.
+        drop_empty: Whether to leave out rows with an empty text or, but for prediction, no label. Default: refuse them.
         delimiter: Character between the cells of CSV files. Default: a comma, and a tab in .tsv files.
         quoting: How cells are quoted: ``minimal`` (RFC 4180), or ``none``, where quotes are ordinary characters.
         long_texts: What to do with texts above ``max_length`` tokens: ``truncate`` them, or overlapping ``windows``.

@@ -11,7 +11,8 @@ import pyarrow as pa
 from datamodules.errors import DataError
 from datamodules.label_encoding import encode_labels
 from datamodules.label_kind import LabelKind
-from datamodules.text_source import TextSource, with_texts
+from datamodules.text_source import TextSource
+from datamodules.usable_rows import usable_rows
 
 # Names of our own: a user's text column may be called "label".
 TEXT_COLUMNS = ("first text", "second text")
@@ -27,25 +28,26 @@ def rows_to_tokenize(
         texts: Its text columns, one or two.
         labels: Its label columns; none where there are no labels.
         kind: The kind of the labels; None where there are none.
-        drop_empty: Whether rows with an empty text are left out.
+        drop_empty: Whether rows with an empty text or no label are left out.
 
     Raises:
         DataError: A text or a label cannot be used, or there is no row.
     """
     start, some = 0, False
+    names = source.label_names.get(labels[0]) if labels else None
     for read in source.parts(list(dict.fromkeys([*texts, *labels]))):
-        part = with_texts(read, texts, drop_empty)
+        part = usable_rows(read, texts, labels, names, drop_empty)
         columns = {own: part.table[name].combine_chunks() for own, name in zip(TEXT_COLUMNS, texts, strict=False)}
         hashes = _hashes(list(columns.values()))
         if kind is not None:
-            columns["label"] = encode_labels(part, labels, kind, source.label_names.get(labels[0]))
+            columns["label"] = encode_labels(part, labels, kind, names)
         columns |= {"idx": pa.array(start + np.asarray(part.kept), pa.int64()), "text_hash": hashes}
         start += len(read.table)
         if len(part.table):
             some = True
             yield pa.table(columns)
     if not some:
-        raise DataError(f"{source.place} has no rows{' with a text' if start else ''}")
+        raise DataError(f"{source.place} has no rows{' with a text' + ' and a label' * bool(labels) if start else ''}")
 
 
 def _hashes(columns: Sequence[pa.Array]) -> pa.Array:

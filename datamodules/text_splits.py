@@ -64,7 +64,8 @@ class TextSplits:
         if source is not None:
             return source
         if self.dataset is None:
-            raise DataError(f"{split}_file: not given; the {split} rows are read from it")
+            instead = "; without them a model that linetune exported tells the task, or problem_type and label_names"
+            raise DataError(f"{split}_file: not given; the {split} rows are read from it{instead * (split == 'train')}")
         splits = ", ".join(self._dataset_splits or ())
         raise DataError(f"{split}_split: {self.dataset} has no split {self.names[split]!r}; its splits are {splits}")
 

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from datamodules.column_choice import choose_label_columns, choose_text_columns
+from datamodules.column_choice import USUAL_LABEL, USUAL_TEXT, choose_label_columns, choose_text_columns
 from datamodules.label_kind import LabelKind, ProblemType, find_kind
 from datamodules.row_cache import new_file
-from datamodules.text_source import TextSource, with_texts
+from datamodules.text_source import TextSource
+from datamodules.usable_rows import usable_rows
 
 # To be raised when the same content gives another task, so that older files are not used.
 TASK_VERSION = 1
@@ -44,7 +45,7 @@ class TaskOptions:
         label_columns: The label column, or several columns of 0 and 1.
         problem_type: The kind of the task.
         label_names: Names of the labels in order.
-        drop_empty: Whether rows with an empty text are left out.
+        drop_empty: Whether rows with an empty text or no label are left out.
     """
 
     text_columns: list[str] | None = None
@@ -73,10 +74,11 @@ def find_task(source: TextSource, options: TaskOptions, cache_dir: Path) -> Text
     labels = choose_label_columns(source, options.label_columns, options.text_columns)
     texts = choose_text_columns(source, options.text_columns, labels)
     parts = source.parts(list(dict.fromkeys([*texts, *labels])))
+    names = source.label_names.get(labels[0])
     kind = find_kind(
-        (with_texts(part, texts, options.drop_empty) for part in parts),
+        (usable_rows(part, texts, labels, names, options.drop_empty) for part in parts),
         labels,
-        source.label_names.get(labels[0]),
+        names,
         options.problem_type,
         options.label_names,
     )
@@ -87,10 +89,12 @@ def find_task(source: TextSource, options: TaskOptions, cache_dir: Path) -> Text
 
 
 def task_line(task: TextTask, options: TaskOptions) -> str:
-    """Return the task in one line, with what was guessed because there was no choice."""
+    """Return the task in one line, with what was guessed."""
 
     def said(columns: Sequence[str], named: Sequence[str] | None) -> str:
-        return ", ".join(columns) + " (the only possible column)" * (named is None)
+        is_usual = columns[0] in (USUAL_TEXT, USUAL_LABEL) and len(task.all_columns) > 2
+        guessed = " (by its name)" if is_usual else " (the only possible column)"
+        return ", ".join(columns) + guessed * (named is None)
 
     kind = task.kind
     names = ", ".join(kind.label_names[:10]) + f", ... ({len(kind.label_names)})" * (len(kind.label_names) > 10)

@@ -20,6 +20,7 @@ from lightning_modules.bottleneck_adapter import (
     save_bottleneck_adapters,
 )
 from lightning_modules.errors import ModelError
+from lightning_modules.ignored_warnings import quiet_peft
 from lightning_modules.lora_start import add_to_original, check_start, lora_start
 from lightning_modules.start_weights import identity_values, original_name
 from lightning_modules.trainable_parts import head_names, new_beside_old
@@ -187,7 +188,8 @@ def _add_peft_adapter(model: nn.Module, config: Any, heads: list[str], new: set[
         {path.rpartition(".")[2] for path, m in model.named_modules() if isinstance(m, (nn.Linear, Conv1D))}
     )
     try:
-        wrapped = get_peft_model(model, config)
+        with quiet_peft():
+            wrapped = get_peft_model(model, config)
     except ValueError as error:
         raise ValueError(f"{error} The linear modules of this model are called {', '.join(linear)}.") from error
     for path, module in wrapped.named_modules():
@@ -226,7 +228,8 @@ def _load_adapter(model: nn.Module, folder: str, new: set[str], order: Sequence[
         raise ModelError(f'adapter: {folder!r} needs the extra "peft": pip install "linetune[peft]"') from error
     # A saved prompt has lost the network that it was made by, so that it cannot go on training.
     is_trainable = not PeftConfig.from_pretrained(folder).is_prompt_learning
-    wrapped = PeftModel.from_pretrained(model, folder, is_trainable=is_trainable)
+    with quiet_peft():
+        wrapped = PeftModel.from_pretrained(model, folder, is_trainable=is_trainable)
     return AdaptedModel(wrapped, (), wrapped.peft_config["default"])
 
 

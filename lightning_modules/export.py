@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lightning_modules.adapters import AdaptedModel
 from lightning_modules.errors import ModelError
 from lightning_modules.model_card import model_card
-from lightning_modules.pretrained import quiet_transformers
+from lightning_modules.pretrained import READING_KEY, quiet_transformers
 
 if TYPE_CHECKING:
     from lightning_modules.trained_classifier import TrainedClassifier
@@ -37,8 +37,9 @@ def export_model(
 ) -> Path:
     """Write a classifier as a folder that ``transformers`` loads without linetune.
 
-    The folder holds ``config.json`` with the labels' names and the problem type, ``model.safetensors``, the tokenizer
-    and a model card, ``README.md``. An adapter of peft is merged into the weights. Standardised targets of a
+    The folder holds ``config.json`` with the labels' names, the problem type and how texts were read,
+    ``model.safetensors``, the tokenizer and a model card, ``README.md``. An adapter of peft
+    is merged into the weights. Standardised targets of a
     regression are worked into the last layer, so that the model's outputs are in the targets' own unit. The folder
     appears whole or not at all.
 
@@ -47,7 +48,8 @@ def export_model(
         folder: Where to write; must not exist yet, or be empty.
         tokenizer: What the model's texts are tokenized with.
         weights: State of the module in place of its own: a checkpoint's ``state_dict``.
-        facts: What the model card states, see :func:`~lightning_modules.model_card.model_card`.
+        facts: What the model card states, see :func:`~lightning_modules.model_card.model_card`; and options of the
+            datamodule for ``config.json``, ``reading``.
         onnx: Whether to write ``model.onnx`` as well; needs the extra ``onnx``.
 
     Returns:
@@ -59,6 +61,8 @@ def export_model(
     facts = dict(facts or {})
     with new_folder(folder) as unfinished, quiet_transformers():
         model = plain_model(classifier, weights)
+        # transformers keeps entries that it does not know.
+        setattr(model.config, READING_KEY, facts.get("reading") or {})
         model.save_pretrained(unfinished)
         own = tokenizer_of(model, tokenizer, facts.get("max_length"))
         own.padding_side = classifier.padding.side_for(own.padding_side)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +16,9 @@ from lightning_modules.errors import ModelError, first_line
 from lightning_modules.losses import ProblemType, check_problem_type
 from lightning_modules.model_config import set_dropout, set_label_names, set_pad_token
 from lightning_modules.packaged_models import OFFLINE_PREFIX, allowed_offline_names, packaged_folder
+
+# The entry of an exported model's config.json with the options of the datamodule: columns, maximum length, windows.
+READING_KEY = "linetune_data"
 
 
 class LoadedModel(NamedTuple):
@@ -133,16 +136,33 @@ def task_of(name: str) -> dict[str, Any]:
     Raises:
         ModelError: if there is none, or it does not say what its labels are.
     """
-    try:
-        with quiet_transformers():
-            config = AutoConfig.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"model: no configuration found for {name!r} ({first_line(error)})") from error
+    config = _own_config(name)
     if config.problem_type is None or not config.id2label:
         raise ModelError(f"model: {name!r} does not say what its task is; give num_labels and problem_type")
     is_regression = config.problem_type == "regression"
     names = [] if is_regression else [str(config.id2label[label]) for label in range(config.num_labels)]
     return {"num_labels": config.num_labels, "label_names": names, "problem_type": config.problem_type}
+
+
+def reading_of(name: str) -> dict[str, Any]:
+    """Return the options of the datamodule that an exported model was trained with; nothing for other models.
+
+    Args:
+        name: A hub name or a folder.
+
+    Raises:
+        ModelError: if there is no such model.
+    """
+    found = getattr(_own_config(name), READING_KEY, None)
+    return dict(found) if isinstance(found, Mapping) else {}
+
+
+def _own_config(name: str) -> PretrainedConfig:
+    try:
+        with quiet_transformers():
+            return AutoConfig.from_pretrained(name, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"model: no configuration found for {name!r} ({first_line(error)})") from error
 
 
 def check_label_order(source: str, stored: Sequence[str], expected: Sequence[str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -24,6 +23,7 @@ from lightning_modules.errors import ModelError
 from lightning_modules.export import can_hold_mean
 from lightning_modules.feature_cache import FeatureCache, fingerprint_of
 from lightning_modules.frozen_encoder import Features, FrozenEncoder
+from lightning_modules.ignored_warnings import ignore_calls_between_libraries, ignore_frozen_in_eval_mode
 from lightning_modules.input_limits import check_data
 from lightning_modules.length_split import split_by_length as parts_by_length
 from lightning_modules.losses import LossOptions, ProblemType, TaskLoss, check_problem_type, task_loss
@@ -37,8 +37,7 @@ from lightning_modules.trainable_parts import Trainable, frozen_modules
 from lightning_modules.trained_classifier import TrainedClassifier
 from lightning_modules.windows import mean_per_text
 
-# Lightning says so of every datamodule, whether or not it has a hook of its own.
-warnings.filterwarnings("ignore", "You have overridden `on_before_batch_transfer` in `LightningModule` but have passed")
+ignore_calls_between_libraries()
 
 
 class SequenceClassifier(ClosureModule, TrainedClassifier):
@@ -235,6 +234,8 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         check_data(self.model, data)
         self.padding.decide_side(data)
         if stage == "fit":
+            if self.trainable != "all":
+                ignore_frozen_in_eval_mode(self.model)
             if self.adapted is not None:
                 self.adapted.check_trains()
             self.temperature = 1.0

@@ -182,10 +182,12 @@ def test_a_run_on_own_texts(tiny: str, tmp_path: Path, capsys: pytest.CaptureFix
     common += ["--data.tokenizer", "offline:all-MiniLM-L6-v2", "--trainer.logger.init_args.save_dir", str(tmp_path)]
     common += ["--data.train_file", str(tmp_path / "rows.csv"), "--data.cache_dir", str(tmp_path / "cache")]
     common += ["--data.metrics", "[accuracy]", "--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false"]
-    cli.main(["fit", *common, "--data.text_columns", "text", "--data.label_column", "label"])
+    cli.main(["fit", *common])
     assert "val/accuracy" in capsys.readouterr().out
     assert (tmp_path / "own_data" / "version_0" / "checkpoints" / "best.ckpt").is_file()
-    assert "leaves a choice; name it, of the columns text, label" in failed("fit", *common, capsys=capsys)
+    (tmp_path / "others.csv").write_text("one,two\na b,c\n")
+    others = ["--data.train_file", str(tmp_path / "others.csv")]
+    assert "leaves a choice; name it, of the columns one, two" in failed("fit", *common, *others, capsys=capsys)
 
     # The checkpoint knows columns and labels: the training rows may be gone.
     run = tmp_path / "own_data" / "version_0"

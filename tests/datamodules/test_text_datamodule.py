@@ -189,6 +189,25 @@ def test_columns_are_guessed_where_there_is_no_choice(make, tmp_path, caplog):
         _ = make(train_file=file).num_labels
 
 
+def test_of_several_columns_text_and_label_are_taken_by_their_names(make, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    rows = [(row, f"title {row}", text, "yes" if row % 2 else "no") for row, text in enumerate(NUMBERED)]
+    file = write(tmp_path, "wide.csv", table(rows, "id,title,text,label"))
+    data = make(train_file=file, predict_file=write(tmp_path, "new.csv", table([("a", "b")], "title,text")))
+    data.setup("fit")
+    assert "text: text (by its name); labels: label (by its name); " in caplog.text
+    assert data.hparams.text_columns == ["text"]
+    data.setup("predict")
+    (batch,) = data.predict_dataloader()
+    assert data.tokenizer.decode(batch["input_ids"][0]) == "[CLS] b [SEP]"
+    # Both are texts, and the whole file.
+    words = write(tmp_path, "words.csv", table([("good one", "yes"), ("bad one", "no")] * 4))
+    assert make(train_file=words).label_names == ["no", "yes"]
+    # A text that is called so stays a label where it is named as one.
+    data = make(train_file=file, text_columns="title", label_column="text")
+    assert len(data.label_names) == 40
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -198,14 +217,6 @@ def test_columns_are_guessed_where_there_is_no_choice(make, tmp_path, caplog):
             r"no column 'text, other'; .*; of several columns give .* \[text,other\]$",
         ),
         ({"label_column": "stars"}, r"label_column: .* has no column 'stars'; its columns are text, other, label$"),
-        (
-            {"text_columns": "text", "label_column": None},
-            r"label_column: not named, and .*of the columns other, label$",
-        ),
-        (
-            {"text_columns": None},
-            r"text_columns: not named, and .* leaves a choice; name it, of the columns text, other",
-        ),
         (
             {"text_columns": ["text", "other", "label"]},
             r"text_columns: text, other, label; one or two different columns",
@@ -217,6 +228,16 @@ def test_columns_that_are_missing_or_open(make, options, message):
     data = make(table([("a b", "c d", "x"), ("e f", "g h", "y")] * 4, "text,other,label"), **options)
     with pytest.raises(DataError, match=message):
         _ = data.num_labels
+
+
+def test_a_column_that_is_not_named_and_has_no_usual_name_is_asked_for(make, tmp_path):
+    file = write(tmp_path, "odd.csv", table([("a b", "c d", "x"), ("e f", "g h", "y")] * 4, "Text,other,labels"))
+    for options, message in (
+        ({"text_columns": "Text"}, r"^label_column: not named, and .*of the columns other, labels$"),
+        ({"label_column": "labels"}, r"^text_columns: not named, and .* leaves a choice; .* columns Text, other$"),
+    ):
+        with pytest.raises(DataError, match=message):
+            _ = make(train_file=file, **options).num_labels
 
 
 def test_blanks_in_the_name_of_a_column_are_shown(make):
@@ -276,7 +297,9 @@ def test_files_for_every_split(make, tmp_path):
     assert by_row(data.test_dataloader()) == {0: 1}
     with pytest.raises(DataError, match=r"^test_file: not given; the test rows are read from it$"):
         make(BINARY).setup("test")
-    with pytest.raises(DataError, match=r"^train_file: not given; the train rows are read from it$"):
+    with pytest.raises(
+        DataError, match=r"^train_file: not given; the train rows are read from it; without them a model"
+    ):
         make(val_file=val).setup("fit")
 
 
@@ -324,7 +347,21 @@ def test_parquet(make, tmp_path):
         (BINARY, table([("a", "yes"), ("", "no")]), r"val\.csv, row 2: the text in column 'text' is empty; drop_empty"),
         ("text,label\n", BINARY, r"the training split has no rows$"),
         (table([("a", "x"), ("b", "x")]), BINARY, r"has one class only, 'x'; at least two are needed$"),
-        (table([("a", "x"), ("b", "")]), BINARY, r"train\.csv, row 2: the label in column 'label' is missing$"),
+        (
+            table([("a", "x"), ("b", "")]),
+            BINARY,
+            r"train\.csv, row 2: the label in column 'label' is missing; write one, or drop_",
+        ),
+        (
+            table([("a", "x")] + [("b", "")] * 6),
+            BINARY,
+            r"train\.csv, row 2, 3, 4, 5, 6, \.\.\.: the label in column 'label' is missing \(6 rows\); write one, or ",
+        ),
+        (
+            BINARY,
+            table([("a", "yes"), ("b", ""), ("c", "no"), ("d", "")]),
+            r"val\.csv, row 2, 4: the label in column 'label' is missing \(2 rows\); write one, or drop_empty leaves",
+        ),
         (
             table([("a", "x"), ("  ", "y")]),
             BINARY,
@@ -349,13 +386,36 @@ def test_rows_without_a_text_are_dropped(make):
     assert data.label_names == ["0", "1"]
     data.setup("fit")
     assert sorted(ids(data.train_dataloader()) + ids(data.val_dataloader())) == [*range(3), 4, *range(6, 40)]
-    with pytest.raises(DataError, match=r"train\.csv has no rows with a text$"):
+    with pytest.raises(DataError, match=r"train\.csv has no rows with a text and a label$"):
         make(
             table([("", "a"), ("", "b")]),
             drop_empty=True,
             label_names=["a", "b"],
             problem_type="single_label_classification",
         ).setup("fit")
+
+
+def test_rows_without_a_label_are_dropped_where_labels_are_read(make, tmp_path):
+    rows = [(text, row % 2) for row, text in enumerate(NUMBERED)]
+    rows[3], rows[5], rows[7] = (NUMBERED[3], ""), ("", ""), (NUMBERED[7], " ")
+    file = write(tmp_path, "some.csv", table(rows))
+    data = make(table(rows), test_file=file, predict_file=file, drop_empty=True)
+    data.setup()
+    labelled = [row for row in range(40) if row not in (3, 5, 7)]
+    assert sorted(ids(data.train_dataloader()) + ids(data.val_dataloader())) == labelled
+    assert by_row(data.test_dataloader()) == {row: row % 2 for row in labelled}
+    assert sorted(ids(data.predict_dataloader())) == [row for row in range(40) if row != 5]
+
+    columns = table([(text, 1, "" if row == 2 else 0) for row, text in enumerate(NUMBERED)], "text,glad,sad")
+    data = make(columns, label_column=["glad", "sad"], drop_empty=True)
+    data.setup("fit")
+    assert sorted(ids(data.train_dataloader()) + ids(data.val_dataloader())) == [0, 1, *range(3, 40)]
+    rows = [{"text": text, "score": None if row == 4 else row + 0.5} for row, text in enumerate(NUMBERED)]
+    data = make(train_file=write(tmp_path, "scores.jsonl", rows), label_column="score", drop_empty=True)
+    data.setup("fit")
+    assert sorted(ids(data.train_dataloader()) + ids(data.val_dataloader())) == [*range(4), *range(5, 40)]
+    with pytest.raises(DataError, match=r"'sad' is missing; allowed are 0 and 1, and drop_empty leaves such rows out$"):
+        make(columns, label_column=["glad", "sad"]).setup("fit")
 
 
 # Predict

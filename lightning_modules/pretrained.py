@@ -136,7 +136,7 @@ def task_of(name: str) -> dict[str, Any]:
     Raises:
         ModelError: if there is none, or it does not say what its labels are.
     """
-    config = _own_config(name)
+    config: Any = _own_config(name)
     if config.problem_type is None or not config.id2label:
         raise ModelError(f"model: {name!r} does not say what its task is; give num_labels and problem_type")
     is_regression = config.problem_type == "regression"

@@ -166,7 +166,7 @@ def test_a_folder_of_several_fits_does_not_tell_whose_a_checkpoint_is(tmp_path: 
     with pytest.raises(MisconfigurationException, match=f"^ckpt_path: best: {several} the path"):
         best_of_run(config)
     with pytest.raises(MisconfigurationException, match=f"^ckpt_path: last: {several} the path"):
-        last_checkpoint(Namespace(config=[config]), "validate")
+        last_checkpoint(Namespace(config=[config], trainer=Namespace()), "validate")
 
 
 def test_errors_of_export_name_its_own_help(capsys: pytest.CaptureFixture[str]) -> None:

@@ -424,7 +424,7 @@ class OnRank(Net):
         torch.manual_seed(torch.initial_seed() + self.global_rank)
 
     def on_train_end(self) -> None:
-        course = self.trainer.callbacks[0]
+        (course,) = (each for each in self.trainer.callbacks if isinstance(each, Course))
         state = final_state(self.trainer) | {"batches": course.batches}
         torch.save(state, f"{self.trainer.default_root_dir}/rank{self.global_rank}.pt")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
@@ -32,8 +33,8 @@ def last_checkpoint(config: Namespace, subcommand: str) -> str | None:
 
     Looked through are the folders that the trainer's ModelCheckpoint may write into: its own `dirpath`, and
     ``save_dir/name/*/checkpoints`` of the first logger, for every version there; under SLURM also what Lightning saves
-    before a job is requeued. With the configuration of a run, that run's folder alone is looked through, and for `fit`
-    those of the runs that went on from it.
+    before a job is requeued. With the configuration that a run saved, that run's folder alone is looked through, and
+    for `fit` those of the runs that went on from it.
 
     Args:
         config: The configuration of the subcommand.
@@ -46,7 +47,8 @@ def last_checkpoint(config: Namespace, subcommand: str) -> str | None:
     Raises:
         MisconfigurationException: there is no checkpoint, and the subcommand needs one.
     """
-    found, beside = checkpoint_folders(config.trainer), _beside_config(config)
+    beside = _beside_config(config, subcommand)
+    found = checkpoint_folders(config.trainer)
     if beside is not None:
         found = _of_run(beside, found or []) if subcommand == "fit" else [beside]
     if found is None:
@@ -108,13 +110,29 @@ def checkpoint_folders(trainer: Namespace) -> list[Path] | None:
     return found
 
 
-def _beside_config(config: Namespace) -> Path | None:
-    """Return the checkpoints beside the last of the configurations that is a run's own; None without one."""
-    beside = [Path(str(each)).expanduser().absolute().parent / "checkpoints" for each in config.get("config") or []]
-    folder = next((each for each in reversed(beside) if each.is_dir()), None)
-    if folder is not None and (several := configs_in(folder.parent)):
+def _beside_config(config: Namespace, subcommand: str) -> Path | None:
+    """Return the checkpoints beside the last of the configurations that a run has saved; None without one."""
+    saved = [file for each in config.get("config") or [] if _is_saved(file := Path(str(each)).expanduser().absolute())]
+    folder = next((place for file in reversed(saved) if (place := file.parent / "checkpoints").is_dir()), None)
+    if folder is None:
+        return None
+    several = configs_in(folder.parent)
+    if several and not (subcommand == "fit" and _is_one_run(folder)):
         raise MisconfigurationException(f"ckpt_path: last: {several}; give the path of a checkpoint")
     return folder
+
+
+def _is_saved(config: Path) -> bool:
+    """Return whether a run has saved a configuration; a user may write one beside a folder `checkpoints`, too."""
+    with contextlib.suppress(OSError), config.open(encoding="utf-8", errors="replace") as lines:
+        return config.match("config*.yaml") and lines.readline().startswith("# lightning.pytorch==")
+    return False
+
+
+def _is_one_run(folder: Path) -> bool:
+    """Return whether all configurations beside a folder but the first are of fits that went on from it."""
+    configs = [file for file in folder.parent.glob("config*.yaml") if _is_saved(file)]
+    return _went_on_from(folder).count(folder.resolve()) >= len(configs) - 1
 
 
 def _of_run(folder: Path, others: Sequence[Path]) -> list[Path]:

@@ -18,6 +18,9 @@ WHOLE = {
     **{"optimizer_states": [{}], "lr_schedulers": [], "loops": {}, "callbacks": {}},
 }
 
+# The first line of a configuration that lightning 2.6.6 has saved.
+HEADER = "# lightning.pytorch==2.6.6\n"
+
 
 def configuration(root: Path, logger: Any = None, callbacks: list[Namespace] | None = None) -> Namespace:
     return Namespace(trainer=Namespace(default_root_dir=str(root), logger=logger, callbacks=callbacks))
@@ -119,7 +122,7 @@ def test_the_configuration_of_a_run_stands_for_that_run_and_those_that_went_on_f
         saved(tmp_path / f"exp/version_{number}/checkpoints/last.ckpt", age=40 - 10 * number) for number in range(4)
     )
     for file, start in (first, None), (other, None), (second, first), (third, second):
-        (file.parent.parent / "config.yaml").write_text(f"ckpt_path: {start or 'null'}\nverbose: true\n")
+        (file.parent.parent / "config.yaml").write_text(f"{HEADER}ckpt_path: {start or 'null'}\nverbose: true\n")
     own = [str(tmp_path / "exp/version_0/config.yaml"), str(tmp_path / "one_more.yaml")]
 
     def last(subcommand: str, *configs: str) -> str | None:
@@ -137,6 +140,35 @@ def test_the_configuration_of_a_run_stands_for_that_run_and_those_that_went_on_f
     assert last("fit", str(other.parent.parent / "config.yaml")) == str(other)
     first.unlink()
     assert last("fit", *own) is None
+
+
+def test_a_configuration_of_the_users_beside_checkpoints_is_not_that_of_a_run(tmp_path: Path) -> None:
+    """A project's folder has `checkpoints` of runs without a logger, which have nothing to do with an experiment."""
+    saved(tmp_path / "checkpoints/last.ckpt")
+    newest = saved(tmp_path / "exp/version_0/checkpoints/last.ckpt", age=20)
+    config = configuration(tmp_path, logger(tmp_path))
+    for name, text in ("mine.yaml", "trainer: {}\n"), ("config.yaml", "trainer: {}\n"), ("copy.yaml", HEADER):
+        (tmp_path / name).write_text(text)
+        config.config = [str(tmp_path / name)]
+        assert last_checkpoint(config, "fit") == last_checkpoint(config, "predict") == str(newest)
+
+
+def test_a_run_without_a_logger_goes_on_any_number_of_times(tmp_path: Path) -> None:
+    """Each start saves its configuration in the same folder, since it has another `ckpt_path`."""
+    last = saved(tmp_path / "checkpoints/last.ckpt")
+    names = ("config.yaml", "config-v1.yaml", "config-v2.yaml")
+    for start, name in zip(("null", last, last), names, strict=True):
+        (tmp_path / name).write_text(f"{HEADER}ckpt_path: {start}\n")
+    (tmp_path / "mine.yaml").write_text("trainer: {}\n")
+    config = configuration(tmp_path, logger=False)
+    for name in ("mine.yaml", *names):
+        config.config = [str(tmp_path / name)]
+        assert last_checkpoint(config, "fit") == str(last)
+    (tmp_path / "config-v3.yaml").write_text(f"{HEADER}ckpt_path: null\n")  # another run
+    with pytest.raises(MisconfigurationException, match="holds the configurations of several runs"):
+        last_checkpoint(config, "fit")
+    config.config = [str(tmp_path / "mine.yaml")]
+    assert last_checkpoint(config, "fit") == str(last)
 
 
 def test_leftovers_of_killed_processes_are_removed(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_modules.batches import Batch
 from lightning_modules.input_limits import takes_token_types
@@ -29,8 +29,8 @@ class BatchLogits:
         packing: What of the model may run without padding; None until :meth:`skip_padding`.
     """
 
-    def __init__(self, module: nn.Module, pad_token_id: int | None) -> None:
-        self._module: Any = module
+    def __init__(self, module: Any, pad_token_id: int | None) -> None:
+        self._module = module
         self._pad_token_id = pad_token_id
         self._left_out = _NO_INPUTS if takes_token_types(module.model) else (*_NO_INPUTS, "token_type_ids")
         self.padding = Padding(module.model, self.with_padding)

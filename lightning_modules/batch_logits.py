@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_modules.batches import Batch
 from lightning_modules.input_limits import takes_token_types
@@ -21,7 +21,7 @@ class BatchLogits:
     """Runs a classifier on a batch and returns logits, a row for each row of ``input_ids``.
 
     Args:
-        model: The classifier.
+        module: Has the classifier as its attribute ``model``, which may be wrapped or replaced later.
         pad_token_id: The padding token of its configuration, None where it has none.
 
     Attributes:
@@ -29,11 +29,11 @@ class BatchLogits:
         packing: What of the model may run without padding; None until :meth:`skip_padding`.
     """
 
-    def __init__(self, model: nn.Module, pad_token_id: int | None) -> None:
-        self._model: Any = model
+    def __init__(self, module: Any, pad_token_id: int | None) -> None:
+        self._module = module
         self._pad_token_id = pad_token_id
-        self._left_out = _NO_INPUTS if takes_token_types(model) else (*_NO_INPUTS, "token_type_ids")
-        self.padding = Padding(model, self.with_padding)
+        self._left_out = _NO_INPUTS if takes_token_types(module.model) else (*_NO_INPUTS, "token_type_ids")
+        self.padding = Padding(module.model, self.with_padding)
         self.packing: Packing | None = None
         self._always_packs = False
 
@@ -47,8 +47,9 @@ class BatchLogits:
         Raises:
             ModelError: if it is always to be done, and the model does not allow it.
         """
+        model = self._module.model
         side: Literal["right", "left"] = "right" if self.padding.is_free("right") else "left"
-        self.packing, self._always_packs = Packing(self._model, layer_modules(self._model, module_order), side), always
+        self.packing, self._always_packs = Packing(model, layer_modules(model, module_order), side), always
         if always:
             self.packing.check()
 
@@ -68,4 +69,4 @@ class BatchLogits:
             # Decoders read their logits at the last token that is not the model's own padding token, whatever the mask
             # says; tokenizers may pad with another one.
             inputs["input_ids"] = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, self._pad_token_id)
-        return self._model(**inputs).logits
+        return self._module.model(**inputs).logits

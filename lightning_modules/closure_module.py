@@ -185,6 +185,8 @@ class ClosureModule(LightningModule):
 
     def setup(self, stage: str) -> None:
         compile_loss_alone(self)
+        if self._axis not in self.trainer.callbacks:  # type: ignore[attr-defined]
+            self._axis.setup(self.trainer, self, stage)  # a subclass returns callbacks of its own alone
 
     @property
     def lr(self) -> float | None:

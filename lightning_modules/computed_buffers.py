@@ -13,7 +13,7 @@ def computed_buffers(module: nn.Module) -> dict[str, Tensor]:
     Lightning's ``bf16-true`` and ``16-true`` call, does not.
     """
     stored = module.state_dict().keys()
-    buffers = module.named_buffers()
+    buffers = module.named_buffers(remove_duplicate=False)  # each name is converted by itself
     return {name: buffer for name, buffer in buffers if buffer.is_floating_point() and name not in stored}
 
 
@@ -31,5 +31,7 @@ def restore_rounded(module: nn.Module, exact: dict[str, Tensor]) -> None:
         owner, _, own_name = name.rpartition(".")
         holder = module.get_submodule(owner)
         converted = getattr(holder, own_name)
+        if converted.is_meta:
+            continue
         if converted.dtype.itemsize < buffer.dtype.itemsize and not converted.to(buffer).equal(buffer):
             setattr(holder, own_name, buffer.to(converted.device))

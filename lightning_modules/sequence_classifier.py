@@ -153,7 +153,7 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         self.trainable = trainable
         self.trust_remote_code = trust_remote_code
         self.train()
-        self._logits = BatchLogits(self.model, pad_token_id)
+        self._logits = BatchLogits(self, pad_token_id)
         self.padding = self._logits.padding
         self.frozen_encoder = FrozenEncoder(self.model, self._logits)
         folder = cache_features if isinstance(cache_features, str) else None

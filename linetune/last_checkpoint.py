@@ -47,7 +47,8 @@ def last_checkpoint(config: Namespace, subcommand: str) -> str | None:
     Raises:
         MisconfigurationException: there is no checkpoint, and the subcommand needs one.
     """
-    found, beside = checkpoint_folders(config.trainer), _beside_config(config, subcommand)
+    beside = _beside_config(config, subcommand)
+    found = checkpoint_folders(config.trainer)
     if beside is not None:
         found = _of_run(beside, found or []) if subcommand == "fit" else [beside]
     if found is None:

@@ -153,10 +153,9 @@ def test_a_folder_of_several_fits_does_not_tell_whose_a_checkpoint_is(tmp_path: 
     (tmp_path / "checkpoints").mkdir()
     config, checkpoint = str(tmp_path / "config.yaml"), tmp_path / "checkpoints" / "best.ckpt"
     checkpoint.touch()
-    for name in ("config.yaml", "config-v1.yaml"):
-        (tmp_path / name).write_text(
-            "verbose: true\n" if "v1" in name else "# lightning.pytorch==2.6.6\n"
-        )  # the second one is of `validate`
+    # The second one is of `validate`.
+    for name, options in ("config.yaml", ""), ("config-v1.yaml", "verbose: true\n"):
+        (tmp_path / name).write_text(f"# lightning.pytorch==2.6.6\n{options}")
     assert config_of_checkpoint(str(checkpoint)) == tmp_path / "config.yaml"
     assert best_of_run(config) == checkpoint
     (tmp_path / "config-v2.yaml").write_text("model: {}\n")
@@ -166,7 +165,7 @@ def test_a_folder_of_several_fits_does_not_tell_whose_a_checkpoint_is(tmp_path: 
     with pytest.raises(MisconfigurationException, match=f"^ckpt_path: best: {several} the path"):
         best_of_run(config)
     with pytest.raises(MisconfigurationException, match=f"^ckpt_path: last: {several} the path"):
-        last_checkpoint(Namespace(config=[config], trainer=Namespace()), "validate")
+        last_checkpoint(Namespace(config=[config]), "validate")
 
 
 def test_errors_of_export_name_its_own_help(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import LambdaCallback
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -81,6 +82,36 @@ def test_the_trainers_count_of_batches_per_step(tmp_path: Path) -> None:
     module.fails = False
     trainer.fit(module, DataLoader(torch.ones(16, 4), batch_size=4))
     assert trainer.global_step == 2
+
+
+class OwnCallbacks(Small):
+    """Returns callbacks of its own alone, as modules of Lightning do."""
+
+    def configure_callbacks(self) -> list[Callback]:
+        return []
+
+
+def test_a_module_with_callbacks_of_its_own_alone_counts_steps_too(tmp_path: Path) -> None:
+    module = OwnCallbacks(accumulate_grad_batches=2)
+    module.fails = False
+    axis = []
+    counts = LambdaCallback(
+        on_train_batch_end=lambda trainer, *_: axis.append((trainer.accumulate_grad_batches, trainer.log_every_n_steps))
+    )
+    trainer = Trainer(
+        accelerator="cpu",
+        callbacks=[counts],
+        default_root_dir=tmp_path,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        max_epochs=1,
+        log_every_n_steps=7,
+    )
+    trainer.fit(module, DataLoader(torch.ones(16, 4), batch_size=4))
+    assert axis == [(2, 0), (2, 7)] * 2
+    assert (trainer.accumulate_grad_batches, trainer.log_every_n_steps) == (1, 7)
 
 
 def test_frozen_parts(tmp_path: Path) -> None:

@@ -51,3 +51,15 @@ def test_every_kind_of_computed_buffer_works_beside_half_precision(family: str, 
     assert {p.dtype for p in module.parameters()} == {torch.bfloat16}
     with torch.no_grad():
         assert module.model(**family_batch()).logits.dtype == torch.bfloat16
+
+
+def test_a_buffer_of_two_names_stays_exact_under_both_and_meta_tensors_are_left(tmp_path: Path) -> None:
+    family_model("llama").save_pretrained(tmp_path)
+    module = SequenceClassifier(str(tmp_path))
+    shared = torch.rand(4)
+    for name in ("one", "other"):
+        module.model.register_buffer(name, shared, persistent=False)
+    module.to(torch.bfloat16)
+    assert torch.equal(module.model.one, shared)
+    assert torch.equal(module.model.other, shared)
+    assert module.to("meta", torch.float16).model.one.is_meta

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import LambdaCallback, ModelCheckpoint
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, LambdaCallback, ModelCheckpoint
 from torch.optim import SGD, AdamW
 from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, OneCycleLR, ReduceLROnPlateau
 from transformers import LlamaConfig
@@ -385,3 +385,41 @@ def test_a_checkpoint_of_another_architecture_is_one_line(tiny: str, tmp_path: P
     with pytest.raises(ModelError, match=r"another architecture.* is \(16.*\) in the checkpoint and \(32") as raised:
         trainer(tmp_path).validate(wider, TinyData(), ckpt_path=str(tmp_path / "a.ckpt"), verbose=False)
     assert "\n" not in str(raised.value)
+
+
+class LogsLoss(Callback):
+    """Logs the validation loss under a name of its own."""
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        pl_module.log("val_loss", trainer.callback_metrics["val/loss"])
+
+
+@pytest.mark.parametrize(
+    "logs",
+    [LogsLoss(), LambdaCallback(on_validation_epoch_end=lambda *given: LogsLoss().on_validation_epoch_end(*given))],
+)
+def test_a_callback_of_the_users_may_log_what_is_monitored(logs: Callback, tiny: str, tmp_path: Path) -> None:
+    stops = EarlyStopping("val_loss")
+    run = trainer(tmp_path, callbacks=[logs, stops], num_sanity_val_steps=0)
+    run.fit(SequenceClassifier(tiny), TinyData())
+    assert stops.best_score == run.callback_metrics["val/loss"]
+
+
+class Counts(torch.nn.Module):
+    """Counts the calls of a model."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.wrapped, self.config, self.calls = model, model.config, 0
+
+    def forward(self, **inputs: Any) -> Any:
+        self.calls += 1
+        return self.wrapped(**inputs)
+
+
+def test_a_model_that_is_wrapped_later_is_the_one_that_runs(tiny: str, tmp_path: Path) -> None:
+    module = SequenceClassifier(tiny)
+    module.model = Counts(module.model)
+    run = trainer(tmp_path, num_sanity_val_steps=0)
+    run.fit(module, TinyData(count=32, batch_size=8))
+    assert module.model.calls >= run.global_step + 4  # of the validation

@@ -29,6 +29,7 @@ from callbacks import (
 from callbacks.checkpoint_io import write_atomically
 from datamodules import DataError, GLUEDataModule
 from lightning_modules import ModelError, SequenceClassifier
+from linetune import help_text
 from linetune.adapter_config import drop_unwritten_loftq
 from linetune.arguments import check_argument_order
 from linetune.config_errors import OneLineErrorParser, line_about_what_was_given, refuses_arguments
@@ -73,7 +74,11 @@ def main(args: ArgsType = None) -> None:
                 seed_everything_default=0,
                 trainer_defaults={"callbacks": [HyperparameterLogger(), RunSummary(), SaveOnInterrupt()]},
                 parser_class=OneLineErrorParser,
-                parser_kwargs={"prog": "linetune", "version": __version__},
+                parser_kwargs={
+                    "version": __version__,
+                    "description": help_text.PROGRAM,
+                    "formatter_class": help_text.ExamplesFormatter,
+                },
                 trainer_class=LinetuneTrainer,
                 args=args,
             )
@@ -103,6 +108,9 @@ class LinetuneCLI(LightningCLI):
         given = sys.argv[1:] if args is None else args
         self.given: list[str] = given if isinstance(given, list) else []
         self.folders = RunFolders([], [])
+        if "fit" in self.subcommands():
+            of_fit = {"description": help_text.FIT, "formatter_class": help_text.ExamplesFormatter}
+            kwargs["parser_kwargs"] = {**kwargs.get("parser_kwargs", {}), "fit": of_fit}
         try:
             with own_defaults():
                 super().__init__(args=args, **kwargs)

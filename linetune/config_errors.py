@@ -40,6 +40,10 @@ class OneLineErrorParser(LightningArgumentParser):
 
     config_file: Any = None
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # jsonargparse makes parsers of its own for the help of a class.
+        super().__init__(*args, **{"prog": "linetune", **kwargs})
+
     def parse_args(self, args: Any = None, *others: Any, **kwargs: Any) -> Namespace:  # type: ignore[override]
         if hasattr(self, "subcommand"):
             args = configs_first(args)

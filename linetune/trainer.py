@@ -10,7 +10,7 @@ from linetune.checkpoint_export import export_checkpoint, upload
 
 
 class LinetuneTrainer(Trainer):
-    """Lightning's Trainer with the subcommand ``export``."""
+    """Trainer of Lightning: devices, precision, length of the run, logger and callbacks; and ``export``."""
 
     def export(
         self,

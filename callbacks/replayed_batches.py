@@ -17,7 +17,7 @@ from torchmetrics import Metric, MetricCollection
 
 from callbacks.quiet_steps import quiet
 from optimizers.random_state import GeneratorStates, generator_states, set_generator_states
-from optimizers.replayed import moving_buffers
+from optimizers.replayed import BufferValues, moving_buffers
 
 
 class _RandomStates(NamedTuple):
@@ -121,8 +121,7 @@ def _wide(loss: Tensor) -> Tensor:
 @contextmanager
 def _untouched(module: nn.Module) -> Iterator[None]:
     """Context in which forward passes leave a module's buffers and metrics as they were."""
-    buffers = moving_buffers(module)
-    before = [buffer.clone() for buffer in buffers]
+    buffers = BufferValues(moving_buffers(module))
     metrics = [each for each in module.modules() if isinstance(each, (Metric, MetricCollection))]
     attributes = [dict(vars(metric)) for metric in metrics]
     for metric in metrics:
@@ -136,6 +135,4 @@ def _untouched(module: nn.Module) -> Iterator[None]:
         for metric, values in zip(metrics, attributes, strict=True):
             vars(metric).clear()
             vars(metric).update(values)
-        with torch.no_grad():
-            for buffer, value in zip(buffers, before, strict=True):
-                buffer.copy_(value)
+        buffers.put_back()

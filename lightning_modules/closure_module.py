@@ -20,7 +20,7 @@ from torchmetrics import Metric, MetricCollection
 
 from lightning_modules.batches import count_examples
 from lightning_modules.checkpoint_check import check_loadable, check_moved_parameters, check_optimizer_state
-from lightning_modules.closures import StepClosures
+from lightning_modules.closures import StepClosures, checked_loss
 from lightning_modules.combinations import check_combination
 from lightning_modules.compilation import compile_loss_alone
 from lightning_modules.cpu_products import CpuProducts
@@ -33,6 +33,7 @@ from lightning_modules.learning_rates import LearningRates
 from lightning_modules.lightning_callbacks import check_arguments, check_callbacks, check_rate_monitor
 from lightning_modules.logged_once import LoggedOnce, metrics_within
 from lightning_modules.model_checkpoints import carry_over_best, save_by_step_and_time
+from lightning_modules.module_arguments import check_module_arguments
 from lightning_modules.optimizer_calls import backward_of, check_step, step_context, step_keywords
 from lightning_modules.optimizer_making import make_optimizer
 from lightning_modules.optimizer_modes import OptimizerModes
@@ -46,7 +47,7 @@ from lightning_modules.step_axis import StepAxis
 from lightning_modules.unused_parameters import check_gradients_of_ranks
 from lightning_modules.whole_evaluation import WholeEvaluation
 from optimizers import ParabolicAdam, ParamGroups, scale_learning_rates
-from optimizers.replayed import moving_buffers
+from optimizers.replayed import BufferPlace, moving_buffers
 from optimizers.shards import complete_state
 
 # Lightning weights a logged loss by an integer; weights of batches need not be integers.
@@ -101,14 +102,9 @@ class ClosureModule(LightningModule):
         max_skipped_steps: int = 20,
     ) -> None:
         super().__init__()
-        if accumulate_grad_batches < 1:
-            raise ModelError(f"accumulate_grad_batches: {accumulate_grad_batches} is not allowed; 1 or more")
-        if not callable(optimizer):
-            name = optimizer if isinstance(optimizer, str) else f"one {type(optimizer).__name__} that is made already"
-            raise ModelError(f"optimizer: {name} is not allowed; a class, or functools.partial(AdamW, lr=1e-4)")
-        if lr_scheduler is not None and not isinstance(lr_scheduler, Schedule):
-            name = getattr(lr_scheduler, "__name__", type(lr_scheduler).__name__)
-            raise ModelError(f"lr_scheduler: {name} is not a Schedule; give lightning_modules.Schedule({name})")
+        check_module_arguments(
+            optimizer, lr_scheduler, param_groups, accumulate_grad_batches, gradient_clip, max_skipped_steps
+        )
         self.automatic_optimization = False
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
@@ -119,7 +115,7 @@ class ClosureModule(LightningModule):
         self._finite_steps = FiniteSteps(max_skipped_steps)
         self._logged_skipped: int | None = None
         self._own_step_size = OwnStepSize()
-        self._buffers_that_move: list[Tensor] = []
+        self._buffers_that_move: list[BufferPlace] = []
         self._sharded_modules: list[FSDPModule] = []
         self._metrics_within: list[Metric | MetricCollection] = []
         self.new_parameter_names: Sequence[str] = ()
@@ -262,8 +258,10 @@ class ClosureModule(LightningModule):
 
     def _single_optimizer(self) -> LightningOptimizer:
         optimizer = self.optimizers()
-        if not isinstance(optimizer, LightningOptimizer):
-            raise ModelError(f"configure_optimizers: one optimizer is expected, got {len(self.trainer.optimizers)}")
+        # In place of none Lightning puts one without groups.
+        if not isinstance(optimizer, LightningOptimizer) or not optimizer.param_groups:
+            number = sum(bool(each.param_groups) for each in self.trainer.optimizers)
+            raise ModelError(f"configure_optimizers: one optimizer is expected, got {number}")
         return optimizer
 
     @property
@@ -298,7 +296,7 @@ class ClosureModule(LightningModule):
         for part in self.prepare_batch(batch, f"{stage}{set_index}"):
             # Lightning 2.6 averages the batch sizes of ranks as integers, and rounds down: each is made divisible.
             terms = max(1, round(float(self.mean_over(part)) * _WEIGHT_UNITS)) * self.trainer.world_size
-            self.log(name, self.compute_loss(part), batch_size=terms, **options)
+            self.log(name, checked_loss(self.compute_loss(part)), batch_size=terms, **options)
 
     # Optimizer and schedule
 

@@ -17,7 +17,7 @@ from lightning_modules.errors import ModelError
 from optimizers import candidate_losses
 from optimizers.finite_steps import all_finite
 from optimizers.random_state import ReplayedDraws
-from optimizers.replayed import ReplayedBuffers
+from optimizers.replayed import BufferPlace, ReplayedBuffers
 
 
 class StepClosures:
@@ -77,7 +77,7 @@ class StepClosures:
         mean_over: Callable[[Any], float | Tensor] | None = None,
         sum_over_ranks: Callable[[Tensor], Tensor] | None = None,
         parameters: Sequence[Tensor] = (),
-        buffers: Sequence[Tensor] = (),
+        buffers: Sequence[BufferPlace] = (),
         after_evaluation: Callable[[], None] = lambda: None,
         computation: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
@@ -212,9 +212,21 @@ def _fresh_loss(compute_loss: Callable[[Any], Tensor], batch: Any) -> Tensor:
     # Inside one autocast context PyTorch keeps low-precision copies of the weights; between trials those are stale.
     torch.clear_autocast_cache()
     # It may take entries out of its batch.
-    loss = compute_loss(copy(batch) if isinstance(batch, MutableMapping | MutableSequence) else batch)
-    # A number is enough for an optimizer without gradients.
-    if not isinstance(loss, float) and (not isinstance(loss, Tensor) or loss.ndim):
-        given = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-        raise ModelError(f"compute_loss has to return the mean loss, a tensor without dimensions; got {given}")
-    return loss
+    return checked_loss(compute_loss(copy(batch) if isinstance(batch, MutableMapping | MutableSequence) else batch))
+
+
+def checked_loss(loss: Any) -> Tensor:
+    """Return what a module's ``compute_loss`` has returned.
+
+    Args:
+        loss: A tensor without dimensions; a number is enough for an optimizer without gradients.
+
+    Raises:
+        ModelError: if it is something else.
+    """
+    if isinstance(loss, float) or (isinstance(loss, Tensor) and not loss.ndim and not loss.is_complex()):
+        return loss  # type: ignore[return-value]
+    given = type(loss).__name__
+    if isinstance(loss, Tensor):
+        given = "complex numbers" if loss.is_complex() else f"a tensor of shape {tuple(loss.shape)}"
+    raise ModelError(f"compute_loss has to return the mean loss, a real tensor without dimensions; got {given}")

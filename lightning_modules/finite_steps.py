@@ -38,13 +38,11 @@ class FiniteSteps:
         made: Whether any step was made.
 
     Raises:
-        ModelError: if ``max_in_a_row`` is out of range; from :meth:`step`, after that many; from :meth:`finish`, if no
-            step of the run was made.
+        ModelError: from :meth:`step`, after that many; from :meth:`finish`, if no step of the run was
+            made.
     """
 
     def __init__(self, max_in_a_row: int) -> None:
-        if max_in_a_row < 1:
-            raise ModelError(f"max_skipped_steps: {max_in_a_row} is not allowed; 1 or more")
         self.max_in_a_row = max_in_a_row
         self.skipped = 0
         self.in_a_row = 0

@@ -73,9 +73,12 @@ def _arguments(factory: Callable[..., Any]) -> tuple[bool, bool]:
 
 def _made(make: Callable[..., Optimizer], factory: Callable[..., Any], keywords: Mapping[str, Any]) -> Optimizer:
     try:
-        return make(**keywords)
+        made = make(**keywords)
     except Exception as error:
         if isinstance(error, (TypeError, ValueError, NotImplementedError)) or is_installed(factory):
             name = "" if name_of(factory) in str(error) else f"{name_of(factory)}: "
             raise ModelError(f"optimizer: {name}{error}") from error
         raise
+    if not all(hasattr(made, name) for name in ("step", "param_groups", "state_dict")):
+        raise ModelError(f"optimizer: {name_of(factory)} has made a {type(made).__name__}, which is no optimizer")
+    return made

@@ -4,13 +4,50 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from optimizers.random_state import ReplayedDraws
 from optimizers.step_contract import Closure, Evaluate
+
+# Entries of a buffer of whole numbers. Counts are smaller; masks, which some language models keep, are larger.
+_LARGEST_COUNTS = 2**16
+
+
+class BufferPlace(NamedTuple):
+    """Where a buffer is: a forward pass may change its values, or put another tensor there.
+
+    Args:
+        owner: The module that has it.
+        name: The attribute.
+    """
+
+    owner: nn.Module
+    name: str
+
+
+class BufferValues:
+    """What buffers hold at a moment, to be put back later.
+
+    Args:
+        places: The buffers.
+    """
+
+    def __init__(self, places: Iterable[BufferPlace]) -> None:
+        self._held = [(place, getattr(*place)) for place in places]
+        self._buffers = [buffer for _, buffer in self._held if buffer is not None]
+        self._values = [buffer.clone() for buffer in self._buffers]
+
+    @torch.no_grad()
+    def put_back(self) -> None:
+        """Put the same tensors, with the same values, where they were."""
+        for (owner, name), buffer in self._held:
+            if getattr(owner, name) is not buffer:
+                setattr(owner, name, buffer)
+        if self._buffers:
+            torch._foreach_copy_(self._buffers, self._values)
 
 
 class ReplayedBuffers:
@@ -20,45 +57,46 @@ class ReplayedBuffers:
     step moves them once, however many trials it makes.
 
     Args:
-        buffers: The buffers; with none, nothing is done.
+        places: The buffers; with none, nothing is done.
     """
 
-    def __init__(self, buffers: Iterable[Tensor]) -> None:
-        self._buffers = list(buffers)
-        self._before: list[Tensor] | None = None
-        self._after: list[Tensor] | None = None
+    def __init__(self, places: Iterable[BufferPlace]) -> None:
+        self._places = list(places)
+        self._before: BufferValues | None = None
+        self._after: BufferValues | None = None
 
     @contextmanager
     def replayed(self) -> Iterator[None]:
         """Context of one run."""
-        if not self._buffers:
+        if not self._places:
             yield
         elif self._before is None:
-            self._before = [buffer.clone() for buffer in self._buffers]
+            self._before = BufferValues(self._places)
             yield
-            self._after = [buffer.clone() for buffer in self._buffers]
+            self._after = BufferValues(self._places)
         else:
-            self._put(self._before)
+            self._before.put_back()
             try:
                 yield
             finally:
                 if self._after is not None:
-                    self._put(self._after)
-
-    @torch.no_grad()
-    def _put(self, values: list[Tensor]) -> None:
-        torch._foreach_copy_(self._buffers, values)
+                    self._after.put_back()
 
 
-def moving_buffers(module: nn.Module) -> list[Tensor]:
-    """Return the buffers of a module that a forward pass may change: numbers with a fraction, and single counts.
+def moving_buffers(module: nn.Module) -> list[BufferPlace]:
+    """Return the buffers of a module that a forward pass may change: all but large ones of whole numbers or bools.
 
-    Masks and positions, which some language models keep by the megabyte, are neither.
+    Those are masks and positions, which some language models keep by the megabyte.
 
     Args:
         module: Any module.
     """
-    return [buffer for buffer in module.buffers() if buffer.is_floating_point() or buffer.numel() == 1]
+    return [
+        BufferPlace(owner, name)
+        for owner in module.modules()
+        for name, buffer in owner.named_buffers(recurse=False)
+        if buffer.is_floating_point() or buffer.is_complex() or buffer.numel() <= _LARGEST_COUNTS
+    ]
 
 
 def replayed(closure: Closure, evaluate: Evaluate, module: nn.Module) -> tuple[Closure, Evaluate]:

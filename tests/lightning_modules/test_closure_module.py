@@ -27,7 +27,7 @@ from lightning_modules import (
     Triangular,
 )
 from lightning_modules.batches import count_examples
-from optimizers import GLD, AdamSLS, ParabolicAdam, SaLSA
+from optimizers import GLD, AdamSLS, ParabolicAdam, ParamGroups, SaLSA
 from tests.tiny_models import TinyData, save_tiny_bert
 
 
@@ -198,15 +198,17 @@ def test_examples_are_counted_in_a_dataclass() -> None:
         (lambda loss: {"loss": loss}, "dict"),
         (lambda loss: loss.expand(2), r"shape \(2,\)"),
         (lambda loss: None, "None"),
+        (lambda loss: loss + 0j, "complex numbers"),
     ],
 )
-def test_a_loss_that_is_no_scalar_is_one_line(loss: Any, given: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("sanity_steps", [0, 2])
+def test_a_loss_that_is_no_scalar_is_one_line(loss: Any, given: str, sanity_steps: int, tmp_path: Path) -> None:
     class Other(Regression):
         def compute_loss(self, batch: Any) -> Any:
             return loss(super().compute_loss(batch))
 
     with pytest.raises(ModelError, match=f"compute_loss has to return the mean loss.*{given}"):
-        fit(Other(), data(8), tmp_path, num_sanity_val_steps=0)
+        fit(Other(), data(8), tmp_path, num_sanity_val_steps=sanity_steps)
 
 
 @pytest.mark.parametrize(("terms", "is_allowed"), [(torch.tensor(8), True), (0, False)])
@@ -220,13 +222,34 @@ def test_the_terms_of_a_mean_are_a_positive_number(terms: Any, is_allowed: bool,
         fit(Counted(), data(8), tmp_path, num_sanity_val_steps=0)
 
 
-def test_two_optimizers_are_one_line(tmp_path: Path) -> None:
-    class Two(Regression):
+@pytest.mark.parametrize("number", [0, 2])
+def test_another_number_of_optimizers_than_one_is_one_line(number: int, tmp_path: Path) -> None:
+    class Other(Regression):
         def configure_optimizers(self) -> Any:
-            return [torch.optim.SGD(self.parameters(), lr=0.1) for _ in range(2)]
+            return [torch.optim.SGD(self.parameters(), lr=0.1) for _ in range(number)] or None
 
-    with pytest.raises(ModelError, match="one optimizer is expected, got 2"):
-        fit(Two(), data(8), tmp_path)
+    with pytest.raises(ModelError, match=f"one optimizer is expected, got {number}"):
+        fit(Other(), data(8), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ({"accumulate_grad_batches": 2.5}, "accumulate_grad_batches: 2.5 is not allowed; a whole number, 1 or more"),
+        ({"accumulate_grad_batches": "2"}, "accumulate_grad_batches: '2' is not allowed"),
+        ({"gradient_clip": 1.0}, r"gradient_clip: 1.0 is not allowed; lightning_modules.GradientClip\(1.0\)"),
+        ({"param_groups": [1]}, r"param_groups: \[1\] is not allowed; optimizers.ParamGroups"),
+        ({"param_groups": ParamGroups}, "param_groups: ParamGroups is not allowed; optimizers.ParamGroups"),
+    ],
+)
+def test_an_argument_of_another_kind_is_one_line(arguments: dict[str, Any], line: str) -> None:
+    with pytest.raises(ModelError, match=f"^{line}"):
+        Regression(**arguments)
+
+
+def test_a_function_that_makes_no_optimizer_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"^optimizer: .*has made a NoneType, which is no optimizer$"):
+        fit(Regression(optimizer=lambda params: None), data(8), tmp_path)
 
 
 def test_a_word_that_is_no_interval_is_one_line() -> None:

@@ -168,6 +168,45 @@ def test_trials_do_not_move_running_statistics(optimizer: Any, tmp_path: Path) -
     assert module.layers[1].num_batches_tracked.item() == before + 8
 
 
+class Counted(nn.Module):
+    """Counts its calls in whole numbers, and puts a new tensor in place of its running mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(3, dtype=torch.long))
+        self.register_buffer("mean", torch.zeros(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls[1] += 1
+        self.mean = 0.5 * self.mean + 0.5 * x.detach().mean(0)
+        return x - self.mean
+
+
+class Counting(ClosureModule):
+    """A network that begins with such a part."""
+
+    def __init__(self, **training: Any) -> None:
+        super().__init__(**training)
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(Counted(), nn.Linear(4, 2))
+
+    def compute_loss(self, batch: Any) -> Tensor:
+        return nn.functional.cross_entropy(self.layers(batch[0]), batch[1])
+
+
+@pytest.mark.parametrize("optimizer", [SGDSLS, SaLSA, GLD])
+def test_trials_do_not_move_counts_nor_buffers_that_are_replaced(optimizer: Any, tmp_path: Path) -> None:
+    inputs = torch.randn(16, 4, generator=torch.Generator().manual_seed(0))
+    loader = DataLoader(TensorDataset(inputs, torch.arange(16) % 2), batch_size=4)
+    module, once = Counting(optimizer=optimizer), Counted()
+    settings = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    Trainer(accelerator="cpu", max_epochs=1, default_root_dir=tmp_path, **settings).fit(module, loader)
+    for batch in inputs.split(4):
+        once(batch)
+    assert module.layers[0].calls.tolist() == [0, 4, 0]
+    torch.testing.assert_close(module.layers[0].mean, once.mean, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("loss", [1.0, torch.tensor(1.0)])
 def test_a_loss_without_a_gradient_is_one_line(loss: Any) -> None:
     model = nn.Linear(3, 1)

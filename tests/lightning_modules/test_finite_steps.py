@@ -152,9 +152,9 @@ def test_a_schedule_goes_on_through_a_skipped_step(tmp_path: Path) -> None:
     assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(1e-4)
 
 
-@pytest.mark.parametrize("bad", [0, -3])
-def test_a_limit_out_of_range_is_refused(bad: int) -> None:
-    with pytest.raises(ModelError, match=f"max_skipped_steps: {bad} is not allowed; 1 or more"):
+@pytest.mark.parametrize("bad", [0, -3, 2.5, None, "3"])
+def test_a_limit_out_of_range_is_refused(bad: Any) -> None:
+    with pytest.raises(ModelError, match=f"max_skipped_steps: {bad!r} is not allowed; a whole number, 1 or more"):
         Spoilt(max_skipped_steps=bad)
 
 

@@ -75,7 +75,11 @@ class Calibration(Callback):
         chosen = self._validations.chosen(trainer)
         if chosen is not None:
             which, result = chosen
+            # The temperature is the likeliest; the error of 15 bins is rough on few texts and need not fall with it.
+            is_no_help = result.after > result.before
+            advice = ": it does not lower this error, leave calibrated_predictions off or validate on more texts"
             rank_zero_info(
                 f"calibration ({which}): expected calibration error {result.before:.4f}, {result.after:.4f} with "
                 f"temperature {result.temperature:.3f}, on {result.texts} validation texts"
+                f"{advice if is_no_help else ''}"
             )

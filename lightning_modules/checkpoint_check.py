@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lightning.pytorch import LightningModule
@@ -69,6 +69,46 @@ def check_resumable(checkpoint: dict[str, Any]) -> None:
             f"ckpt_path: the checkpoint has no {absent[0]}, as under save_weights_only: fit cannot go on from it, "
             "validate and predict can use its weights"
         )
+
+
+def check_task(
+    checkpoint: Mapping[str, Any], num_labels: int, label_names: Sequence[str], problem_type: str, is_fit: bool
+) -> None:
+    """Refuse a checkpoint of another task, such as the last one of an experiment with runs of several tasks.
+
+    Args:
+        checkpoint: A Lightning checkpoint.
+        num_labels: Number of the module's labels.
+        label_names: Their names; none for a regression.
+        problem_type: The module's kind of task.
+        is_fit: Whether a fit resumes from the checkpoint, which then needs the same names, too.
+
+    Raises:
+        ModelError: if it is of another task; it names both and the way out.
+    """
+    stored = checkpoint.get("hyper_parameters", {})
+    if "num_labels" not in stored:
+        return  # of a subclass that saves other hyperparameters
+    names = list(stored.get("label_names") or ())
+    kind = (checkpoint.get("task") or {}).get("problem_type") or stored.get("problem_type") or problem_type
+    have_other_names = bool(names and label_names) and [*map(str.lower, names)] != [*map(str.lower, label_names)]
+    if stored["num_labels"] == num_labels and kind == problem_type and not (is_fit and have_other_names):
+        return
+    task = checkpoint.get("datamodule_hyper_parameters", {}).get("task_name")
+    described = _task_in_words(stored["num_labels"], names, kind)
+    raise ModelError(
+        f"ckpt_path: the checkpoint is of another task, {f'{task}: ' if task else ''}{described}, than this run's, "
+        f"{_task_in_words(num_labels, label_names, problem_type)}; keep the runs of each task under another name "
+        "(trainer.logger.init_args.name), or give the config.yaml of the checkpoint's run"
+    )
+
+
+def _task_in_words(num_labels: int, names: Sequence[str], problem_type: str) -> str:
+    if problem_type == "regression":
+        return "a regression"
+    several = " per text, several" if problem_type == "multi_label_classification" else ""
+    shown = ", ".join(names[:5]) + ", ..." * (len(names) > 5)
+    return f"{num_labels} labels{several}" + (f" ({shown})" if names else "")
 
 
 def check_weights(checkpoint: dict[str, Any], parameters: Mapping[str, Tensor]) -> None:

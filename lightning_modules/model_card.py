@@ -55,7 +55,7 @@ def model_card(config: PretrainedConfig, base: str, facts: Mapping[str, Any], *,
         parts += [
             "## Calibration",
             f"Temperature {temperature:.4g}, measured on the validation set: `{function}(logits / {temperature:.4g})` "
-            "is closer to the observed frequencies. The weights are without it.",
+            "makes its labels the most likely. The weights are without it.",
         ]
     return "\n\n".join(parts) + "\n"
 

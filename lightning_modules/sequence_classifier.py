@@ -16,6 +16,7 @@ from lightning_modules.adapters import AdapterConfig, check_kind_of_adapter, kin
 from lightning_modules.batch_check import check_batch, embedded_tokens, labels_of
 from lightning_modules.batch_logits import BatchLogits
 from lightning_modules.batches import Batch, count_examples
+from lightning_modules.checkpoint_check import check_task
 from lightning_modules.classifier_model import classifier_model
 from lightning_modules.closure_module import ClosureModule
 from lightning_modules.computed_buffers import computed_buffers, restore_rounded
@@ -386,15 +387,13 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         check_kind_of_adapter(checkpoint, self.adapted)
         names = checkpoint.get("hyper_parameters", {}).get("label_names") or ()
         check_label_order("ckpt_path: the checkpoint", names, self.hparams["label_names"] or ())
+        is_fit = self._trainer is not None and self.trainer.state.fn == "fit"
+        check_task(checkpoint, self.num_labels, self.hparams["label_names"] or (), self.problem_type, is_fit)
         super().on_load_checkpoint(checkpoint)
         if self.adapted is not None and "adapter_start" in checkpoint:
             self.adapted.start = checkpoint["adapter_start"]
         task = checkpoint.get("task")
         if task is None:  # of an earlier version
             return
-        if task["problem_type"] != self.problem_type:
-            raise ModelError(
-                f"ckpt_path: the checkpoint's problem_type is {task['problem_type']}, the model's {self.problem_type}"
-            )
         self.temperature = task["temperature"]
         self.task_loss = self.task_loss.with_facts(task, self.loss_options)

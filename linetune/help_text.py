@@ -7,7 +7,7 @@ from jsonargparse import DefaultHelpFormatter
 WHAT_IT_IS = "linetune fine-tunes pretrained transformers without tuning a learning rate, and predicts with them."
 
 EXAMPLES = """examples:
-  linetune fit --config linetune:own_data --data.train_file reviews.csv --data.label_column stars
+  linetune fit --config linetune:own_data --data.train_file mails.csv --data.text_columns text --data.label_column kind
   linetune predict --config runs/own_data/version_0/config.yaml --ckpt_path best --data.predict_file new.csv"""
 
 PROGRAM = f"{WHAT_IT_IS}\n\n{EXAMPLES}"

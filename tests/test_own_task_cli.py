@@ -59,3 +59,16 @@ def test_the_help_has_it(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli.main(["fit", "--model.help", "SequenceClassifier"])
     assert f"--model.{name} " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["own_data", "quickstart"])
+def test_early_stopping_and_the_best_checkpoint_go_by_the_same_value(name: str) -> None:
+    def options(file: str, key: str, kind: str) -> dict:
+        callbacks = yaml.safe_load((ROOT / "configs" / file).read_text())["trainer"][key]
+        (found,) = [each["init_args"] for each in callbacks if each["class_path"].endswith(kind)]
+        return found
+
+    saved = options(f"{name}.yaml", "callbacks", "ModelCheckpoint")
+    stopped = options("callbacks/early_stopping.yaml", "callbacks+", "Stopping")
+    assert stopped["monitor"] == saved["monitor"]
+    assert stopped["mode"] == saved.get("mode", "min")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -160,3 +162,31 @@ def test_ranks_find_one_temperature_together(tiny: str, tmp_path: Path) -> None:
     first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=False) for rank in range(2))
     assert first == second
     assert first["result"][1].texts == 31
+
+
+def test_a_temperature_that_raises_the_error_is_said_to(caplog: pytest.LogCaptureFixture) -> None:
+    """The likeliest temperature need not lower the error of 15 bins: of 30 texts it raises it in a third of cases."""
+    caplog.set_level("INFO")
+    for seed, raises in ((12, True), (13, False)):
+        generator = torch.Generator().manual_seed(seed)
+        count = 30 if raises else 3000
+        logits = 1.5 * torch.randn(count, 2, generator=generator)
+        labels = torch.multinomial((logits / 1.3).softmax(1), 1, generator=generator).squeeze(1)
+        callback, module = (
+            Calibration(),
+            SimpleNamespace(problem_type="single_label_classification", log=lambda *_, **__: None),
+        )
+        run: Any = SimpleNamespace(
+            state=SimpleNamespace(fn="fit"),
+            sanity_checking=False,
+            global_step=1,
+            checkpoint_callback=None,
+            world_size=1,
+        )
+        batch: Any = {"outputs": logits, "labels": labels}
+        callback.on_validation_batch_end(run, module, batch, None, 0)  # type: ignore[arg-type]
+        callback.on_validation_epoch_end(run, module)  # type: ignore[arg-type]
+        callback.on_train_end(run, module)  # type: ignore[arg-type]
+        line = caplog.messages[-1]
+        before, after = (float(number) for number in re.findall(r"(0\.\d{4})", line)[:2])
+        assert (after > before) == raises == ("does not lower this error" in line)

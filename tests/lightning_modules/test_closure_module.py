@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -303,6 +304,31 @@ def test_a_checkpoint_with_labels_in_another_order_is_refused(tmp_path: Path) ->
     other = SequenceClassifier(tiny, label_names=("not_entailment", "entailment"))
     with pytest.raises(ModelError, match=r"labels in another order, entailment, not_entailment, than the task's"):
         trainer.validate(other, TinyData(), ckpt_path=path, verbose=False)
+
+
+@pytest.mark.parametrize(
+    ("task", "fn", "own"),
+    [
+        ({"num_labels": 1, "problem_type": "regression"}, "validate", "a regression"),
+        ({"num_labels": 3, "label_names": ("low", "mid", "high")}, "validate", "3 labels (low, mid, high)"),
+        ({"label_names": ("same", "other")}, "fit", "2 labels (same, other)"),
+    ],
+)
+def test_a_checkpoint_of_another_task_names_both_and_the_way_out(
+    tmp_path: Path, task: dict[str, Any], fn: str, own: str
+) -> None:
+    tiny, path = checkpoint(tmp_path, label_names=("bad", "good"))
+    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
+    trainer = Trainer(accelerator="cpu", max_steps=2, default_root_dir=tmp_path, **quiet)
+    said = rf"of another task, 2 labels \(bad, good\), than this run's, {re.escape(own)}; keep .*logger.init_args.name"
+    with pytest.raises(ModelError, match=said):
+        getattr(trainer, fn)(SequenceClassifier(tiny, optimizer=AdamSLS, **task), TinyData(), ckpt_path=path)
+
+
+def test_labels_of_other_names_may_take_a_checkpoints_weights_but_for_a_fit(tmp_path: Path) -> None:
+    tiny, path = checkpoint(tmp_path, label_names=("bad", "good"))
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path)
+    trainer.validate(SequenceClassifier(tiny, label_names=("no", "yes")), TinyData(), ckpt_path=path, verbose=False)
 
 
 def test_a_checkpoint_with_another_adapter_is_named(tmp_path: Path) -> None:

@@ -39,9 +39,8 @@ def export_model(
 
     The folder holds ``config.json`` with the labels' names, the problem type and how texts were read,
     ``model.safetensors``, the tokenizer and a model card, ``README.md``. An adapter of peft
-    is merged into the weights. Standardised targets of a
-    regression are worked into the last layer, so that the model's outputs are in the targets' own unit. The folder
-    appears whole or not at all.
+    is merged into the weights. Standardised targets of a regression are worked into the last layer, so that the
+    model's outputs are in the targets' own unit. The folder appears whole or not at all.
 
     Args:
         classifier: The trained module; it stays as it is.

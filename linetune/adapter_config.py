@@ -18,8 +18,8 @@ def drop_unwritten_loftq(config: Namespace) -> None:
         config: The configuration of the subcommand; changed in place.
     """
     adapter: Any = config.model.get("init_args", Namespace()).get("adapter")
-    options: Any = adapter.get("init_args") if isinstance(adapter, Namespace) else None
-    written = None if options is None else options.get("loftq_config")
+    options: Any = (adapter.get("init_args") if isinstance(adapter, Namespace) else None) or {}
+    written = options.get("loftq_config")
     if not isinstance(written, Namespace) or options.get("init_lora_weights") == "loftq":
         return
     loftq: Any = locate("peft.LoftQConfig")

@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.plugins.precision import DoublePrecision
 from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
@@ -254,7 +255,7 @@ class ClosureModule(LightningModule):
             check_gradients_of_ranks(self.trainer, self)
         # Runs once per step, after the gradients are unscaled and reduced and before the optimizer reads them.
         if self.gradient_clip is not None:
-            self.clip_gradients(optimizer, self.gradient_clip.value, self.gradient_clip.algorithm)
+            self.gradient_clip.apply(self, optimizer)
 
     def _single_optimizer(self) -> LightningOptimizer:
         optimizer = self.optimizers()
@@ -396,6 +397,9 @@ class ClosureModule(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         is_fit = self._trainer is not None and self.trainer.state.fn == "fit"
         check_loadable(checkpoint, self, type(self.trained_module).__name__, is_fit)
+        if self._trainer is not None and isinstance(self.trainer.precision_plugin, DoublePrecision):
+            # Lightning 2.6.6 would do so after it has loaded the weights, rounded to float32.
+            self.trainer.precision_plugin.convert_module(self)
         self._resumed = checkpoint if is_fit else {}
         self._resumption.load(self._resumed)
         self._learning_rates.load(self._resumed)

@@ -5,6 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from lightning.pytorch import LightningModule
+from lightning.pytorch.plugins.precision import MixedPrecision, Precision
+from lightning.pytorch.utilities import GradClipAlgorithmType
+from torch.optim import Optimizer
+
 from lightning_modules.errors import ModelError
 
 
@@ -28,3 +33,19 @@ class GradientClip:
             raise ModelError(
                 f"gradient_clip: value: {self.value} is not allowed; a positive number, or no gradient_clip"
             )
+
+    def apply(self, module: LightningModule, optimizer: Optimizer) -> None:
+        """Clip the gradients of a step.
+
+        Lightning 2.6.6 refuses it to fused optimizers under either mixed precision, since they unscale gradients by
+        themselves: in bf16-mixed, where nothing scales them, that is left out.
+
+        Args:
+            module: The module that trains.
+            optimizer: Its optimizer.
+        """
+        precision = module.trainer.precision_plugin
+        if type(precision) is MixedPrecision and precision.scaler is None:
+            Precision.clip_gradients(precision, optimizer, self.value, GradClipAlgorithmType(self.algorithm))
+        else:
+            module.clip_gradients(optimizer, self.value, self.algorithm)

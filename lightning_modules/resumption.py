@@ -184,6 +184,8 @@ class Resumption:
             set_random_states(self._epoch_start["batches"], module.device, generators)
         for _ in range(batches):
             next(fetcher, None)
+        if fetched and len(fetched) == len(fetcher.batches):
+            fetcher.batches = list(fetched)  # those of a random data set were drawn amid the numbers of the model
         fetcher.fetched = 0  # Lightning adds the batches that were trained on
 
 

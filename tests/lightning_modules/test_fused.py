@@ -7,10 +7,12 @@ from functools import partial
 import pytest
 import torch
 from jsonargparse import ArgumentParser
+from lightning.pytorch import Callback
 from lightning.pytorch.cli import OptimizerCallable
 from torch import nn
 
 from benchmarks.compatibility.optimizers import SmallClassifier
+from lightning_modules import GradientClip
 from lightning_modules.fused import fused_keywords
 from tests.lightning_modules.test_optimizer_calls import fit
 
@@ -65,3 +67,20 @@ def test_a_checkpoint_of_a_run_without_it_goes_on_without_it(tmp_path) -> None:
     assert [group["fused"] for group in resumed.optimizers[0].param_groups] == [None] * len(
         resumed.optimizers[0].param_groups
     )
+
+
+@pytest.mark.parametrize("algorithm", ["norm", "value"])
+def test_gradients_are_clipped_in_bf16_mixed(algorithm: str) -> None:
+    """Lightning 2.6.6 refuses fused optimizers its clipping there too, where no scaler is."""
+    seen = []
+
+    class Watch(Callback):
+        def on_train_batch_end(self, trainer, pl_module, *_) -> None:
+            seen.append(torch.cat([p.grad.flatten() for p in pl_module.parameters() if p.grad is not None]))
+
+    module = SmallClassifier(optimizer=partial(torch.optim.AdamW, lr=1e-3), gradient_clip=GradientClip(1e-4, algorithm))
+    groups = fit(module, precision="bf16-mixed", callbacks=[Watch()]).optimizers[0].param_groups
+    assert all(group["fused"] for group in groups)
+    sizes = [float(gradient.norm() if algorithm == "norm" else gradient.abs().max()) for gradient in seen]
+    assert sizes
+    assert all(size == pytest.approx(1e-4, rel=1e-3) for size in sizes)

@@ -257,6 +257,14 @@ class Stream(IterableDataset):
         yield from (rows[index] for index in torch.randperm(EXAMPLES).tolist())
 
 
+class NoisyStream(Stream):
+    """The same, with noise from the stream of random numbers that dropout draws from as well."""
+
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        for inputs, *others in super().__iter__():
+            yield inputs + 0.1 * torch.randn(4), *others
+
+
 class StatefulStream(Stream):
     """The same, with a state."""
 
@@ -291,6 +299,7 @@ LOADERS: dict[str, Callable[[], Any]] = {
     "stateful": lambda: StatefulDataLoader(dataset(), BATCH, shuffle=True),
     "stateful, workers": lambda: StatefulDataLoader(dataset(), BATCH, shuffle=True, num_workers=2),
     "stream": lambda: DataLoader(Stream(), BATCH),
+    "stream with noise": lambda: DataLoader(NoisyStream(), BATCH),
     "stateful stream": lambda: StatefulDataLoader(StatefulStream(), BATCH),
     "stateful, set_epoch": lambda: StatefulDataLoader(
         dataset(), BATCH, sampler=DistributedSampler(dataset(), 1, 0, seed=3)
@@ -309,6 +318,13 @@ def test_the_rest_of_an_epochs_order_comes_and_then_that_of_the_next(make: str, 
     assert all(sorted(order) == list(range(EXAMPLES)) for order in orders)
     for name in ("batch2", "batch8", "epoch0"):
         assert_resumes(name, whole, OTHERS["adamw"], **options)
+
+
+def test_a_run_in_double_precision_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    options = {"precision": "64-true", "make_loader": lambda: DataLoader(TensorDataset(*tensors()), BATCH)}
+    trainer, course = run(OTHERS["adamw"], course=Course(tmp_path, (8,)), **options)
+    whole = final_state(trainer), course, trainer.logger.lines
+    assert_resumes("batch8", whole, OTHERS["adamw"], **options)
 
 
 def test_a_stateful_loader_loads_no_batch_twice(tmp_path: Path) -> None:

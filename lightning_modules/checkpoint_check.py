@@ -90,12 +90,13 @@ def check_task(
     if "num_labels" not in stored:
         return  # of a subclass that saves other hyperparameters
     names = list(stored.get("label_names") or ())
+    count = len(names) or stored["num_labels"]
     kind = (checkpoint.get("task") or {}).get("problem_type") or stored.get("problem_type") or problem_type
     have_other_names = bool(names and label_names) and [*map(str.lower, names)] != [*map(str.lower, label_names)]
-    if stored["num_labels"] == num_labels and kind == problem_type and not (is_fit and have_other_names):
+    if count == num_labels and kind == problem_type and not (is_fit and have_other_names):
         return
     task = checkpoint.get("datamodule_hyper_parameters", {}).get("task_name")
-    described = _task_in_words(stored["num_labels"], names, kind)
+    described = _task_in_words(count, names, kind)
     raise ModelError(
         f"ckpt_path: the checkpoint is of another task, {f'{task}: ' if task else ''}{described}, than this run's, "
         f"{_task_in_words(num_labels, label_names, problem_type)}; keep the runs of each task under another name "

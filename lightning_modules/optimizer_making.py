@@ -13,6 +13,8 @@ from lightning_modules.errors import ModelError
 from lightning_modules.factories import is_installed, name_of, parameters_of
 from optimizers import ParamGroups
 
+_OF_AN_OPTIMIZER = ("step", "param_groups", "state_dict")
+
 
 def make_optimizer(
     factory: Callable[..., Optimizer],
@@ -79,6 +81,6 @@ def _made(make: Callable[..., Optimizer], factory: Callable[..., Any], keywords:
             name = "" if name_of(factory) in str(error) else f"{name_of(factory)}: "
             raise ModelError(f"optimizer: {name}{error}") from error
         raise
-    if not all(hasattr(made, name) for name in ("step", "param_groups", "state_dict")):
+    if not isinstance(made, Optimizer) and not all(hasattr(made, name) for name in _OF_AN_OPTIMIZER):
         raise ModelError(f"optimizer: {name_of(factory)} has made a {type(made).__name__}, which is no optimizer")
     return made

@@ -147,4 +147,6 @@ def test_an_argument_of_the_trainer_that_a_module_has_itself_says_so(argument, o
 
 
 def test_arguments_of_the_trainer_that_are_off_are_let_through(tmp_path):
-    trainer(tmp_path, accumulate_grad_batches=1, gradient_clip_val=0.0).fit(SmallClassifier(optimizer=ADAMW), loader(1))
+    fit = trainer(tmp_path, accumulate_grad_batches=1, gradient_clip_val=0.0)
+    fit.fit(SmallClassifier(optimizer=ADAMW), loader(1))
+    assert fit.global_step == 1

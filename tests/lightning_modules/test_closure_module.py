@@ -328,7 +328,10 @@ def test_a_checkpoint_of_another_task_names_both_and_the_way_out(
 def test_labels_of_other_names_may_take_a_checkpoints_weights_but_for_a_fit(tmp_path: Path) -> None:
     tiny, path = checkpoint(tmp_path, label_names=("bad", "good"))
     trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path)
-    trainer.validate(SequenceClassifier(tiny, label_names=("no", "yes")), TinyData(), ckpt_path=path, verbose=False)
+    other = SequenceClassifier(tiny, label_names=("no", "yes"))
+    trainer.validate(other, TinyData(), ckpt_path=path, verbose=False)
+    saved = torch.load(path, weights_only=True)["state_dict"]
+    assert all(torch.equal(value, saved[name]) for name, value in other.state_dict().items())
 
 
 def test_a_checkpoint_with_another_adapter_is_named(tmp_path: Path) -> None:

@@ -28,9 +28,9 @@ from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrained
 
 from benchmarks.study.machine import describe_machine
 from callbacks.peak_memory_monitor import resident_bytes, restart_peak
-from lightning_modules.activation_checkpointing import checkpoint_activations
 from lightning_modules.closures import StepClosures
-from lightning_modules.optimizer_calls import step_keywords
+from lightning_modules.models.activation_checkpointing import checkpoint_activations
+from lightning_modules.steps.optimizer_calls import step_keywords
 from optimizers import GLD, LineSearchMeZO, MeZO, ParabolicAdam, SaLSA
 
 STEPS = 3

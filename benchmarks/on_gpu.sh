@@ -35,7 +35,7 @@ import sys
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from lightning_modules.pretrained import OFFLINE_PREFIX, PACKAGED_MODELS, packaged_folder
+from lightning_modules.models.pretrained import OFFLINE_PREFIX, PACKAGED_MODELS, packaged_folder
 
 source = packaged_folder(OFFLINE_PREFIX + next(iter(PACKAGED_MODELS)))
 AutoModel.from_pretrained(source, dtype=torch.float16).save_pretrained(sys.argv[1])

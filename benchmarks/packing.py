@@ -11,8 +11,8 @@ the rate of a product of two 1 024 x 1 024 matrices in between. Matrices are mul
 
 ``--shapes`` prints the time of what is chosen by itself beside the padded batch's over batches of many shapes, and
 ``--costs`` what packing costs per layer where there is little to save, from which the constants of
-lightning_modules/packing.py were rounded. ``--compiled`` prints seconds per batch, one after the other, as it comes,
-under bfloat16's autocast and compiled, with those of the compiler's processes.
+lightning_modules/batches/packing.py were rounded. ``--compiled`` prints seconds per batch, one after the other, as it
+comes, under bfloat16's autocast and compiled, with those of the compiler's processes.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from transformers import CONFIG_MAPPING, AutoModelForSequenceClassification
 
 from datamodules import GLUEDataModule
 from lightning_modules import SequenceClassifier
-from lightning_modules.cpu_products import products_of_a_run
-from lightning_modules.length_split import split_by_length
-from lightning_modules.packed_batch import PackedBatch
-from lightning_modules.packing import Form, Packing
-from lightning_modules.padding import Padding
-from lightning_modules.tiny_input import module_order
+from lightning_modules.batches.length_split import split_by_length
+from lightning_modules.batches.packed_batch import PackedBatch
+from lightning_modules.batches.packing import Form, Packing
+from lightning_modules.batches.padding import Padding
+from lightning_modules.models.cpu_products import products_of_a_run
+from lightning_modules.models.tiny_input import module_order
 from optimizers.named_parts import layer_modules
 
 MINILM = "offline:all-MiniLM-L6-v2"

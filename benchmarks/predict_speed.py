@@ -24,7 +24,7 @@ from transformers import pipeline
 from datamodules.glue_tasks import find_task
 from datamodules.synthetic_source import SyntheticSource
 from lightning_modules import SequenceClassifier
-from lightning_modules.text_prediction import TOKENS_PER_BATCH
+from lightning_modules.trained_model.text_prediction import TOKENS_PER_BATCH
 
 MAX_LENGTH = 256
 BATCH_SIZE = 32

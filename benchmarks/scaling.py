@@ -38,7 +38,7 @@ from benchmarks.study.machine import describe_machine
 from benchmarks.study.report import markdown_table
 from lightning_modules import SequenceClassifier
 from lightning_modules.closures import StepClosures
-from lightning_modules.reduction import reduced
+from lightning_modules.trainer.reduction import reduced
 from optimizers import GLD, MeZO, ParabolicAdam, SaLSA
 
 OPTIMIZERS: dict[str, Callable[..., Any]] = {

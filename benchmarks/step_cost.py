@@ -10,7 +10,7 @@ they are. The second compares our methods with those of the published package Sa
 hence equal numbers of trials. On a CPU with one thread seconds are the processor's, else the clock's.
 
 On a GPU the default model is BERT-base with random weights, otherwise the packaged MiniLM. On a CPU matrices are
-multiplied by the library that a run takes there (lightning_modules/cpu_products.py).
+multiplied by the library that a run takes there (lightning_modules/models/cpu_products.py).
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ from torch.optim import AdamW
 from transformers import BertConfig, BertForSequenceClassification
 
 from datamodules import GLUEDataModule
-from lightning_modules.batches import Batch
+from lightning_modules.batches.batch_rows import Batch
 from lightning_modules.closures import StepClosures
-from lightning_modules.cpu_products import products_of_a_run
-from lightning_modules.pretrained import load_sequence_classifier
+from lightning_modules.models.cpu_products import products_of_a_run
+from lightning_modules.models.pretrained import load_sequence_classifier
 from optimizers import SGDSLS, AdamSLS, ParabolicAdam, ParamGroups, SaLSA
 
 PACKAGED = "offline:all-MiniLM-L6-v2"

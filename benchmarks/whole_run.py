@@ -34,7 +34,7 @@ import torch
 from benchmarks.study.machine import ROOT, describe_machine
 from datamodules.row_selection import sample
 from lightning_modules import SequenceClassifier
-from lightning_modules.packaged_models import packaged_folder
+from lightning_modules.models.packaged_models import packaged_folder
 
 MODEL = "offline:all-MiniLM-L6-v2"
 FOLDERS = {"sst2": "SST-2", "mrpc": "MRPC", "stsb": "STS-B"}

@@ -19,34 +19,34 @@ from torch.distributed.fsdp import FSDPModule
 from torch.optim import Optimizer
 from torchmetrics import Metric, MetricCollection
 
-from lightning_modules.batches import count_examples
-from lightning_modules.checkpoint_check import check_loadable, check_moved_parameters, check_optimizer_state
+from lightning_modules.batches.batch_rows import count_examples
+from lightning_modules.checkpoints.checkpoint_check import check_loadable, check_moved_parameters, check_optimizer_state
+from lightning_modules.checkpoints.model_checkpoints import carry_over_best, save_by_step_and_time
+from lightning_modules.checkpoints.resumption import Resumption
 from lightning_modules.closures import StepClosures, checked_loss
-from lightning_modules.combinations import check_combination
-from lightning_modules.compilation import compile_loss_alone
-from lightning_modules.cpu_products import CpuProducts
 from lightning_modules.errors import ModelError
-from lightning_modules.factories import unset_keywords
-from lightning_modules.finite_steps import FiniteSteps
-from lightning_modules.fused import fused_keywords
-from lightning_modules.gradient_clip import GradientClip
-from lightning_modules.learning_rates import LearningRates
-from lightning_modules.lightning_callbacks import check_arguments, check_callbacks, check_rate_monitor
-from lightning_modules.logged_once import LoggedOnce, metrics_within
-from lightning_modules.model_checkpoints import carry_over_best, save_by_step_and_time
-from lightning_modules.module_arguments import check_module_arguments
-from lightning_modules.optimizer_calls import backward_of, check_step, step_context, step_keywords
-from lightning_modules.optimizer_making import make_optimizer
-from lightning_modules.optimizer_modes import OptimizerModes
-from lightning_modules.own_step_size import OwnStepSize, check_rate_writers
-from lightning_modules.reduction import reduced
-from lightning_modules.resumption import Resumption
-from lightning_modules.run_length import run_length
+from lightning_modules.models.compilation import compile_loss_alone
+from lightning_modules.models.cpu_products import CpuProducts
+from lightning_modules.models.sharded_model import reshard, shard_model, sharded_modules
 from lightning_modules.schedules import Schedule
-from lightning_modules.sharded_model import reshard, shard_model, sharded_modules
-from lightning_modules.step_axis import StepAxis
-from lightning_modules.unused_parameters import check_gradients_of_ranks
-from lightning_modules.whole_evaluation import WholeEvaluation
+from lightning_modules.steps.combinations import check_combination
+from lightning_modules.steps.factories import unset_keywords
+from lightning_modules.steps.finite_steps import FiniteSteps
+from lightning_modules.steps.fused import fused_keywords
+from lightning_modules.steps.gradient_clip import GradientClip
+from lightning_modules.steps.learning_rates import LearningRates
+from lightning_modules.steps.logged_once import LoggedOnce, metrics_within
+from lightning_modules.steps.module_arguments import check_module_arguments
+from lightning_modules.steps.optimizer_calls import backward_of, check_step, step_context, step_keywords
+from lightning_modules.steps.optimizer_making import make_optimizer
+from lightning_modules.steps.optimizer_modes import OptimizerModes
+from lightning_modules.steps.own_step_size import OwnStepSize, check_rate_writers
+from lightning_modules.steps.unused_parameters import check_gradients_of_ranks
+from lightning_modules.trainer.lightning_callbacks import check_arguments, check_callbacks, check_rate_monitor
+from lightning_modules.trainer.reduction import reduced
+from lightning_modules.trainer.run_length import run_length
+from lightning_modules.trainer.step_axis import StepAxis
+from lightning_modules.trainer.whole_evaluation import WholeEvaluation
 from optimizers import ParabolicAdam, ParamGroups, scale_learning_rates
 from optimizers.replayed import BufferPlace, moving_buffers
 from optimizers.shards import complete_state

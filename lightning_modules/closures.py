@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from lightning_modules.batches import count_examples
+from lightning_modules.batches.batch_rows import count_examples
 from lightning_modules.errors import ModelError
 from optimizers import candidate_losses
 from optimizers.finite_steps import all_finite

@@ -146,7 +146,8 @@ def predicted_labels(outputs: Tensor, problem_type: ProblemType) -> Tensor:
 class EvaluationMetrics(nn.Module):
     """Loss and task metrics of one evaluation set, exact over batches of any size.
 
-    Several ranks are scored together, each example once (:class:`~lightning_modules.whole_evaluation.WholeEvaluation`).
+    Several ranks are scored together, each example once
+    (:class:`~lightning_modules.trainer.whole_evaluation.WholeEvaluation`).
 
     Args:
         names: Names that :func:`build_metric` knows. Default: see :func:`check_metrics`.

@@ -13,8 +13,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, LambdaLR, LRScheduler, ReduceLROnPlateau
 
 from lightning_modules.errors import ModelError
-from lightning_modules.factories import unset_keywords
-from lightning_modules.run_length import RunLength
+from lightning_modules.steps.factories import unset_keywords
+from lightning_modules.trainer.run_length import RunLength
 from optimizers.warmup_and_decay import warmup_and_decay
 
 ScheduleCallable = Callable[[Optimizer], LRScheduler | ReduceLROnPlateau]

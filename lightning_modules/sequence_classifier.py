@@ -12,31 +12,31 @@ from lightning.pytorch import Callback
 from torch import Tensor, nn
 from torch.nn import ModuleList
 
-from lightning_modules.adapters import AdapterConfig, check_kind_of_adapter, kind_of_adapter
-from lightning_modules.batch_check import check_batch, embedded_tokens, labels_of
-from lightning_modules.batch_logits import BatchLogits
-from lightning_modules.batches import Batch, count_examples
-from lightning_modules.checkpoint_check import check_task
-from lightning_modules.classifier_model import classifier_model
+from lightning_modules.batches.batch_check import check_batch, embedded_tokens, labels_of
+from lightning_modules.batches.batch_logits import BatchLogits
+from lightning_modules.batches.batch_rows import Batch, count_examples
+from lightning_modules.batches.input_limits import check_data
+from lightning_modules.batches.length_split import split_by_length as parts_by_length
+from lightning_modules.batches.windows import mean_per_text
+from lightning_modules.checkpoints.checkpoint_check import check_task
 from lightning_modules.closure_module import ClosureModule
-from lightning_modules.computed_buffers import computed_buffers, restore_rounded
 from lightning_modules.errors import ModelError
-from lightning_modules.export import can_hold_mean
-from lightning_modules.feature_cache import FeatureCache, fingerprint_of
-from lightning_modules.frozen_encoder import Features, FrozenEncoder
+from lightning_modules.features.feature_cache import FeatureCache, fingerprint_of
+from lightning_modules.features.frozen_encoder import Features, FrozenEncoder
 from lightning_modules.ignored_warnings import ignore_calls_between_libraries, ignore_frozen_in_eval_mode
-from lightning_modules.input_limits import check_data
-from lightning_modules.length_split import split_by_length as parts_by_length
 from lightning_modules.losses import LossOptions, ProblemType, TaskLoss, check_problem_type, task_loss
 from lightning_modules.metrics import LOWER_IS_BETTER, EvaluationMetrics, check_metrics, predicted_labels, reset_metrics
-from lightning_modules.monitors import check_monitors
-from lightning_modules.pretrained import check_label_order, load_sequence_classifier
-from lightning_modules.row_order import RowOrder
-from lightning_modules.sharded_model import sharded_modules
-from lightning_modules.start_weights import start_weights
-from lightning_modules.trainable_parts import Trainable, frozen_modules
-from lightning_modules.trained_classifier import TrainedClassifier
-from lightning_modules.windows import mean_per_text
+from lightning_modules.models.adapters import AdapterConfig, check_kind_of_adapter, kind_of_adapter
+from lightning_modules.models.classifier_model import classifier_model
+from lightning_modules.models.computed_buffers import computed_buffers, restore_rounded
+from lightning_modules.models.pretrained import check_label_order, load_sequence_classifier
+from lightning_modules.models.sharded_model import sharded_modules
+from lightning_modules.models.start_weights import start_weights
+from lightning_modules.models.trainable_parts import Trainable, frozen_modules
+from lightning_modules.trained_model.export import can_hold_mean
+from lightning_modules.trained_model.trained_classifier import TrainedClassifier
+from lightning_modules.trainer.monitors import check_monitors
+from lightning_modules.trainer.row_order import RowOrder
 
 ignore_calls_between_libraries()
 

@@ -10,7 +10,7 @@ from jsonargparse import Namespace
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_modules import ModelError
-from lightning_modules.pretrained import reading_of, task_of
+from lightning_modules.models.pretrained import reading_of, task_of
 
 
 def fill_in_from_model(config: Namespace, subcommand: str) -> None:

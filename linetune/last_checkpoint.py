@@ -21,7 +21,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from callbacks.checkpoint_io import remove_leftovers
 from callbacks.checkpoint_reading import read_checkpoint
 from lightning_modules import ModelError
-from lightning_modules.checkpoint_check import check_resumable
+from lightning_modules.checkpoints.checkpoint_check import check_resumable
 from linetune.config_files import configs_in
 
 # The entry in a configuration that was saved, which may go over several lines.

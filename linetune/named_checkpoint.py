@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from callbacks.checkpoint_reading import read_checkpoint
 from lightning_modules import ModelError
-from lightning_modules.checkpoint_check import check_resumable
+from lightning_modules.checkpoints.checkpoint_check import check_resumable
 from linetune.config_files import configs_in
 from linetune.last_checkpoint import last_checkpoint
 from linetune.linked_values import DATA_TO_MODEL, FOUND_IN_DATA

@@ -1,6 +1,7 @@
 """The check within an optimizer's step that loss and gradients are finite, for loops that have not checked before.
 
-`lightning_modules/finite_steps.py` checks before an optimizer is called, and then sets its `checks_finite` to False.
+`lightning_modules/steps/finite_steps.py` checks before an optimizer is called, and then sets its `checks_finite` to
+False.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from transformers.pytorch_utils import Conv1D
 from callbacks import GradualUnfreezing
 from lightning_modules import BottleneckConfig, SequenceClassifier
 from lightning_modules.errors import ModelError
-from lightning_modules.tiny_input import module_order
+from lightning_modules.models.tiny_input import module_order
 from optimizers import AdamSLS, ParabolicAdam, ParamGroups, named_parts
 from tests.families import END, FAMILIES, PAD, UNBUILT, VOCAB_SIZE, family_batch, family_model
 

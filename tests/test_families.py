@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from lightning_modules.padding import Padding
-from lightning_modules.tiny_input import module_order, tiny_input
+from lightning_modules.batches.padding import Padding
+from lightning_modules.models.tiny_input import module_order, tiny_input
 from optimizers import named_parts
 from tests.families import FAMILIES, family_model
 from tests.family_support import FEATURES, general, page, quiet, support

@@ -10,7 +10,7 @@ import datasets
 import pytest
 from transformers import BertTokenizer
 
-from lightning_modules.pretrained import load_sequence_classifier
+from lightning_modules.models.pretrained import load_sequence_classifier
 from tests.hub_server import HubServer, client_environment, write_glue_repository, write_model_repository
 from tests.tiny_models import save_tiny_bert
 

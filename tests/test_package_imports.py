@@ -16,6 +16,7 @@ MAY_IMPORT = {
     "lightning_modules": {"lightning_modules", "optimizers"},
     "callbacks": {"callbacks", "optimizers"},
 }
+FOLDERS = ["trainer", "checkpoints", "models", "batches", "features", "trained_model", "steps"]
 
 
 def imports(file: Path) -> set[str]:
@@ -37,6 +38,15 @@ def test_a_package_imports_only_those_it_may(package: str) -> None:
     for file in files:
         forbidden = (imports(file) & PACKAGES) - MAY_IMPORT[package]
         assert not forbidden, f"{file.relative_to(ROOT)} imports {', '.join(sorted(forbidden))}"
+
+
+def test_the_folders_of_lightning_modules_import_those_before_them() -> None:
+    root = ROOT / "lightning_modules"
+    assert {path.parent.name for path in root.glob("*/*.py")} == set(FOLDERS)
+    for place, folder in enumerate(FOLDERS):
+        for file in sorted((root / folder).glob("*.py")):
+            imported = {name for name in FOLDERS if f"lightning_modules.{name}." in file.read_text()}
+            assert not imported - set(FOLDERS[: place + 1]), file
 
 
 def test_optimizers_import_torch_alone() -> None:

@@ -38,7 +38,7 @@ def test_the_wheel_holds_the_packages_and_the_configs(wheel: Path) -> None:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
         (points,) = [name for name in archive.namelist() if name.endswith("entry_points.txt")]
         assert archive.read(points).decode() == "[console_scripts]\nlinetune = linetune.__main__:main\n"
-    code = {path.relative_to(ROOT).as_posix() for name in PACKAGES for path in (ROOT / name).glob("*.py")}
+    code = {path.relative_to(ROOT).as_posix() for name in PACKAGES for path in (ROOT / name).rglob("*.py")}
     typed = {f"{name}/py.typed" for name in PACKAGES}
     configs = {path.relative_to(ROOT) for path in (ROOT / "configs").rglob("*.yaml")}
     shipped = {f"linetune/{path.as_posix()}" for path in configs if path.parts[1] != "studies"}

@@ -20,7 +20,7 @@ import transformers
 from torch import Tensor, nn
 
 from lightning_modules import ModelError
-from lightning_modules.adapters import add_adapter
+from lightning_modules.models.adapters import add_adapter
 
 _SIZES = {
     "vocab_size": 64,

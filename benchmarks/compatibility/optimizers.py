@@ -33,7 +33,7 @@ from torch.optim.lr_scheduler import LinearLR
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_modules import ClosureModule, ModelError, Schedule
-from lightning_modules.cpu_products import put_torchs_own_back
+from lightning_modules.models.cpu_products import put_torchs_own_back
 from optimizers import ParamGroups
 
 PACKAGES = {

@@ -8,7 +8,7 @@ import pytest
 from transformers import AutoTokenizer, BertModel
 
 from benchmarks import gradient_free
-from lightning_modules.packaged_models import packaged_folder
+from lightning_modules.models.packaged_models import packaged_folder
 from tests.tiny_models import save_tiny_bert
 
 

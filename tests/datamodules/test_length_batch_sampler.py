@@ -37,7 +37,7 @@ def test_ranks_share_the_rows(lengths: list[int], ranks: int, tokens: int, repea
     of_ranks = []
     for rank in range(ranks):
         distributed = DistributedSampler(lengths, ranks, rank, shuffle=False)  # type: ignore[arg-type]
-        if not repeats:  # as lightning_modules.whole_evaluation cuts it
+        if not repeats:  # as lightning_modules.trainer.whole_evaluation cuts it
             distributed.total_size = len(lengths)
         sampler = LengthBatchSampler(distributed, lengths, None, tokens)
         of_ranks.append(list(sampler))

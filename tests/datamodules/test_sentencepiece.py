@@ -13,7 +13,7 @@ from datamodules import TextDataModule
 from datamodules.errors import DataError
 from datamodules.tokenizer import load_tokenizer
 from lightning_modules import ModelError, SequenceClassifier
-from lightning_modules.model_tokenizer import load_model_tokenizer
+from lightning_modules.trained_model.model_tokenizer import load_model_tokenizer
 
 IS_INSTALLED = importlib.util.find_spec("sentencepiece") is not None
 

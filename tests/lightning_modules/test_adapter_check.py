@@ -7,8 +7,8 @@ import torch
 from peft import LoraConfig
 
 from lightning_modules import ModelError
-from lightning_modules.adapters import add_adapter
-from lightning_modules.tiny_input import module_order
+from lightning_modules.models.adapters import add_adapter
+from lightning_modules.models.tiny_input import module_order
 from tests.families import family_batch, family_model
 
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from transformers import XLNetConfig, XLNetForSequenceClassification
 
 from lightning_modules import ModelError, SequenceClassifier
-from lightning_modules.adapters import add_adapter
-from lightning_modules.bottleneck_adapter import BottleneckConfig
+from lightning_modules.models.adapters import add_adapter
+from lightning_modules.models.bottleneck_adapter import BottleneckConfig
 from optimizers import named_parts
 from tests.architectures import ARCHITECTURES, tiny_model
 from tests.tiny_models import TinyData, save_tiny_bert
@@ -264,7 +264,7 @@ def test_everything_but_pefts_own_adapters_works_without_peft(tmp_path: Path) ->
 import sys
 sys.modules["peft"] = None
 from lightning_modules import BottleneckConfig, ModelError
-from lightning_modules.adapters import add_adapter
+from lightning_modules.models.adapters import add_adapter
 from tests.architectures import tiny_model
 add_adapter(tiny_model("bert"), BottleneckConfig(size=2))
 try:

@@ -11,7 +11,7 @@ from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
 from lightning_modules import ModelError, SequenceClassifier
-from lightning_modules.batch_check import check_batch, embedded_tokens
+from lightning_modules.batches.batch_check import check_batch, embedded_tokens
 from optimizers import GLD, SaLSA
 from tests.tiny_models import VOCABULARY, rows, save_tiny_bert
 

@@ -27,7 +27,7 @@ from lightning_modules import (
     SequenceClassifier,
     Triangular,
 )
-from lightning_modules.batches import count_examples
+from lightning_modules.batches.batch_rows import count_examples
 from optimizers import GLD, AdamSLS, ParabolicAdam, ParamGroups, SaLSA
 from tests.tiny_models import TinyData, save_tiny_bert
 

@@ -17,8 +17,13 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from lightning_modules import ClosureModule, SequenceClassifier, cpu_products
-from lightning_modules.cpu_products import by_small_products, onednn_is_faster, put_torchs_own_back, small_products
-from lightning_modules.tiny_input import padded_texts
+from lightning_modules.models.cpu_products import (
+    by_small_products,
+    onednn_is_faster,
+    put_torchs_own_back,
+    small_products,
+)
+from lightning_modules.models.tiny_input import padded_texts
 from tests.tiny_models import save_tiny_bert
 
 AMD = "vendor_id : AuthenticAMD\nflags : avx512f avx512_bf16"

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from lightning_modules import BottleneckConfig, ModelError, SequenceClassifier
-from lightning_modules.export import fold_targets, new_folder
+from lightning_modules.trained_model.export import fold_targets, new_folder
 from tests.architectures import save_pretrained_backbone
 from tests.tiny_texts import LABELS, tiny_classifier, tiny_texts, tiny_tokenizer
 

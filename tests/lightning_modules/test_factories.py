@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, StepLR
 
-from lightning_modules.factories import unset_keywords
+from lightning_modules.steps.factories import unset_keywords
 
 OFFERED = {"total_steps": 80, "T_max": 80}
 

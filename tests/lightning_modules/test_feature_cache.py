@@ -10,8 +10,8 @@ from lightning.pytorch import Trainer
 from torch import nn
 
 from lightning_modules import ModelError, SequenceClassifier
-from lightning_modules.feature_cache import FeatureCache, default_feature_cache_dir
-from lightning_modules.frozen_encoder import FrozenEncoder
+from lightning_modules.features.feature_cache import FeatureCache, default_feature_cache_dir
+from lightning_modules.features.frozen_encoder import FrozenEncoder
 from optimizers import GLD
 from tests.architectures import ARCHITECTURES, tiny_model
 from tests.lightning_modules.test_frozen_encoder import batch_of, counted, head_only, logits

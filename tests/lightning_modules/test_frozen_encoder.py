@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_modules.frozen_encoder import FrozenEncoder
-from lightning_modules.trainable_parts import freeze_all_but, frozen_modules
+from lightning_modules.features.frozen_encoder import FrozenEncoder
+from lightning_modules.models.trainable_parts import freeze_all_but, frozen_modules
 from tests.architectures import ARCHITECTURES, tiny_model
 
 

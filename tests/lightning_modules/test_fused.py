@@ -13,7 +13,7 @@ from torch import nn
 
 from benchmarks.compatibility.optimizers import SmallClassifier
 from lightning_modules import GradientClip
-from lightning_modules.fused import fused_keywords
+from lightning_modules.steps.fused import fused_keywords
 from tests.lightning_modules.test_optimizer_calls import fit
 
 CPU = torch.device("cpu")

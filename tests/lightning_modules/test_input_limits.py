@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lightning_modules import ModelError, SequenceClassifier
-from lightning_modules.input_limits import check_data, check_length, longest_input, takes_token_types
+from lightning_modules.batches.input_limits import check_data, check_length, longest_input, takes_token_types
 from tests.families import family_batch, family_model
 from tests.family_support import tokenizer
 

@@ -14,7 +14,7 @@ from torch.optim import SGD
 from torch.utils.data import DataLoader
 
 from lightning_modules import ModelError, SequenceClassifier
-from lightning_modules.length_split import split_by_length
+from lightning_modules.batches.length_split import split_by_length
 from optimizers import SGDSLS
 from tests.tiny_models import save_tiny_bert
 

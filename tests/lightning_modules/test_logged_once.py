@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics import MeanMetric, MetricCollection
 
 from lightning_modules import ClosureModule
-from lightning_modules.logged_once import LoggedOnce
+from lightning_modules.steps.logged_once import LoggedOnce
 from optimizers import GLD, AdamSLS, MeZO, SaLSA
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lightning_modules import ClosureModule
-from lightning_modules import model_checkpoints as tested
+from lightning_modules.checkpoints import model_checkpoints as tested
 
 BATCHES = 5
 

@@ -13,11 +13,11 @@ from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
 from lightning_modules import SequenceClassifier, packed_batch
+from lightning_modules.batches.packed_batch import PackedBatch
+from lightning_modules.batches.packing import Packing
+from lightning_modules.batches.padding import Padding
 from lightning_modules.errors import ModelError
-from lightning_modules.packed_batch import PackedBatch
-from lightning_modules.packing import Packing
-from lightning_modules.padding import Padding
-from lightning_modules.tiny_input import module_order, padded_texts
+from lightning_modules.models.tiny_input import module_order, padded_texts
 from optimizers import ParabolicAdam
 from optimizers.named_parts import layer_modules
 from tests.families import family_model

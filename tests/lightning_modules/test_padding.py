@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader
 from transformers import AutoModelForSequenceClassification
 
 from lightning_modules import ModelError, SequenceClassifier
-from lightning_modules.length_split import split_by_length
-from lightning_modules.padding import Padding, padded_on
+from lightning_modules.batches.length_split import split_by_length
+from lightning_modules.batches.padding import Padding, padded_on
 from tests.families import PAD, family_batch, family_model
 from tests.family_support import tokenizer
 

@@ -11,8 +11,8 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, BartConfig
 
 from lightning_modules import ModelError, SequenceClassifier, packaged_models
-from lightning_modules.model_config import set_dropout
-from lightning_modules.pretrained import load_sequence_classifier
+from lightning_modules.models.model_config import set_dropout
+from lightning_modules.models.pretrained import load_sequence_classifier
 from tests.architectures import ARCHITECTURES, tiny_config
 from tests.families import family_config
 from tests.tiny_models import save_tiny_bert

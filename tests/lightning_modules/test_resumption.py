@@ -28,8 +28,8 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 from callbacks import SaveOnInterrupt
 from datamodules.length_grouped_sampler import LengthGroupedSampler
 from lightning_modules import ClosureModule, Schedule
-from lightning_modules.optimizer_modes import OptimizerModes
-from lightning_modules.resumption import _data_fetcher
+from lightning_modules.checkpoints.resumption import _data_fetcher
+from lightning_modules.steps.optimizer_modes import OptimizerModes
 from tests.optimizers.all_optimizers import OPTIMIZERS
 from tests.tiny_models import TinyLogger
 

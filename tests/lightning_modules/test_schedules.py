@@ -15,8 +15,8 @@ from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 from transformers import get_scheduler
 
 from lightning_modules.errors import ModelError
-from lightning_modules.run_length import RunLength
 from lightning_modules.schedules import ConstantWithWarmup, CosineWithWarmup, LinearWithWarmup, Schedule, Triangular
+from lightning_modules.trainer.run_length import RunLength
 
 TOTAL = 20
 SCHEDULES: list[Callable[..., LRScheduler]] = [

@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler
 
 from lightning_modules import ClosureModule, GradientClip, SequenceClassifier
-from lightning_modules.sharded_model import sharded_modules
+from lightning_modules.models.sharded_model import sharded_modules
 from optimizers import GLD, AdamWL2SP, MeZO, ParabolicAdam, ParamGroups, SaLSA
 from optimizers.shards import is_sharded
 from tests.ranks import on_ranks

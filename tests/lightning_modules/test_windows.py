@@ -12,8 +12,8 @@ from torch.optim import SGD
 from torch.utils.data import DataLoader
 
 from lightning_modules import ModelError, SequenceClassifier
-from lightning_modules.batches import Batch, count_examples
-from lightning_modules.windows import mean_per_text
+from lightning_modules.batches.batch_rows import Batch, count_examples
+from lightning_modules.batches.windows import mean_per_text
 from optimizers import AdamSLS
 from tests.tiny_models import rows, save_tiny_bert
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from lightning_modules.cpu_products import put_torchs_own_back
+from lightning_modules.models.cpu_products import put_torchs_own_back
 from optimizers import SGDSLS, AdamSLS, ParabolicAdam, SaLSA, adam, direction_pieces, lion, table_rows
 from optimizers.group_update import GroupUpdate
 from optimizers.table_rows import rows_in_use

@@ -1,0 +1,280 @@
+"""Going on from a checkpoint as if the run had not been interrupted: random numbers, data order, waiting batches."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import lightning
+import torch
+from lightning.fabric.utilities import move_data_to_device
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities.combined_loader import CombinedLoader
+from torch import Tensor
+
+from lightning_modules.checkpoints.loop_progress import (
+    begin_next_epoch,
+    correct_progress,
+    has_ended_epoch,
+    is_within_epoch,
+    repeats_validation,
+)
+from lightning_modules.checkpoints.random_states import RandomStates, random_states, set_random_states
+
+ENTRY = "resumption"
+
+
+class Resumption:
+    """What a checkpoint needs beside Lightning's entries so that a run resumes bit for bit, and how it is put back.
+
+    - The states of all random number generators, of every rank, and those at the start of the epoch. Within an epoch
+      the data loader's iterator is made again from the latter, and the batches that were trained on are drawn from it
+      and dropped: the rest of the epoch's order comes. A loader with ``state_dict`` and ``load_state_dict``
+      (torchdata's StatefulDataLoader) is given its state instead, which loads no batch.
+    - The batches that wait for an accumulated step, of every rank.
+    - The logged metrics that callbacks and schedules read.
+
+    Batches that are not made of tensors, numbers, texts, lists, tuples and dicts are not saved, because a checkpoint is
+    read without running code. Means over an epoch of training that a user's module logs are of the rest of the epoch.
+    """
+
+    def __init__(self) -> None:
+        self._loaded: dict[str, Any] = {}
+        self._loader_states: list[dict[str, Any]] = []
+        self._before_validation: RandomStates | None = None
+        # At the start of the epoch: when its iterator was made and, where that was earlier, at its first batch.
+        self._epoch_start: dict[str, RandomStates] = {}
+
+    # An epoch's order
+
+    def before_loaders(self, module: LightningModule) -> None:
+        """Note the generators' states before Lightning makes the loaders' first iterator."""
+        self._epoch_start = {"iterator": random_states(module.device)}
+
+    def at_epoch_start(self, module: LightningModule) -> None:
+        """Note the generators' states at the start of an epoch."""
+        first = module.trainer.current_epoch == 0 and "iterator" in self._epoch_start
+        generators = _generators(module.trainer)
+        states = random_states(module.device, generators)
+        if not first:
+            self._epoch_start = {"iterator": states}
+            return
+        # A loader's own generator was made with it, and nothing was drawn from it before its first iterator.
+        fresh = {
+            f"generator{number}": torch.Generator(each.device).manual_seed(each.initial_seed()).get_state()
+            for number, each in enumerate(generators)
+        }
+        self._epoch_start = {"iterator": self._epoch_start["iterator"] | fresh, "batches": states}
+
+    def before_validation(self, module: LightningModule) -> None:
+        """Note the generators' states before the loaders of a validation draw from them."""
+        self._before_validation = random_states(module.device, _generators(module.trainer))
+
+    # Saving
+
+    def save(
+        self, checkpoint: dict[str, Any], module: LightningModule, waiting: Sequence[Any], facts: Mapping[str, int]
+    ) -> None:
+        """Add the entries to a checkpoint.
+
+        Args:
+            checkpoint: The checkpoint that is being written.
+            module: The module.
+            waiting: The batches that wait for an accumulated step.
+            facts: What :meth:`at_train_start` is to return beside the batches.
+        """
+        if "optimizer_states" not in checkpoint:
+            return  # weights alone
+        trainer = module.trainer
+        correct_progress(checkpoint["loops"], trainer)
+        now = random_states(module.device, _generators(trainer))
+        if trainer.validating and repeats_validation(checkpoint["loops"]) and self._before_validation is not None:
+            now = self._before_validation
+        checkpoint[ENTRY] = {
+            "ranks": trainer.world_size,
+            "random_states": _of_all_ranks(now, module),
+            "epoch_start": {name: _of_all_ranks(states, module) for name, states in self._epoch_start.items()},
+            "sampler_seeds": [sampler.seed for sampler in _seeded_samplers(trainer)],
+            "waiting": _batches_of_all_ranks(waiting, trainer),
+            # Of a stream of unknown length Lightning fetches a batch ahead, to know the last one.
+            "fetched": _batches_of_all_ranks(_fetched_ahead(trainer), trainer),
+            "metrics": {name: value.detach().cpu() for name, value in trainer.callback_metrics.items()},
+            "facts": dict(facts),
+        }
+
+    # Resuming
+
+    def load(self, checkpoint: dict[str, Any]) -> None:
+        """Take the entries of a checkpoint that a fit goes on from; those of earlier versions have none."""
+        fit = checkpoint.get("loops", {}).get("fit_loop", {}).get("state_dict", {})
+        self._loader_states = fit.get("combined_loader", [])
+        self._loaded = checkpoint.get(ENTRY, {})
+
+    def at_train_start(self, module: LightningModule) -> tuple[list[Any], dict[str, int]]:
+        """Put everything back, as the last before training starts.
+
+        Args:
+            module: The module.
+
+        Returns:
+            The waiting batches and the facts that were saved with them.
+        """
+        trainer, loaded, states = module.trainer, self._loaded, self._loader_states
+        self._loaded, self._loader_states = {}, []
+        if not trainer.fit_loop.is_resuming:
+            return [], {}
+        within = is_within_epoch(trainer)
+        if has_ended_epoch(trainer):
+            begin_next_epoch(trainer)
+        elif not within:
+            _data_fetcher(trainer).done = True
+        if not loaded:
+            return [], {}
+        if loaded["ranks"] != trainer.world_size:
+            rank_zero_info(
+                f"the checkpoint is of {loaded['ranks']} ranks and this run has {trainer.world_size}: it goes on with "
+                "another order of the data and other random numbers"
+            )
+        trainer.callback_metrics.update(loaded["metrics"])
+        for sampler, seed in zip(_seeded_samplers(trainer), loaded["sampler_seeds"], strict=False):
+            sampler.seed = seed
+        # Lightning's own judgement does not know that an iterator is made again.
+        warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch")
+        if within:
+            self._epoch_start = {name: _of_rank(each, trainer) for name, each in loaded["epoch_start"].items()}
+            fetched = loaded["fetched"]
+            self._go_to_batch(module, states, None if isinstance(fetched, int) else _share(fetched, trainer))
+        set_random_states(_of_rank(loaded["random_states"], trainer), module.device, _generators(trainer))
+        waiting = loaded["waiting"]
+        if isinstance(waiting, int):
+            rank_zero_warn(f"{waiting} batches of an accumulated step are left out: the checkpoint could not hold them")
+            return [], loaded["facts"]
+        return [move_data_to_device(each, module.device) for each in _share(waiting, trainer)], loaded["facts"]
+
+    def _go_to_batch(self, module: LightningModule, states: list[dict[str, Any]], fetched: list[Any] | None) -> None:
+        """Make the iterator of the epoch again and go to the batch that comes next.
+
+        Args:
+            module: The module.
+            states: The states of the loaders that have one.
+            fetched: The batches that had been fetched ahead; None where they are not known.
+        """
+        trainer = module.trainer
+        progress: Any = trainer.fit_loop.epoch_progress, trainer.fit_loop.epoch_loop.batch_progress
+        epochs, batches = (each.current.processed for each in progress)
+        fetcher, loaders = _data_fetcher(trainer), _loaders(trainer)
+        for loader in loaders:
+            _set_epoch(loader, epochs)
+        has_states = len(states) == len(loaders) > 0 and all(hasattr(each, "load_state_dict") for each in loaders)
+        if has_states and fetched is not None:
+            for loader, state in zip(loaders, states, strict=True):
+                loader.load_state_dict(state)
+            iter(fetcher)
+            if fetched:
+                fetcher.batches = [*fetched, *fetcher.batches]
+            return
+        generators = _generators(trainer)
+        set_random_states(self._epoch_start["iterator"], module.device, generators)
+        if "batches" in self._epoch_start:
+            fetcher.combined_loader.reset()  # workers that stay draw a seed for the first iterator alone
+        iter(fetcher)
+        if "batches" in self._epoch_start:
+            set_random_states(self._epoch_start["batches"], module.device, generators)
+        for _ in range(batches):
+            next(fetcher, None)
+        if fetched and len(fetched) == len(fetcher.batches):
+            fetcher.batches = list(fetched)  # those of a random data set were drawn amid the numbers of the model
+        fetcher.fetched = 0  # Lightning adds the batches that were trained on
+
+
+def _of_all_ranks(states: RandomStates, module: LightningModule) -> RandomStates:
+    """Return the states of all ranks, stacked, on every rank."""
+    if module.trainer.world_size == 1:
+        return {name: state[None] for name, state in states.items()}
+    # Bytes, which every backend gathers as they are.
+    sent = {name: state.view(torch.uint8).to(module.device) for name, state in states.items()}
+    gathered = {name: cast(Tensor, module.all_gather(each)).cpu() for name, each in sent.items()}
+    return {name: each.view(states[name].dtype) for name, each in gathered.items()}
+
+
+def _of_rank(states: RandomStates, trainer: Trainer) -> RandomStates:
+    # Copies: torch 2.13 reads a generator's state from the start of a tensor's storage.
+    return {name: each[trainer.global_rank % len(each)].clone() for name, each in states.items()}
+
+
+def _share(of_ranks: list[list[Any]], trainer: Trainer) -> list[Any]:
+    # Of as many batches on every rank, so that all step together.
+    return of_ranks[trainer.global_rank % len(of_ranks)]
+
+
+def _batches_of_all_ranks(batches: Sequence[Any], trainer: Trainer) -> list[list[Any]] | int:
+    """Return the batches of each rank, or their number where a checkpoint cannot hold them."""
+    own = [move_data_to_device(batch, torch.device("cpu")) for batch in batches]
+    if not all(map(_is_plain, own)):
+        return len(own)
+    if trainer.world_size == 1 or not own:
+        return [own] * trainer.world_size
+    if not torch.distributed.is_initialized():
+        return len(own)
+    every: list[Any] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(every, own)
+    return every
+
+
+def _is_plain(batch: Any) -> bool:
+    """Whether ``torch.load(weights_only=True)`` reads it."""
+    if type(batch) is dict:
+        return all(isinstance(key, str | int) and _is_plain(value) for key, value in batch.items())
+    if type(batch) in (list, tuple):
+        return all(map(_is_plain, batch))
+    return batch is None or type(batch) in (Tensor, str, int, float, bool)
+
+
+def _loaders(trainer: Trainer) -> list[Any]:
+    loaders = trainer.train_dataloader
+    return [] if loaders is None else CombinedLoader(loaders).flattened
+
+
+def _generators(trainer: Trainer) -> list[torch.Generator]:
+    """The generators that belong to the training loaders and their samplers."""
+    found: dict[int, torch.Generator] = {}
+    for loader in _loaders(trainer):
+        for owner in (loader, *_samplers(loader)):
+            generator = getattr(owner, "generator", None)
+            if isinstance(generator, torch.Generator):
+                found[id(generator)] = generator
+    return list(found.values())
+
+
+def _seeded_samplers(trainer: Trainer) -> list[Any]:
+    """The samplers whose order follows from a seed and the epoch, as that of torch's DistributedSampler."""
+    found = {id(each): each for loader in _loaders(trainer) for each in _samplers(loader)}
+    return [each for each in found.values() if isinstance(getattr(each, "seed", None), int)]
+
+
+def _samplers(loader: Any) -> list[Any]:
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    return [getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None)]
+
+
+def _set_epoch(loader: Any, epoch: int) -> None:
+    """Tell the samplers of a loader the epoch before its iterator is made; Lightning tells them afterwards."""
+    for sampler in _samplers(loader):
+        if callable(getattr(sampler, "set_epoch", None)):
+            sampler.set_epoch(epoch)
+
+
+def _fetched_ahead(trainer: Trainer) -> list[Any]:
+    # There is no iterator before a fit and after it.
+    is_made = getattr(trainer.fit_loop, "_data_fetcher", True) is not None
+    return getattr(_data_fetcher(trainer), "batches", []) if is_made else []
+
+
+def _data_fetcher(trainer: Trainer) -> Any:
+    """Lightning's iterator over the training batches, for which it has no public name."""
+    fetcher = getattr(trainer.fit_loop, "_data_fetcher", None)
+    if not all(hasattr(fetcher, name) for name in ("__iter__", "__next__", "fetched", "done")):
+        raise RuntimeError(f"Lightning {lightning.__version__}: fit_loop._data_fetcher is not what it was in 2.6.6")
+    return fetcher

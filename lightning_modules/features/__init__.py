@@ -1,0 +1,1 @@
+"""The output of a frozen encoder, computed once and kept."""

@@ -1,0 +1,1 @@
+"""Hugging Face models: loading them, adapters, and how they are computed."""

@@ -245,6 +245,28 @@ def test_a_run_that_max_steps_ended_within_an_epoch_goes_on_there(name: str, by_
     assert trainer.logger.lines + resumed.logger.lines == whole.logger.lines
 
 
+class Stop(Callback):
+    """Stops a run after a number of steps, as Lightning's Timer (`Trainer(max_time=…)`) and EarlyStopping do."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        trainer.should_stop = trainer.global_step >= self.steps
+
+
+@pytest.mark.parametrize("saved", ["validation8", "epoch1", "by hand"])
+def test_a_run_that_was_stopped_within_an_epoch_goes_on_there(saved: str, tmp_path: Path) -> None:
+    """Lightning 2.6.6 validates where it stops, which draws random numbers that the uninterrupted run does not."""
+    whole, course = run(OTHERS["adamw"])
+    trainer, first = run(OTHERS["adamw"], course=Course(tmp_path), callbacks=[Stop(8)])
+    if saved == "by hand":
+        trainer.save_checkpoint(tmp_path / "by hand.ckpt")
+    resumed, second = run(OTHERS["adamw"], seed=7, checkpoint=tmp_path / f"{saved}.ckpt")
+    assert first.batches + second.batches == course.batches
+    assert_same(final_state(resumed), final_state(whole))
+
+
 def dataset() -> TensorDataset:
     return TensorDataset(*tensors())
 
@@ -389,7 +411,7 @@ def test_a_run_that_a_signal_ends_goes_on_bit_for_bit(batch: int, validating: bo
     callbacks = [Interrupting(batch, validating), ModelCheckpoint(tmp_path), SaveOnInterrupt()]
     with pytest.raises(SystemExit):
         run(optimizer, callbacks=callbacks, enable_checkpointing=True, **options)
-    resumed, rest = run(optimizer, seed=7, checkpoint=tmp_path / "interrupted.ckpt", **options)
+    resumed, rest = run(optimizer, seed=7, checkpoint=tmp_path / "last-interrupted.ckpt", **options)
     assert rest.batches == course.batches[batch:]
     assert_same(final_state(resumed), final_state(whole))
     lines = resumed.logger.lines

@@ -630,7 +630,7 @@ def test_an_interrupted_run_goes_on_with_the_last_checkpoint(
     assert ended.value.code == 143
     said = capsys.readouterr().err
     assert f"in {os.path.relpath(tmp_path / 'quickstart/*/checkpoints')}: THE RUN STARTS FROM THE BEGINNING\n" in said
-    kept = os.path.relpath(tmp_path / "quickstart/version_0/checkpoints/interrupted.ckpt")
+    kept = os.path.relpath(tmp_path / "quickstart/version_0/checkpoints/last-interrupted.ckpt")
     assert f"interrupted by SIGTERM in epoch 0 after step 1: kept {kept}; go on by" in said
 
     cli.main(["fit", *options])

@@ -19,7 +19,6 @@ from datamodules.sources.arrow_columns import column_of
 from datamodules.sources.dataset_source import DatasetSource
 from datamodules.sources.file_source import Quoting
 from datamodules.sources.row_cache import stored
-from datamodules.sources.text_source import TextSource
 from datamodules.sources.text_splits import TextSplits
 from datamodules.texts.column_choice import check_columns, choose_text_columns
 from datamodules.texts.split_report import report_splits
@@ -302,8 +301,6 @@ class TextDataModule(TokenizedDataModule):
         }
 
         def read() -> Iterator[pa.Table]:
-            if split == "val":
-                self._check_same_columns(source)
             check_columns(source, "text_columns", texts)
             check_columns(source, "label_column", labels)
             return rows_to_tokenize(source, texts, labels, kind, self.options.drop_empty)
@@ -322,16 +319,6 @@ class TextDataModule(TokenizedDataModule):
         if self.options.label_columns is not None:
             return tuple(self.options.label_columns)
         return self._task().label_columns
-
-    def _check_same_columns(self, source: TextSource) -> None:
-        if self._splits.source("train") is None:
-            return
-        trained_on = self._task().all_columns
-        if set(source.schema.names) != set(trained_on):
-            raise DataError(
-                f"{source.place} has the columns {', '.join(source.schema.names)}, and the training rows have "
-                f"{', '.join(trained_on)}; training and validation rows need the same columns"
-            )
 
     def _all_rows(self) -> datasets.Dataset:
         source = self._splits.required("predict")

@@ -13,13 +13,16 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 
-FILE_NAME = "interrupted.ckpt"
+# `Trainer.fit(ckpt_path="last")` looks for names that begin with ModelCheckpoint.CHECKPOINT_NAME_LAST
+# (lightning 2.6.6).
+FILE_NAME = "last-interrupted.ckpt"
 
 
 class SaveOnInterrupt(Callback):
     """Ends a fit after the batch at hand on Ctrl-C or SIGTERM, with a checkpoint that it can go on from.
 
-    The checkpoint is ``interrupted.ckpt`` in the folder of the trainer's ModelCheckpoint; without one nothing is saved.
+    The checkpoint is ``last-interrupted.ckpt`` in the folder of the trainer's ModelCheckpoint, where
+    ``Trainer.fit(ckpt_path="last")`` finds it; without a ModelCheckpoint nothing is saved.
     One line says what was kept and how to go on. The process ends with the usual status, 130 after Ctrl-C and 143 after
     SIGTERM, where Lightning's own handling ends with 1 and 0 (lightning 2.6.6). A second Ctrl-C ends it at once.
     Several ranks end together, whichever got the signal. Other signals, those that SLURM requeues with among them, are

@@ -17,12 +17,19 @@ def new_file(path: Path) -> Iterator[TextIO]:
 
     Args:
         path: The file, in a folder that exists; replaced if it exists.
+
+    Raises:
+        OSError: if it cannot be written, as on a full disk; nothing of it is left, and the error names it.
     """
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with unfinished.open("w", encoding="utf-8", newline="") as stream:
             yield stream
         unfinished.replace(path)
+    except OSError as error:
+        if error.filename not in (None, str(unfinished)):
+            raise
+        raise OSError(error.errno, f"{error.strerror}; nothing of the file is left", str(path)) from error
     finally:
         unfinished.unlink(missing_ok=True)
 

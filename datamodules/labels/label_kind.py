@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -22,6 +23,8 @@ INTEGER = re.compile(r"[+-]?\d+")
 # What stands for a missing or non-finite number in a column of numbers; among names it is a name like others.
 NO_NUMBER = {"", "na", "n/a", "nan", "none", "null", "inf", "+inf", "-inf", "infinity", "-infinity"}
 MAX_LABELS = 100_000
+# Up to so many different whole floats may be meant as classes.
+FEW_NUMBERS = 20
 
 
 @dataclass(frozen=True)
@@ -139,6 +142,12 @@ class LabelProfile:
                 text, where = self.first_name or self.first_no_number or ("", self.column)
                 raise DataError(f"{where}: label {text!r} in column {self.column!r} is not a number")
             return LabelKind("regression", (), found_from)
+        if problem_type is None and not self.has_lists and self.names and all(map(is_written_list, self.names)):
+            raise DataError(
+                f"the label column {self.column!r} holds lists that are written as texts, such as {min(self.names)!r}; "
+                "several labels per text are lists of JSON lines or Parquet, or several columns of 0 and 1; "
+                "problem_type=single_label_classification takes each such text as one class"
+            )
         names = self._sorted_names() if label_names is None else tuple(label_names)
         split = f"the label column {self.column!r} of the training split"
         if len(self.names) < 2 and chosen == "single_label_classification":
@@ -167,6 +176,11 @@ class LabelProfile:
         if self.has_lists:
             return "multi_label_classification", "lists"
         if self.is_numeric and (self.has_fractions or self.has_floats):
+            classes = {float(name) for name in self.names}
+            if len(classes) <= FEW_NUMBERS and all(value.is_integer() for value in classes):
+                # pandas makes floats of integers in a column with gaps.
+                hint = f"problem_type=single_label_classification takes them as {len(classes)} classes"
+                return "regression", f"whole floats ({hint})"
             return "regression", "floats"
         cells = "integers" if self.is_numeric else "texts" if self.names_of_numbers is None else "named numbers"
         return "single_label_classification", cells
@@ -194,3 +208,11 @@ def number(text: str) -> float:
         return float(text)
     except ValueError:
         return math.nan
+
+
+def is_written_list(text: str) -> bool:
+    """Return whether a text is a list as Python or JSON write it, as lists in a CSV file are."""
+    try:
+        return text.startswith("[") and isinstance(ast.literal_eval(text), list)
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return False

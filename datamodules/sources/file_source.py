@@ -152,11 +152,16 @@ class FileSource:
                 )
                 header = next((row for row in rows if row), None)
         except UnicodeDecodeError:
-            raise DataError(f"{file}, line {_line_of_bad_utf8(file)}: not UTF-8 text") from None
+            raise DataError(_not_utf8(file)) from None
         except csv.Error as error:
             raise DataError(f"{file}, line 1: {error}") from error
         if header is None:
             raise DataError(f"{file} is empty; its first line must name the columns")
+        other = next((character for character in ";\t|" if character in header[0]), None)
+        if len(header) == 1 and other is not None and self.delimiter is None:
+            raise DataError(
+                f"{file}: the header has one cell, {header[0]!r}; is {other!r} the delimiter? give delimiter"
+            )
         return header
 
     def _csv_tables(self, file: Path, names: list[str]) -> Iterator[pa.Table]:
@@ -224,7 +229,10 @@ def _json_object(line: bytes, where: str) -> dict:
     except (json.JSONDecodeError, RecursionError) as error:
         raise DataError(f"{where}: not JSON ({first_line(error)}); each line must be an object") from None
     if not isinstance(row, dict):
-        raise DataError(f"{where}: a JSON {type(row).__name__}; each line must be an object")
+        raise DataError(
+            f"{where}: a JSON {type(row).__name__}; each line must be an object, as pandas writes with "
+            'to_json(orient="records", lines=True)'
+        )
     return row
 
 
@@ -274,15 +282,19 @@ def _csv_complaint(file: Path, message: str, quoted: bool) -> str:
     where = f"{file}, row {int(row[1]) - 1}" if row else str(file)
     hint = "; a quote that is not closed? quoting=none takes quotes as characters" if quoted else ""
     if "invalid UTF8" in message:
-        return f"{file}, line {_line_of_bad_utf8(file)}: not UTF-8 text"
+        return _not_utf8(file)
     count = re.search(r"Expected (\d+) columns?, got (\d+)", message)
     if count:
         told = f"{where}: {count[2]} cells where the header has {count[1]}"
-        other = _other_delimiter(file) if count[1] == "1" else None
-        if other is not None:
-            return f"{told}; the header holds {other!r}, is that the delimiter? give delimiter"
         return told + (hint if int(count[2]) < int(count[1]) else "")
     return f"{where}: {first_line(message)[:200]}{hint}"
+
+
+def _not_utf8(file: Path) -> str:
+    # Excel's plain "CSV" is written in the code page of the system.
+    return (
+        f'{file}, line {_line_of_bad_utf8(file)}: not UTF-8 text; in Excel save as "CSV UTF-8", or convert with iconv'
+    )
 
 
 def _line_of_bad_utf8(file: Path) -> int:
@@ -293,10 +305,3 @@ def _line_of_bad_utf8(file: Path) -> int:
             except UnicodeDecodeError:
                 return number
     return 1
-
-
-def _other_delimiter(file: Path) -> str | None:
-    """Return a character in the first line of a file that often stands between cells."""
-    with file.open("rb") as opened:
-        header = opened.readline(10_000).decode("utf-8", errors="replace")
-    return next((character for character in ";\t|" if character in header), None)

@@ -111,4 +111,4 @@ def _ambiguous(source: TextSource, option: str, candidates: Sequence[str]) -> Da
 
 
 def _listed(names: Sequence[str]) -> str:
-    return ", ".join(name if name == name.strip() else repr(name) for name in names)
+    return ", ".join(name if name and name == name.strip() else repr(name) for name in names)

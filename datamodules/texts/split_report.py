@@ -31,6 +31,7 @@ def report_splits(
     labelled = {name: rows for name, rows in splits.items() if "label" in rows.column_names}
     if label_names and labelled:
         lines += _class_table(labelled, label_names)
+        _warn_of_missing_labels(labelled, label_names)
     lines += [_cut_line(name, rows, limit) for name, rows in splits.items()]
     rank_zero_info("\n".join(lines))
     names = list(splits)
@@ -65,15 +66,26 @@ def _class_table(splits: Mapping[str, datasets.Dataset], label_names: Sequence[s
     return [*lines, *([f"... and {more} more"] if more else [])]
 
 
+def _warn_of_missing_labels(splits: Mapping[str, datasets.Dataset], label_names: Sequence[str]) -> None:
+    for split in [name for name in splits if name != "train"]:
+        counts = count_labels(column_of(splits[split], "label"), len(label_names))
+        missing = [name for name, count in zip(label_names, counts, strict=True) if count == 0]
+        if missing:
+            named = ", ".join(missing[:3]) + ", ..." * (len(missing) > 3)
+            which = f"{len(missing)} of {len(label_names)} labels are in no {split} row"
+            rank_zero_warn(f"{which}, so that its scores do not cover them: {named}")
+
+
 def _cut_line(name: str, rows: datasets.Dataset, limit: str) -> str:
     lost = column_of(rows, "lost_tokens")
     cut = pc.sum(pc.greater(lost, 0)).as_py()
     if not cut:
         return f"{name}: no text is longer than {limit}"
+    keeps_more = "; a larger max_length or long_texts=windows keeps more"
     tokens, kept = pc.sum(lost).as_py(), pc.sum(column_of(rows, "length")).as_py()
     return (
         f"{name}: {cut} of {len(rows)} texts are longer than {limit} and are cut; "
-        f"{tokens} tokens ({100 * tokens / (tokens + kept):.1f} percent) are lost"
+        f"{tokens} tokens ({100 * tokens / (tokens + kept):.1f} percent) are lost" + keeps_more * (tokens > kept)
     )
 
 

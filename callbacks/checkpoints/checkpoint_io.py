@@ -14,6 +14,7 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 from lightning.fabric.plugins import CheckpointIO, TorchCheckpointIO
 from lightning.pytorch import Trainer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from callbacks.checkpoints.checkpoint_reading import read_checkpoint
 
@@ -29,8 +30,8 @@ class AtomicCheckpointIO(CheckpointIO):
 
     Lightning's own plugin writes into the folder for temporary files and moves the file from there, which is a copy
     where that folder is on another file system (lightning 2.6.6, fsspec's transactions). Here the bytes are on the disk
-    before the file gets its name. Reading is :func:`~callbacks.checkpoints.checkpoint_reading.read_checkpoint`.
-    Paths on remote file systems and folders of sharded checkpoints are left to Lightning.
+    before the file gets its name. Reading is :func:`~callbacks.checkpoints.checkpoint_reading.read_checkpoint`. Paths
+    on remote file systems are left to Lightning; strategies that shard a model read and write their folders themselves.
 
     The command line uses this plugin wherever Lightning would use its own; from Python it is an argument.
 
@@ -57,7 +58,11 @@ class AtomicCheckpointIO(CheckpointIO):
         weights_only: bool | None = True,
     ) -> dict[str, Any]:
         local = _local(path)
-        if local is None or local.is_dir() or local.name == _HANDED_BACK:
+        if local is not None and local.is_dir():
+            raise MisconfigurationException(
+                f"ckpt_path: {path} is a folder; checkpoints are files, but for those that ModelParallelStrategy shards"
+            )
+        if local is None or local.name == _HANDED_BACK:
             return TorchCheckpointIO().load_checkpoint(path, map_location, weights_only=True)
         return read_checkpoint(local, map_location)
 

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datamodules import tokenized_datamodule
-from lightning_modules import ModelError, text_prediction
+from lightning_modules import ModelError
 from lightning_modules.batches.input_limits import longest_input
+from lightning_modules.trained_model import text_prediction
 from lightning_modules.trained_model.text_prediction import named_predictions, token_batches
 from tests.architectures import ARCHITECTURES, tiny_model
 from tests.tiny_texts import tiny_classifier, tiny_texts, tiny_tokenizer

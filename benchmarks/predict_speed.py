@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from transformers import pipeline
 
-from datamodules.glue_tasks import find_task
-from datamodules.synthetic_source import SyntheticSource
+from datamodules.generated.synthetic_source import SyntheticSource
+from datamodules.glue.glue_tasks import find_task
 from lightning_modules import SequenceClassifier
 from lightning_modules.trained_model.text_prediction import TOKENS_ON_CPU
 

@@ -64,7 +64,7 @@ def main() -> None:
 
     import cli
     from callbacks import ConfigSaver, ModelExporter, RunSummary
-    from callbacks.checkpoint_io import AtomicCheckpointIO
+    from callbacks.checkpoints.checkpoint_io import AtomicCheckpointIO
     from lightning_modules import ClosureModule, SequenceClassifier
     from lightning_modules.closures import StepClosures
 

@@ -11,21 +11,21 @@ import pyarrow as pa
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
-from datamodules.arrow_columns import column_of
-from datamodules.collator import Collator
-from datamodules.column_choice import check_columns, choose_text_columns
-from datamodules.dataset_source import DatasetSource
+from datamodules.batches.collator import Collator
 from datamodules.errors import DataError
-from datamodules.file_source import Quoting
-from datamodules.label_kind import LabelKind, ProblemType
-from datamodules.label_statistics import LabelStatistics, label_statistics
-from datamodules.row_cache import stored
-from datamodules.split_report import report_splits
-from datamodules.text_rows import TEXT_COLUMNS, rows_to_tokenize
-from datamodules.text_splits import TextSplits
-from datamodules.text_task import TaskOptions, TextTask, find_task, task_line
+from datamodules.labels.label_kind import LabelKind, ProblemType
+from datamodules.labels.label_statistics import LabelStatistics, label_statistics
+from datamodules.sources.arrow_columns import column_of
+from datamodules.sources.dataset_source import DatasetSource
+from datamodules.sources.file_source import Quoting
+from datamodules.sources.row_cache import stored
+from datamodules.sources.text_splits import TextSplits
+from datamodules.texts.column_choice import check_columns, choose_text_columns
+from datamodules.texts.split_report import report_splits
+from datamodules.texts.text_rows import TEXT_COLUMNS, rows_to_tokenize
+from datamodules.texts.text_task import TaskOptions, TextTask, find_task, task_line
+from datamodules.texts.validation_split import validation_rows
 from datamodules.tokenized_datamodule import TokenizedDataModule, check_at_least
-from datamodules.validation_split import validation_rows
 
 METRICS = {
     "single_label_classification": ("accuracy", "macro_f1"),

@@ -25,11 +25,10 @@ def call_clearing(name: str, closure: Callable[[], Any], params: Sequence[Tensor
     Raises:
         ValueError: It adds to gradients that were there.
     """
-    there = [p for p in params if p.grad is not None and type(p.grad) is Tensor and p.grad.layout == torch.strided]
+    there = [(p, p.grad) for p in params if type(p.grad) is Tensor and p.grad.layout == torch.strided]
     if not there:
         return closure()
-    owner = min(there, key=Tensor.numel)
-    marked = owner.grad
+    owner, marked = min(there, key=lambda pair: pair[1].numel())
     marked.detach().masked_fill_(marked.detach() != 0, math.nan)
     loss = closure()
     if owner.grad is marked and bool(marked.isnan().any()):

@@ -24,8 +24,8 @@ from safetensors.torch import save_file
 
 from benchmarks.compatibility.optimizers import SmallClassifier, loader
 from callbacks import AtomicCheckpointIO
-from callbacks.checkpoint_io import write_atomically
-from callbacks.checkpoint_reading import damage, read_checkpoint
+from callbacks.checkpoints.checkpoint_io import write_atomically
+from callbacks.checkpoints.checkpoint_reading import damage, read_checkpoint
 
 
 def checkpoint(number: int = 0, size: int = 1000) -> dict[str, Any]:

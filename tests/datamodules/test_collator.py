@@ -6,7 +6,7 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from datamodules import DataError
-from datamodules.collator import Collator
+from datamodules.batches.collator import Collator
 
 ROWS = [
     {"input_ids": [5, 6, 7], "token_type_ids": [0, 1, 1], "label": 1, "idx": 4},

@@ -6,9 +6,9 @@ import pyarrow as pa
 import pytest
 
 from datamodules import DataError
-from datamodules.label_encoding import encode_labels
-from datamodules.label_kind import find_kind
-from datamodules.text_source import Part
+from datamodules.labels.label_encoding import encode_labels
+from datamodules.labels.label_kind import find_kind
+from datamodules.sources.text_source import Part
 
 
 def part(**columns):
@@ -100,7 +100,7 @@ def test_labels_that_are_refused(labels, options, message):
 
 
 def test_a_column_that_holds_no_classes(monkeypatch):
-    monkeypatch.setattr("datamodules.label_kind.MAX_LABELS", 3)
+    monkeypatch.setattr("datamodules.labels.label_kind.MAX_LABELS", 3)
     with pytest.raises(DataError, match=r"has more than 3 different labels; is it the right column\?$"):
         kind_of(["a", "b", "c", "d", "e"])
     assert kind_of(["1", "2", "3", "4", "5", "6.5"]).problem_type == "regression"

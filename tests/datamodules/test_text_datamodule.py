@@ -500,7 +500,7 @@ def test_a_second_start_reads_only_the_fingerprint(make, tmp_path, monkeypatch):
     def refuse(*arguments):
         raise AssertionError("the file is read again")
 
-    monkeypatch.setattr("datamodules.file_source.FileSource._csv_tables", refuse)
+    monkeypatch.setattr("datamodules.sources.file_source.FileSource._csv_tables", refuse)
     assert labels() == first
 
 

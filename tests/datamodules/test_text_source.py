@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from datamodules import DataError
-from datamodules.dataset_source import load_splits
-from datamodules.file_source import FileSource
-from datamodules.text_source import with_texts
+from datamodules.sources.dataset_source import load_splits
+from datamodules.sources.file_source import FileSource
+from datamodules.sources.text_source import with_texts
 
 LITERALS = ["NA", "None", "null", "nan", "N/A", "#N/A", "-inf", "1e5", "007", "true", "2020-01-01", " padded ", "\\N"]
 
@@ -91,7 +91,7 @@ def test_any_texts_come_back_from_json_lines(tmp_path, texts, ascii_only):
 
 
 def test_json_lines_with_gaps_and_kinds_that_differ_between_batches(tmp_path, monkeypatch):
-    monkeypatch.setattr("datamodules.file_source.BATCH_ROWS", 2)
+    monkeypatch.setattr("datamodules.sources.file_source.BATCH_ROWS", 2)
     rows = [{"text": "a", "score": 1}, {"text": "b"}, {"text": "c", "score": 0.5, "tags": ["x"]}]
     content = "\n".join(map(json.dumps, rows))
     assert read_text(tmp_path, content, "rows.jsonl") == [
@@ -158,7 +158,7 @@ def test_the_fingerprint_follows_the_content(tmp_path):
 
 
 def test_large_files_are_read_in_batches(tmp_path, monkeypatch):
-    monkeypatch.setattr("datamodules.file_source.CSV_BLOCK_BYTES", 1000)
+    monkeypatch.setattr("datamodules.sources.file_source.CSV_BLOCK_BYTES", 1000)
     rows = [f'"text {row}, with\nlines",{row % 2}' for row in range(500)]
     file = write(tmp_path, "rows.csv", "text,label\n" + "\n".join(rows))
     parts = list(FileSource(file, "train_file").parts())

@@ -31,9 +31,9 @@ from lightning_modules.models.classifier_model import classifier_model
 from lightning_modules.models.computed_buffers import computed_buffers, restore_rounded
 from lightning_modules.models.pretrained import check_label_order, load_sequence_classifier
 from lightning_modules.models.sharded_model import sharded_modules
-from lightning_modules.models.start_weights import start_weights
 from lightning_modules.models.trainable_parts import Trainable, frozen_modules
 from lightning_modules.trained_model.export import can_hold_mean
+from lightning_modules.trained_model.start_weights import start_weights
 from lightning_modules.trained_model.trained_classifier import TrainedClassifier
 from lightning_modules.trainer.monitors import check_monitors
 from lightning_modules.trainer.row_order import RowOrder

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.study.definition import Study, load_study
+from benchmarks.study.definition import Study
 from benchmarks.study.estimate import duration, estimate_run_seconds, estimate_study_seconds, number_of
 from benchmarks.study.execution import BUSY_EXIT_STATUS, check_cell, cli_arguments, execute_run, other_data
 from benchmarks.study.grid import Run, expand_cells, expand_runs
@@ -17,6 +17,7 @@ from benchmarks.study.progress import Progress
 from benchmarks.study.ray_runner import RayRunner
 from benchmarks.study.results import FAILED, FINISHED, ResultsFile
 from benchmarks.study.runner import Slot, StudyRunner, collect, find_slots, forget, missing_runs, run_command
+from benchmarks.study.study_file import load_study
 
 RESULTS_FILE = "results.sqlite"
 INTERRUPTED_EXIT_STATUS = 130

@@ -18,8 +18,8 @@ _TO_RESUME = ("optimizer_states", "lr_schedulers", "loops", "callbacks")
 
 
 def is_distributed(checkpoint: dict[str, Any]) -> bool:
-    """Return whether a checkpoint is one of shards, whose tensors the strategy has loaded and compared by itself."""
-    return "loops" in checkpoint and not {"state_dict", "optimizer_states"} & checkpoint.keys()
+    """Return whether a strategy that shards the model has loaded and compared the weights by itself."""
+    return "loops" in checkpoint and "state_dict" not in checkpoint
 
 
 def check_loadable(checkpoint: dict[str, Any], module: LightningModule, model: str, is_fit: bool) -> None:

@@ -12,6 +12,7 @@ from transformers.pytorch_utils import Conv1D
 from lightning_modules.errors import ModelError
 from lightning_modules.ignored_warnings import quiet_peft
 from lightning_modules.models.adapter_check import check_adapter_acts, check_prompts
+from lightning_modules.models.adapter_identity import identity_values, original_name
 from lightning_modules.models.bottleneck_adapter import (
     ADAPTER_TYPE,
     CONFIG_FILE,
@@ -22,7 +23,6 @@ from lightning_modules.models.bottleneck_adapter import (
     save_bottleneck_adapters,
 )
 from lightning_modules.models.lora_start import add_to_original, check_start, lora_start
-from lightning_modules.models.start_weights import identity_values, original_name
 from lightning_modules.models.trainable_parts import head_names, new_beside_old
 
 if TYPE_CHECKING:

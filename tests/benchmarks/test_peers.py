@@ -18,8 +18,8 @@ from benchmarks.peers.hidden_size_rate import hidden_size_rate
 from benchmarks.peers.mechanic import MechanicAdamW
 from benchmarks.peers.polynomial_averaging import PolynomialAveraging
 from benchmarks.peers.schedule_free_plus import ScheduleFreePlus
-from benchmarks.study.definition import load_study
 from benchmarks.study.grid import expand_cells
+from benchmarks.study.study_file import load_study
 from lightning_modules import SequenceClassifier
 from tests.tiny_models import TinyData, save_tiny_bert
 

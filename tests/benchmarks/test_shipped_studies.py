@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.study.definition import load_study
 from benchmarks.study.execution import check_cell
 from benchmarks.study.grid import Cell, expand_cells, expand_runs
+from benchmarks.study.study_file import load_study
 from benchmarks.study.yaml_file import read_yaml
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,7 +7,8 @@ from textwrap import dedent
 
 import pytest
 
-from benchmarks.study.definition import Budget, label_of, load_study
+from benchmarks.study.definition import Budget, label_of
+from benchmarks.study.study_file import load_study
 
 MINIMAL = """
 axes:

@@ -7,8 +7,9 @@ from textwrap import dedent
 
 import pytest
 
-from benchmarks.study.definition import Budget, Study, load_study
+from benchmarks.study.definition import Budget, Study
 from benchmarks.study.grid import Run, expand_cells, expand_runs
+from benchmarks.study.study_file import load_study
 
 
 def study_of(folder: Path, text: str, **replacements: str) -> Study:

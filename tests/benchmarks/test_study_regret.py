@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from benchmarks.study.definition import RegretOptions, Study, load_study
+from benchmarks.study.definition import RegretOptions, Study
 from benchmarks.study.grid import Run, expand_runs
 from benchmarks.study.regret import (
     average_ranks,
@@ -25,6 +25,7 @@ from benchmarks.study.regret_report import regret_figure
 from benchmarks.study.report import write_report
 from benchmarks.study.results import FAILED, FINISHED, Result
 from benchmarks.study.statistics import runs_frame
+from benchmarks.study.study_file import load_study
 
 STUDY = """
 title: Made up

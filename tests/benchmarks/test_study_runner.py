@@ -16,7 +16,7 @@ import pytest
 
 import benchmarks.study.runner
 from benchmarks.study.__main__ import main
-from benchmarks.study.definition import Study, load_study
+from benchmarks.study.definition import Study
 from benchmarks.study.estimate import duration, estimate_run_seconds, estimate_study_seconds
 from benchmarks.study.execution import (
     cli_arguments,
@@ -30,6 +30,7 @@ from benchmarks.study.execution import (
 from benchmarks.study.grid import Run, expand_runs
 from benchmarks.study.results import FAILED, FINISHED, Result, ResultsFile
 from benchmarks.study.runner import Slot, StudyRunner, collect, find_slots, missing_runs
+from benchmarks.study.study_file import load_study
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDY = """

@@ -20,7 +20,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader
 
 from callbacks import PredictionWriter
-from callbacks.prediction_writer import free_column
+from callbacks.outputs.prediction_writer import free_column
 from tests.ranks import on_ranks
 
 TEXTS = ["plain", "NA", 'with "quotes", a comma', "two\nlines", "a\ttab", "plain", ""]

@@ -644,6 +644,19 @@ def test_an_interrupted_run_goes_on_with_the_last_checkpoint(
     assert f"ckpt_path last: skipped {os.path.relpath(newest)}: is not whole: " in capsys.readouterr().err
 
 
+def test_a_saved_configuration_names_its_checkpoint_from_any_folder(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = [*short_run(tiny), "--trainer.logger.init_args.save_dir", "runs"]
+    options[1:4:2] = ["linetune:quickstart", "linetune:trainer/cpu"]
+    cli.main(["fit", *options])
+    start = Path("runs/quickstart/version_0/checkpoints/best.ckpt")
+    cli.main(["fit", *options, "--trainer.max_epochs", "2", "--ckpt_path", str(start)])
+    config = yaml.safe_load(Path("runs/quickstart/version_1/config.yaml").read_text())
+    assert config["ckpt_path"] == str(tmp_path / start)
+
+
 @pytest.mark.parametrize("command", ["fit", "validate", "predict", "export"])
 def test_a_checkpoint_that_is_none_is_one_line(
     command: str, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -185,6 +185,9 @@ class GLD(Optimizer):
     ) -> Loss:
         """Move the units of this step to their best candidates.
 
+        An exception in a trial leaves the unit that it is about where it was. Units that this step has moved before it
+        stay at their candidates, each of which lowered the loss: the way back would take a copy of all of them.
+
         Args:
             closure: Called in place of `evaluate` where that is missing, and for the `fisher` selection.
             evaluate: Computes the loss of the batch at the present parameters.

@@ -51,6 +51,11 @@ def check_combination(
         raise ModelError(
             f"precision: {name} computes no gradient for the scaler of 16-mixed to scale; choose bf16-mixed or 32-true"
         )
+    if scales_gradients and clips_gradients and any(each.get("fused") for each in optimizer.param_groups):
+        raise ModelError(
+            f"gradient_clip: {name} in its fused form unscales the gradients of 16-mixed within its step, too late for "
+            "them to be clipped; give it fused: false, or choose bf16-mixed"
+        )
     if clips_gradients and not can.needs_gradient:
         raise ModelError(f"gradient_clip: {name} computes no gradient to clip; leave gradient_clip out")
     if clips_gradients and can.measures_slope:

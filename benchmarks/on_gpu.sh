@@ -29,18 +29,7 @@ pack() {
         --implementation cp "${platforms[@]}" -c constraints.txt -d "$PACK/wheels" "${WHEELS[@]}" || return 1
     cp "$GLUE_DIR/SST-2/dev.tsv" "$PACK/glue/SST-2/"
     head -n 20001 "$GLUE_DIR/SST-2/train.tsv" >"$PACK/glue/SST-2/train.tsv"
-    "$PYTHON" - "$PACK/model" <<'END' || return 1
-import sys
-
-import torch
-from transformers import AutoModel, AutoTokenizer
-
-from lightning_modules.models.pretrained import OFFLINE_PREFIX, PACKAGED_MODELS, packaged_folder
-
-source = packaged_folder(OFFLINE_PREFIX + next(iter(PACKAGED_MODELS)))
-AutoModel.from_pretrained(source, dtype=torch.float16).save_pretrained(sys.argv[1])
-AutoTokenizer.from_pretrained(source).save_pretrained(sys.argv[1])
-END
+    "$PYTHON" -m benchmarks.half_precision_model "$PACK/model" || return 1
     bytes=$(du -sb "$PACK" | cut -f1)
     echo "$PACK: $((bytes / 1000000)) MB"
     [ "$bytes" -le 60000000 ] || { echo "on_gpu.sh: $PACK has more than 60 MB" >&2; return 1; }

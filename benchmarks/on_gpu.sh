@@ -87,7 +87,8 @@ fi
 step_cost=("$PYTHON" -m benchmarks.step_cost --data-dir "$GLUE_DIR" --tokenizer "$LINETUNE_MODEL" --device "$DEVICE"
     --model "$model" --methods "${methods[@]}" --steps "$steps" --no-pairs --precision bf16-mixed)
 
-section "Tests with the marker gpu" 90 "$PYTHON" -m pytest -q -m gpu -p no:cacheprovider tests/optimizers
+section "Tests with the marker gpu" 90 "$PYTHON" -m pytest -q -m gpu -p no:cacheprovider tests/optimizers \
+    tests/callbacks/test_peak_memory_monitor.py
 section "Time of a step, bf16-mixed" 120 "${step_cost[@]}"
 section "Synchronisations per step" 60 "$PYTHON" -m benchmarks.synchronisations --device "$DEVICE"
 section "Peak memory" 150 "$PYTHON" -m benchmarks.memory --device "$DEVICE" --size "$size" \

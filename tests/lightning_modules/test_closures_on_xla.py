@@ -28,7 +28,7 @@ def test_trials_of_a_model_with_dropout_share_masks_and_graphs(tmp_path: Path) -
     save_tiny_bert(tmp_path, num_hidden_layers=1)
     torch.manual_seed(0)
     module = SequenceClassifier(str(tmp_path)).to(DEVICE)
-    optimizer = AdamSLS(module.parameters())
+    optimizer = AdamSLS(module.parameters(), condition="momentum")
     compiled, trials = [], []
     for number in range(6):
         batch = {name: value.to(DEVICE) for name, value in default_collate(rows(8, seed=number)).items()}

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from optimizers.checks import require, require_one_of
 from optimizers.entry_selection import Selection, compute_gradients, select_entries, subset_count
 from optimizers.gld_candidates import CandidateUnit, EvaluateMany, Trial, Trials, UnitKind, candidate_units, objective
-from optimizers.gradient_free_step import GradientFreeStep, discard_gradients, read_losses
+from optimizers.gradient_free_step import GradientFreeStep, discard_gradients, read_losses, trainable
 from optimizers.lookahead import Option, OptionTree, Path
 from optimizers.pending import carry_out
 from optimizers.perturbation import NoiseDevice, Perturbation, derive_seed
@@ -135,24 +136,20 @@ class GLD(Optimizer):
             number = getattr(self, name)
             if name == "units_per_round" and number is None:
                 continue
-            if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-                raise ValueError(f"{name}: {number!r} is not allowed; an integer from 1 on")
+            is_count = isinstance(number, int) and not isinstance(number, bool) and number >= 1
+            require(is_count, name, number, "an integer from 1 on")
         for name, allowed in (
             ("units", ("tensor", "group")),
             ("selection", ("all", "random", "largest", "fisher")),
             ("candidates", ("one_at_a_time", "at_once")),
             ("noise_device", ("cpu", "parameter")),
         ):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}: {getattr(self, name)!r} is not allowed; one of {', '.join(allowed)}")
-        if not 0 < self.shrink <= 1:
-            raise ValueError(f"shrink: {self.shrink} is not allowed; above 0 and up to 1")
-        if self.success_rate is not None and not 0 < self.success_rate < 1:
-            raise ValueError(f"success_rate: {self.success_rate} is not allowed; between 0 and 1, or null")
-        if not self.adaptation_rate > 0:
-            raise ValueError(f"adaptation_rate: {self.adaptation_rate} is not allowed; above 0")
-        if self.copy_limit < 0:
-            raise ValueError(f"copy_limit: {self.copy_limit} is not allowed; 0 or more bytes")
+            require_one_of(name, getattr(self, name), allowed)
+        require(0 < self.shrink <= 1, "shrink", self.shrink, "above 0 and up to 1")
+        is_rate = self.success_rate is None or 0 < self.success_rate < 1
+        require(is_rate, "success_rate", self.success_rate, "between 0 and 1, or None")
+        require(self.adaptation_rate > 0, "adaptation_rate", self.adaptation_rate, "above 0")
+        require(self.copy_limit >= 0, "copy_limit", self.copy_limit, "at least 0 bytes")
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; its `radius` becomes its `lr`."""
@@ -161,8 +158,7 @@ class GLD(Optimizer):
             del param_group["radius"]
         for argument, key in (("radius", "lr"), ("norm_weight", "norm_weight")):
             value = param_group.get(key, self.defaults[key])
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{argument}: {value} is not allowed; 0 or more")
+            require(0 <= value < math.inf, argument, value, "at least 0")
         subset_count(1, param_group.get("subset_size", self.defaults["subset_size"]))
         super().add_param_group(param_group)
 
@@ -203,18 +199,21 @@ class GLD(Optimizer):
             ValueError: A callable that the settings need is missing.
         """
         if asks_for_state(self.param_groups, closure, evaluate, loss):
+            self._complete_state(candidate_units(trainable(self.param_groups), self.param_groups, self.units))
             return math.nan
         if self.candidates == "at_once" and evaluate_many is None:
             raise ValueError("candidates: at_once needs step(evaluate_many=…); without it use one_at_a_time")
-        if self.candidates == "at_once" and any(is_sharded(p) for group in self.param_groups for p in group["params"]):
-            raise ValueError("candidates: at_once needs whole parameters; sharded ones take one_at_a_time")
+        if any(is_sharded(p) for group in self.param_groups for p in group["params"]):
+            self._check_sharded()
         step = GradientFreeStep(self, closure, evaluate)
         trials = Trials(step, evaluate_many if self.candidates == "at_once" else None)
         start = step.loss()
         (before,) = read_losses([start])
         after, successes, radii, names, any_finite = before, 0, [], set(), False
         if math.isfinite(before):
-            units = [unit for unit in candidate_units(step.members, self.param_groups, self.units) if unit.lr > 0]
+            every = candidate_units(step.members, self.param_groups, self.units)
+            self._complete_state(every)
+            units = [unit for unit in every if unit.lr > 0]
             selection = step.number // self.reselect_every
             for turn in range(step.number * self.rounds, (step.number + 1) * self.rounds):
                 moving = self._in_turn(units, turn)
@@ -245,6 +244,27 @@ class GLD(Optimizer):
         )
         return start
 
+    def _check_sharded(self) -> None:
+        if self.candidates == "at_once":
+            raise ValueError("candidates: at_once needs whole parameters; sharded ones take one_at_a_time")
+        if self.lookahead_width > 1 and self.selection != "all":
+            raise ValueError(f"selection: {self.selection} with a lookahead needs whole parameters, to be resumed")
+        if self.reselect_every > 1 and self.selection in ("largest", "fisher"):
+            raise ValueError(f"reselect_every: above 1, {self.selection} needs whole parameters, to be resumed")
+
+    def _complete_state(self, units: Sequence[CandidateUnit]) -> None:
+        """Make the state of units that have none.
+
+        Of a sharded checkpoint `torch.distributed.checkpoint` (torch 2.13) fills in the entries that are there already,
+        and takes it that all parameters have a state or none.
+        """
+        for unit in units:
+            for tensor in unit.tensors if self.success_rate is not None else ():
+                self.state[tensor].setdefault("radius_factor", 1.0)
+            if self.lookahead_width > 1 and "tree" not in self.state[unit.tensors[0]]:
+                self.state[unit.tensors[0]].update(OptionTree.of_staying(self.lookahead_levels).to_state())
+                self._keep_root(unit)
+
     def _in_turn(self, units: list[CandidateUnit], turn: int) -> list[CandidateUnit]:
         """Return the units that move in a round."""
         count = min(self.units_per_round or len(units), len(units))
@@ -255,9 +275,10 @@ class GLD(Optimizer):
 
     def _adapt_radius(self, unit: CandidateUnit, succeeded: bool) -> None:
         if self.success_rate is not None:
-            state = self.state[unit.tensors[0]]
             exponent = self.adaptation_rate * (succeeded - self.success_rate)
-            state["radius_factor"] = state.get("radius_factor", 1.0) * math.exp(exponent)
+            factor = self.state[unit.tensors[0]]["radius_factor"] * math.exp(exponent)
+            for tensor in unit.tensors:
+                self.state[tensor]["radius_factor"] = factor
 
     def _select_entries(self, units: Sequence[CandidateUnit], selection: int, closure: Closure | None) -> None:
         """Choose which entries move, for units whose present selection has another number."""
@@ -319,9 +340,6 @@ class GLD(Optimizer):
     ) -> tuple[float, bool]:
         """Grow a unit's tree of options by a level, commit to the best first option, and go to the best leaf."""
         state = self.state[unit.tensors[0]]
-        if "tree" not in state:
-            state.update(OptionTree.of_staying(self.lookahead_levels).to_state())
-            self._keep_root(unit)
         tree = OptionTree.from_state(state)
         here = Trial(loss + read_losses([unit.penalty()])[0], loss)
         children: dict[Path, list[Option]] = {}

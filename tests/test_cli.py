@@ -358,7 +358,7 @@ def test_what_a_data_module_of_ones_own_does_not_say_is_said_to_the_model(tiny: 
             r"train_file is an argument of TextDataModule, .*: --data datamodules\.Text",
         ),
         (["--trainer.logger", "WandbLogger"], r"error: trainer\.logger: .*wandb"),
-        (["--model.optimizer.weight_decay", "-1"], r"error: optimizer: ParabolicAdam: weight_decay has to be at"),
+        (["--model.optimizer.weight_decay", "-1"], r"error: optimizer: ParabolicAdam: weight_decay: -1.0 is not"),
     ],
 )
 def test_bad_input_is_one_line(

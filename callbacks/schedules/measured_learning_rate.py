@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,11 +14,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from callbacks.schedules.measurable_fit import check_module, check_optimizer, check_trainer, refusal
+from callbacks.schedules.measured_steps import MeasuredSteps
 from callbacks.schedules.rate_scaling import peaks_of, scale_rates
 from callbacks.trainer.callback_order import move_to_front
 from callbacks.trainer.replayed_batches import ReplayedBatches
 from optimizers import RateMeasurement
-from optimizers.step_direction import NotMeasurableError, parameters_of, set_value
 
 
 class MeasuredLearningRate(Callback):
@@ -62,16 +63,14 @@ class MeasuredLearningRate(Callback):
     def _forget(self) -> None:
         self.peak: float | None = None
         self.passes = 0
-        self._measurement: RateMeasurement | None = None
-        self._batches: ReplayedBatches | None = None
+        self._steps: MeasuredSteps | None = None  # while the rate is measured
+        self._put_step_back: Callable[[], None] | None = None
         self._optimizer: Optimizer | None = None
         self._weights: list[float] = []
         self._highest = 0.0  # the highest rate that the optimizer's and its schedules' rates lead to
-        self._gradients: list[Tensor | None] | None = None
         self._loaded: dict[str, Any] | None = None
         self._total: int | None = None  # the optimizer steps of the run, where they are known
         self._bases: list[float] | None = None  # the groups' rates without schedule in the run that was saved
-        self._step_before: tuple[Any] | None = None
 
     # The start of a fit
 
@@ -113,154 +112,80 @@ class MeasuredLearningRate(Callback):
             if not self._highest > 0:
                 raise refusal("the learning rate is 0 throughout the run; give any other one, whose value is not used")
             self._weights = [peak / self._highest for peak in peaks]
-        self._begin(trainer, pl_module)
-        if loaded is not None and self._measurement is not None:
-            self._measurement.load_state_dict(loaded["measurement"])
+        self._begin(trainer, pl_module, optimizer)
+        if loaded is not None and self._steps is not None:
+            self._steps.measurement.load_state_dict(loaded["measurement"])
 
-    def _begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert self._optimizer is not None
-        self._measurement = RateMeasurement(
-            self._optimizer, self._weights, self._total, self.peak_fraction, self.measured_share
-        )
-        self._measurement.passes = self.passes
-        self._batches = ReplayedBatches(trainer, pl_module) if pl_module.automatic_optimization else None
+    def _begin(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        measurement = RateMeasurement(optimizer, self._weights, self._total, self.peak_fraction, self.measured_share)
+        measurement.passes = self.passes
+        batches = ReplayedBatches(trainer, pl_module) if pl_module.automatic_optimization else None
+        set_peak = partial(self._set_peak, trainer, optimizer)
+        self._steps = MeasuredSteps(measurement, optimizer, batches, self.peak is not None, set_peak)
 
     def _take_in_groups(self, trainer: Trainer, pl_module: LightningModule, batch_idx: int) -> None:
         """Begin the measurement anew for parameter groups that were added, at the rates that they came with."""
-        groups = [] if self._optimizer is None or not self._weights else self._optimizer.param_groups
-        known = len(self._weights)
-        if len(groups) <= known or batch_idx % trainer.accumulate_grad_batches:
+        optimizer, known = self._optimizer, len(self._weights)
+        if optimizer is None or not 0 < known < len(optimizer.param_groups):
             return
-        rates = [float(group["lr"]) for group in groups]
+        if batch_idx % trainer.accumulate_grad_batches:
+            return  # the gradients of a step are about the groups that it began with
+        rates = [float(group["lr"]) for group in optimizer.param_groups]
         one = max(rate / weight if weight else 0.0 for rate, weight in zip(rates, self._weights, strict=False))
         weights = self._weights + [rate / one if one else 1.0 for rate in rates[known:]]
         self._weights = [weight / max(weights) for weight in weights]
         self._highest *= max(weights)
-        self._begin(trainer, pl_module)
+        self._begin(trainer, pl_module, optimizer)
 
     # The steps
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self._keep_scale(trainer)
         self._take_in_groups(trainer, pl_module, batch_idx)
-        if self._measurement is None:
-            return
-        if self._batches is not None:
-            self._batches.begin(batch, batch_idx)
-        self._measure_before_steps(trainer)
+        if self._steps is not None:
+            self._steps.begin_batch(batch, batch_idx)
+            self._restore_step()
+            self._put_step_back = self._steps.replace_step()
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        if self._measurement is not None and self._batches is not None:
-            self._batches.add_loss(loss)
+        if self._steps is not None:
+            self._steps.add_loss(loss)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         # The gradients are clipped after this.
-        if self._measurement is not None and self._measurement.is_due:
-            self._gradients = [None if p.grad is None else p.grad.clone() for p in parameters_of(optimizer)]
+        if self._steps is not None:
+            self._steps.keep_gradients()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._restore_step()
-        if self._measurement is not None and self._measurement.steps and self._measurement.is_finished:
-            self._finish(trainer)
+        if self._steps is not None:
+            measurement = self._steps.measurement
+            self.passes = measurement.passes
+            if measurement.steps and measurement.is_finished:
+                self._steps = None
+                self._say(trainer, measurement)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._restore_step()
-        if self._measurement is not None and self._measurement.steps:
-            self._say(trainer, self._measurement)  # a run shorter than its measurement
+        if self._steps is not None and self._steps.measurement.steps:
+            self._say(trainer, self._steps.measurement)  # a run shorter than its measurement
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._restore_step()
 
-    def _measure_before_steps(self, trainer: Trainer) -> None:
-        """Put a function that measures first in the place of the optimizer's ``step``, as torch's schedules do."""
-        optimizer = self._optimizer
-        if optimizer is None or self._step_before is not None:
-            return
-        own = optimizer.step
-        self._step_before = (vars(optimizer).get("step"),)
-
-        # A ClosureModule hands out `evaluate` and `loss` where a step has arguments of these names.
-        def step(
-            closure: Callable[[], Any] | None = None,
-            *,
-            evaluate: Callable[[], Any] | None = None,
-            loss: Any = None,
-            **others: Any,
-        ) -> Any:
-            if closure is None:
-                self._measure(trainer, evaluate, loss)
-                return self._at_rate(lambda: own(**others))
-            with torch.enable_grad():
-                known = [closure()]
-            self._measure(trainer, evaluate, known[0])
-            return self._at_rate(lambda: own(closure=lambda: known.pop() if known else closure(), **others))
-
-        vars(step).update({name: value for name, value in vars(own).items() if name != "__wrapped__"})
-        optimizer.step = step  # type: ignore[method-assign]
-
     def _restore_step(self) -> None:
-        before, self._step_before = self._step_before, None
-        if before is None or self._optimizer is None:
-            return
-        if before[0] is None:
-            del self._optimizer.step
-        else:
-            self._optimizer.step = before[0]  # type: ignore[method-assign]
+        put_back, self._put_step_back = self._put_step_back, None
+        if put_back is not None:
+            put_back()
 
-    def _measure(self, trainer: Trainer, evaluate: Callable[[], Any] | None, loss: Any) -> None:
-        assert self._measurement is not None
-        assert self._optimizer is not None
-        if len(self._optimizer.param_groups) != len(self._weights):
-            raise refusal(
-                "the optimizer got a parameter group during a step; add it between steps, as in on_train_epoch_start"
-            )
-        gradients, self._gradients = self._gradients, None
-        if self._batches is not None:
-            if not self._batches.has_losses:
-                self._batches.clear()
-                return
-            evaluate, loss = self._batches.evaluate, self._batches.loss()
-        assert evaluate is not None
-        searches = self._measurement.searches
-        try:
-            self._measurement.measure(loss, evaluate, gradients)
-        except NotMeasurableError as error:
-            raise refusal(str(error)) from error
-        if self._batches is not None:
-            self._batches.clear()
-        self.passes = self._measurement.passes
-        if self._measurement.searches == searches:
-            return
-        self.peak = self._measurement.peak
-        scale_rates(self._optimizer, _schedules(trainer), self.peak / self._highest)
-        self._highest = self.peak
+    def _set_peak(self, trainer: Trainer, optimizer: Optimizer, peak: float) -> None:
+        self.peak = peak
+        scale_rates(optimizer, _schedules(trainer), peak / self._highest)
+        self._highest = peak
         for logger in trainer.loggers:
-            logger.log_metrics({"lr/measured": self.peak}, step=trainer.global_step)
-
-    def _at_rate(self, step: Callable[[], Any]) -> Any:
-        """Make a step at the rate measured; at 0 as long as there is none."""
-        assert self._measurement is not None
-        assert self._optimizer is not None
-        if self.peak is not None:
-            returned = step()
-            self._measurement.finish_step()
-            return returned
-        groups = self._optimizer.param_groups
-        rates = [float(group["lr"]) for group in groups]
-        for group in groups:
-            set_value(group, "lr", 0.0)
-        try:
-            return step()
-        finally:
-            for group, rate in zip(groups, rates, strict=True):
-                set_value(group, "lr", rate)
-
-    def _finish(self, trainer: Trainer) -> None:
-        measurement, self._measurement, self._batches = self._measurement, None, None
-        assert measurement is not None
-        self._say(trainer, measurement)
+            logger.log_metrics({"lr/measured": peak}, step=trainer.global_step)
 
     def _say(self, trainer: Trainer, measurement: RateMeasurement) -> None:
         if self.peak is None:
@@ -278,7 +203,7 @@ class MeasuredLearningRate(Callback):
     # Checkpoints
 
     def state_dict(self) -> dict[str, Any]:
-        measurement = self._measurement
+        steps = self._steps
         return {
             "peak": self.peak,
             "passes": self.passes,
@@ -286,7 +211,7 @@ class MeasuredLearningRate(Callback):
             "weights": self._weights,
             "bases": self._bases_now(),
             "default": None if self._optimizer is None else _number(self._optimizer.defaults.get("lr")),
-            "measurement": None if measurement is None else measurement.state_dict(),
+            "measurement": None if steps is None else steps.measurement.state_dict(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

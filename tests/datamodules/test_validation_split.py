@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datamodules import DataError
-from datamodules.texts.validation_split import keep_every_label, strata_of_label_sets, stratified_rows
+from datamodules.labels.label_kind import LabelKind
+from datamodules.texts.validation_split import (
+    keep_every_label,
+    strata_of_label_sets,
+    stratified_rows,
+    validation_rows,
+)
 
 
 @settings(max_examples=200, deadline=None)
@@ -48,3 +55,22 @@ def test_every_label_of_several_keeps_a_row(sets, seed):
     held_out = keep_every_label(stratified_rows(strata, 0.4, seed), label_sets)
     left = {label for row, labels in enumerate(label_sets) if row not in held_out for label in labels}
     assert left == {label for labels in label_sets for label in labels}
+
+
+def test_classes_keep_their_shares_and_scores_are_drawn_from_all_rows():
+    classes = LabelKind("single_label_classification", ("a", "b"))
+    labels = np.array([0] * 60 + [1] * 40)
+    held_out = validation_rows(pa.chunked_array([labels]), classes, 0.1, seed=0)
+    assert np.bincount(labels[held_out]).tolist() == [6, 4]
+    # Every score is a value of its own: by value none could be held out.
+    scores = pa.chunked_array([np.linspace(0.0, 1.0, 100)])
+    assert len(validation_rows(scores, LabelKind("regression", ()), 0.1, seed=0)) == 10
+
+
+def test_the_last_training_row_of_a_label_is_not_held_out():
+    label_sets = [[0], [0], [0], [0], [1], []]
+    kind = LabelKind("multi_label_classification", ("often", "once"))
+    for seed in range(20):
+        held_out = validation_rows(pa.chunked_array([label_sets]), kind, 0.4, seed)
+        assert 4 not in held_out
+        assert len(held_out) >= 1

@@ -19,7 +19,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from callbacks.checkpoints.checkpoint_io import remove_leftovers
-from callbacks.checkpoints.checkpoint_reading import read_checkpoint
+from callbacks.checkpoints.checkpoint_reading import read_without_shards
 from lightning_modules import ModelError
 from lightning_modules.checkpoints.checkpoint_check import check_resumable
 from linetune.config_files import configs_in
@@ -61,9 +61,8 @@ def last_checkpoint(config: Namespace, subcommand: str) -> str | None:
         remove_leftovers(folder)
     for file in newest_first:
         try:
-            # Of a folder of shards, the file with the rest is written last.
-            checkpoint = {} if (file / "meta.pt").is_file() else read_checkpoint(file, mmap=True)
-            if checkpoint and subcommand == "fit":
+            checkpoint = read_without_shards(file)
+            if subcommand == "fit":
                 check_resumable(checkpoint)
         except (OSError, MisconfigurationException, ModelError) as error:
             reason = str(error).removeprefix("ckpt_path: ").removeprefix(f"{file} ")

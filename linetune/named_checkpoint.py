@@ -9,7 +9,7 @@ from typing import Any
 from jsonargparse import Namespace
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from callbacks.checkpoints.checkpoint_reading import read_checkpoint
+from callbacks.checkpoints.checkpoint_reading import read_without_shards
 from lightning_modules import ModelError
 from lightning_modules.checkpoints.checkpoint_check import check_resumable
 from linetune.config_files import configs_in
@@ -47,11 +47,11 @@ def saved_values(path: str | None, subcommand: str) -> dict[str, dict[str, Any]]
         ModelError: if there is no such file, or `fit` cannot go on from it.
         MisconfigurationException: if it is not a whole checkpoint.
     """
-    if not path or path in ("best", "last", "hpc", "registry") or "://" in path or os.path.isdir(path):
+    if not path or path in ("best", "last", "hpc", "registry") or "://" in path:
         return {"model": {}, "data": {}}
-    if not os.path.isfile(path):
+    if not os.path.exists(path):
         raise ModelError(f"ckpt_path: {path} does not exist")
-    checkpoint = read_checkpoint(path, mmap=True)
+    checkpoint = read_without_shards(path)
     if subcommand == "fit":
         check_resumable(checkpoint)
     # A module or a data module of the user's own may save none.
@@ -79,7 +79,7 @@ def best_of_run(config: str) -> Path:
     if len(files) == 1:
         return files[0]
     # The newest checkpoint knows the best one until then, by the path that it was saved at.
-    states = read_checkpoint(files[-1], mmap=True).get("callbacks", {})
+    states = read_without_shards(files[-1]).get("callbacks", {})
     saved = [state for state in states.values() if state.get("best_model_path")]
     monitored = [state for state in saved if state.get("monitor")]
     best = {Path(state["best_model_path"]).name for state in monitored or saved}

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from optimizers.checks import require, require_one_of
 from optimizers.entry_selection import Selection, compute_gradients, select_entries, subset_count
 from optimizers.gld_candidates import CandidateUnit, EvaluateMany, Trial, Trials, UnitKind, candidate_units, objective
-from optimizers.gradient_free_step import GradientFreeStep, discard_gradients, read_losses
+from optimizers.gradient_free_step import GradientFreeStep, discard_gradients, read_losses, trainable
 from optimizers.lookahead import Option, OptionTree, Path
 from optimizers.pending import carry_out
 from optimizers.perturbation import NoiseDevice, Perturbation, derive_seed
@@ -199,18 +199,21 @@ class GLD(Optimizer):
             ValueError: A callable that the settings need is missing.
         """
         if asks_for_state(self.param_groups, closure, evaluate, loss):
+            self._complete_state(candidate_units(trainable(self.param_groups), self.param_groups, self.units))
             return math.nan
         if self.candidates == "at_once" and evaluate_many is None:
             raise ValueError("candidates: at_once needs step(evaluate_many=…); without it use one_at_a_time")
-        if self.candidates == "at_once" and any(is_sharded(p) for group in self.param_groups for p in group["params"]):
-            raise ValueError("candidates: at_once needs whole parameters; sharded ones take one_at_a_time")
+        if any(is_sharded(p) for group in self.param_groups for p in group["params"]):
+            self._check_sharded()
         step = GradientFreeStep(self, closure, evaluate)
         trials = Trials(step, evaluate_many if self.candidates == "at_once" else None)
         start = step.loss()
         (before,) = read_losses([start])
         after, successes, radii, names, any_finite = before, 0, [], set(), False
         if math.isfinite(before):
-            units = [unit for unit in candidate_units(step.members, self.param_groups, self.units) if unit.lr > 0]
+            every = candidate_units(step.members, self.param_groups, self.units)
+            self._complete_state(every)
+            units = [unit for unit in every if unit.lr > 0]
             selection = step.number // self.reselect_every
             for turn in range(step.number * self.rounds, (step.number + 1) * self.rounds):
                 moving = self._in_turn(units, turn)
@@ -241,6 +244,27 @@ class GLD(Optimizer):
         )
         return start
 
+    def _check_sharded(self) -> None:
+        if self.candidates == "at_once":
+            raise ValueError("candidates: at_once needs whole parameters; sharded ones take one_at_a_time")
+        if self.lookahead_width > 1 and self.selection != "all":
+            raise ValueError(f"selection: {self.selection} with a lookahead needs whole parameters, to be resumed")
+        if self.reselect_every > 1 and self.selection in ("largest", "fisher"):
+            raise ValueError(f"reselect_every: above 1, {self.selection} needs whole parameters, to be resumed")
+
+    def _complete_state(self, units: Sequence[CandidateUnit]) -> None:
+        """Make the state of units that have none.
+
+        Of a sharded checkpoint `torch.distributed.checkpoint` (torch 2.13) fills in the entries that are there already,
+        and takes it that all parameters have a state or none.
+        """
+        for unit in units:
+            for tensor in unit.tensors if self.success_rate is not None else ():
+                self.state[tensor].setdefault("radius_factor", 1.0)
+            if self.lookahead_width > 1 and "tree" not in self.state[unit.tensors[0]]:
+                self.state[unit.tensors[0]].update(OptionTree.of_staying(self.lookahead_levels).to_state())
+                self._keep_root(unit)
+
     def _in_turn(self, units: list[CandidateUnit], turn: int) -> list[CandidateUnit]:
         """Return the units that move in a round."""
         count = min(self.units_per_round or len(units), len(units))
@@ -251,9 +275,10 @@ class GLD(Optimizer):
 
     def _adapt_radius(self, unit: CandidateUnit, succeeded: bool) -> None:
         if self.success_rate is not None:
-            state = self.state[unit.tensors[0]]
             exponent = self.adaptation_rate * (succeeded - self.success_rate)
-            state["radius_factor"] = state.get("radius_factor", 1.0) * math.exp(exponent)
+            factor = self.state[unit.tensors[0]]["radius_factor"] * math.exp(exponent)
+            for tensor in unit.tensors:
+                self.state[tensor]["radius_factor"] = factor
 
     def _select_entries(self, units: Sequence[CandidateUnit], selection: int, closure: Closure | None) -> None:
         """Choose which entries move, for units whose present selection has another number."""
@@ -315,9 +340,6 @@ class GLD(Optimizer):
     ) -> tuple[float, bool]:
         """Grow a unit's tree of options by a level, commit to the best first option, and go to the best leaf."""
         state = self.state[unit.tensors[0]]
-        if "tree" not in state:
-            state.update(OptionTree.of_staying(self.lookahead_levels).to_state())
-            self._keep_root(unit)
         tree = OptionTree.from_state(state)
         here = Trial(loss + read_losses([unit.penalty()])[0], loss)
         children: dict[Path, list[Option]] = {}

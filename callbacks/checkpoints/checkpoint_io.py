@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import time
 from collections.abc import Callable
@@ -14,11 +15,11 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 from lightning.fabric.plugins import CheckpointIO, TorchCheckpointIO
 from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import ModelParallelStrategy
 
 from callbacks.checkpoints.checkpoint_reading import read_checkpoint
+from callbacks.checkpoints.sharded_checkpoint import REPLACED, UNFINISHED, keep_folders_whole, unfinished_name
 
-# Begins the names of files that are being written; no pattern for checkpoints takes them for one.
-_UNFINISHED = ".unfinished-"
 _SECONDS_PER_DAY = 86_400
 # In it Lightning's launcher of forked processes hands the weights of rank 0 back when a run ends: a bare state_dict.
 _HANDED_BACK = ".temp.ckpt"
@@ -29,8 +30,8 @@ class AtomicCheckpointIO(CheckpointIO):
 
     Lightning's own plugin writes into the folder for temporary files and moves the file from there, which is a copy
     where that folder is on another file system (lightning 2.6.6, fsspec's transactions). Here the bytes are on the disk
-    before the file gets its name. Reading is :func:`~callbacks.checkpoints.checkpoint_reading.read_checkpoint`.
-    Paths on remote file systems and folders of sharded checkpoints are left to Lightning.
+    before the file gets its name. Reading is :func:`~callbacks.checkpoints.checkpoint_reading.read_checkpoint`. Paths
+    on remote file systems are left to Lightning; strategies that shard a model write their folders themselves.
 
     The command line uses this plugin wherever Lightning would use its own; from Python it is an argument.
 
@@ -57,7 +58,7 @@ class AtomicCheckpointIO(CheckpointIO):
         weights_only: bool | None = True,
     ) -> dict[str, Any]:
         local = _local(path)
-        if local is None or local.is_dir() or local.name == _HANDED_BACK:
+        if local is None or local.name == _HANDED_BACK:
             return TorchCheckpointIO().load_checkpoint(path, map_location, weights_only=True)
         return read_checkpoint(local, map_location)
 
@@ -66,25 +67,30 @@ class AtomicCheckpointIO(CheckpointIO):
 
 
 def write_atomically(trainer: Trainer) -> None:
-    """Put :class:`AtomicCheckpointIO` in the place of Lightning's own plugin, unless the trainer has a special one."""
+    """Let a trainer write whole checkpoints alone: by :class:`AtomicCheckpointIO` and, if sharded, by renamed folders.
+
+    A plugin other than Lightning's own stays.
+    """
+    if isinstance(trainer.strategy, ModelParallelStrategy):
+        keep_folders_whole(trainer.strategy)
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
         trainer.strategy.checkpoint_io = AtomicCheckpointIO()
 
 
 def remove_leftovers(folder: Path) -> None:
     """Remove what processes that were killed while they wrote a checkpoint have left in a folder."""
-    for file in folder.glob(f"{_UNFINISHED}*"):
-        host, _, process = file.name.removeprefix(_UNFINISHED).rpartition("-")
+    for file in folder.glob(f"{UNFINISHED}*"):
+        host, _, process = file.name.removeprefix(UNFINISHED).removesuffix(REPLACED).rpartition("-")
         is_dead = host == socket.gethostname() and not _is_running(int(process))
         try:
             if is_dead or time.time() - file.stat().st_mtime > _SECONDS_PER_DAY:
-                file.unlink()
+                shutil.rmtree(file) if file.is_dir() else file.unlink()
         except OSError:  # removed by another process, or not ours to remove
             continue
 
 
 def _write(checkpoint: dict[str, Any], path: Path) -> None:
-    unfinished = path.with_name(f"{_UNFINISHED}{socket.gethostname()}-{os.getpid()}")
+    unfinished = path.with_name(unfinished_name())
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(path.parent)

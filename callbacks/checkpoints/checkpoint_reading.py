@@ -10,6 +10,9 @@ from typing import Any
 
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch.distributed.checkpoint import CheckpointException
+
+from callbacks.checkpoints.sharded_checkpoint import is_sharded, read_shards
 
 # Of every checkpoint that Lightning writes, whatever it was asked to leave out.
 _ALWAYS_THERE = ("state_dict", "pytorch-lightning_version", "epoch", "global_step")
@@ -28,15 +31,17 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu", mmap: bool = Fa
     optimizer's state, say) is left out, and the classes' names are the entry ``unread_classes``.
 
     Args:
-        path: The file.
-        map_location: Where tensors go, as `torch.load` takes it.
-        mmap: Whether tensors are read when they are used.
+        path: The file, or the folder of a sharded checkpoint, which comes as one file's content would.
+        map_location: Where tensors go, as `torch.load` takes it; for a folder the CPU.
+        mmap: Whether tensors of a file are read when they are used.
 
     Raises:
         FileNotFoundError: if there is no such file.
         MisconfigurationException: if it is not a whole Lightning checkpoint; it says what is wrong.
     """
     path = Path(path)
+    if path.is_dir():
+        return read_without_shards(path) | _shards(path)
     if not path.is_file():
         raise FileNotFoundError(f"Checkpoint file not found: {path}")
     reason = damage(path)
@@ -57,6 +62,35 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu", mmap: bool = Fa
     if absent:
         raise MisconfigurationException(f"ckpt_path: {path} is not a checkpoint of Lightning: it lacks {absent[0]}")
     return checkpoint
+
+
+def read_without_shards(path: str | Path) -> dict[str, Any]:
+    """Return a checkpoint without what is divided among the files of a sharded one: weights and optimizer state.
+
+    Args:
+        path: The file, whose tensors are read when they are used, or the folder of a sharded checkpoint.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        MisconfigurationException: if it is not a whole Lightning checkpoint.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        return read_checkpoint(path, mmap=True)
+    if not is_sharded(folder):
+        raise MisconfigurationException(f"ckpt_path: {folder} is a folder, and not that of a whole sharded checkpoint")
+    try:
+        return _load(folder / "meta.pt", "cpu", mmap=False)
+    except (OSError, *_NOT_READABLE) as error:
+        raise MisconfigurationException(f"ckpt_path: {folder} is damaged: meta.pt cannot be read") from error
+
+
+def _shards(folder: Path) -> dict[str, Any]:
+    try:
+        return read_shards(folder)
+    except (OSError, AssertionError, CheckpointException, *_NOT_READABLE) as error:
+        text = f"ckpt_path: {folder} is damaged or not read without running code: {' '.join(str(error).split())[:300]}"
+        raise MisconfigurationException(text) from error
 
 
 def saved_step(path: str | Path) -> int | None:

@@ -26,7 +26,8 @@ class ModelExporter(Callback):
     ``<folder>/adapter`` the adapter and the head alone, which peft and the module's argument ``adapter`` read. A
     bottleneck adapter, which transformers cannot express, has the second folder alone. Where no checkpoint was kept,
     the weights at the end of the run are written, and the card says so. Rank 0 writes; a folder appears whole or not
-    at all, and none is replaced: a second one is ``model-v1``. A run with ``fast_dev_run`` writes nothing.
+    at all, and none is replaced: a second one is ``model-v1``. A run with ``fast_dev_run`` writes nothing, and one
+    whose parameters are sharded says how to export its checkpoint.
 
     The tokenizer is the datamodule's (``trainer.datamodule.tokenizer``), or else the one of the model's name.
     Every checkpoint also gets what the card states, so that ``python cli.py export`` can write the folder later.
@@ -77,7 +78,11 @@ class ModelExporter(Callback):
             return
         best = best_checkpoint(trainer)
         if best is not None and os.path.isdir(best):
-            rank_zero_warn(f"ModelExporter: {best} is a checkpoint in parts; nothing is written")
+            # A sharded model cannot be copied, and its parts may be more than one rank holds.
+            rank_zero_warn(
+                f"ModelExporter: {best} is sharded, nothing is exported; on one device linetune export --ckpt_path "
+                f"{best} --to FOLDER does so"
+            )
             return
         if best is None:
             facts = self._facts(trainer, pl_module)

@@ -36,7 +36,7 @@ class VectorFile:
             ModelError: if the file cannot be read.
         """
         records = np.zeros(len(rows), self._dtype)
-        parts, size = memoryview(records.view(np.uint8)).cast("B"), self._dtype.itemsize
+        parts, size = records.view(np.uint8).data.cast("B"), self._dtype.itemsize
         try:
             with open(self._path, "rb", buffering=0) as file:
                 for place, row in enumerate(rows.tolist()):

@@ -26,7 +26,8 @@ def shard_model(trainer: Trainer, module: nn.Module, model: nn.Module) -> None:
         model: Its model, or the module itself.
 
     Raises:
-        ModelError: if the strategy divides ranks otherwise, or a parameter belongs to no module that could be sharded.
+        ModelError: if the strategy divides ranks otherwise or gathers checkpoints, or a parameter belongs to no module
+            that could be sharded.
     """
     strategy = trainer.strategy
     if not isinstance(strategy, ModelParallelStrategy) or sharded_modules(module):
@@ -36,6 +37,12 @@ def shard_model(trainer: Trainer, module: nn.Module, model: nn.Module) -> None:
         raise ModelError(
             f"trainer.strategy: ModelParallelStrategy with data_parallel_size {ranks} on {trainer.world_size} devices "
             f"does not shard this model; set data_parallel_size: {trainer.world_size} and tensor_parallel_size: 1"
+        )
+    if not getattr(strategy, "_save_distributed_checkpoint", True):
+        # lightning 2.6.6 with torch 2.13 saves them and fails at loading the optimizer's state.
+        raise ModelError(
+            "trainer.strategy: save_distributed_checkpoint: false writes checkpoints that no run can go on from; leave "
+            "it out: export and runs on one device read the folders as well"
         )
     # The root is resharded as well: it would keep its gathered parameters while a search moves the shards.
     options: dict[str, Any] = {"mesh": strategy.device_mesh["data_parallel"], "reshard_after_forward": True}

@@ -220,6 +220,7 @@ def test_foreign_files(tmp_path: Path) -> None:
     ):
         torch.save(held, path)
         assert refused(path) == expected
+    assert refused(tmp_path).startswith("is a folder, and not that of a whole sharded checkpoint")
     with pytest.raises(FileNotFoundError):
         AtomicCheckpointIO().load_checkpoint(tmp_path / "none.ckpt")
 

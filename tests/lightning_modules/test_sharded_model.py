@@ -15,6 +15,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler
 
+from callbacks import AtomicCheckpointIO
 from lightning_modules import ClosureModule, GradientClip, SequenceClassifier
 from lightning_modules.models.sharded_model import sharded_modules
 from optimizers import GLD, AdamWL2SP, MeZO, ParabolicAdam, ParamGroups, SaLSA
@@ -120,6 +121,12 @@ def test_two_ranks_with_sharded_parameters_train_as_one(tmp_path: Path) -> None:
         assert first[name][0] == pytest.approx(losses, rel=1e-3), name
         # 17 examples on two ranks in batches of 2: the second has a batch less than the first.
         assert first[name][1] == pytest.approx(scores, rel=1e-3), name
+        if name in RESUMED:
+            again = module_of(name, tmp_path)
+            one = trainer_on(1, tmp_path, plugins=[AtomicCheckpointIO()])
+            one.fit(again, loader(32, 8, 1), ckpt_path=str(tmp_path / name / "epoch=0.ckpt"))
+            assert len(again.losses) >= 3, name
+            assert again.losses == pytest.approx(losses[-len(again.losses) :], rel=1e-3), name
 
 
 class OwnModule(ClosureModule):

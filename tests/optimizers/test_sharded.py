@@ -34,7 +34,16 @@ EVERY_KIND = {
 }
 RESUMED = {
     name: EVERY_KIND[name]
-    for name in ("adam, heavy ball", "salsa", "parabolic adam", "adamw l2-sp", "gld, random entries", "mezo")
+    for name in (
+        "adam, heavy ball",
+        "salsa",
+        "parabolic adam",
+        "adamw l2-sp",
+        "gld, random entries",
+        "gld, adaptive",
+        "gld, lookahead",
+        "mezo",
+    )
 } | {"adamw": partial(torch.optim.AdamW, lr=1e-2)}
 
 

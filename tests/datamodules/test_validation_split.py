@@ -35,14 +35,42 @@ def test_every_class_gives_its_share_and_keeps_a_row(labels, fraction, seed):
     assert (taken <= np.floor(fraction * counts) + 1).all()
     assert (taken >= np.minimum(np.floor(fraction * counts), counts - 1)).all()
     wanted = max(1, round(fraction * len(labels)))
-    if (counts[counts > 0] > 2 / fraction).all():
-        assert len(rows) == wanted
+    assert len(rows) <= wanted
+    with_more = [label for label in range(6) if taken[label] == np.floor(fraction * counts[label]) + 1]
+    with_room = [label for label in range(6) if label not in with_more and taken[label] < counts[label] - 1]
+    if len(rows) < wanted:
+        assert not with_room
+    remainders = fraction * counts - np.floor(fraction * counts)
+    assert all(remainders[more] >= remainders[less] for more in with_more for less in with_room)
 
 
 def test_the_seed_decides():
     strata = np.arange(1000) % 2
     assert stratified_rows(strata, 0.1, 0).tolist() != stratified_rows(strata, 0.1, 1).tolist()
     assert len(stratified_rows(strata, 0.1, 0)) == 100
+
+
+def test_the_stratum_of_a_row_is_its_rarest_label():
+    # 0 is there three times, 1 twice, 2 and 3 once each; of equally rare ones it is the first.
+    assert strata_of_label_sets([[0, 1], [0], [0, 2, 3], [1], []], 4).tolist() == [1, 0, 2, 1, 4]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.sets(st.integers(0, 4), max_size=3), min_size=1, max_size=20),
+    st.sets(st.integers(0, 19), max_size=20),
+)
+def test_a_row_goes_back_to_training_only_where_a_label_has_no_other(sets, chosen):
+    label_sets = [sorted(labels) for labels in sets]
+    held_out = sorted(row for row in chosen if row < len(sets))
+    training = [labels for row, labels in enumerate(sets) if row not in held_out]
+    expected = []
+    for row in held_out:
+        if all(any(label in labels for labels in training) for label in sets[row]):
+            expected.append(row)
+        else:
+            training.append(sets[row])
+    assert keep_every_label(np.array(held_out, dtype=int), label_sets).tolist() == expected
 
 
 @settings(max_examples=200, deadline=None)

@@ -57,7 +57,7 @@ def repeats_validation(loops: dict[str, Any]) -> bool:
 
 
 def is_validation_of_a_stop(trainer: Trainer) -> bool:
-    """Return whether a validation that begins is due to a stop within an epoch (`Trainer.should_stop`) alone."""
+    """Return whether a validation begins because the run stops (`Trainer.should_stop`) within an epoch."""
     epoch: Any = trainer.fit_loop.epoch_progress.current
     return trainer.should_stop and not _validates_after_batch(trainer, epoch.started)
 

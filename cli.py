@@ -26,7 +26,7 @@ from callbacks import (
     SubmissionWriter,
     claim_run_folders,
 )
-from callbacks.checkpoint_io import write_atomically
+from callbacks.checkpoints.checkpoint_io import write_atomically
 from datamodules import DataError, GLUEDataModule
 from lightning_modules import ModelError, SequenceClassifier
 from linetune import help_text

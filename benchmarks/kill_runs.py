@@ -26,7 +26,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from transformers import BertConfig, BertForSequenceClassification
 
 import cli
-from callbacks.checkpoint_reading import read_checkpoint
+from callbacks.checkpoints.checkpoint_reading import read_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 CALLBACKS = """

@@ -27,7 +27,7 @@ from torch.optim import AdamW, Optimizer
 from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrainedModel
 
 from benchmarks.study.machine import describe_machine
-from callbacks.peak_memory_monitor import resident_bytes, restart_peak
+from callbacks.reports.peak_memory_monitor import resident_bytes, restart_peak
 from lightning_modules.closures import StepClosures
 from lightning_modules.models.activation_checkpointing import checkpoint_activations
 from lightning_modules.steps.optimizer_calls import step_keywords

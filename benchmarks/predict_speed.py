@@ -21,10 +21,10 @@ from typing import Any
 import torch
 from transformers import pipeline
 
-from datamodules.glue_tasks import find_task
-from datamodules.synthetic_source import SyntheticSource
+from datamodules.generated.synthetic_source import SyntheticSource
+from datamodules.glue.glue_tasks import find_task
 from lightning_modules import SequenceClassifier
-from lightning_modules.trained_model.text_prediction import TOKENS_PER_BATCH
+from lightning_modules.trained_model.text_prediction import TOKENS_ON_CPU
 
 MAX_LENGTH = 256
 BATCH_SIZE = 32
@@ -89,7 +89,7 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=20_000, help="number of texts")
     parser.add_argument("--rounds", type=int, default=1, help="how often each is measured; the median counts")
     parser.add_argument(
-        "--tokens-per-batch", type=int, nargs="+", default=[TOKENS_PER_BATCH], help="batches of predict_texts"
+        "--tokens-per-batch", type=int, nargs="+", default=[TOKENS_ON_CPU], help="batches of predict_texts"
     )
     arguments = parser.parse_args()
     print(f"{arguments.texts} texts, {torch.get_num_threads()} thread(s), torch {torch.__version__}\n")

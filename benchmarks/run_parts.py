@@ -20,11 +20,13 @@ class Parts:
 
     Args:
         clock: Returns seconds. Default: processor seconds of this process.
+        before: The part that counts for the time before the first, from where the clock shows 0.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.process_time) -> None:
+    def __init__(self, clock: Callable[[], float] = time.process_time, before: str = "imports") -> None:
         self.seconds: dict[str, float] = {}
         self._clock = clock
+        self._before = before
         self._within: list[str] = []
         self._since = 0.0
 
@@ -46,7 +48,7 @@ class Parts:
     def _note(self) -> None:
         now = self._clock()
         # Before the first part: from the start of the process.
-        part = self._within[-1] if self._within else "imports" if not self.seconds else "rest"
+        part = self._within[-1] if self._within else self._before if not self.seconds else "rest"
         self.seconds[part] = self.seconds.get(part, 0.0) + now - self._since
         self._since = now
 
@@ -64,7 +66,7 @@ def main() -> None:
 
     import cli
     from callbacks import ConfigSaver, ModelExporter, RunSummary
-    from callbacks.checkpoint_io import AtomicCheckpointIO
+    from callbacks.checkpoints.checkpoint_io import AtomicCheckpointIO
     from lightning_modules import ClosureModule, SequenceClassifier
     from lightning_modules.closures import StepClosures
 

@@ -32,7 +32,7 @@ from typing import NamedTuple
 import torch
 
 from benchmarks.study.machine import ROOT, describe_machine
-from datamodules.row_selection import sample
+from datamodules.glue.row_selection import sample
 from lightning_modules import SequenceClassifier
 from lightning_modules.models.packaged_models import packaged_folder
 

@@ -4,15 +4,15 @@ import datasets
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from torch.utils.data import DataLoader
 
-from datamodules.collator import Collator
+from datamodules.batches.collator import Collator
 from datamodules.errors import DataError
-from datamodules.glue_folder_source import FolderSource
-from datamodules.glue_hub_source import HubSource
-from datamodules.glue_source import GLUESource
-from datamodules.glue_tasks import find_task
-from datamodules.label_statistics import LabelStatistics, label_statistics
-from datamodules.row_selection import sample, thin_out_minority
-from datamodules.synthetic_source import SyntheticSource
+from datamodules.generated.synthetic_source import SyntheticSource
+from datamodules.glue.glue_folder_source import FolderSource
+from datamodules.glue.glue_hub_source import HubSource
+from datamodules.glue.glue_source import GLUESource
+from datamodules.glue.glue_tasks import find_task
+from datamodules.glue.row_selection import sample, thin_out_minority
+from datamodules.labels.label_statistics import LabelStatistics, label_statistics
 from datamodules.tokenized_datamodule import TokenizedDataModule, check_at_least
 
 SOURCES = ("hub", "folder", "synthetic")

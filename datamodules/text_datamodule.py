@@ -11,22 +11,21 @@ import pyarrow as pa
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
-from datamodules.arrow_columns import column_of
-from datamodules.collator import Collator
-from datamodules.column_choice import check_columns, choose_text_columns
-from datamodules.dataset_source import DatasetSource
+from datamodules.batches.collator import Collator
 from datamodules.errors import DataError
-from datamodules.file_source import Quoting
-from datamodules.label_kind import LabelKind, ProblemType
-from datamodules.label_statistics import LabelStatistics, label_statistics
-from datamodules.row_cache import stored
-from datamodules.split_report import report_splits
-from datamodules.text_rows import TEXT_COLUMNS, rows_to_tokenize
-from datamodules.text_source import TextSource
-from datamodules.text_splits import TextSplits
-from datamodules.text_task import TaskOptions, TextTask, find_task, task_line
+from datamodules.labels.label_kind import LabelKind, ProblemType
+from datamodules.labels.label_statistics import LabelStatistics, label_statistics
+from datamodules.sources.arrow_columns import column_of
+from datamodules.sources.dataset_source import DatasetSource
+from datamodules.sources.file_source import Quoting
+from datamodules.sources.row_cache import stored
+from datamodules.sources.text_splits import TextSplits
+from datamodules.texts.column_choice import check_columns, choose_text_columns
+from datamodules.texts.split_report import report_splits
+from datamodules.texts.text_rows import TEXT_COLUMNS, rows_to_tokenize
+from datamodules.texts.text_task import TaskOptions, TextTask, find_task, task_line
+from datamodules.texts.validation_split import validation_rows
 from datamodules.tokenized_datamodule import TokenizedDataModule, check_at_least
-from datamodules.validation_split import validation_rows
 
 METRICS = {
     "single_label_classification": ("accuracy", "macro_f1"),
@@ -302,8 +301,6 @@ class TextDataModule(TokenizedDataModule):
         }
 
         def read() -> Iterator[pa.Table]:
-            if split == "val":
-                self._check_same_columns(source)
             check_columns(source, "text_columns", texts)
             check_columns(source, "label_column", labels)
             return rows_to_tokenize(source, texts, labels, kind, self.options.drop_empty)
@@ -322,16 +319,6 @@ class TextDataModule(TokenizedDataModule):
         if self.options.label_columns is not None:
             return tuple(self.options.label_columns)
         return self._task().label_columns
-
-    def _check_same_columns(self, source: TextSource) -> None:
-        if self._splits.source("train") is None:
-            return
-        trained_on = self._task().all_columns
-        if set(source.schema.names) != set(trained_on):
-            raise DataError(
-                f"{source.place} has the columns {', '.join(source.schema.names)}, and the training rows have "
-                f"{', '.join(trained_on)}; training and validation rows need the same columns"
-            )
 
     def _all_rows(self) -> datasets.Dataset:
         source = self._splits.required("predict")

@@ -16,14 +16,14 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from transformers import PreTrainedTokenizerBase
 
-from datamodules.arrow_columns import column_of
-from datamodules.collator import Collator
+from datamodules.batches.collator import Collator
+from datamodules.batches.length_batch_sampler import LengthBatchSampler
+from datamodules.batches.length_grouped_sampler import LengthGroupedSampler
 from datamodules.errors import DataError
-from datamodules.length_batch_sampler import LengthBatchSampler
-from datamodules.length_grouped_sampler import LengthGroupedSampler
-from datamodules.row_cache import default_cache_dir
-from datamodules.tokenization import tokenized
-from datamodules.tokenizer import check_max_length, load_tokenizer, tokenizer_fingerprint
+from datamodules.sources.arrow_columns import column_of
+from datamodules.sources.row_cache import default_cache_dir
+from datamodules.tokens.tokenization import tokenized
+from datamodules.tokens.tokenizer import check_max_length, load_tokenizer, tokenizer_fingerprint
 
 DEFAULT_TOKENIZER = "offline:all-MiniLM-L6-v2"
 # Tokens of an evaluation batch where no number of rows is given. On a CPU the matrix products are at their full speed
@@ -110,7 +110,7 @@ class TokenizedDataModule(LightningDataModule):
         description: str,
         **options: Any,
     ) -> datasets.Dataset:
-        """Tokenize rows, or open the file of an earlier run; see :func:`~datamodules.tokenization.tokenized`.
+        """Tokenize rows, or open the file of an earlier run; see :func:`~datamodules.tokens.tokenization.tokenized`.
 
         Raises:
             DataError: ``max_length`` is out of the tokenizer's range.

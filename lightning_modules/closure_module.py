@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import torch
 from lightning.pytorch import Callback, LightningModule
@@ -21,6 +21,7 @@ from torchmetrics import Metric, MetricCollection
 
 from lightning_modules.batches.batch_rows import count_examples
 from lightning_modules.checkpoints.checkpoint_check import check_loadable, check_moved_parameters, check_optimizer_state
+from lightning_modules.checkpoints.checkpoint_file import check_file
 from lightning_modules.checkpoints.model_checkpoints import carry_over_best, save_by_step_and_time
 from lightning_modules.checkpoints.resumption import Resumption
 from lightning_modules.closures import StepClosures, checked_loss
@@ -385,6 +386,12 @@ class ClosureModule(LightningModule):
             self._modes.train(self.trainer.optimizers)
 
     # Checkpoints
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:
+        # Without a trainer there is no plugin that looks at the file.
+        check_file(checkpoint_path, is_trusted=kwargs.get("weights_only") is False)
+        return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["optimizer_names"] = [type(optimizer).__name__ for optimizer in self.trainer.optimizers]

@@ -7,8 +7,8 @@ from typing import Any
 
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from callbacks.checkpoint_reading import read_checkpoint
-from callbacks.training_facts import facts_of, reading_options, text_columns
+from callbacks.checkpoints.checkpoint_reading import read_checkpoint
+from callbacks.outputs.training_facts import facts_of, reading_options, text_columns
 
 
 def export_checkpoint(module: Any, datamodule: Any, path: str, to: str, onnx: bool = False, merge: bool = True) -> Path:

@@ -21,6 +21,7 @@ from lightning.pytorch.trainer.connectors import checkpoint_connector
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import optimizers
+from datamodules import GLUEDataModule, TextDataModule
 from linetune.arguments import configs_first, export_arguments
 from linetune.jsonargparse_private import Frames, own_defaults, package_of, refusal_behind
 
@@ -137,6 +138,10 @@ def allowed_keys(level: ArgumentParser, above: list[str], key: str, parser: Argu
         return ""  # known, or an argument of a class, which has a parser of its own
     if name in ("lr", "learning_rate") and "optimizer" not in above:
         return f"; {name} belongs to model.optimizer.init_args.lr, of an optimizer that has it"
+    if above == ["data"]:
+        of = [each.__name__ for each in (GLUEDataModule, TextDataModule) if name in inspect.signature(each).parameters]
+        if of:
+            return f"; {name} is an argument of {of[0]}, another class: --data datamodules.{of[0]} before it"
     owners = {section: locate(parser.get_default(section)["class_path"]) for section in ("model", "data")}
     owners["trainer"] = Trainer
     belongs = [f"{at}.{name}" for at, owner in owners.items() if name in inspect.signature(owner).parameters]  # type: ignore[arg-type]

@@ -49,6 +49,8 @@ def config_of_checkpoint(path: str) -> Path:
             raise MisconfigurationException(f"ckpt_path: {path} does not exist")
         if (Path(path).expanduser() / "checkpoints").is_dir():
             raise MisconfigurationException(f"ckpt_path: {path} is the folder of a run; give a file in its checkpoints")
+        if Path(path).expanduser().is_dir():
+            raise MisconfigurationException(f"ckpt_path: {path} is a folder; give a checkpoint, such as best.ckpt")
         raise MisconfigurationException(f"config: there is no {file} beside the checkpoint; give --config")
     if several := configs_in(file.parent):
         raise MisconfigurationException(f"config: {several}; give --config")

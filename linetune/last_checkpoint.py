@@ -18,8 +18,8 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from callbacks.checkpoint_io import remove_leftovers
-from callbacks.checkpoint_reading import read_without_shards
+from callbacks.checkpoints.checkpoint_io import remove_leftovers
+from callbacks.checkpoints.checkpoint_reading import read_without_shards
 from lightning_modules import ModelError
 from lightning_modules.checkpoints.checkpoint_check import check_resumable
 from linetune.config_files import configs_in

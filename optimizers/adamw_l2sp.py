@@ -17,6 +17,7 @@ from optimizers.anchored_decay import (
     place_anchors,
     require_anchors,
 )
+from optimizers.checks import require, require_one_of
 
 
 class AdamWL2SP(Optimizer):
@@ -168,10 +169,8 @@ class AdamWL2SP(Optimizer):
 
 def _check(group: dict[str, Any]) -> None:
     for name in ("lr", "eps", "anchor_decay", "weight_decay"):
-        if not 0 <= group[name] <= torch.finfo(torch.float32).max:
-            raise ValueError(f"{name}: {group[name]} is not allowed; 0 or more, and a number of float32")
+        is_number = 0 <= group[name] <= torch.finfo(torch.float32).max
+        require(is_number, name, group[name], "at least 0, and a number of float32")
     for name, beta in zip(("beta1", "beta2"), group["betas"], strict=True):
-        if not 0 <= beta < 1:
-            raise ValueError(f"betas: {name} = {beta} is not allowed; 0 or more and below 1")
-    if group["anchor_device"] not in ("parameter", "cpu"):
-        raise ValueError(f"anchor_device: {group['anchor_device']!r} is not allowed; parameter or cpu")
+        require(0 <= beta < 1, f"betas: {name}", beta, "at least 0 and less than 1")
+    require_one_of("anchor_device", group["anchor_device"], ("parameter", "cpu"))

@@ -13,10 +13,10 @@ def require(holds: bool, name: str, value: Any, allowed: str) -> None:
         holds: The condition.
         name: The argument that it is about.
         value: What was given.
-        allowed: What is allowed, to be read after "has to be".
+        allowed: What is allowed.
     """
     if not holds:
-        raise ValueError(f"{name} has to be {allowed}, got {value!r}")
+        raise ValueError(f"{name}: {value!r} is not allowed; {allowed}")
 
 
 def require_one_of(name: str, value: Any, allowed: Sequence[Any]) -> None:

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from optimizers.checks import require
 from optimizers.perturbation import chosen_at_random, flat_view
 from optimizers.shards import flat_part, gathered, is_sharded
 from optimizers.step_contract import Closure
@@ -29,8 +30,8 @@ def subset_count(numel: int, size: int | float | None) -> int:
     """
     if size is None:
         return numel
-    if isinstance(size, bool) or not size > 0 or (isinstance(size, float) and size > 1):
-        raise ValueError(f"subset_size: {size!r} is not allowed; a number of entries from 1 on, or a share in (0, 1]")
+    is_size = not isinstance(size, bool) and size > 0 and (isinstance(size, int) or size <= 1)
+    require(is_size, "subset_size", size, "a number of entries from 1 on, or a share in (0, 1]")
     return min(numel, size if isinstance(size, int) else math.ceil(size * numel))
 
 

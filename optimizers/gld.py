@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from optimizers.checks import require, require_one_of
 from optimizers.entry_selection import Selection, compute_gradients, select_entries, subset_count
 from optimizers.gld_candidates import CandidateUnit, EvaluateMany, Trial, Trials, UnitKind, candidate_units, objective
 from optimizers.gradient_free_step import GradientFreeStep, discard_gradients, read_losses, trainable
@@ -135,24 +136,20 @@ class GLD(Optimizer):
             number = getattr(self, name)
             if name == "units_per_round" and number is None:
                 continue
-            if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-                raise ValueError(f"{name}: {number!r} is not allowed; an integer from 1 on")
+            is_count = isinstance(number, int) and not isinstance(number, bool) and number >= 1
+            require(is_count, name, number, "an integer from 1 on")
         for name, allowed in (
             ("units", ("tensor", "group")),
             ("selection", ("all", "random", "largest", "fisher")),
             ("candidates", ("one_at_a_time", "at_once")),
             ("noise_device", ("cpu", "parameter")),
         ):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}: {getattr(self, name)!r} is not allowed; one of {', '.join(allowed)}")
-        if not 0 < self.shrink <= 1:
-            raise ValueError(f"shrink: {self.shrink} is not allowed; above 0 and up to 1")
-        if self.success_rate is not None and not 0 < self.success_rate < 1:
-            raise ValueError(f"success_rate: {self.success_rate} is not allowed; between 0 and 1, or null")
-        if not self.adaptation_rate > 0:
-            raise ValueError(f"adaptation_rate: {self.adaptation_rate} is not allowed; above 0")
-        if self.copy_limit < 0:
-            raise ValueError(f"copy_limit: {self.copy_limit} is not allowed; 0 or more bytes")
+            require_one_of(name, getattr(self, name), allowed)
+        require(0 < self.shrink <= 1, "shrink", self.shrink, "above 0 and up to 1")
+        is_rate = self.success_rate is None or 0 < self.success_rate < 1
+        require(is_rate, "success_rate", self.success_rate, "between 0 and 1, or None")
+        require(self.adaptation_rate > 0, "adaptation_rate", self.adaptation_rate, "above 0")
+        require(self.copy_limit >= 0, "copy_limit", self.copy_limit, "at least 0 bytes")
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; its `radius` becomes its `lr`."""
@@ -161,8 +158,7 @@ class GLD(Optimizer):
             del param_group["radius"]
         for argument, key in (("radius", "lr"), ("norm_weight", "norm_weight")):
             value = param_group.get(key, self.defaults[key])
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{argument}: {value} is not allowed; 0 or more")
+            require(0 <= value < math.inf, argument, value, "at least 0")
         subset_count(1, param_group.get("subset_size", self.defaults["subset_size"]))
         super().add_param_group(param_group)
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from optimizers.checks import require, require_one_of
 from optimizers.gradient_free_step import GradientFreeStep, read_losses
 from optimizers.perturbation import NoiseDevice, Perturbation, derive_seed
 from optimizers.searches import ArmijoSearch, SearchResult
@@ -43,12 +44,9 @@ class _RandomDirection(Optimizer):
         copy_limit: int,
         noise_device: NoiseDevice,
     ) -> None:
-        if not 0 < epsilon < math.inf:
-            raise ValueError(f"epsilon: {epsilon} is not allowed; above 0")
-        if copy_limit < 0:
-            raise ValueError(f"copy_limit: {copy_limit} is not allowed; 0 or more bytes")
-        if noise_device not in ("cpu", "parameter"):
-            raise ValueError(f"noise_device: {noise_device!r} is not allowed; one of cpu, parameter")
+        require(0 < epsilon < math.inf, "epsilon", epsilon, "above 0")
+        require(copy_limit >= 0, "copy_limit", copy_limit, "at least 0 bytes")
+        require_one_of("noise_device", noise_device, ("cpu", "parameter"))
         self.epsilon = epsilon
         self.copy_limit = copy_limit
         self.noise_device: NoiseDevice = noise_device
@@ -148,10 +146,8 @@ class MeZO(_RandomDirection):
         copy_limit: int = 2**22,
         noise_device: NoiseDevice = "cpu",
     ) -> None:
-        if not 0 <= lr < math.inf:
-            raise ValueError(f"lr: {lr} is not allowed; 0 or more")
-        if not 0 <= weight_decay < math.inf:
-            raise ValueError(f"weight_decay: {weight_decay} is not allowed; 0 or more")
+        require(0 <= lr < math.inf, "lr", lr, "at least 0")
+        require(0 <= weight_decay < math.inf, "weight_decay", weight_decay, "at least 0")
         defaults = {"lr": lr, "weight_decay": weight_decay, "seed": seed}
         super().__init__(params, defaults, epsilon, copy_limit, noise_device)
 
@@ -244,13 +240,11 @@ class LineSearchMeZO(_RandomDirection):
         copy_limit: int = 2**22,
         noise_device: NoiseDevice = "cpu",
     ) -> None:
-        for argument, value, high in (("step_size", step_size, math.inf), ("c", c, 1), ("shrink", shrink, 1)):
-            if not 0 < value < high:
-                raise ValueError(f"{argument}: {value} is not allowed; above 0 and below {high}")
-        if not 1 <= growth < math.inf:
-            raise ValueError(f"growth: {growth} is not allowed; 1 or more")
-        if max_trials < 1:
-            raise ValueError(f"max_trials: {max_trials} is not allowed; 1 or more")
+        require(0 < step_size < math.inf, "step_size", step_size, "above 0")
+        require(0 < c < 1, "c", c, "between 0 and 1")
+        require(0 < shrink < 1, "shrink", shrink, "between 0 and 1")
+        require(1 <= growth < math.inf, "growth", growth, "at least 1")
+        require(max_trials >= 1, "max_trials", max_trials, "at least 1")
         self.c = c
         self.shrink = shrink
         self.growth = growth

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from torch import nn
 from torch.optim import Optimizer
 
+from optimizers.checks import require
 from optimizers.named_parts import Part, named_parts
 
 _QUERY, _KEY, _VALUE = (
@@ -65,19 +66,15 @@ class ParamGroups:
     lrs: dict[str, float] | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.units, bool) or not (
-            (isinstance(self.units, int) and self.units >= 1) or self.units in ("model", "layer", "qkv", "tensor")
-        ):
-            raise ValueError(f"units: {self.units!r} is not allowed; model, layer, qkv, tensor or a number of bundles")
+        is_count = isinstance(self.units, int) and not isinstance(self.units, bool) and self.units >= 1
+        is_division = is_count or self.units in ("model", "layer", "qkv", "tensor")
+        require(is_division, "units", self.units, "model, layer, qkv, tensor or a number of bundles")
         for name, decay in (("weight_decay", self.weight_decay), ("anchor_decay", self.anchor_decay)):
-            if decay is not None and not decay >= 0:
-                raise ValueError(f"{name}: {decay} is not allowed; 0 or more")
-        if not self.lr_decay > 0:
-            raise ValueError(f"lr_decay: {self.lr_decay} is not allowed; above 0")
+            require(decay is None or decay >= 0, name, decay, "at least 0")
+        require(self.lr_decay > 0, "lr_decay", self.lr_decay, "above 0")
         for argument, table in (("lr_factors", self.lr_factors), ("lrs", self.lrs)):
             for part, value in (table or {}).items():
-                if not value >= 0:
-                    raise ValueError(f"{argument}: {value} for {part!r} is not allowed; 0 or more")
+                require(value >= 0, f"{argument}: {part}", value, "at least 0")
         both = sorted(set(self.lr_factors or {}) & set(self.lrs or {}))
         if both:
             raise ValueError(f"lr_factors and lrs both have an entry for {', '.join(both)}; a part takes one of them")

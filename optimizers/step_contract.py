@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from optimizers.cleared_gradients import call_clearing
 from optimizers.random_state import ReplayedDraws
 from optimizers.scalars import require_single
 
@@ -144,7 +145,8 @@ def open_step(
         params: The parameters whose gradients the closure writes.
 
     Raises:
-        ValueError: The step got neither closure nor evaluate, or there is no loss.
+        ValueError: The step got neither closure nor evaluate, there is no loss, or a closure without `evaluate` adds to
+            gradients that are there.
     """
     if evaluate is None:
         if closure is None:
@@ -153,7 +155,7 @@ def open_step(
                 "it has to compute the loss at trial points"
             )
         replayed = ReplayedClosure(closure, params)
-        loss, evaluate = replayed.first(), replayed
+        loss, evaluate = call_clearing(name, replayed.first, params), replayed
         start = replayed.start()
     else:
         if closure is not None:

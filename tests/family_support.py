@@ -40,6 +40,8 @@ This page is written by `python -m tests.family_support`.
 
 - fit: two steps of ParabolicAdam, on a batch padded on the right with token types.
 - split by length: `split_by_length: 2` gives the same logits.
+- skip padding: `skip_padding: true` gives the same logits without computing padding
+  ([how](performance.md#padding)). Where it is refused, padding is computed.
 - cache features: `cache_features` under `trainable: head` and `new` gives the same logits.
 - units per layer: `param_groups.units: layer` with AdamSLS puts every trainable parameter into one unit.
 - gradual unfreezing: the callback `GradualUnfreezing` unfreezes another part at each step.
@@ -83,6 +85,11 @@ class Support:
         outputs = torch.cat([module._outputs(part) for part in parts])
         rows = torch.cat([part["idx"] for part in parts])
         close(outputs, module(self.batch)[rows])
+
+    def skip_padding(self) -> None:
+        module = self.module(skip_padding=True).eval()
+        batch = module.padding.on_free_side(self.batch)
+        close(module._outputs(batch), module._logits.with_padding(batch))
 
     def cache_features(self) -> None:
         for trainable in ("head", "new"):
@@ -167,6 +174,7 @@ class Support:
 FEATURES = {
     "fit": "fit",
     "split_by_length": "split by length",
+    "skip_padding": "skip padding",
     "cache_features": "cache features",
     "units_per_layer": "units per layer",
     "gradual_unfreezing": "gradual unfreezing",

@@ -353,8 +353,12 @@ def test_what_a_data_module_of_ones_own_does_not_say_is_said_to_the_model(tiny: 
             ["--data", "datamodules.TextDataModule", "--data.max_train_samples", "64"],
             r"data\.max_train_samples is not accepted; max_train_samples is an argument of GLUEDataModule, another",
         ),
+        (
+            ["--data.train_file", "a.csv"],
+            r"train_file is an argument of TextDataModule, .*: --data datamodules\.Text",
+        ),
         (["--trainer.logger", "WandbLogger"], r"error: trainer\.logger: .*wandb"),
-        (["--model.optimizer.weight_decay", "-1"], r"error: optimizer: ParabolicAdam: weight_decay has to be at"),
+        (["--model.optimizer.weight_decay", "-1"], r"error: optimizer: ParabolicAdam: weight_decay: -1.0 is not"),
     ],
 )
 def test_bad_input_is_one_line(
@@ -626,7 +630,7 @@ def test_an_interrupted_run_goes_on_with_the_last_checkpoint(
     assert ended.value.code == 143
     said = capsys.readouterr().err
     assert f"in {os.path.relpath(tmp_path / 'quickstart/*/checkpoints')}: THE RUN STARTS FROM THE BEGINNING\n" in said
-    kept = os.path.relpath(tmp_path / "quickstart/version_0/checkpoints/interrupted.ckpt")
+    kept = os.path.relpath(tmp_path / "quickstart/version_0/checkpoints/last-interrupted.ckpt")
     assert f"interrupted by SIGTERM in epoch 0 after step 1: kept {kept}; go on by" in said
 
     cli.main(["fit", *options])

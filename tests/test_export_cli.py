@@ -182,6 +182,9 @@ def test_the_configuration_of_a_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "runs" / "a" / "run" / "checkpoints").mkdir(parents=True)
     with pytest.raises(MisconfigurationException, match=r"run is the folder of a run; give a file in its checkpoints$"):
         config_of_checkpoint(str(tmp_path / "runs" / "a" / "run"))
+    (tmp_path / "runs" / "a" / "run" / "model").mkdir()
+    with pytest.raises(MisconfigurationException, match=r"model is a folder; give a checkpoint, such as best\.ckpt$"):
+        config_of_checkpoint(str(tmp_path / "runs" / "a" / "run" / "model"))
     given = ["--ckpt_path", path, "--to", "x", "--onnx", "--merge", "false"]
     added = ["--config", str(tmp_path / "config.yaml"), *given]
     added[added.index("--onnx")] = "--onnx=true"

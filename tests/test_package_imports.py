@@ -16,7 +16,21 @@ MAY_IMPORT = {
     "lightning_modules": {"lightning_modules", "optimizers"},
     "callbacks": {"callbacks", "optimizers"},
 }
-FOLDERS = ["trainer", "checkpoints", "models", "batches", "features", "trained_model", "steps"]
+# The folders of each package: a folder imports those before it.
+FOLDERS = {
+    "lightning_modules": ["trainer", "checkpoints", "models", "batches", "features", "trained_model", "steps"],
+    "datamodules": ["sources", "labels", "texts", "glue", "generated", "tokens", "batches"],
+    "callbacks": [
+        "trainer",
+        "files",
+        "checkpoints",
+        "scores",
+        "schedules",
+        "interpolation",
+        "reports",
+        "outputs",
+    ],
+}
 
 
 def imports(file: Path) -> set[str]:
@@ -40,13 +54,14 @@ def test_a_package_imports_only_those_it_may(package: str) -> None:
         assert not forbidden, f"{file.relative_to(ROOT)} imports {', '.join(sorted(forbidden))}"
 
 
-def test_the_folders_of_lightning_modules_import_those_before_them() -> None:
-    root = ROOT / "lightning_modules"
-    assert {path.parent.name for path in root.glob("*/*.py")} == set(FOLDERS)
-    for place, folder in enumerate(FOLDERS):
+@pytest.mark.parametrize("package", FOLDERS)
+def test_a_folder_imports_those_before_it(package: str) -> None:
+    root, folders = ROOT / package, FOLDERS[package]
+    assert {path.parent.name for path in root.glob("*/*.py")} == set(folders)
+    for place, folder in enumerate(folders):
         for file in sorted((root / folder).glob("*.py")):
-            imported = {name for name in FOLDERS if f"lightning_modules.{name}." in file.read_text()}
-            assert not imported - set(FOLDERS[: place + 1]), file
+            imported = {name for name in folders if f"{package}.{name}." in file.read_text()}
+            assert not imported - set(folders[: place + 1]), file
 
 
 def test_optimizers_import_torch_alone() -> None:

@@ -14,6 +14,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.pytorch_utils import Conv1D
 
 from lightning_modules.batches.packed_batch import PackedBatch, is_states
+from lightning_modules.batches.relative_positions import positions_within, relative_attentions
 from lightning_modules.errors import ModelError, first_line
 from lightning_modules.models.cpu_products import by_small_products
 from lightning_modules.models.tiny_input import LOGITS_ROUNDING, padded_texts
@@ -33,7 +34,7 @@ _OPERATIONS_PER_SECOND = 2.4e11
 
 
 class Packing:
-    """What a model can compute on the tokens of a batch alone.
+    """What a model can compute on the tokens of a batch alone, and on the distances between them alone.
 
     Whole layers, if their attention goes through transformers' interface for it; else layers but for what their own
     attention does between linear layers; else each linear layer. A model is tried before: it has to give a few texts of
@@ -64,6 +65,7 @@ class Packing:
         self.layers = layers
         self._linear = _linear_within(layers)
         self._attention: list[nn.Module] = []
+        self._relative = relative_attentions(model)
         self._side = side
         self._parameters = sum(parameter.numel() for layer in layers for parameter in layer.parameters())
         self._forms = forms
@@ -99,6 +101,8 @@ class Packing:
         """
         batch = self._batch_to_pack(mask, always)
         with ExitStack() as hooks:
+            if self._relative and not self._runs_layers_again:
+                hooks.enter_context(positions_within(self._relative, mask.shape[1]))
             if batch is not None:
                 self._put_hooks(batch, self.form, hooks)
             yield
@@ -112,8 +116,12 @@ class Packing:
         """Whether the model can run packed as it is now: what it was tried with may have been changed since."""
         if self.form is None or (self.form == "layers" and not self._uses_sdpa):
             return False
-        # Layers that run again in the backward pass would see padding.
-        return not any(getattr(each, "gradient_checkpointing", False) for each in self._model.modules())
+        return not self._runs_layers_again
+
+    @property
+    def _runs_layers_again(self) -> bool:
+        """Whether layers run again in the backward pass, out of the context of the forward pass."""
+        return any(getattr(each, "gradient_checkpointing", False) for each in self._model.modules())
 
     @property
     def _uses_sdpa(self) -> bool:

@@ -123,7 +123,7 @@ def check_weights(checkpoint: dict[str, Any], parameters: Mapping[str, Tensor]) 
         ModelError: if one is; it names the parameter.
     """
     for name, stored in checkpoint.get("state_dict", {}).items():  # a distributed one has it elsewhere
-        if name in parameters and stored.is_floating_point() and stored.isnan().any():
+        if name in parameters and isinstance(stored, Tensor) and stored.is_floating_point() and stored.isnan().any():
             raise ModelError(f"ckpt_path: the checkpoint's weights are damaged or of a diverged run: {name} holds NaN")
 
 
@@ -142,13 +142,19 @@ def check_architecture(checkpoint: dict[str, Any], expected: Mapping[str, Tensor
         return
     stored = checkpoint["state_dict"]
     for name in sorted(stored.keys() | expected.keys()):
-        found = tuple(stored[name].shape) if name in stored else "absent"
-        wanted = tuple(expected[name].shape) if name in expected else "absent"
+        found, wanted = _shape(stored, name), _shape(expected, name)
         if found != wanted:
             raise ModelError(
                 f"ckpt_path: the checkpoint is of another architecture than {model}: {name} is {found} in the "
                 f"checkpoint and {wanted} in the model"
             )
+
+
+def _shape(state: Mapping[str, Any], name: str) -> Any:
+    """Return the shape of a tensor of a module's state; `nn.Module.get_extra_state` may put anything else there."""
+    if name not in state:
+        return "absent"
+    return tuple(state[name].shape) if isinstance(state[name], Tensor) else f"of type {type(state[name]).__name__}"
 
 
 def check_optimizer_state(checkpoint: dict[str, Any], optimizer: Optimizer) -> None:

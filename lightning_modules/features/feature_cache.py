@@ -43,7 +43,7 @@ class FeatureCache:
     that is attended to, or as it is where it has no token dimension, gives the same logits with everything else
     replaced by zeros. BERT's pooler reads the last layer at ``[CLS]``, a decoder's head the last token.
 
-    The vectors lie in memory-mapped files, one per split, which all processes on a node share. The name of a file
+    The vectors lie in files, one per split, which all processes on a node share. The name of a file
     depends on the frozen weights, the configuration, the precision, the versions of torch and transformers, and the
     data set's fingerprint where it has one. Each vector is stored with a 64-bit checksum of its example's tokens, which
     depend on text and tokenizer, and is used for an example of that checksum alone.
@@ -110,11 +110,11 @@ class FeatureCache:
         if key not in self._files:
             self._files[key] = VectorFile(self._folder / f"{key}.features", self._layout.size)
         rows, checksums = batch["idx"].cpu().numpy(), _checksums(batch)
-        missing = self._files[key].missing(rows, checksums)
+        vectors, missing = self._files[key].read(rows, checksums)
         if len(missing):
-            self._files[key].write(rows[missing], checksums[missing], self._compute(modules, batch, missing))
-        vectors = torch.from_numpy(self._files[key].read(rows)).to(batch["idx"].device)
-        return Features(modules, self._layout.outputs(vectors, batch))
+            vectors[missing] = self._compute(modules, batch, missing)
+            self._files[key].write(rows[missing], checksums[missing], vectors[missing])
+        return Features(modules, self._layout.outputs(torch.from_numpy(vectors).to(batch["idx"].device), batch))
 
     def _compute(self, modules: list[nn.Module], batch: Batch, missing: np.ndarray) -> np.ndarray:
         """Compute the vectors of some examples of a batch, few at a time, those of similar length together."""

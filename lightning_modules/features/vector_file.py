@@ -1,4 +1,4 @@
-"""A memory-mapped file of vectors by row number, each with a checksum of its example and its numbers."""
+"""A file of vectors by row number, each with a checksum of its example and its numbers."""
 
 from __future__ import annotations
 
@@ -9,58 +9,70 @@ import numpy as np
 
 from lightning_modules.errors import ModelError
 
-try:
-    import fcntl
-except ImportError:  # Windows: processes that start at the same time are not kept apart there
-    fcntl = None  # type: ignore[assignment]
-
 
 class VectorFile:
     """A file of vectors by row number, which grows as rows are written.
 
     Each row has a checksum of its example and of the vector's bytes: one that is damaged, or that another process is
-    just writing, counts as missing.
+    just writing, counts as missing. Rows are read and written as bytes: where a mapping of the file into memory meets a
+    full disk or a file that was cut short, the system ends the process (SIGBUS).
     """
 
     def __init__(self, path: Path, size: int) -> None:
         self._path = path
         self._dtype = np.dtype([("checksum", "<i8"), ("vector", "<f4", (size,))])
-        self._rows = np.empty(0, self._dtype)
 
-    def missing(self, rows: np.ndarray, checksums: np.ndarray) -> np.ndarray:
-        """Return the places in ``rows`` of rows that are missing, or belong to another example."""
-        self._map()
-        there = rows < len(self._rows)
-        found = self._rows[rows[there]]
-        there[there] = found["checksum"] == _checksums_of_rows(checksums[there], found["vector"])
-        return np.flatnonzero(~there)
+    def read(self, rows: np.ndarray, checksums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Read rows.
 
-    def read(self, rows: np.ndarray) -> np.ndarray:
-        """Return the rows' vectors."""
-        return self._rows["vector"][rows]
+        Args:
+            rows: Their numbers.
+            checksums: Those of their examples.
+
+        Returns:
+            The vectors, and the places in ``rows`` of those that are missing or belong to another example.
+
+        Raises:
+            ModelError: if the file cannot be read.
+        """
+        records = np.zeros(len(rows), self._dtype)
+        parts, size = records.view(np.uint8).data.cast("B"), self._dtype.itemsize
+        try:
+            with open(self._path, "rb", buffering=0) as file:
+                for place, row in enumerate(rows.tolist()):
+                    file.seek(row * size)
+                    file.readinto(parts[place * size : (place + 1) * size])  # nothing behind the file's end
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise self._error("read", error) from error
+        vectors = np.ascontiguousarray(records["vector"])
+        return vectors, np.flatnonzero(records["checksum"] != _checksums_of_rows(checksums, vectors))
 
     def write(self, rows: np.ndarray, checksums: np.ndarray, vectors: np.ndarray) -> None:
-        """Write rows; processes may write at the same time."""
-        self._map(at_least=int(rows.max()) + 1)
-        self._rows["vector"][rows] = vectors
-        self._rows["checksum"][rows] = _checksums_of_rows(checksums, np.asarray(vectors, "<f4"))
+        """Write rows; processes may write at the same time.
 
-    def _map(self, at_least: int = 0) -> None:
+        Raises:
+            ModelError: if the file cannot be written.
+        """
+        records = np.empty(len(rows), self._dtype)
+        records["vector"] = vectors
+        records["checksum"] = _checksums_of_rows(checksums, records["vector"])
         try:
-            if at_least > len(self._rows):
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                with open(self._path, "ab") as file:
-                    if fcntl is not None:
-                        fcntl.flock(file, fcntl.LOCK_EX)
-                    # Twice as long each time; what is not written takes no space.
-                    size = max(at_least, 2 * len(self._rows), 1024) * self._dtype.itemsize
-                    if os.fstat(file.fileno()).st_size < size:
-                        os.truncate(file.fileno(), size)
-            present = self._path.stat().st_size // self._dtype.itemsize if self._path.exists() else 0
-            if present > len(self._rows):
-                self._rows = np.memmap(self._path, self._dtype, mode="r+", shape=(present,))
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self._path, "r+b", opener=_open_or_make) as file:
+                for row, record in zip(rows.tolist(), records, strict=True):
+                    file.seek(row * self._dtype.itemsize)  # rows between that are not written take no space
+                    file.write(record.tobytes())
         except OSError as error:
-            raise ModelError(f"cache_features: {self._path} cannot be written: {error.strerror or error}") from error
+            raise self._error("written", error) from error
+
+    def _error(self, done: str, error: OSError) -> ModelError:
+        return ModelError(f"cache_features: {self._path} cannot be {done}: {error.strerror or error}")
+
+
+def _open_or_make(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CREAT, 0o666)
 
 
 def _checksums_of_rows(checksums: np.ndarray, vectors: np.ndarray) -> np.ndarray:

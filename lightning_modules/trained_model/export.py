@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -188,7 +189,7 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
     """Give a folder to write into beside ``folder``, and rename it to ``folder`` at the end, unless an error came up.
 
     Raises:
-        ModelError: if ``folder`` exists and is not an empty folder, or cannot be written.
+        ModelError: if ``folder`` exists and is not an empty folder, or cannot be written, as on a full disk.
     """
     folder = Path(folder).expanduser().absolute()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -201,6 +202,13 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
     try:
         yield unfinished
         unfinished.replace(folder)
+    except Exception as error:
+        # Of safetensors (0.8) and tokenizers (0.23), which are written in Rust; the latter's is a bare Exception.
+        refused = re.search(r"(?:.*: )?(.+) \(os error \d+\)", str(error))
+        reason = error.strerror if isinstance(error, OSError) else refused[1] if refused else None
+        if reason is None:
+            raise
+        raise ModelError(f"export: cannot write {folder}: {reason}; nothing of it is left") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 

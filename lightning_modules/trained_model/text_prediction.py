@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from lightning_modules.trained_model.trained_classifier import TrainedClassifier
 
 Text = str | tuple[str, str]
-TOKENS_PER_BATCH = 2048
+# Tokens of a batch, as in an evaluation (datamodules/tokenized_datamodule.py, which may not be imported here).
+TOKENS_ON_CPU, TOKENS_ELSEWHERE = 2048, 16_384
 # Texts that are tokenized and sorted together; bounds the memory of a long list.
 POOL = 50_000
 
@@ -26,7 +27,7 @@ def predict_outputs(
     texts: Sequence[Text],
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
-    tokens_per_batch: int = TOKENS_PER_BATCH,
+    tokens_per_batch: int | None = None,
 ) -> Tensor:
     """Return probabilities ``(texts, labels)`` or scores ``(texts,)``, in the texts' order, on the CPU in float32.
 
@@ -38,10 +39,13 @@ def predict_outputs(
         texts: Texts, or pairs of texts.
         tokenizer: The model's tokenizer.
         max_length: Longer texts are cut to so many tokens.
-        tokens_per_batch: Rows times length of a batch, at most, unless one text is longer.
+        tokens_per_batch: Rows times length of a batch, at most, unless one text is longer. Default: 2048 on a CPU,
+            16384 elsewhere.
     """
     if not texts:
         return torch.empty(0, *([] if classifier.num_labels == 1 else [classifier.num_labels]))
+    if tokens_per_batch is None:
+        tokens_per_batch = TOKENS_ON_CPU if classifier.device.type == "cpu" else TOKENS_ELSEWHERE
     modes = {module: module.training for module in classifier.modules()}
     classifier.eval()
     try:

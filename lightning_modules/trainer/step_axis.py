@@ -7,6 +7,7 @@ from typing import Any
 import lightning
 from lightning.pytorch import Callback
 
+from lightning_modules.errors import ModelError
 from lightning_modules.trainer.lightning_callbacks import move_to_front
 
 # What is used of Trainer and is not public: the connector to loggers, and what it says.
@@ -24,6 +25,7 @@ class StepAxis(Callback):
 
     def __init__(self) -> None:
         self._every: int | None = None
+        self._is_told = False  # whether the module's own training_step has run
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         if stage == "fit":
@@ -33,12 +35,21 @@ class StepAxis(Callback):
 
     def rest(self, trainer: Any) -> None:
         """Log nothing at a batch without a step."""
+        self._is_told = True
         trainer.log_every_n_steps = 0
 
     def resume(self, trainer: Any) -> None:
         """Log as asked at a batch with a step."""
+        self._is_told = True
         if self._every is not None:
             trainer.log_every_n_steps = self._every
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if not self._is_told and trainer.global_step == 0 and outputs:
+            raise ModelError(
+                f"{type(pl_module).__name__}.training_step returns a loss, and nothing makes a step of it: "
+                "optimization is manual here; define compute_loss(batch), which returns the loss, in its place"
+            )
 
     def is_written(self, trainer: Any) -> bool:
         """Return whether loggers get the values of this step, by what Lightning's own monitors ask.

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from benchmarks import transformers_trainer, whole_run
-from callbacks.run_summary import RunSummary
+from callbacks.reports.run_summary import RunSummary
 from datamodules import GLUEDataModule
 from tests.glue_files import FILES
 from tests.tiny_texts import tiny_classifier, tiny_texts

@@ -14,8 +14,8 @@ from torch import nn
 from torch.optim import SGD
 
 from callbacks import PretrainedInterpolation
-from callbacks.best_validation import BestValidation
-from callbacks.checkpoint_reading import saved_step
+from callbacks.checkpoints.checkpoint_reading import saved_step
+from callbacks.reports.best_validation import BestValidation
 from lightning_modules import ClosureModule
 from tests.tiny_models import TinyData
 

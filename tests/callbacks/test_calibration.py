@@ -22,7 +22,7 @@ from torch.optim import AdamW
 from torchmetrics.functional.classification import binary_calibration_error, multiclass_calibration_error
 
 from callbacks import Calibration
-from callbacks.temperature import best_temperature, calibration, expected_calibration_error
+from callbacks.scores.temperature import best_temperature, calibration, expected_calibration_error
 from lightning_modules import SequenceClassifier
 from tests.tiny_models import TinyData, save_tiny_bert
 

@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from callbacks import DifferentialLearningRates, GradualUnfreezing, MeasuredLearningRate, SaveOnInterrupt
-from lightning_modules import ClosureModule, cpu_products
+from lightning_modules import ClosureModule
+from lightning_modules.models import cpu_products
 
 
 class Raises(Callback):

@@ -24,8 +24,8 @@ from safetensors.torch import save_file
 
 from benchmarks.compatibility.optimizers import SmallClassifier, loader
 from callbacks import AtomicCheckpointIO
-from callbacks.checkpoint_io import write_atomically
-from callbacks.checkpoint_reading import damage, read_checkpoint
+from callbacks.checkpoints.checkpoint_io import write_atomically
+from callbacks.checkpoints.checkpoint_reading import damage, read_checkpoint
 
 
 def checkpoint(number: int = 0, size: int = 1000) -> dict[str, Any]:
@@ -220,6 +220,7 @@ def test_foreign_files(tmp_path: Path) -> None:
     ):
         torch.save(held, path)
         assert refused(path) == expected
+    assert refused(tmp_path).startswith("is a folder, and not that of a whole sharded checkpoint")
     with pytest.raises(FileNotFoundError):
         AtomicCheckpointIO().load_checkpoint(tmp_path / "none.ckpt")
 

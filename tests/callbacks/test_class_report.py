@@ -19,7 +19,7 @@ from sklearn.metrics import classification_report, precision_recall_fscore_suppo
 from torch.optim import AdamW
 
 from callbacks import ClassReport
-from callbacks.class_scores import averages, class_counts, class_scores, printed_table
+from callbacks.scores.class_scores import averages, class_counts, class_scores, printed_table
 from lightning_modules import SequenceClassifier
 from tests.tiny_models import TinyData, save_tiny_bert
 

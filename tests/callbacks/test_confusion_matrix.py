@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.optim import AdamW
 
 from callbacks import ConfusionMatrix
-from callbacks.confusion_matrix import drawn
+from callbacks.reports.confusion_matrix import drawn
 from lightning_modules import SequenceClassifier
 from tests.tiny_models import TinyData, save_tiny_bert
 
@@ -75,7 +75,7 @@ def test_other_kinds_of_tasks_have_none(kind: Any, tiny: str, tmp_path: Path) ->
 
 
 def test_missing_matplotlib_is_said_in_one_line(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("callbacks.confusion_matrix.find_spec", lambda name: None)
+    monkeypatch.setattr("callbacks.reports.confusion_matrix.find_spec", lambda name: None)
     callback = ConfusionMatrix()
     with pytest.warns(UserWarning, match=r"needs the extra \"studies\": pip install \"linetune\[studies\]\""):
         trainer(tmp_path, callback).validate(

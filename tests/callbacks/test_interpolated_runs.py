@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 
 import cli
 from callbacks import ModelExporter, PretrainedInterpolation, RunSummary
-from callbacks.checkpoint_reading import read_checkpoint
+from callbacks.checkpoints.checkpoint_reading import read_checkpoint
 from lightning_modules import ModelError, SequenceClassifier
 from linetune.named_checkpoint import best_of_run
 from tests.callbacks.test_pretrained_interpolation import ADAMW, AsTrained, Noisy, fit

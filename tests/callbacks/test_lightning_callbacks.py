@@ -25,7 +25,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.compatibility.optimizers import SmallClassifier
 from callbacks import StepSizeMonitor
-from lightning_modules import ModelError, Schedule, lightning_callbacks, step_axis
+from lightning_modules import ModelError, Schedule
+from lightning_modules.trainer import lightning_callbacks, step_axis
 from optimizers import ParabolicAdam, SaLSA
 
 ADAMW = partial(torch.optim.AdamW, lr=1e-5)

@@ -40,7 +40,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics import MeanAbsoluteError, MetricCollection, R2Score
 
 from callbacks import GradualUnfreezing, MeasuredLearningRate
-from callbacks.replayed_batches import ReplayedBatches
+from callbacks.trainer.replayed_batches import ReplayedBatches
 from lightning_modules import ClosureModule, GradientClip, Schedule
 from lightning_modules.schedules import LinearWithWarmup
 from optimizers import GLD, ParabolicAdam, SaLSA, step_direction

@@ -15,9 +15,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from transformers import AutoModelForSequenceClassification
 
 from callbacks import GradualUnfreezing, ModelExporter
-from callbacks.model_exporter import best_checkpoint
-from callbacks.new_file import free_name
-from callbacks.training_facts import described_data, facts_of
+from callbacks.files.new_file import free_name
+from callbacks.outputs.model_exporter import best_checkpoint
+from callbacks.outputs.training_facts import described_data, facts_of
 from datamodules import GLUEDataModule
 from lightning_modules import BottleneckConfig, SequenceClassifier
 from optimizers import ParabolicAdam

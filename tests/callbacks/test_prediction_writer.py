@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import multiprocessing
+import resource
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +20,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader
 
 from callbacks import PredictionWriter
-from callbacks.prediction_writer import free_column
+from callbacks.outputs.prediction_writer import free_column
 from tests.ranks import on_ranks
 
 TEXTS = ["plain", "NA", 'with "quotes", a comma', "two\nlines", "a\ttab", "plain", ""]
@@ -167,6 +169,25 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
     module.model.config.id2label = {0: "bad", 1: "\udc00"}  # type: ignore[union-attr]
     with pytest.raises(UnicodeEncodeError):
         predict(module, Rows({"text": ["a"]}), tmp_path, PredictionWriter(str(tmp_path / "out.csv")))
+    assert not list(tmp_path.iterdir())
+
+
+def predict_under_limit(folder: Path, results: Any) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50, 50))
+    try:
+        predict(Predictor(("bad", "good")), Rows({"text": ["a" * 40] * 9}), folder, PredictionWriter(f"{folder}/o.csv"))
+    except OSError as error:
+        results.put(str(error))
+
+
+def test_a_file_that_does_not_fit_is_named_and_nothing_of_it_is_left(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    results = context.SimpleQueue()
+    writer = context.Process(target=predict_under_limit, args=(tmp_path, results))
+    writer.start()
+    writer.join()
+    assert writer.exitcode == 0
+    assert results.get().endswith(f"File too large; nothing of the file is left: '{tmp_path / 'o.csv'}'")
     assert not list(tmp_path.iterdir())
 
 

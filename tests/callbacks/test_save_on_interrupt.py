@@ -99,7 +99,7 @@ def test_a_run_goes_on_where_sigterm_ended_it(
     with pytest.raises(SystemExit) as ended:
         fit(tmp_path / "cut", first, SaveOnInterrupt(), validated=validated)
     assert ended.value.code == 143
-    path = tmp_path / "cut" / "checkpoints" / "interrupted.ckpt"
+    path = tmp_path / "cut" / "checkpoints" / "last-interrupted.ckpt"
     (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("interrupted by SIGTERM")]
     shown = os.path.relpath(path)
     assert line.endswith(f"kept {shown}; go on by the same command with --ckpt_path {shown}")
@@ -117,11 +117,21 @@ def test_ctrl_c_ends_with_130_and_gives_its_handler_back(tmp_path: Path, caplog:
     with pytest.raises(SystemExit) as ended:
         fit(tmp_path, Signals("train", 3, signal.SIGINT), SaveOnInterrupt())
     assert ended.value.code == 130
-    assert (tmp_path / "checkpoints" / "interrupted.ckpt").is_file()
+    assert (tmp_path / "checkpoints" / "last-interrupted.ckpt").is_file()
     assert "weights_only" not in caplog.text
     with pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGINT)
     signal.signal(signal.SIGINT, before[0])  # after an exception Lightning puts back what it found, which hands on
+
+
+def test_lightnings_own_last_checkpoint_is_that_of_the_interruption(tmp_path: Path) -> None:
+    whole = fit(tmp_path / "whole")
+    for step, number in ((2, signal.SIGTERM), (4, signal.SIGINT)):
+        with pytest.raises(SystemExit):
+            fit(tmp_path / "cut", Signals("train", step, number), SaveOnInterrupt(), resume="last")
+    rest = Signals()
+    assert torch.equal(fit(tmp_path / "cut", rest, resume="last").body.weight, whole.body.weight)
+    assert rest.seen[0] == "train 5"
 
 
 def test_without_a_model_checkpoint_nothing_is_kept(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -138,7 +148,7 @@ def test_ranks_end_together_whichever_got_the_signal(tmp_path: Path, rank: int) 
     with pytest.raises((SystemExit, torch.multiprocessing.ProcessExitedException)) as ended:
         fit(tmp_path, Signals("train", 2, rank=rank), SaveOnInterrupt(), strategy=strategy, devices=2)
     assert "143" in str(getattr(ended.value, "exit_code", ended.value.args))
-    assert torch.load(tmp_path / "checkpoints" / "interrupted.ckpt", weights_only=True)["global_step"] == 2
+    assert torch.load(tmp_path / "checkpoints" / "last-interrupted.ckpt", weights_only=True)["global_step"] == 2
 
 
 ENDLESS = """

@@ -13,7 +13,7 @@ from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-import callbacks.training_seconds
+import callbacks.schedules.training_seconds
 from callbacks import ScheduleBySeconds, TrainingSeconds
 from optimizers import LineSearchMeZO, ParabolicAdam, SaLSA
 
@@ -43,7 +43,7 @@ class TimedModel(BoringModel):
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [0.0]
-    monkeypatch.setattr(callbacks.training_seconds, "_now", lambda device: now[0])
+    monkeypatch.setattr(callbacks.schedules.training_seconds, "_now", lambda device: now[0])
     return now
 
 

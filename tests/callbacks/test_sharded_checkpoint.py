@@ -20,9 +20,9 @@ from torch.utils.data import DataLoader
 from transformers import AutoModelForSequenceClassification, BertTokenizerFast
 
 from callbacks import AtomicCheckpointIO
-from callbacks.checkpoint_io import remove_leftovers, write_atomically
-from callbacks.checkpoint_reading import read_checkpoint
-from callbacks.sharded_checkpoint import REPLACED, UNFINISHED, unfinished_name
+from callbacks.checkpoints.checkpoint_io import remove_leftovers, write_atomically
+from callbacks.checkpoints.checkpoint_reading import read_checkpoint
+from callbacks.checkpoints.sharded_checkpoint import REPLACED, UNFINISHED, unfinished_name
 from lightning_modules import ModelError, SequenceClassifier
 from linetune.checkpoint_export import export_checkpoint
 from tests.ranks import on_ranks

@@ -163,7 +163,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         def __len__(self):
             return 1
 
-    monkeypatch.setattr("callbacks.submission_writer._rows", lambda *arguments: Full())
+    monkeypatch.setattr("callbacks.outputs.submission_writer._rows", lambda *arguments: Full())
     with pytest.raises(OSError, match="No space left"):
         predict(Predictor(2), Rows("cola", [7]), tmp_path)
     assert written(tmp_path) == before

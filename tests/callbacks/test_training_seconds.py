@@ -11,7 +11,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-import callbacks.training_seconds
+import callbacks.schedules.training_seconds
 from callbacks import TrainingSeconds
 
 TRAINING_STEP, VALIDATION_STEP = 2.0, 100.0
@@ -48,7 +48,7 @@ class TimedModel(BoringModel):
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(callbacks.training_seconds, "_now", clock)
+    monkeypatch.setattr(callbacks.schedules.training_seconds, "_now", clock)
     return clock
 
 

@@ -8,8 +8,8 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
-from callbacks.validation_scorer import ValidationScorer, ValidationScores
-from callbacks.weight_line import Trial, choose
+from callbacks.interpolation.weight_line import Trial, choose
+from callbacks.scores.validation_scorer import ValidationScorer, ValidationScores
 from lightning_modules import SequenceClassifier
 from tests.tiny_models import save_tiny_bert
 

@@ -9,9 +9,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from datamodules import DataError
-from datamodules.encoder import Encoder
-from datamodules.tokenizer import load_tokenizer
-from datamodules.word_table import WordTable
+from datamodules.tokens.encoder import Encoder
+from datamodules.tokens.tokenizer import load_tokenizer
+from datamodules.tokens.word_table import WordTable
 
 TEXTS = ["A short one", "", "ünïcödé 漢字 and \t tabs\n", "word " * 50, "x" * 300, "the end ."]
 
@@ -64,7 +64,7 @@ def test_words_that_are_looked_up_give_the_tokenizers_tokens(tokenizer, texts, p
 
 
 def test_the_table_of_words_stays_small(tokenizer, monkeypatch):
-    monkeypatch.setattr("datamodules.word_table.MAX_WORDS", 10)
+    monkeypatch.setattr("datamodules.tokens.word_table.MAX_WORDS", 10)
     encoder = Encoder(tokenizer, 16, pair=False)
     for start in range(0, 60, 6):
         texts = [f"word{row} and {row}" for row in range(start, start + 6)]

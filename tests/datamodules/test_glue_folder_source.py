@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datamodules import TASKS, DataError
-from datamodules.glue_folder_source import MAX_MALFORMED_ROWS, FolderSource
+from datamodules.glue.glue_folder_source import MAX_MALFORMED_ROWS, FolderSource
 from tests.glue_files import DIAGNOSTIC_FULL, FILES, write_glue_folder
 
 

@@ -11,7 +11,7 @@ import pytest
 from transformers import BertConfig, BertForSequenceClassification, BertTokenizer
 
 from datamodules import TASKS, DataError
-from datamodules.glue_hub_source import HubSource
+from datamodules.glue.glue_hub_source import HubSource
 from tests.hub_server import HubServer, client_environment, write_glue_repository, write_model_repository
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh"]
@@ -97,7 +97,7 @@ transformers.PreTrainedTokenizerBase.__call__ = refuse
 """
 FAILURES = """
 from datamodules import DataError
-from datamodules.tokenizer import load_tokenizer
+from datamodules.tokens.tokenizer import load_tokenizer
 found["errors"] = []
 def rte():
     GLUEDataModule("rte", tokenizer="org/tiny").setup("fit")

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from datamodules import TASKS, DataError
-from datamodules.glue_tasks import find_task
+from datamodules.glue.glue_tasks import find_task
 
 
 def test_the_names_are_the_hubs():

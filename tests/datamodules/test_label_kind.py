@@ -6,9 +6,9 @@ import pyarrow as pa
 import pytest
 
 from datamodules import DataError
-from datamodules.label_encoding import encode_labels
-from datamodules.label_kind import find_kind
-from datamodules.text_source import Part
+from datamodules.labels.label_encoding import encode_labels
+from datamodules.labels.label_kind import find_kind
+from datamodules.sources.text_source import Part
 
 
 def part(**columns):
@@ -47,6 +47,26 @@ def test_the_kind_can_be_overridden():
     assert kind_of(["a", "b"], label_names=["b", "a"]).label_names == ("b", "a")
 
 
+def test_whole_floats_may_be_classes():
+    """pandas makes floats of integers in a column with gaps, and writes 1.0 for 1."""
+    for labels in (["0.0", "1.0", "2.0"], [0.0, 1.0, 2.0]):
+        kind = kind_of(labels)
+        assert kind.problem_type == "regression"
+        assert kind.found_from == "whole floats (problem_type=single_label_classification takes them as 3 classes)"
+    assert kind_of(["0.0", "1.5"]).found_from == "floats"
+    assert kind_of([float(score) for score in range(30)]).found_from == "floats"
+
+
+def test_lists_that_are_written_as_texts():
+    """DataFrame.to_csv writes a list as a text."""
+    for labels in (["['a', 'b']", "[]", "['b']"], ['["a"]', '["b"]'], ["[1, 0]", "[0, 1]"]):
+        with pytest.raises(DataError, match=r"'label' holds lists that are written as texts, such as .*JSON lines"):
+            kind_of(labels)
+        assert kind_of(labels, problem_type="single_label_classification").num_labels == len(labels)
+    assert kind_of(["[urgent]", "[spam]"]).label_names == ("[spam]", "[urgent]")
+    assert kind_of(["[]", "other"]).num_labels == 2
+
+
 def test_numbers_with_names_keep_the_order_of_the_names():
     kind = kind_of([1, 0], names_of_numbers=["yes", "no", "maybe"])
     assert kind.label_names == ("yes", "no", "maybe")
@@ -80,7 +100,7 @@ def test_labels_that_are_refused(labels, options, message):
 
 
 def test_a_column_that_holds_no_classes(monkeypatch):
-    monkeypatch.setattr("datamodules.label_kind.MAX_LABELS", 3)
+    monkeypatch.setattr("datamodules.labels.label_kind.MAX_LABELS", 3)
     with pytest.raises(DataError, match=r"has more than 3 different labels; is it the right column\?$"):
         kind_of(["a", "b", "c", "d", "e"])
     assert kind_of(["1", "2", "3", "4", "5", "6.5"]).problem_type == "regression"

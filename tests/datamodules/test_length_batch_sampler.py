@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DistributedSampler, SequentialSampler
 
-from datamodules.length_batch_sampler import LengthBatchSampler
+from datamodules.batches.length_batch_sampler import LengthBatchSampler
 
 LENGTHS = st.lists(st.integers(1, 300), min_size=1, max_size=60)
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from datamodules.errors import DataError
-from datamodules.file_source import FileSource
-from datamodules.row_cache import new_file
-from datamodules.text_task import TaskOptions, find_task
+from datamodules.sources.file_source import FileSource
+from datamodules.sources.row_cache import new_file
+from datamodules.texts.text_task import TaskOptions, find_task
 
 
 def test_a_task_is_kept_in_a_file_with_the_rights_of_any_new_one(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datamodules.row_selection import sample, thin_out_minority
+from datamodules.glue.row_selection import sample, thin_out_minority
 
 
 @given(st.integers(1, 200), st.integers(1, 300), st.integers(0, 5))

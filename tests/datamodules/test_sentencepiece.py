@@ -11,7 +11,7 @@ from transformers import DebertaV2Config, DebertaV2ForSequenceClassification
 
 from datamodules import TextDataModule
 from datamodules.errors import DataError
-from datamodules.tokenizer import load_tokenizer
+from datamodules.tokens.tokenizer import load_tokenizer
 from lightning_modules import ModelError, SequenceClassifier
 from lightning_modules.trained_model.model_tokenizer import load_model_tokenizer
 

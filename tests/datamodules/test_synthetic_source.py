@@ -12,7 +12,7 @@ from collections import Counter
 import pytest
 
 from datamodules import TASKS
-from datamodules.synthetic_source import SyntheticSource
+from datamodules.generated.synthetic_source import SyntheticSource
 
 
 @functools.cache
@@ -73,8 +73,8 @@ def test_the_seed_and_nothing_else_decides_the_rows():
     script = (
         "import sys, types; sys.modules['datamodules'] = types.ModuleType('datamodules'); "
         "sys.modules['datamodules'].__path__ = ['datamodules']; "
-        "import json; from datamodules.glue_tasks import TASKS; "
-        "from datamodules.synthetic_source import SyntheticSource; "
+        "import json; from datamodules.glue.glue_tasks import TASKS; "
+        "from datamodules.generated.synthetic_source import SyntheticSource; "
         "print(json.dumps({name: SyntheticSource(TASKS[name], 7).read(TASKS[name].splits[-1])[:50] for name in TASKS}))"
     )
     # Strings hash differently in the other process.

@@ -303,6 +303,15 @@ def test_files_for_every_split(make, tmp_path):
         make(val_file=val).setup("fit")
 
 
+def test_columns_beside_text_and_label_may_differ(make, tmp_path):
+    """pandas writes its index as a first column without a name, unless it is told not to."""
+    train = table([(row, text, row % 2) for row, text in enumerate(NUMBERED)], ",text,label")
+    val = write(tmp_path, "val.csv", table([(1, "b"), (0, "a")], "label,text"))
+    data = make(train, val_file=val, text_columns="text", label_column="label")
+    data.setup("fit")
+    assert by_row(data.val_dataloader()) == {0: 1, 1: 0}
+
+
 def test_splits_of_a_saved_data_set(make, tmp_path):
     features = datasets.Features(text=datasets.Value("string"), label=datasets.ClassLabel(names=["yes", "no"]))
     rows = datasets.Dataset.from_dict({"text": NUMBERED, "label": [row % 2 for row in range(40)]}, features=features)
@@ -340,8 +349,8 @@ def test_parquet(make, tmp_path):
         ),
         (
             BINARY,
-            table([("a", "yes", 1)], "text,label,id"),
-            r"val\.csv has the columns text, label, id, and the trainin",
+            table([("a", 1)], "text,id"),
+            r"label_column: .*val\.csv has no column 'label'; its columns are text, id$",
         ),
         (BINARY, "text,label\n", r"val\.csv has no rows$"),
         (BINARY, table([("a", "yes"), ("", "no")]), r"val\.csv, row 2: the text in column 'text' is empty; drop_empty"),
@@ -491,7 +500,7 @@ def test_a_second_start_reads_only_the_fingerprint(make, tmp_path, monkeypatch):
     def refuse(*arguments):
         raise AssertionError("the file is read again")
 
-    monkeypatch.setattr("datamodules.file_source.FileSource._csv_tables", refuse)
+    monkeypatch.setattr("datamodules.sources.file_source.FileSource._csv_tables", refuse)
     assert labels() == first
 
 
@@ -504,14 +513,16 @@ def test_what_is_said_about_the_splits(make, tmp_path, caplog):
     rows[0] = ("word " * 20, "no")
     test = write(tmp_path, "test.csv", table([(NUMBERED[7], "no"), ("new", "yes")]))
     data = make(table(rows), test_file=test, max_length=10, val_file=write(tmp_path, "val.csv", table([("v", "no")])))
-    with pytest.warns(UserWarning, match=r"^1 of 2 test rows have exactly the text of a train row$"):
+    duplicates = pytest.warns(UserWarning, match=r"^1 of 2 test rows have exactly the text of a train row$")
+    unseen = r"^1 of 2 labels are in no validation row, so that its scores do not cover them: yes$"
+    with duplicates, pytest.warns(UserWarning, match=unseen):
         data.setup("fit")
     said = caplog.text
     assert "rows: train 40, validation 1, test 2" in said
     assert "label       train  validation        test" in said
     assert "no             10           1           1" in said
     assert "yes            30           0           1" in said
-    assert "train: 1 of 40 texts are longer than 10 tokens and are cut; 12 tokens (5.5 percent) are lost" in said
+    assert "train: 1 of 40 texts are longer than 10 tokens and are cut; 12 tokens (5.5 percent) are lost\n" in said
     assert "validation: no text is longer than 10 tokens" in said
 
 
@@ -538,6 +549,9 @@ def test_windows(make, tmp_path, caplog):
     assert dict(zip(batch["idx"].tolist(), windows.tolist(), strict=True)) == lengths
     assert "val" in caplog.text
     assert "6 of 20 texts are longer than 3 windows of 8 tokens and are cut; 21 tokens" in caplog.text
+    cut = make(table(rows), max_length=4)
+    cut.setup("fit")
+    assert "percent) are lost; a larger max_length or long_texts=windows keeps more" in caplog.text
     grouped = make(table(rows), long_texts="windows", max_length=8, window_overlap=2, group_by_length=True)
     grouped.setup("fit")
     assert len(ids(grouped.train_dataloader())) == 18

@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from datamodules import DataError
-from datamodules.dataset_source import load_splits
-from datamodules.file_source import FileSource
-from datamodules.text_source import with_texts
+from datamodules.sources.dataset_source import load_splits
+from datamodules.sources.file_source import FileSource
+from datamodules.sources.text_source import with_texts
 
 LITERALS = ["NA", "None", "null", "nan", "N/A", "#N/A", "-inf", "1e5", "007", "true", "2020-01-01", " padded ", "\\N"]
 
@@ -91,7 +91,7 @@ def test_any_texts_come_back_from_json_lines(tmp_path, texts, ascii_only):
 
 
 def test_json_lines_with_gaps_and_kinds_that_differ_between_batches(tmp_path, monkeypatch):
-    monkeypatch.setattr("datamodules.file_source.BATCH_ROWS", 2)
+    monkeypatch.setattr("datamodules.sources.file_source.BATCH_ROWS", 2)
     rows = [{"text": "a", "score": 1}, {"text": "b"}, {"text": "c", "score": 0.5, "tags": ["x"]}]
     content = "\n".join(map(json.dumps, rows))
     assert read_text(tmp_path, content, "rows.jsonl") == [
@@ -158,7 +158,7 @@ def test_the_fingerprint_follows_the_content(tmp_path):
 
 
 def test_large_files_are_read_in_batches(tmp_path, monkeypatch):
-    monkeypatch.setattr("datamodules.file_source.CSV_BLOCK_BYTES", 1000)
+    monkeypatch.setattr("datamodules.sources.file_source.CSV_BLOCK_BYTES", 1000)
     rows = [f'"text {row}, with\nlines",{row % 2}' for row in range(500)]
     file = write(tmp_path, "rows.csv", "text,label\n" + "\n".join(rows))
     parts = list(FileSource(file, "train_file").parts())
@@ -175,7 +175,7 @@ def test_large_files_are_read_in_batches(tmp_path, monkeypatch):
         (
             "rows.csv",
             "text;label\na;1\nb, c;2\n",
-            r"row 2: 2 cells where the header has 1; the header holds ';', ",
+            r"rows\.csv: the header has one cell, 'text;label'; is ';' the delimiter\? give delimiter$",
         ),
         ("rows.csv", "text,label\na,1\nb\n", r"rows\.csv, row 2: 1 cells where the header has 2; a quote that is not"),
         (
@@ -183,12 +183,16 @@ def test_large_files_are_read_in_batches(tmp_path, monkeypatch):
             'text,label\na,1\n"b,2\nc,3\n',
             r"rows\.csv, row 2: 1 cells .*; a quote that is not closed\? quot",
         ),
-        ("rows.csv", b"text,label\na,1\nb\xff,2\n", r"rows\.csv, line 3: not UTF-8 text$"),
-        ("rows.csv", b"te\xfft,label\na,1\n", r"rows\.csv, line 1: not UTF-8 text$"),
+        (
+            "rows.csv",
+            b"text,label\na,1\nb\xff,2\n",
+            r"rows\.csv, line 3: not UTF-8 text; in Excel save as .CSV UTF-8., or con",
+        ),
+        ("rows.csv", b"te\xfft,label\na,1\n", r"rows\.csv, line 1: not UTF-8 text; in Excel"),
         ("rows.csv", "text,text\na,1\n", r"rows\.csv: more than one column is named text$"),
         ("rows.jsonl", "", r"rows\.jsonl has no rows$"),
         ("rows.jsonl", '{"text": "a"}\n\n{"text": }\n', r"rows\.jsonl, line 3: not JSON \(Expecting value"),
-        ("rows.jsonl", '["a"]\n', r"rows\.jsonl, line 1: a JSON list; each line must be an object$"),
+        ("rows.jsonl", '["a"]\n', r"rows\.jsonl, line 1: a JSON list; each line must be an object, as pandas wr"),
         ("rows.jsonl", b'{"text": "\xff"}\n', r"rows\.jsonl, line 1: not UTF-8 text$"),
         ("rows.jsonl", '{"text": "\\ud800"}\n', r"rows\.jsonl, lines 1 to 1: the column 'text' cannot be read; "),
         (

@@ -13,9 +13,9 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import BertTokenizer, PreTrainedTokenizerFast
 
 from datamodules import DataError
-from datamodules.row_cache import default_cache_dir
-from datamodules.tokenization import tokenized
-from datamodules.tokenizer import check_max_length, load_tokenizer, tokenizer_fingerprint
+from datamodules.sources.row_cache import default_cache_dir
+from datamodules.tokens.tokenization import tokenized
+from datamodules.tokens.tokenizer import check_max_length, load_tokenizer, tokenizer_fingerprint
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh"]
 ROWS = {"sentence": ["a b c", "d", "e f g h a"], "label": [0, 1, 0]}

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datamodules import DataError
-from datamodules.validation_split import keep_every_label, strata_of_label_sets, stratified_rows
+from datamodules.texts.validation_split import keep_every_label, strata_of_label_sets, stratified_rows
 
 
 @settings(max_examples=200, deadline=None)

@@ -25,12 +25,22 @@ OPTIMIZERS: dict[str, Callable[..., Any]] = {
 }
 
 
+class Stateful(nn.Linear):
+    """A layer that saves more than tensors."""
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"calls": 3}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        assert state == {"calls": 3}
+
+
 class Small(ClosureModule):
     """A linear regression with a buffer that is not a number on purpose."""
 
-    def __init__(self, optimizer: str) -> None:
+    def __init__(self, optimizer: str = "AdamW") -> None:
         super().__init__(optimizer=OPTIMIZERS[optimizer])
-        self.body, self.head = nn.Linear(4, 2), nn.Linear(2, 2)
+        self.body, self.head = nn.Linear(4, 2), Stateful(2, 2)
         self.register_buffer("unknown", torch.tensor(float("nan")))
 
     def compute_loss(self, batch: Tensor) -> Tensor:
@@ -173,3 +183,34 @@ def test_a_class_that_is_not_read_is_named_when_resuming_alone(
     (scores,) = trainer(tmp_path, 1).validate(small, rows(), ckpt_path=tmp_path / "changed.ckpt")
     assert torch.equal(small.body.weight, changed["state_dict"]["body.weight"])
     assert scores["val/loss"] > 0
+
+
+def test_a_file_that_is_not_whole_is_not_loaded_without_a_trainer_either(
+    checkpoints: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    file, weights = tmp_path / "a.ckpt", checkpoints["AdamW"]["state_dict"]
+    torch.save(checkpoints["AdamW"], file)
+    for path in (file, str(file)):
+        assert torch.equal(Small.load_from_checkpoint(path).body.weight, weights["body.weight"])
+    whole = file.read_bytes()
+    place = whole.index(weights["body.weight"].numpy().tobytes())
+    flipped = whole[: place + 1] + bytes([whole[place + 1] ^ 1]) + whole[place + 2 :]  # torch would load it
+    for content in (flipped, whole[:-1], whole[: len(whole) // 2], bytes(500), b"", b"text", b"PK"):
+        file.write_bytes(content)
+        refused_by_load(file, "is damaged: the checksum" if content is flipped else "is not a whole checkpoint: ")
+    for held in (weights, [1], weights["body.weight"], {"state_dict": weights}):
+        torch.save(held, file)
+        refused_by_load(file, "is not a checkpoint of Lightning: ")
+    torch.save(checkpoints["AdamW"] | {"unknown": Small}, file)
+    refused_by_load(file, "is not a checkpoint that torch reads with weights_only=True: ")
+    assert Small.load_from_checkpoint(file, weights_only=False).body.weight.shape == (2, 4)
+    refused_by_load(tmp_path, "is not a whole checkpoint: ")
+    with pytest.raises(FileNotFoundError, match=r"none\.ckpt"):
+        Small.load_from_checkpoint(tmp_path / "none.ckpt")
+
+
+def refused_by_load(path: Path, reason: str) -> None:
+    with pytest.raises(ModelError) as error:
+        Small.load_from_checkpoint(path)
+    assert str(error.value).startswith(f"{path} {reason}")
+    assert "\n" not in str(error.value)

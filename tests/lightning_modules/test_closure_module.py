@@ -128,6 +128,38 @@ def test_a_module_without_a_loss_is_one_line(tmp_path: Path) -> None:
         fit(Nothing(), data(8), tmp_path, num_sanity_val_steps=0)
 
 
+class OwnStep(Regression):
+    """A LightningModule that was made a ClosureModule and kept its training_step."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        return self.compute_loss(batch)
+
+
+class StepOfItsOwn(Regression):
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        loss = self.compute_loss(batch)
+        optimizer = self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        optimizer.step()
+        return loss
+
+
+class StepAndMore(Regression):
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor | None:
+        return super().training_step(batch, batch_idx)
+
+
+def test_a_training_step_that_makes_no_step_is_one_line(tmp_path: Path) -> None:
+    make = partial(torch.optim.SGD, lr=0.1)
+    with pytest.raises(
+        ModelError, match=r"^OwnStep\.training_step returns a loss, and nothing makes a step of it: .*loss"
+    ):
+        fit(OwnStep(optimizer=make), data(8), tmp_path)
+    assert fit(StepOfItsOwn(optimizer=make), data(8), tmp_path).global_step == 6
+    assert fit(StepAndMore(optimizer=make, accumulate_grad_batches=2), data(8), tmp_path).global_step == 4
+
+
 class WithoutRate(torch.optim.Optimizer):
     """Keeps no `lr` in its groups, as some optimizers with a step size of their own."""
 

@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from lightning_modules import ClosureModule, SequenceClassifier, cpu_products
+from lightning_modules import ClosureModule, SequenceClassifier
+from lightning_modules.models import cpu_products
 from lightning_modules.models.cpu_products import (
     by_small_products,
     onednn_is_faster,

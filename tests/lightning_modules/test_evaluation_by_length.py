@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from callbacks import PredictionWriter
 from datamodules import TextDataModule
-from datamodules.length_batch_sampler import LengthBatchSampler
+from datamodules.batches.length_batch_sampler import LengthBatchSampler
 from lightning_modules import LossOptions, SequenceClassifier
 from tests.families import family_model
 from tests.tiny_models import save_tiny_bert

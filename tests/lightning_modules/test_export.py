@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import resource
 import subprocess
 import sys
 from io import BytesIO
@@ -13,6 +15,8 @@ from typing import Any
 import peft
 import pytest
 import torch
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
 from lightning_modules import BottleneckConfig, ModelError, SequenceClassifier
 from lightning_modules.trained_model.export import fold_targets, new_folder
@@ -276,6 +280,35 @@ def test_the_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ModelError, match=r"^export: cannot make .*file/model: Not a directory$"):
         module.export(tmp_path / "file" / "model")
+
+
+def export_under_limit(module: SequenceClassifier, folder: Path, limit: int, results: Any) -> None:
+    """Export where no file may be longer than ``limit`` bytes, as on a disk that is nearly full."""
+    vocabulary = {f"word{number}": number for number in range(20_000)}
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel(vocabulary, unk_token="word3")), pad_token="word0"
+    )
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    try:
+        module.export(folder, tokenizer)
+    except ModelError as error:
+        results.put(str(error))
+
+
+@pytest.mark.parametrize(
+    "limit",
+    [pytest.param(100, id="config"), pytest.param(5_000, id="weights"), pytest.param(200_000, id="tokenizer")],
+)
+def test_a_folder_that_does_not_fit_is_one_line_and_nothing_is_left(tmp_path: Path, limit: int) -> None:
+    module = tiny_classifier(tmp_path / "start")
+    context = multiprocessing.get_context("fork")
+    results = context.SimpleQueue()
+    writer = context.Process(target=export_under_limit, args=(module, tmp_path / "model", limit, results))
+    writer.start()
+    writer.join()
+    assert writer.exitcode == 0
+    assert results.get() == f"export: cannot write {tmp_path / 'model'}: File too large; nothing of it is left"
+    assert [path.name for path in tmp_path.iterdir()] == ["start"]
 
 
 def test_the_model_card_states_what_is_known(tmp_path: Path) -> None:

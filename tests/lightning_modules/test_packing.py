@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
-from lightning_modules import SequenceClassifier, packed_batch
+from lightning_modules import SequenceClassifier
+from lightning_modules.batches import packed_batch
 from lightning_modules.batches.packed_batch import PackedBatch
 from lightning_modules.batches.packing import Packing
 from lightning_modules.batches.padding import Padding

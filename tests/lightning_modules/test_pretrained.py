@@ -10,7 +10,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, BartConfig
 
-from lightning_modules import ModelError, SequenceClassifier, packaged_models
+from lightning_modules import ModelError, SequenceClassifier
+from lightning_modules.models import packaged_models
 from lightning_modules.models.model_config import set_dropout
 from lightning_modules.models.pretrained import load_sequence_classifier
 from tests.architectures import ARCHITECTURES, tiny_config

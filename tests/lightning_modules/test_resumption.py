@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, Te
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from callbacks import SaveOnInterrupt
-from datamodules.length_grouped_sampler import LengthGroupedSampler
+from datamodules.batches.length_grouped_sampler import LengthGroupedSampler
 from lightning_modules import ClosureModule, Schedule
 from lightning_modules.checkpoints.resumption import _data_fetcher
 from lightning_modules.steps.optimizer_modes import OptimizerModes

@@ -11,8 +11,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_modules import ModelError, text_prediction
+from datamodules import tokenized_datamodule
+from lightning_modules import ModelError
 from lightning_modules.batches.input_limits import longest_input
+from lightning_modules.trained_model import text_prediction
 from lightning_modules.trained_model.text_prediction import named_predictions, token_batches
 from tests.architectures import ARCHITECTURES, tiny_model
 from tests.tiny_texts import tiny_classifier, tiny_texts, tiny_tokenizer
@@ -36,6 +38,26 @@ def test_texts_in_batches_have_the_predictions_that_each_has_alone(
             assert found["label"] == wanted["label"]
             assert found["score"] == found["probabilities"][found["label"]]
     assert module.predict_texts([], tokenizer) == []
+
+
+def test_batches_have_as_many_tokens_as_those_of_an_evaluation_on_the_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = tiny_classifier(tmp_path / "start", num_labels=2)
+    given = []
+
+    def count(batch: dict[str, torch.Tensor], number: int) -> dict[str, torch.Tensor]:
+        given.append(batch["input_ids"].numel())
+        return {"probabilities": torch.zeros(len(batch["input_ids"]), 2)}
+
+    monkeypatch.setattr(module, "predict_step", count)
+    texts = ["w1 w2"] * 5_000
+    for device, most in (("cpu", tokenized_datamodule.TOKENS_ON_CPU), ("cuda", tokenized_datamodule.TOKENS_ELSEWHERE)):
+        given.clear()
+        monkeypatch.setattr(type(module), "device", torch.device(device))
+        monkeypatch.setattr(torch.Tensor, "to", lambda tensor, *others: tensor)
+        module.predict_texts(texts)
+        assert most // 2 < given[0] <= most
 
 
 def test_the_mode_of_every_part_comes_back_and_nothing_keeps_a_gradient(tmp_path: Path) -> None:

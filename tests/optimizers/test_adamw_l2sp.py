@@ -188,8 +188,8 @@ def test_groups_of_a_model_anchor_the_matrices_that_are_pretrained() -> None:
         ({"lr": -1.0}, "lr: -1.0 is not allowed"),
         ({"anchor_decay": -0.1}, "anchor_decay: -0.1 is not allowed"),
         ({"weight_decay": float("nan")}, "weight_decay: nan is not allowed"),
-        ({"betas": (0.9, 1.0)}, "beta2 = 1.0 is not allowed"),
-        ({"anchor_device": "gpu"}, "anchor_device: 'gpu' is not allowed; parameter or cpu"),
+        ({"betas": (0.9, 1.0)}, "betas: beta2: 1.0 is not allowed"),
+        ({"anchor_device": "gpu"}, "anchor_device: 'gpu' is not allowed; one of parameter, cpu"),
     ],
 )
 def test_settings_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:

@@ -66,6 +66,21 @@ def test_non_finite_trials_are_rejections():
 
 
 @pytest.mark.parametrize(
+    ("settled", "smallest", "kept"),
+    [
+        (False, 0.0, 0.5**4),  # out of trials: there may be finite losses further down
+        (False, 0.2, 1.0),  # down to the smallest step size: it is not the step size
+        (True, 0.0, 1.0),  # from a step size that was right before: it is this batch
+    ],
+)
+def test_a_search_without_a_finite_trial_goes_on_lower_where_that_may_help(settled, smallest, kept):
+    options = {"shrink": 0.5, "max_trials": 5, "min_step_size": smallest}
+    result = armijo_search(lambda eta: math.nan, 1.0, 1.0, step_size=1.0, past=Past(settled=settled), **options)
+    assert (result.failure, result.accepted) == ("not finite", False)
+    assert result.step_size == kept
+
+
+@pytest.mark.parametrize(
     ("start", "slope"), [(math.nan, 1.0), (math.inf, 1.0), (1.0, math.nan), (1.0, 0.0), (1.0, -2.0)]
 )
 def test_a_start_that_says_nothing_keeps_the_step_size(start, slope):

@@ -132,6 +132,48 @@ def test_generator_stands_where_one_forward_leaves_it_and_masks_differ_between_s
     assert not torch.equal(masks[0][0], masks[1][0])
 
 
+@every_method
+def test_a_closure_that_accumulates_is_refused(make):
+    """Lightning's closure clears the gradients of the first micro-batch alone, and returns the last one's loss."""
+    model = network()
+    optimizer = make(model.parameters())
+    (first_inputs, first_labels), (inputs, labels) = batches(2)
+
+    def closure():
+        loss = F.cross_entropy(model(inputs), labels) / 2
+        loss.backward()
+        return loss
+
+    (F.cross_entropy(model(first_inputs), first_labels) / 2).backward()
+    before = [p.detach().clone() for p in model.parameters()]
+    with pytest.raises(
+        ValueError, match=r"^\w+: the closure adds to gradients that are there already, as those of acc"
+    ):
+        optimizer.step(closure)
+    assert all(map(torch.equal, model.parameters(), before))
+    # Gradients that were cleared before the step may be added to.
+    optimizer.zero_grad(set_to_none=False)
+    optimizer.step(closure)
+    optimizer.zero_grad()
+    optimizer.step(closure)
+    assert not any(map(torch.equal, model.parameters(), before))
+
+
+def test_gradients_that_are_nan_by_themselves_are_no_sign_of_accumulation():
+    model = network(dropout=0.0)
+    optimizer = SaLSA(model.parameters())
+
+    def closure(inputs, labels, scale):
+        optimizer.zero_grad(set_to_none=False)
+        loss = F.cross_entropy(model(inputs), labels) * scale
+        loss.backward()
+        return loss
+
+    for step, (inputs, labels) in enumerate(batches(4)):
+        optimizer.step(partial(closure, inputs, labels, torch.nan if step == 2 else 1.0))
+        assert optimizer.last_step.accepted == (step != 2)
+
+
 def test_gradients_of_the_start_are_left_in_place():
     model = network(dropout=0.0)
     optimizer = SGDSLS(model.parameters(), initial_step_size=10.0)

@@ -92,5 +92,5 @@ def test_a_slow_fall_is_followed_without_a_search_in_every_step():
 
 
 def test_an_unknown_cadence_is_one_line():
-    with pytest.raises(ValueError, match="cadence has to be one of drift, ratio, always, got 'often'"):
+    with pytest.raises(ValueError, match="cadence: 'often' is not allowed; one of drift, ratio, always"):
         SaLSA(TorchProblem().groups(), cadence="often")

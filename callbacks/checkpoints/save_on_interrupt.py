@@ -1,0 +1,154 @@
+"""Saving a checkpoint when a run is asked to end, by Ctrl-C or SIGTERM."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from types import FrameType
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_only
+
+# `Trainer.fit(ckpt_path="last")` looks for names that begin with ModelCheckpoint.CHECKPOINT_NAME_LAST
+# (lightning 2.6.6).
+FILE_NAME = "last-interrupted.ckpt"
+
+
+class SaveOnInterrupt(Callback):
+    """Ends a fit after the batch at hand on Ctrl-C or SIGTERM, with a checkpoint that it can go on from.
+
+    The checkpoint is ``last-interrupted.ckpt`` in the folder of the trainer's ModelCheckpoint, where
+    ``Trainer.fit(ckpt_path="last")`` finds it; without a ModelCheckpoint nothing is saved.
+    One line says what was kept and how to go on. The process ends with the usual status, 130 after Ctrl-C and 143 after
+    SIGTERM, where Lightning's own handling ends with 1 and 0 (lightning 2.6.6). A second Ctrl-C ends it at once.
+    Several ranks end together, whichever got the signal. Other signals, those that SLURM requeues with among them, are
+    left to Lightning.
+
+    The command line has it in every fit.
+
+    Example::
+
+        Trainer(callbacks=[SaveOnInterrupt()])
+    """
+
+    def __init__(self) -> None:
+        self._asked: int | None = None
+        self._is_active = False
+        self._is_saving = False
+        self._previous: dict[int, Any] = {}
+        self._process = os.getpid()
+        self._trainer: Trainer | None = None
+        self._launcher: Any = None  # of the processes of the other ranks, where this one has started them
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._asked, self._is_active = None, False
+        self._process = os.getpid()
+        # Before the loaders' processes are forked, which inherit it and go on with their batch.
+        self._handle(signal.SIGINT)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._is_active, self._trainer = True, trainer
+        self._launcher = trainer.strategy.launcher
+        # After Lightning has put its own there.
+        self._handle(signal.SIGTERM)
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        # After an epoch's last batch its end is due: a run that is complete with it ends as usual.
+        if not trainer.is_last_batch:
+            self._end_if_asked(trainer)
+
+    def on_validation_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        # Ranks may differ in their number of batches: several of them finish the validation.
+        if trainer.world_size == 1 and not trainer.sanity_checking:
+            self._end_if_asked(trainer)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        if not (self._is_saving and trainer.validating):
+            return
+        # Lightning (2.6.6) goes on after a validation that has counted a batch, but makes one anew that has begun its
+        # first.
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
+        for counts in (progress["total"], progress["current"]):
+            counts.update(ready=1, started=1, processed=0, completed=0)
+        progress["is_last_batch"] = False
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._stop_handling(signal.SIGINT, signal.SIGTERM)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._stop_handling(signal.SIGINT, signal.SIGTERM)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        # Lightning has put back the handlers that it found when training began, this one among them.
+        self._stop_handling(signal.SIGINT)
+
+    def _handle(self, number: int) -> None:
+        if threading.current_thread() is threading.main_thread():
+            previous = signal.signal(number, self._on_signal)
+            if previous != self._on_signal:
+                self._previous[number] = previous
+
+    def _stop_handling(self, *numbers: int) -> None:
+        self._is_active = False  # a handler that stays, after an exception, hands on what it gets
+        if threading.current_thread() is threading.main_thread():
+            for number in set(numbers) & self._previous.keys():
+                signal.signal(number, self._previous[number])
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:
+            return  # a process of a loader
+        # A callback that raises in on_exception keeps Lightning from telling this one.
+        if not self._is_active or (self._trainer is not None and self._trainer.interrupted):
+            previous = self._previous.get(number)
+            if callable(previous):
+                previous(number, frame)
+        elif self._asked == signal.SIGINT == number:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(self._process, number)
+        else:
+            self._asked = number
+            name = signal.Signals(number).name
+            # No print: the signal may have come in the middle of one.
+            os.write(2, f"\n{name}: the run ends after this batch{_HOW[number]}\n".encode())
+            if number == signal.SIGTERM and self._launcher is not None:
+                self._launcher.kill(number)
+
+    def _end_if_asked(self, trainer: Trainer) -> None:
+        asked = self._asked is not None
+        if trainer.world_size > 1:
+            asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
+        if asked and self._is_active:
+            number = self._asked or signal.SIGTERM
+            self._is_active = False
+            self._save(trainer, signal.Signals(number).name)
+            raise SystemExit(128 + number)
+
+    def _save(self, trainer: Trainer, name: str) -> None:
+        where = f"{name} in epoch {trainer.current_epoch} after step {trainer.global_step}"
+        savers = [each for each in trainer.checkpoint_callbacks if isinstance(each, ModelCheckpoint) and each.dirpath]
+        if not savers or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            _say(f"interrupted by {where}: nothing is kept, since this run writes no checkpoints")
+            return
+        path = os.path.join(str(savers[0].dirpath), FILE_NAME)
+        self._is_saving = True
+        try:
+            trainer.save_checkpoint(path, weights_only=False)  # unset, a line about it is printed
+        except OSError as error:
+            _say(f"interrupted by {where}: {error}")
+        else:
+            shown = path if "://" in path else os.path.relpath(path)
+            _say(f"interrupted by {where}: kept {shown}; go on by the same command with --ckpt_path {shown}")
+        finally:
+            self._is_saving = False
+
+
+_HOW: dict[int, str] = {signal.SIGINT: "; a second Ctrl-C ends it at once", signal.SIGTERM: ""}
+
+
+@rank_zero_only
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,61 @@
+"""A file that appears whole or not at all, a name for it, and the folder that it is written into."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[TextIO]:
+    """Give a text file to write, and rename it to ``path`` at the end, unless an error came up.
+
+    Args:
+        path: The file, in a folder that exists; replaced if it exists.
+
+    Raises:
+        OSError: if it cannot be written, as on a full disk; nothing of it is left, and the error names it.
+    """
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with unfinished.open("w", encoding="utf-8", newline="") as stream:
+            yield stream
+        unfinished.replace(path)
+    except OSError as error:
+        if error.filename not in (None, str(unfinished)):
+            raise
+        raise OSError(error.errno, f"{error.strerror}; nothing of the file is left", str(path)) from error
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def make_writable(folder: Path, writer: str) -> None:
+    """Make a folder unless it exists, and check that files can be written there, before there is anything to write.
+
+    Args:
+        folder: The folder.
+        writer: Who is to write, as the error begins.
+
+    Raises:
+        MisconfigurationException: The folder cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MisconfigurationException(f"{writer} cannot make {folder}: {error.strerror}") from error
+    if not os.access(folder, os.W_OK):
+        raise MisconfigurationException(f"{writer} cannot write to {folder}: Permission denied")
+
+
+def free_name(path: Path) -> Path:
+    """Return the path, or the first one with ``-v1``, ``-v2``, … behind its stem that does not exist."""
+    found, version = path, 0
+    while found.exists():
+        version += 1
+        found = path.with_name(f"{path.stem}-v{version}{path.suffix}")
+    return found

@@ -1,0 +1,73 @@
+"""The weights at the start of a fit in a file of the run, for modules that cannot read them again."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor
+
+from callbacks.files.run_folder import run_folder
+
+_NAME = "start_weights.pt"
+
+
+def write_start(trainer: Trainer, module: LightningModule) -> str:
+    """Write a module's weights to ``start_weights.pt`` in the run's folder, and return the file's path; on all ranks.
+
+    Runs without a logger share a folder: where the name is taken, the file is ``start_weights-v1.pt`` and so on.
+
+    Args:
+        trainer: The trainer of a fit that begins.
+        module: Its module.
+    """
+    file = Path(run_folder(trainer)).absolute() / _NAME
+    if trainer.is_global_zero:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = file.with_name(f".{file.name}.{os.getpid()}")
+        weights = {name: value.cpu() for name, value in module.state_dict().items() if isinstance(value, Tensor)}
+        torch.save(weights, unfinished)
+        file = _claimed(file)
+        unfinished.replace(file)
+    return trainer.strategy.broadcast(str(file))
+
+
+def _claimed(file: Path) -> Path:
+    """Return the file, or with ``-v1``, ``-v2``, … behind its name the first that did not exist; it does now, empty."""
+    version, free = 0, file
+    while True:
+        try:
+            free.touch(exist_ok=False)
+            return free
+        except FileExistsError:
+            version += 1
+            free = file.with_stem(f"{file.stem}-v{version}")
+
+
+def start_of_resumed(written: str | None, resumed_from: str) -> str:
+    """Return the file of the run that a fit goes on from: where it was written, or where its folder was moved to.
+
+    Args:
+        written: The path that it was written at; None if the run had none.
+        resumed_from: The run's checkpoint.
+
+    Raises:
+        MisconfigurationException: if it is in neither place.
+    """
+    moved, name = Path(resumed_from).absolute().parent, Path(written or _NAME).name
+    places = [Path(written or _NAME), moved.parent / name, moved / name]
+    found = [place for place in places if written and place.is_file()]
+    if not found:
+        raise MisconfigurationException(
+            f"PretrainedInterpolation: the run that goes on has no {written or _NAME} with the weights that it started "
+            "from; leave the callback out"
+        )
+    return str(found[0])
+
+
+def read_start(file: str) -> dict[str, Tensor]:
+    """Return the weights of such a file, on the CPU."""
+    return torch.load(file, map_location="cpu", weights_only=True)

@@ -1,0 +1,1 @@
+"""What is trained, how fast and how long: learning rates, freezing, budgets in seconds, early stopping."""

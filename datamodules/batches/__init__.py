@@ -1,0 +1,1 @@
+"""Batches of tokenized rows: which rows are together, and how they are padded."""

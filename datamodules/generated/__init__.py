@@ -1,0 +1,1 @@
+"""Generated rows of the GLUE tasks, without network and files."""

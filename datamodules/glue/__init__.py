@@ -1,0 +1,1 @@
+"""The GLUE tasks: their table, and readers of their rows."""

@@ -1,0 +1,1 @@
+"""Labels: the kind of task that they stand for, their encoding, their statistics."""

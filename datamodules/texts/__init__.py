@@ -1,0 +1,1 @@
+"""The user's own texts: which columns and rows are used, for training and for validation."""

@@ -1,0 +1,1 @@
+"""Tokenization: loading a tokenizer, and running it on many texts fast."""

@@ -217,10 +217,12 @@ class TextDataModule(TokenizedDataModule):
         for rows in self.datasets_for("train"):
             self.label_statistics = label_statistics(rows, self.num_labels, self.problem_type == "regression")
         limit = f"{self.max_length} tokens"
+        cuts = self.long_texts == "truncate"
         report_splits(
             {name.partition("/")[0]: rows for name, rows in self.datasets.items()},
             self.label_names if stage != "predict" else [],
-            limit if self.long_texts == "truncate" else f"{self.max_windows} windows of {limit}",
+            limit if cuts else f"{self.max_windows} windows of {limit}",
+            "a larger max_length or long_texts=windows" if cuts else "a larger max_windows or max_length",
             held_out="validation/train" in self.datasets,
         )
 

@@ -343,7 +343,7 @@ class ClosureModule(LightningModule):
         self._finite_steps.load(checkpoint.get("skipped_steps", (0, 0, False)))
         if checkpoint and len(self.trainer.optimizers) == 1:
             check_optimizer_state(checkpoint, self.trainer.optimizers[0])
-        self._modes.begin(self.trainer.optimizers, checkpoint.get("training_weights", []))
+        self._modes.begin(self.trainer, checkpoint.get("training_weights", []))
 
     def on_train_start(self) -> None:
         if self.trainer.ckpt_path:

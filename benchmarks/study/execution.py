@@ -146,8 +146,11 @@ def summarize_run(run: Run, folder: Path, reason: str, wall_seconds: float, atte
     if not reason and COMPLETE not in columns:
         reason = "interrupted before the end of training"
     if not reason and run.cell.metric not in validation:
-        logged = ", ".join(sorted(validation)) or "nothing"
-        reason = f"the metric {run.cell.metric} was never logged by a validation (logged: {logged})"
+        reason = (
+            f"the metric {run.cell.metric} was never logged by a validation (logged: {', '.join(sorted(validation))})"
+        )
+        if not validation:
+            reason = "no validation: the budget ends before the first epoch does; set trainer.val_check_interval"
     if not reason and "val/loss" in validation and not math.isfinite(validation["val/loss"][-1][2]):
         reason = f"diverged: the last val/loss is {validation['val/loss'][-1][2]}"
     losses = columns.get("train/loss", [])

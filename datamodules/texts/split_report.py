@@ -17,7 +17,7 @@ MAX_CLASSES = 200
 
 @rank_zero_only
 def report_splits(
-    splits: Mapping[str, datasets.Dataset], label_names: Sequence[str], limit: str, held_out: bool
+    splits: Mapping[str, datasets.Dataset], label_names: Sequence[str], limit: str, keeps_more: str, held_out: bool
 ) -> None:
     """Print the number of rows of each split and class and of the tokens that are cut; warn of equal texts.
 
@@ -25,6 +25,7 @@ def report_splits(
         splits: The tokenized rows of each split.
         label_names: Names of the labels; empty for regression.
         limit: The maximum length of a text, as it is printed ("128 tokens").
+        keeps_more: Which options keep more of long texts, as it is printed where most is cut.
         held_out: Whether the validation rows are held out of the training rows.
     """
     lines = [_rows_line(splits, held_out)]
@@ -32,7 +33,7 @@ def report_splits(
     if label_names and labelled:
         lines += _class_table(labelled, label_names)
         _warn_of_missing_labels(labelled, label_names)
-    lines += [_cut_line(name, rows, limit) for name, rows in splits.items()]
+    lines += [_cut_line(name, rows, limit, keeps_more) for name, rows in splits.items()]
     rank_zero_info("\n".join(lines))
     names = list(splits)
     hashes = {name: column_of(rows, "text_hash") for name, rows in splits.items()}
@@ -76,16 +77,17 @@ def _warn_of_missing_labels(splits: Mapping[str, datasets.Dataset], label_names:
             rank_zero_warn(f"{which}, so that its scores do not cover them: {named}")
 
 
-def _cut_line(name: str, rows: datasets.Dataset, limit: str) -> str:
+def _cut_line(name: str, rows: datasets.Dataset, limit: str, keeps_more: str) -> str:
     lost = column_of(rows, "lost_tokens")
     cut = pc.sum(pc.greater(lost, 0)).as_py()
     if not cut:
         return f"{name}: no text is longer than {limit}"
-    keeps_more = "; a larger max_length or long_texts=windows keeps more"
     tokens, kept = pc.sum(lost).as_py(), pc.sum(column_of(rows, "length")).as_py()
     return (
         f"{name}: {cut} of {len(rows)} texts are longer than {limit} and are cut; "
-        f"{tokens} tokens ({100 * tokens / (tokens + kept):.1f} percent) are lost" + keeps_more * (tokens > kept)
+        f"{tokens} tokens ({100 * tokens / (tokens + kept):.1f} percent) are lost"
+        + f"; {keeps_more} keeps more"
+        * (tokens > kept)
     )
 
 

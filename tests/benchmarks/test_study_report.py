@@ -104,6 +104,9 @@ def test_a_run_without_validation_has_failed_and_says_what_was_logged(study: Stu
     result = summarize_run(expand_runs(study)[0], tmp_path, "", 7.0)
     assert result.status == FAILED
     assert result.reason == "the metric val/accuracy was never logged by a validation (logged: val/f1)"
+    (tmp_path / HISTORY_FILE).write_text("step,seconds,name,value\n1,0.5,train/complete,1.0\n")
+    result = summarize_run(expand_runs(study)[0], tmp_path, "", 7.0)
+    assert result.reason.startswith("no validation: the budget ends before the first epoch does; set trainer.val_ch")
 
 
 @pytest.mark.parametrize("loss", ["nan", "inf"])

@@ -549,6 +549,9 @@ def test_windows(make, tmp_path, caplog):
     assert dict(zip(batch["idx"].tolist(), windows.tolist(), strict=True)) == lengths
     assert "val" in caplog.text
     assert "6 of 20 texts are longer than 3 windows of 8 tokens and are cut; 21 tokens" in caplog.text
+    data = make(table(rows), val_file=file, long_texts="windows", max_length=4, window_overlap=0, max_windows=1)
+    data.setup("fit")
+    assert "percent) are lost; a larger max_windows or max_length keeps more" in caplog.text
     cut = make(table(rows), max_length=4)
     cut.setup("fit")
     assert "percent) are lost; a larger max_length or long_texts=windows keeps more" in caplog.text

@@ -13,7 +13,8 @@ test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 test-xla: $(VENV)-xla/.installed
-	PJRT_DEVICE=CPU $(VENV)-xla/bin/python -m pytest -q -m xla tests/optimizers/test_on_xla.py
+	PJRT_DEVICE=CPU $(VENV)-xla/bin/python -m pytest -q -m xla tests/optimizers/test_on_xla.py \
+		tests/lightning_modules/test_closures_on_xla.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -34,7 +35,7 @@ clean:
 
 $(VENV)-xla/.installed:
 	$(PYTHON) -m venv $(VENV)-xla
-	$(VENV)-xla/bin/python -m pip install --quiet torch==2.9.0 torch_xla==2.9.0 numpy pytest pytest-timeout
+	$(VENV)-xla/bin/python -m pip install --quiet torch==2.9.0 torch_xla==2.9.0 -e . pytest pytest-timeout
 	touch $@
 
 $(BIN)/python:

@@ -29,18 +29,7 @@ pack() {
         --implementation cp "${platforms[@]}" -c constraints.txt -d "$PACK/wheels" "${WHEELS[@]}" || return 1
     cp "$GLUE_DIR/SST-2/dev.tsv" "$PACK/glue/SST-2/"
     head -n 20001 "$GLUE_DIR/SST-2/train.tsv" >"$PACK/glue/SST-2/train.tsv"
-    "$PYTHON" - "$PACK/model" <<'END' || return 1
-import sys
-
-import torch
-from transformers import AutoModel, AutoTokenizer
-
-from lightning_modules.models.pretrained import OFFLINE_PREFIX, PACKAGED_MODELS, packaged_folder
-
-source = packaged_folder(OFFLINE_PREFIX + next(iter(PACKAGED_MODELS)))
-AutoModel.from_pretrained(source, dtype=torch.float16).save_pretrained(sys.argv[1])
-AutoTokenizer.from_pretrained(source).save_pretrained(sys.argv[1])
-END
+    "$PYTHON" -m benchmarks.half_precision_model "$PACK/model" || return 1
     bytes=$(du -sb "$PACK" | cut -f1)
     echo "$PACK: $((bytes / 1000000)) MB"
     [ "$bytes" -le 60000000 ] || { echo "on_gpu.sh: $PACK has more than 60 MB" >&2; return 1; }
@@ -98,7 +87,8 @@ fi
 step_cost=("$PYTHON" -m benchmarks.step_cost --data-dir "$GLUE_DIR" --tokenizer "$LINETUNE_MODEL" --device "$DEVICE"
     --model "$model" --methods "${methods[@]}" --steps "$steps" --no-pairs --precision bf16-mixed)
 
-section "Tests with the marker gpu" 90 "$PYTHON" -m pytest -q -m gpu -p no:cacheprovider tests/optimizers
+section "Tests with the marker gpu" 90 "$PYTHON" -m pytest -q -m gpu -p no:cacheprovider tests/optimizers \
+    tests/callbacks/test_peak_memory_monitor.py
 section "Time of a step, bf16-mixed" 120 "${step_cost[@]}"
 section "Synchronisations per step" 60 "$PYTHON" -m benchmarks.synchronisations --device "$DEVICE"
 section "Peak memory" 150 "$PYTHON" -m benchmarks.memory --device "$DEVICE" --size "$size" \

@@ -345,7 +345,7 @@ class ClosureModule(LightningModule):
         if checkpoint and len(self.trainer.optimizers) == 1:
             check_optimizer_state(checkpoint, self.trainer.optimizers[0])
             keep_precision(self.trainer.optimizers[0], checkpoint)
-        self._modes.begin(self.trainer.optimizers, checkpoint.get("training_weights", []))
+        self._modes.begin(self.trainer, checkpoint.get("training_weights", []))
 
     def on_train_start(self) -> None:
         if self.trainer.ckpt_path:

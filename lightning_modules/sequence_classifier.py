@@ -221,6 +221,12 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         restore_rounded(self.model, exact)
         return self
 
+    def half(self) -> Self:
+        return self.to(torch.float16)  # torch's own does not call `to`
+
+    def bfloat16(self) -> Self:
+        return self.to(torch.bfloat16)
+
     def configure_model(self) -> None:
         super().configure_model()
         if self._options_by_row and sharded_modules(self):

@@ -11,9 +11,10 @@ from optimizers.line_search import LineSearchOptimizer
 from optimizers.mezo import LineSearchMeZO, MeZO
 from optimizers.named_parts import Part, named_parts
 from optimizers.options import CommonOptions
+from optimizers.parabola import Parabola, measure_parabola
 from optimizers.parabolic_adam import ParabolicAdam
 from optimizers.param_groups import ParamGroups, scale_learning_rates
-from optimizers.peak_rate import Parabola, PeakRate, PeakRateState, measure_parabola
+from optimizers.peak_rate import PeakRate, PeakRateState
 from optimizers.rate_measurement import RateMeasurement
 from optimizers.replayed import replayed
 from optimizers.salsa import SaLSA

@@ -15,7 +15,8 @@ from optimizers.checks import require
 from optimizers.directions import adam
 from optimizers.failed_searches import MANY_FAILURES, warn_of_failures
 from optimizers.group_update import GroupUpdate, over_ranks
-from optimizers.peak_rate import LARGEST_PROBE, LEAST_PROBE, PeakRate, PeakRateState, measure_parabola
+from optimizers.parabola import LARGEST_PROBE, LEAST_PROBE, measure_parabola
+from optimizers.peak_rate import PeakRate, PeakRateState
 from optimizers.scalars import gather
 from optimizers.slopes import split_slope
 from optimizers.step_contract import Closure, Evaluate, Loss, StepRecord, UnitReport, as_loss

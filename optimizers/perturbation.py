@@ -210,13 +210,14 @@ class Perturbation:
         return list(stacks.values())
 
     def descend(self, seed: int, scales: Sequence[float], decays: Sequence[float]) -> None:
-        r"""Move for good, :math:`p ← (1 - λ) p + r z`, in ordinary arithmetic.
+        r"""Move for good, :math:`p ← (1 - λ) p + r z`, in ordinary arithmetic; all entries of the tensors move.
 
         Args:
             seed: The seed of the noise.
             scales: For each tensor :math:`r`.
             decays: For each tensor :math:`λ`.
         """
+        assert all(mover.index is None for mover in self._movers), "some entries alone are to move"
         # Mostly the tensors are displaced along the very noise that they are to descend along: one draw does both.
         displaced = self._position if self._position is not None and self._position[0] == seed else None
         if displaced is None:
@@ -225,10 +226,6 @@ class Perturbation:
         moves = {id(mover): pair for mover, *pair in zip(self._movers, scales, decays, strict=True)}
         for mover, at, noise in self._noise(seed):
             scale, decay = moves[id(mover)]
-            if mover.index is not None and mover.base is not None:
-                base = mover.base[at] if decay == 0 else mover.base[at] * (1 - decay)
-                mover.view.index_copy_(0, mover.index[at], torch.add(base, noise, alpha=scale))
-                continue
             entries = mover.view[at]
             if mover.base is not None:
                 entries.copy_(mover.base[at])

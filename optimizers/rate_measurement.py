@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from optimizers.peak_rate import PeakRate, PeakRateState, measure_parabola
+from optimizers.parabola import measure_parabola
+from optimizers.peak_rate import PeakRate, PeakRateState
 from optimizers.scalars import gather, read_together
 from optimizers.step_contract import Loss, as_loss
 from optimizers.step_direction import NotMeasurableError, StepDirection, parameters_of, wide_inner_product

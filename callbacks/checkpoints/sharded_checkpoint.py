@@ -66,8 +66,7 @@ def keep_folders_whole(strategy: ModelParallelStrategy) -> None:
     load_folder: Callable[..., dict[str, Any]] = strategy.load_checkpoint
 
     def save_checkpoint(checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None) -> None:
-        path = strategy.broadcast(Path(filepath))
-        unfinished = path.with_name(strategy.broadcast(unfinished_name()))
+        path, unfinished = strategy.broadcast((Path(filepath), Path(filepath).with_name(unfinished_name())))
         if strategy.is_global_zero:
             shutil.rmtree(unfinished, ignore_errors=True)  # of a checkpoint that this process could not write
         strategy.barrier()

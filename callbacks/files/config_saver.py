@@ -4,6 +4,7 @@ import contextlib
 import os
 from typing import Any
 
+from jsonargparse import Namespace
 from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
@@ -40,7 +41,7 @@ class ConfigSaver(SaveConfigCallback):
         self.already_saved = True
         folder = run_folder(trainer)
         if trainer.is_global_zero:
-            text = self.parser.dump(self.config, skip_unset=False)
+            text = self.parser.dump(self._config_of_any_folder(), skip_unset=False)
             self.saved_as = self._save_in(folder, text)
             if stage == "fit":
                 self._show_in_tensorboard(trainer, text)
@@ -58,6 +59,15 @@ class ConfigSaver(SaveConfigCallback):
 
     def on_validation_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
         self.has_begun = self.has_begun or not trainer.sanity_checking
+
+    def _config_of_any_folder(self) -> Namespace:
+        """Return the configuration with the whole path of the checkpoint, which the run has found from its folder."""
+        path = self.config.get("ckpt_path")
+        if not path or not os.path.exists(path):
+            return self.config
+        config = self.config.clone()
+        config.ckpt_path = os.path.abspath(path)
+        return config
 
     def _show_in_tensorboard(self, trainer: Trainer, text: str) -> None:
         for logger in trainer.loggers:

@@ -29,7 +29,7 @@ def new_file(path: Path) -> Iterator[TextIO]:
     except OSError as error:
         if error.filename not in (None, str(unfinished)):
             raise
-        raise OSError(error.errno, f"{error.strerror}; nothing of the file is left", str(path)) from error
+        raise OSError(error.errno, f"{error.strerror or error}; nothing of the file is left", str(path)) from error
     finally:
         unfinished.unlink(missing_ok=True)
 

@@ -51,7 +51,7 @@ def stratified_rows(strata: np.ndarray, fraction: float, seed: int) -> np.ndarra
     """
     groups, counts = np.unique(strata, return_counts=True)
     shares = fraction * counts
-    taken = np.minimum(np.floor(shares).astype(int), counts - 1)
+    taken = np.floor(shares).astype(int)
     missing = max(1, round(fraction * len(strata))) - int(taken.sum())
     # The larger of equal remainders, and the larger of equal strata, gives first.
     for group in np.lexsort((-counts, -(shares - np.floor(shares)))):

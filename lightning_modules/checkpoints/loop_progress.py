@@ -56,6 +56,12 @@ def repeats_validation(loops: dict[str, Any]) -> bool:
     return total["processed"] < total["started"]
 
 
+def is_validation_of_a_stop(trainer: Trainer) -> bool:
+    """Return whether a validation begins because the run stops (`Trainer.should_stop`) within an epoch."""
+    epoch: Any = trainer.fit_loop.epoch_progress.current
+    return trainer.should_stop and not _validates_after_batch(trainer, epoch.started)
+
+
 def _validates_after_batch(trainer: Trainer, epoch: int) -> bool:
     """Return whether a validation follows the present batch, apart from one that a stop brings about.
 

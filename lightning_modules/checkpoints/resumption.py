@@ -18,6 +18,7 @@ from lightning_modules.checkpoints.loop_progress import (
     begin_next_epoch,
     correct_progress,
     has_ended_epoch,
+    is_validation_of_a_stop,
     is_within_epoch,
     repeats_validation,
 )
@@ -44,6 +45,7 @@ class Resumption:
         self._loaded: dict[str, Any] = {}
         self._loader_states: list[dict[str, Any]] = []
         self._before_validation: RandomStates | None = None
+        self._is_stopped = False  # by a validation that an uninterrupted run has not
         # At the start of the epoch: when its iterator was made and, where that was earlier, at its first batch.
         self._epoch_start: dict[str, RandomStates] = {}
 
@@ -71,6 +73,7 @@ class Resumption:
     def before_validation(self, module: LightningModule) -> None:
         """Note the generators' states before the loaders of a validation draw from them."""
         self._before_validation = random_states(module.device, _generators(module.trainer))
+        self._is_stopped = not module.trainer.sanity_checking and is_validation_of_a_stop(module.trainer)
 
     # Saving
 
@@ -90,7 +93,8 @@ class Resumption:
         trainer = module.trainer
         correct_progress(checkpoint["loops"], trainer)
         now = random_states(module.device, _generators(trainer))
-        if trainer.validating and repeats_validation(checkpoint["loops"]) and self._before_validation is not None:
+        repeats = trainer.validating and repeats_validation(checkpoint["loops"])
+        if (repeats or self._is_stopped) and self._before_validation is not None:
             now = self._before_validation
         checkpoint[ENTRY] = {
             "ranks": trainer.world_size,
@@ -122,7 +126,7 @@ class Resumption:
             The waiting batches and the facts that were saved with them.
         """
         trainer, loaded, states = module.trainer, self._loaded, self._loader_states
-        self._loaded, self._loader_states = {}, []
+        self._loaded, self._loader_states, self._is_stopped = {}, [], False
         if not trainer.fit_loop.is_resuming:
             return [], {}
         within = is_within_epoch(trainer)

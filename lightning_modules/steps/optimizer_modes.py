@@ -7,8 +7,11 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
 from torch.optim import Optimizer
+
+from lightning_modules.errors import ModelError
 
 
 class OptimizerModes:
@@ -69,10 +72,21 @@ class OptimizerModes:
         if was_training:
             self.train(trainer.optimizers)
 
-    def begin(self, optimizers: Sequence[Optimizer], training_weights: Sequence[Sequence[Tensor]]) -> None:
-        """Begin with freshly made optimizers, perhaps with the training weights of a checkpoint."""
+    def begin(self, trainer: Trainer, training_weights: Sequence[Sequence[Tensor]]) -> None:
+        """Begin with a trainer's freshly made optimizers, perhaps with the training weights of a checkpoint.
+
+        Raises:
+            ModelError: if a callback averages the weights that such an optimizer averages already.
+        """
+        averaging = [each for each in trainer.callbacks if isinstance(each, WeightAveraging)]  # type: ignore[attr-defined]
+        for optimizer in _with_modes(trainer.optimizers) if averaging else []:
+            # Of the weights that a checkpoint is to hold either would replace the other's.
+            raise ModelError(
+                f"trainer.callbacks: {type(averaging[0]).__name__}: {type(optimizer).__name__} averages the weights "
+                "itself; leave the callback out"
+            )
         self._kept, self.is_training = {}, False
-        for optimizer, weights in zip(optimizers, training_weights, strict=False):
+        for optimizer, weights in zip(trainer.optimizers, training_weights, strict=False):
             self._kept |= dict(zip(_parameters(optimizer), weights, strict=False))
 
 

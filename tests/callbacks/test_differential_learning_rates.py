@@ -138,7 +138,7 @@ def test_under_a_line_search_factors_scale_the_direction(model: str) -> None:
         ({"factor": 0.0}, "factor: 0.0 is not allowed; above 0"),
         ({"rule": "cubic"}, "rule: 'cubic' is not allowed; power or linear"),
         ({"rates": {"layer.7": 1.0}}, "no part 'layer.7' .* head, layer.1, layer.0, embeddings"),
-        ({"rates": {"head": -1.0}}, "lrs: -1.0 for 'head' is not allowed"),
+        ({"rates": {"head": -1.0}}, "lrs: head: -1.0 is not allowed"),
     ],
 )
 def test_settings_out_of_range_are_refused(model: str, options: dict[str, Any], message: str) -> None:

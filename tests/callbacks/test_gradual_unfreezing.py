@@ -241,3 +241,11 @@ def test_a_run_that_is_too_short_to_unfreeze_every_part_says_so(
         fit(classifier(model), GradualUnfreezing(**options), max_epochs=max_epochs)
     lines = [record.getMessage() for record in caplog.records if "GradualUnfreezing" in record.getMessage()]
     assert lines == ([f"GradualUnfreezing: {told}"] if told else [])
+
+
+def test_a_run_without_a_number_of_epochs_is_not_said_to_be_too_short(
+    model: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        fit(classifier(model), GradualUnfreezing(), max_epochs=-1, max_steps=2)
+    assert not [record for record in caplog.records if "GradualUnfreezing" in record.getMessage()]

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import dadaptation
 import dog
@@ -297,6 +297,32 @@ def test_a_closure_module_is_measured_alike(clip: float | None) -> None:
     peak, module = measured(with_rate(Adam, lr=1.0), accumulate_grad_batches=2, gradient_clip_val=clip, **options)
     assert callback.peak == pytest.approx(peak, rel=1e-3)
     torch.testing.assert_close(manual.weight, module.weight.float(), rtol=1e-3, atol=1e-4)
+
+
+def test_the_length_of_a_closure_modules_run_is_the_shorter_of_its_two_limits() -> None:
+    """The peak is a share of 13 / T in a run of T steps: a wrong length shows."""
+
+    def peak(**options: Any) -> float | None:
+        callback = MeasuredLearningRate()
+        fit(Manual(optimizer=partial(Adam, lr=1.0)), callback, **options)
+        return callback.peak
+
+    assert peak(max_epochs=2) == peak(max_steps=24, max_epochs=-1) == peak(max_steps=24, max_epochs=9)
+    assert peak(max_epochs=2) == peak(max_steps=99, max_epochs=2)
+
+
+def test_between_batches_the_optimizer_has_its_own_step() -> None:
+    class Watch(Callback):
+        replaced: ClassVar[list[bool]] = []
+
+        def on_before_optimizer_step(self, trainer: Trainer, *_: Any) -> None:
+            self.replaced.append("step" in vars(trainer.optimizers[0]))
+
+        def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+            self.replaced.append("step" in vars(trainer.optimizers[0]))
+
+    fit(Regression(with_rate(SGD, lr=1.0)), MeasuredLearningRate(), Watch(), max_steps=3)
+    assert Watch.replaced == [True, False] * 3
 
 
 def scaling(power: int) -> MixedPrecision:

@@ -171,7 +171,7 @@ def test_a_checkpoint_in_parts_is_said(tmp_path: Path) -> None:
             trainer.checkpoint_callback.best_model_path = str(tmp_path / "parts")
 
     module = tiny_classifier(tmp_path / "start", optimizer=ADAMW)
-    with pytest.warns(UserWarning, match=r"parts is a checkpoint in parts; nothing is written"):
+    with pytest.warns(UserWarning, match=r"parts is sharded, nothing is exported; on one device linetune export"):
         fit(module, tmp_path, ModelExporter(), InParts(), ModelCheckpoint(tmp_path, save_top_k=0), max_epochs=1)
     assert not (tmp_path / "model").exists()
 

@@ -63,3 +63,16 @@ def test_a_buffer_of_two_names_stays_exact_under_both_and_meta_tensors_are_left(
     assert torch.equal(module.model.one, shared)
     assert torch.equal(module.model.other, shared)
     assert module.to("meta", torch.float16).model.one.is_meta
+
+
+@pytest.mark.parametrize("name", ["half", "bfloat16", "double", "float"])
+def test_each_of_torchs_conversions_keeps_positions_exact(name: str, tmp_path: Path) -> None:
+    family_model("llama").save_pretrained(tmp_path)
+    module = SequenceClassifier(str(tmp_path))
+    exact = module.model.model.rotary_emb.inv_freq.clone()
+    assert not torch.equal(exact.bfloat16().float(), exact)
+    converted = getattr(module, name)()
+    assert converted is module
+    assert torch.equal(module.model.model.rotary_emb.inv_freq.double(), exact.double())
+    dtype = getattr(torch.zeros(1), name)().dtype
+    assert {parameter.dtype for parameter in module.parameters()} == {dtype} == {module.dtype}

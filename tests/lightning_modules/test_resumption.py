@@ -18,7 +18,7 @@ import pytest
 import schedulefree
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy
 from prodigyopt import Prodigy
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 
 from callbacks import SaveOnInterrupt
 from datamodules.batches.length_grouped_sampler import LengthGroupedSampler
-from lightning_modules import ClosureModule, Schedule
+from lightning_modules import ClosureModule, ModelError, Schedule
 from lightning_modules.checkpoints.resumption import _data_fetcher
 from lightning_modules.steps.optimizer_modes import OptimizerModes
 from tests.optimizers.all_optimizers import OPTIMIZERS
@@ -245,6 +245,50 @@ def test_a_run_that_max_steps_ended_within_an_epoch_goes_on_there(name: str, by_
     assert trainer.logger.lines + resumed.logger.lines == whole.logger.lines
 
 
+@pytest.mark.parametrize("name", ["salsa", "adamw"])
+def test_lightnings_average_of_the_weights_goes_on(name: str, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"training": {"accumulate_grad_batches": 2}}
+
+    def averaged(**further: Any) -> tuple[Trainer, Course]:
+        return run(ALL[name], callbacks=[EMAWeightAveraging(decay=0.9, update_every_n_steps=2)], **options, **further)
+
+    trainer, course = averaged(course=Course(tmp_path, (8, 9)))
+    whole = final_state(trainer)
+    plain = final_state(run(ALL[name], **options)[0])
+    assert not torch.equal(whole["weights"]["layers.0.weight"], plain["weights"]["layers.0.weight"])
+    for moment in MOMENTS.values():
+        resumed, rest = averaged(seed=7, checkpoint=tmp_path / f"{moment}.ckpt")
+        assert rest.batches == course.batches[course.counts[moment][0] :]
+        assert_same(final_state(resumed), whole)
+
+
+def test_two_averages_of_the_weights_are_refused() -> None:
+    with pytest.raises(ModelError, match=r"^trainer.callbacks: EMAWeightAveraging: AdamWScheduleFree averages the we"):
+        run(OTHERS["schedule-free adamw"], callbacks=[EMAWeightAveraging()])
+
+
+class Stop(Callback):
+    """Stops a run after a number of steps, as Lightning's Timer (`Trainer(max_time=…)`) and EarlyStopping do."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        trainer.should_stop = trainer.global_step >= self.steps
+
+
+@pytest.mark.parametrize("saved", ["validation8", "epoch1", "by hand"])
+def test_a_run_that_was_stopped_within_an_epoch_goes_on_there(saved: str, tmp_path: Path) -> None:
+    """Lightning 2.6.6 validates where it stops, which draws random numbers that the uninterrupted run does not."""
+    whole, course = run(OTHERS["adamw"])
+    trainer, first = run(OTHERS["adamw"], course=Course(tmp_path), callbacks=[Stop(8)])
+    if saved == "by hand":
+        trainer.save_checkpoint(tmp_path / "by hand.ckpt")
+    resumed, second = run(OTHERS["adamw"], seed=7, checkpoint=tmp_path / f"{saved}.ckpt")
+    assert first.batches + second.batches == course.batches
+    assert_same(final_state(resumed), final_state(whole))
+
+
 def dataset() -> TensorDataset:
     return TensorDataset(*tensors())
 
@@ -389,7 +433,7 @@ def test_a_run_that_a_signal_ends_goes_on_bit_for_bit(batch: int, validating: bo
     callbacks = [Interrupting(batch, validating), ModelCheckpoint(tmp_path), SaveOnInterrupt()]
     with pytest.raises(SystemExit):
         run(optimizer, callbacks=callbacks, enable_checkpointing=True, **options)
-    resumed, rest = run(optimizer, seed=7, checkpoint=tmp_path / "interrupted.ckpt", **options)
+    resumed, rest = run(optimizer, seed=7, checkpoint=tmp_path / "last-interrupted.ckpt", **options)
     assert rest.batches == course.batches[batch:]
     assert_same(final_state(resumed), final_state(whole))
     lines = resumed.logger.lines

@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import ModelParallelStrategy
+from peft import LoraConfig
 from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler
 
@@ -75,8 +76,9 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
     "l2-sp": {"optimizer": partial(AdamWL2SP, lr=1e-3, anchor_decay=0.1)},
     "gld of the head": {"optimizer": partial(GLD, radius=0.05, num_radii=2), "trainable": "head"},
     "mezo": {"optimizer": partial(MeZO, lr=1e-4)},
+    "lora": {"optimizer": ParabolicAdam, "adapter": LoraConfig(r=2, target_modules=["query"])},
 }
-RESUMED = ("adamw, clipped", "parabolic adam", "salsa per layer", "l2-sp", "mezo")
+RESUMED = ("adamw, clipped", "parabolic adam", "salsa per layer", "l2-sp", "mezo", "lora")
 
 
 def module_of(name: str, folder: Path) -> Recorded:

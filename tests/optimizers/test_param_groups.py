@@ -76,6 +76,13 @@ def test_biases_and_norms_do_not_decay() -> None:
     assert {name for name, parameter in model.named_parameters() if id(parameter) in without} == expected
 
 
+def test_a_norm_over_two_dimensions_does_not_decay_either() -> None:
+    model = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Unflatten(1, (2, 2)), nn.LayerNorm((2, 2), bias=False))
+    groups = by_name(ParamGroups(weight_decay=0.1)(model))
+    assert [parameter is model[2].weight for parameter in groups["model.no_decay"]["params"]] == [True]
+    assert [parameter is model[0].weight for parameter in groups["model"]["params"]] == [True]
+
+
 @pytest.mark.parametrize(
     ("architecture", "units"),
     [

@@ -180,3 +180,24 @@ def step_with_a_broken_gradient(rank: int) -> None:
 
 def test_a_gradient_that_is_not_finite_on_one_rank_skips_the_step_on_all() -> None:
     on_ranks(step_with_a_broken_gradient)
+
+
+def refuse_settings(rank: int) -> None:
+    dist.init_process_group("gloo")
+    for settings in (
+        {"selection": "largest", "reselect_every": 2},
+        {"selection": "fisher", "reselect_every": 2},
+        {"selection": "random", "lookahead_width": 2},
+        {"candidates": "at_once"},
+    ):
+        problem = Problem(sharded=True)
+        before = problem.weights()
+        optimizer = GLD(problem.groups(), subset_size=0.5, **settings)
+        with pytest.raises(ValueError, match="needs whole parameters"):
+            optimizer.step(evaluate=problem.evaluate, evaluate_many=lambda parameters, values: torch.zeros(1))
+        assert all(torch.equal(now, then) for now, then in zip(problem.weights(), before, strict=True))
+    dist.destroy_process_group()
+
+
+def test_what_a_resumed_run_would_lose_is_refused() -> None:
+    on_ranks(refuse_settings)

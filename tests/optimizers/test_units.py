@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from optimizers import SGDSLS, AdamSLS, SaLSA
+from optimizers import SGDSLS, AdamSLS, SaLSA, SearchResult
+from optimizers.units import UnitMemory, divide
 from tests.optimizers.problem import TorchProblem
 from tests.optimizers.reference import Adam, SoftmaxRegression, per_unit
 from tests.optimizers.same import assert_same_trace
@@ -172,3 +173,22 @@ def test_reports_say_what_the_groups_remember():
         assert report.search_interval is None
     assert list(SaLSA(problem.groups()).unit_reports()) == ["model"]
     assert SaLSA(problem.groups()).unit_reports()["model"].search_interval == 1
+
+
+def test_groups_without_a_name_are_units_named_after_their_place():
+    groups = [{"name": "first"}, {}, {"unit": "shared", "name": "third"}, {"unit": "shared"}]
+    units = divide([{**vars(UnitMemory()), "lr": 1.0, **group} for group in groups], "all")
+    assert [(unit.name, len(unit.groups)) for unit in units] == [("first", 1), ("group 1", 1), ("shared", 2)]
+
+
+@pytest.mark.parametrize(
+    ("kept", "step_size", "settled"),
+    [(0.5, 0.5, True), (0.1, 0.1, False), (2.0, 0.5, True)],  # as it was, the smallest tried, never a larger one
+)
+def test_a_step_size_below_all_that_were_tried_was_found_by_no_search(kept, step_size, settled):
+    (unit,) = divide([{**vars(UnitMemory(settled=True)), "lr": 0.5}], "all")
+    unit.remember_failure(SearchResult(kept, 1.0, False, 4, 4, 1.0, (1.0,), "rejected"))
+    assert (unit.step_size, unit.memory.settled) == (step_size, settled)
+    assert (unit.memory.failures, unit.memory.skipped, unit.memory.trials) == (1, 0, 4)
+    unit.remember_failure(SearchResult(kept, 1.0, False, 2, 2, 1.0, (1.0,), "not finite"))
+    assert (unit.memory.failures, unit.memory.skipped, unit.memory.trials) == (1, 1, 6)

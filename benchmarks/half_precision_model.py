@@ -1,0 +1,29 @@
+"""The packaged model with its tokenizer as a folder in half precision, which `benchmarks/on_gpu.sh` takes along.
+
+python -m benchmarks.half_precision_model FOLDER
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from transformers import AutoModel, AutoTokenizer
+
+from lightning_modules.models.packaged_models import OFFLINE_PREFIX, PACKAGED_MODELS, packaged_folder
+
+
+def write_model(folder: str | Path) -> None:
+    """Write the first packaged model in float16, half the bytes of its own folder, and its tokenizer.
+
+    Args:
+        folder: Where to write.
+    """
+    source = packaged_folder(OFFLINE_PREFIX + next(iter(PACKAGED_MODELS)))
+    AutoModel.from_pretrained(source, dtype=torch.float16).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(source).save_pretrained(folder)
+
+
+if __name__ == "__main__":
+    write_model(sys.argv[1])

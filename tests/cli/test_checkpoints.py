@@ -1,0 +1,135 @@
+"""Checkpoints on the command line: which one is taken, and what wins over what it holds."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import cli
+from tests.cli.command_line import QUICKSTART, ROOT, failed, short_run
+
+
+@pytest.fixture(scope="module")
+def trained(tiny: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run with its configuration and its checkpoint."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        patch.setattr(sys, "argv", ["cli.py"])
+        cli.main(["fit", *short_run(tiny), "--trainer.logger.init_args.save_dir", str(folder)])
+    return folder / "quickstart" / "version_0"
+
+
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_a_checkpoint_on_the_command_line_wins_over_configs(
+    place: str, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, checkpoint = ["--config", str(trained / "config.yaml")], str(trained / "checkpoints/best.ckpt")
+    assert "ckpt_path: null" in (trained / "config.yaml").read_text()
+    given = ["--ckpt_path", checkpoint]
+    given = [*given, *config] if place == "before" else [*config, *given]
+    capsys.readouterr()
+    cli.main(["fit", *given, "--trainer.max_epochs", "2", "--trainer.logger.init_args.save_dir", str(tmp_path)])
+    assert f"resumed from {checkpoint}: epoch 1, step 2\n" in capsys.readouterr().out
+
+
+def test_the_command_line_wins_over_what_a_checkpoint_holds(
+    trained: Path, tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moved = shutil.copytree(tiny, tmp_path / "moved")
+    stored = torch.load(trained / "checkpoints/best.ckpt", weights_only=False)
+    stored["hyper_parameters"] |= {
+        "_class_path": "tests.tiny_models.NoSuchModule",
+        "model": str(tmp_path / "gone"),
+        "trust_remote_code": True,
+        "num_labels": 7,
+    }
+    torch.save(stored, tmp_path / "altered.ckpt")
+    built: list[cli.LinetuneCLI] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cli.LinetuneCLI, "before_validate", lambda self: built.append(self))
+        arguments = ["--ckpt_path", str(tmp_path / "altered.ckpt"), "--model.model", str(moved)]
+        cli.main(["validate", "--config", str(trained / "config.yaml"), *arguments])
+    assert "val/accuracy" in capsys.readouterr().out
+    assert built[0].model.hparams["model"] == str(moved)
+    assert type(built[0].model) is cli.SequenceClassifier
+    assert built[0].config.validate.model.init_args.trust_remote_code is False
+    assert built[0].model.num_labels == 2
+
+
+def test_what_data_does_not_say_comes_from_the_checkpoint(
+    trained: Path, tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stored = torch.load(trained / "checkpoints/best.ckpt", weights_only=False)
+    stored["hyper_parameters"] |= {"metrics": ["f1"]}
+    torch.save(stored, tmp_path / "f1.ckpt")
+    arguments = ["--model.model", tiny, "--data", "tests.tiny_models.TinyData", "--trainer.logger", "false"]
+    arguments += ["--ckpt_path", str(tmp_path / "f1.ckpt"), "--trainer.default_root_dir", str(tmp_path)]
+    cli.main(["validate", *arguments])
+    assert "val/f1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_a_head_drawn_at_random_is_not_evaluated(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    message = failed(command, "--config", QUICKSTART, capsys=capsys)
+    assert f"error: ckpt_path: {command} needs a trained model" in message
+    assert "classifier.bias" in message
+
+
+def test_an_interrupted_run_goes_on_with_the_last_checkpoint(
+    tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    interrupted = "{class_path: tests.callbacks.test_save_on_interrupt.Signals, init_args: {place: train, step: 1}}"
+    options = [*short_run(tiny), "--trainer.logger.init_args.save_dir", str(tmp_path), "--ckpt_path", "last"]
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["fit", *options, "--trainer.callbacks+", interrupted])
+    assert ended.value.code == 143
+    said = capsys.readouterr().err
+    assert f"in {os.path.relpath(tmp_path / 'quickstart/*/checkpoints')}: THE RUN STARTS FROM THE BEGINNING\n" in said
+    kept = os.path.relpath(tmp_path / "quickstart/version_0/checkpoints/last-interrupted.ckpt")
+    assert f"interrupted by SIGTERM in epoch 0 after step 1: kept {kept}; go on by" in said
+
+    cli.main(["fit", *options])
+    output = capsys.readouterr()
+    assert f"ckpt_path last: {kept} (1 found)\n" in output.err
+    assert re.search(r"^resumed from .*interrupted\.ckpt: epoch 0, step 1$", output.out, re.MULTILINE)
+    # A new folder, and a damaged checkpoint in it is passed over.
+    newest = tmp_path / "quickstart/version_1/checkpoints/best.ckpt"
+    newest.write_bytes(newest.read_bytes()[:-10])
+    cli.main(["fit", *options])
+    assert f"ckpt_path last: skipped {os.path.relpath(newest)}: is not whole: " in capsys.readouterr().err
+
+
+def test_a_saved_configuration_names_its_checkpoint_from_any_folder(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = [*short_run(tiny), "--trainer.logger.init_args.save_dir", "runs"]
+    options[1:4:2] = ["linetune:quickstart", "linetune:trainer/cpu"]
+    cli.main(["fit", *options])
+    start = Path("runs/quickstart/version_0/checkpoints/best.ckpt")
+    cli.main(["fit", *options, "--trainer.max_epochs", "2", "--ckpt_path", str(start)])
+    config = yaml.safe_load(Path("runs/quickstart/version_1/config.yaml").read_text())
+    assert config["ckpt_path"] == str(tmp_path / start)
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "predict", "export"])
+def test_a_checkpoint_that_is_none_is_one_line(
+    command: str, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.ckpt"
+    arguments = [command, "--config", str(trained / "config.yaml"), "--ckpt_path", str(path)]
+    arguments += ["--to", str(tmp_path / "model")] if command == "export" else []
+    content = bytearray((trained / "checkpoints/best.ckpt").read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert f"ckpt_path: {path} is damaged: the checksum of its part" in failed(*arguments, capsys=capsys)
+    torch.save({"weight": torch.ones(3)}, path)
+    assert f"ckpt_path: {path} holds weights alone" in failed(*arguments, capsys=capsys)

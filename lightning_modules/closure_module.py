@@ -24,6 +24,7 @@ from lightning_modules.checkpoints.checkpoint_check import check_loadable, check
 from lightning_modules.checkpoints.checkpoint_file import check_file
 from lightning_modules.checkpoints.model_checkpoints import carry_over_best, save_by_step_and_time
 from lightning_modules.checkpoints.resumption import Resumption
+from lightning_modules.checkpoints.state_precision import keep_precision
 from lightning_modules.closures import StepClosures, checked_loss
 from lightning_modules.errors import ModelError
 from lightning_modules.models.compilation import compile_loss_alone
@@ -343,6 +344,7 @@ class ClosureModule(LightningModule):
         self._finite_steps.load(checkpoint.get("skipped_steps", (0, 0, False)))
         if checkpoint and len(self.trainer.optimizers) == 1:
             check_optimizer_state(checkpoint, self.trainer.optimizers[0])
+            keep_precision(self.trainer.optimizers[0], checkpoint)
         self._modes.begin(self.trainer, checkpoint.get("training_weights", []))
 
     def on_train_start(self) -> None:

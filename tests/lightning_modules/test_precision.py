@@ -57,6 +57,50 @@ def trainer_for(folder: Path, precision: str, **options: Any) -> Trainer:
     return Trainer(accelerator="cpu", default_root_dir=folder, **(settings | options))
 
 
+class PreciseSum(torch.optim.Optimizer):
+    """Divides by the root of a sum of squares, in float32 whatever the weights are in, as MADGRAD's and CAME's."""
+
+    def __init__(self, params: Any, lr: float = 1e-3) -> None:
+        super().__init__(params, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure: Any) -> Any:
+        with torch.enable_grad():
+            loss = closure()
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    squares = self.state[p].setdefault("sum", torch.ones_like(p, dtype=torch.float32))
+                    squares.add_(p.grad.float().square())
+                    p.sub_(group["lr"] * p.grad / squares.sqrt())
+        return loss
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "32-true"])
+def test_state_of_a_higher_precision_than_the_weights_is_resumed_as_it_was(
+    precision: str, tiny: str, tmp_path: Path
+) -> None:
+    """torch 2.13's load_state_dict rounds it to the precision of the weights; a run that is now in it takes that."""
+
+    def fit(epochs: int, precision: str, ckpt_path: str | None = None) -> Trainer:
+        torch.manual_seed(0)
+        trainer = trainer_for(tmp_path, precision, max_epochs=epochs)
+        trainer.fit(SequenceClassifier(tiny, 2, optimizer=PreciseSum), TinyData(), ckpt_path=ckpt_path)
+        return trainer
+
+    def sums(trainer: Trainer) -> list[torch.Tensor]:
+        return [state["sum"] for state in trainer.optimizers[0].state.values()]
+
+    first, path = fit(1, precision), str(tmp_path / "first.ckpt")
+    first.save_checkpoint(path)
+    whole, resumed = sums(fit(2, "bf16-true")), sums(fit(2, "bf16-true", path))
+    if precision == "bf16-true":
+        assert whole[0].dtype == torch.float32
+        assert all(map(torch.equal, whole, resumed))
+    else:
+        assert {each.dtype for each in resumed} == {torch.bfloat16}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", PARAMETERS)
 @pytest.mark.parametrize("method", METHODS)

@@ -6,9 +6,11 @@ import os
 import random
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
+from pickle import UnpicklingError
 from tempfile import mkdtemp
 from types import SimpleNamespace
 from typing import Any
@@ -28,7 +30,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 from callbacks import SaveOnInterrupt
 from datamodules.batches.length_grouped_sampler import LengthGroupedSampler
 from lightning_modules import ClosureModule, ModelError, Schedule
-from lightning_modules.checkpoints.resumption import _data_fetcher
+from lightning_modules.checkpoints.resumption import _data_fetcher, _is_plain
 from lightning_modules.steps.optimizer_modes import OptimizerModes
 from tests.optimizers.all_optimizers import OPTIMIZERS
 from tests.tiny_models import TinyLogger
@@ -444,6 +446,25 @@ def test_a_run_that_a_signal_ends_goes_on_bit_for_bit(batch: int, validating: bo
 class Rows:
     inputs: Tensor
     labels: Tensor
+
+
+@pytest.mark.parametrize(
+    ("batch", "is_plain"),
+    [
+        ({"a": torch.ones(2), 1: [None, 2.5, (True, "text")]}, True),
+        ([torch.ones(2), Rows(torch.ones(1), torch.ones(1))], False),
+        ({"a": [Rows(torch.ones(1), torch.ones(1))]}, False),
+        ({Path("a"): torch.ones(2)}, False),
+        (np.ones(2), False),
+    ],
+)
+def test_what_a_checkpoint_holds_is_what_torch_reads_without_classes(
+    batch: Any, is_plain: bool, tmp_path: Path
+) -> None:
+    assert _is_plain(batch) == is_plain
+    torch.save(batch, tmp_path / "batch")
+    with nullcontext() if is_plain else pytest.raises(UnpicklingError):
+        torch.load(tmp_path / "batch", weights_only=True)
 
 
 def test_waiting_batches_that_a_checkpoint_cannot_hold_are_told(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import warnings
 from dataclasses import dataclass
 
 import pytest
@@ -307,3 +309,25 @@ def test_a_step_needs_a_way_to_measure_trials():
         optimizer.step()
     with pytest.raises(ValueError, match="no loss"):
         optimizer.step(lambda: None)
+
+
+def test_searches_that_fail_in_a_row_are_told_once_and_by_a_copy_again():
+    weight = torch.nn.Parameter(torch.ones(1))
+    optimizer = SGDSLS([weight], max_trials=1)
+
+    def warnings_of(each):
+        def closure():
+            each.zero_grad()
+            parameter = each.param_groups[0]["params"][0]
+            parameter.grad = -torch.ones_like(parameter)  # against the gradient: every step goes up
+            return parameter.detach().sum()
+
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for _ in range(25):
+                each.step(closure)
+        return [str(warning.message) for warning in caught]
+
+    (told,) = warnings_of(optimizer)
+    assert told.startswith("SGDSLS: 10 searches in a row found no step size that lowers the loss")
+    assert warnings_of(copy.deepcopy(optimizer)) == [told]

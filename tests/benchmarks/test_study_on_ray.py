@@ -53,7 +53,9 @@ class Noted(SaLSA):
 
 
 @pytest.fixture
-def cluster():
+def cluster(monkeypatch):
+    # By default Ray (2.60) runs tasks with the lowest priorities: beside other programs they would hardly begin.
+    monkeypatch.setenv("RAY_worker_niceness", "0")
     cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     yield cluster
     cluster.shutdown()

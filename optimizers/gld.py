@@ -161,6 +161,8 @@ class GLD(Optimizer):
             require(0 <= value < math.inf, argument, value, "at least 0")
         subset_count(1, param_group.get("subset_size", self.defaults["subset_size"]))
         super().add_param_group(param_group)
+        if any(is_sharded(parameter) for parameter in self.param_groups[-1]["params"]):
+            self._check_sharded()
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {name: getattr(self, name) for name in _SETTINGS}
@@ -206,8 +208,6 @@ class GLD(Optimizer):
             return math.nan
         if self.candidates == "at_once" and evaluate_many is None:
             raise ValueError("candidates: at_once needs step(evaluate_many=…); without it use one_at_a_time")
-        if any(is_sharded(p) for group in self.param_groups for p in group["params"]):
-            self._check_sharded()
         step = GradientFreeStep(self, closure, evaluate)
         trials = Trials(step, evaluate_many if self.candidates == "at_once" else None)
         start = step.loss()

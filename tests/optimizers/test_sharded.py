@@ -190,12 +190,8 @@ def refuse_settings(rank: int) -> None:
         {"selection": "random", "lookahead_width": 2},
         {"candidates": "at_once"},
     ):
-        problem = Problem(sharded=True)
-        before = problem.weights()
-        optimizer = GLD(problem.groups(), subset_size=0.5, **settings)
-        with pytest.raises(ValueError, match="needs whole parameters"):
-            optimizer.step(evaluate=problem.evaluate, evaluate_many=lambda parameters, values: torch.zeros(1))
-        assert all(torch.equal(now, then) for now, then in zip(problem.weights(), before, strict=True))
+        with pytest.raises(ValueError, match="needs? whole parameters"):
+            GLD(Problem(sharded=True).groups(), subset_size=0.5, **settings)
     dist.destroy_process_group()
 
 

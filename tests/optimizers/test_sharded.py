@@ -190,7 +190,7 @@ def refuse_settings(rank: int) -> None:
         {"selection": "random", "lookahead_width": 2},
         {"candidates": "at_once"},
     ):
-        with pytest.raises(ValueError, match="needs? whole parameters"):
+        with pytest.raises(ValueError, match=r"needs? whole parameters"):
             GLD(Problem(sharded=True).groups(), subset_size=0.5, **settings)
     dist.destroy_process_group()
 

@@ -331,3 +331,29 @@ def test_searches_that_fail_in_a_row_are_told_once_and_by_a_copy_again():
     (told,) = warnings_of(optimizer)
     assert told.startswith("SGDSLS: 10 searches in a row found no step size that lowers the loss")
     assert warnings_of(copy.deepcopy(optimizer)) == [told]
+
+
+@pytest.mark.parametrize("step_size", [1e-3, 1.0])
+def test_an_accepted_step_is_not_moved_to_again(step_size: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    moves: list[float] = []
+    move_to = GroupUpdate.move_to
+
+    def counted(update: GroupUpdate, size: float, *rest: bool) -> None:
+        moves.append(size)
+        move_to(update, size, *rest)
+
+    monkeypatch.setattr(GroupUpdate, "move_to", counted)
+    weight = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+    optimizer = SGDSLS([weight], initial_step_size=step_size, bracket=None)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = 10 * weight.square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure, evaluate=lambda: 10 * weight.detach().square().sum())
+    assert optimizer.last_step is not None
+    assert optimizer.last_step.accepted
+    assert len(moves) == optimizer.last_step.evaluations
+    assert moves[-1] == optimizer.last_step.step_size

@@ -94,3 +94,12 @@ def test_groups_of_a_model_bring_anchors_to_a_line_search() -> None:
     anchored = {name for name, param in model.named_parameters() if "anchor" in optimizer.state[param]}
     assert anchored == {name for name, param in model.named_parameters() if name not in new and param.ndim > 1}
     assert "anchor" not in partial(AdamSLS)(ParamGroups()(model, new)).state_dict()["state"].get(0, {})
+
+
+@pytest.mark.parametrize("make", [AdamSLS, SGDSLS, SaLSA])
+def test_a_state_that_lacks_an_anchor_is_not_loaded(make: Any) -> None:
+    optimizer = make([{"params": [nn.Parameter(torch.ones(3))], "anchor_decay": 0.1}])
+    state = copy.deepcopy(optimizer.state_dict())
+    del state["state"][0]["anchor"]
+    with pytest.raises(ValueError, match="holds no anchor for parameter 0"):
+        optimizer.load_state_dict(state)

@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LinearLR
 
 from optimizers import GLD
 from optimizers.candidate_losses import candidate_losses
+from optimizers.gld_candidates import candidate_units
 from optimizers.perturbation import derive_seed
 from tests.optimizers.gradient_free_reference import gld, gld_with_options, loss_of
 from tests.optimizers.problem import TorchProblem
@@ -555,3 +556,16 @@ def test_what_is_missing_is_one_clear_line():
         GLD([parameter], candidates="at_once").step(evaluate=parameter.sum)
     with pytest.raises(ValueError, match="fisher"):
         GLD([parameter], selection="fisher", subset_size=1).step(evaluate=parameter.sum)
+
+
+def test_units_are_named_after_their_groups():
+    tensors = [torch.zeros(1) for _ in range(4)]
+    groups = [
+        {"params": tensors[:1], "name": "head"},
+        {"params": tensors[1:3]},
+        {"params": tensors[3:], "unit": "body"},
+    ]
+    members = [(tensor, group) for group in groups for tensor in group["params"]]
+    of_tensors = [unit.name for unit in candidate_units(members, groups, "tensor")]
+    assert of_tensors == ["head", "group 1, tensor 1", "group 1, tensor 2", "body"]
+    assert [unit.name for unit in candidate_units(members, groups, "group")] == ["head", "group 1", "body"]

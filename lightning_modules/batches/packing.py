@@ -128,8 +128,12 @@ class Packing:
         return getattr(self._model.config, "_attn_implementation", None) == "sdpa"
 
     def _batch_to_pack(self, mask: Tensor, always: bool) -> PackedBatch | None:
+        # Asked first: whether the model is tried now must not depend on a rank's own batch, since the forward passes of
+        # a sharded model wait for all ranks.
+        if not self._can_run:
+            return None
         tokens = int(mask.count_nonzero())
-        if mask.shape[0] == 1 or tokens in (0, mask.numel()) or not self._can_run:
+        if mask.shape[0] == 1 or tokens in (0, mask.numel()):
             return None
         if always:
             return PackedBatch(mask)

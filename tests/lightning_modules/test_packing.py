@@ -110,6 +110,18 @@ def test_padding_is_skipped_only_where_that_saves_time() -> None:
     assert seen == [18, 12]
 
 
+@pytest.mark.parametrize("lengths", [(4, 4), (4,), (4, 2)])
+def test_a_model_is_tried_at_its_first_batch_whatever_that_is(lengths: tuple[int, ...]) -> None:
+    """Its forward passes are collectives of a sharded model: ranks whose batches differ have to make the same ones."""
+    model, packing, side = packing_of("bert")
+    texts, runs = padded_texts(model, lengths, 4, side), []
+    model.register_forward_pre_hook(lambda *_: runs.append(None))
+    with packing.of(texts["attention_mask"]):
+        tried = len(runs)
+    with packing.of(texts["attention_mask"]):
+        assert len(runs) == tried > 0
+
+
 def test_trials_of_a_step_run_as_the_step_does() -> None:
     model, packing, _ = packing_of("bert")
     mask = padded_texts(model, (3, *[40] * 8), 40, "right")["attention_mask"]

@@ -133,6 +133,8 @@ def _find_constant_modules(model: nn.Module, forward: Callable[[Batch], Any], ba
     if not candidates or not trainable:
         return []
     rows = {name: tensor[:_PROBE_ROWS] for name, tensor in batch.items()}
+    # The first forward pass of all may try what the model allows (packing.py), and calls modules more than once.
+    _outputs_of(candidates, forward, rows)
     before = _outputs_of(candidates, forward, rows)
     perturbation = Perturbation(trainable, copy_limit=2**62)
     try:

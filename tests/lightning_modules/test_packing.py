@@ -122,6 +122,20 @@ def test_a_model_is_tried_at_its_first_batch_whatever_that_is(lengths: tuple[int
         assert len(runs) == tried > 0
 
 
+@pytest.mark.parametrize("padding", [0, 2])
+def test_a_frozen_encoder_runs_once_per_step_from_the_first_batch_on(tmp_path: Path, padding: int) -> None:
+    classifier = SequenceClassifier(str(save_tiny_bert(tmp_path / "model")), trainable="head", dropout=0.0)
+    mask = torch.tensor([[1] * 4, [1] * (4 - padding) + [0] * padding])
+    batch = {"input_ids": torch.full((2, 4), 5), "attention_mask": mask, "labels": torch.tensor([0, 1])}
+    (part,) = classifier.prepare_batch(batch, "train")
+    runs: list[None] = []
+    model: Any = classifier.model
+    model.bert.encoder.layer[0].register_forward_pre_hook(lambda *_: runs.append(None))
+    losses = {float(classifier.compute_loss(part)) for _ in range(3)}
+    assert len(runs) == 1
+    assert len(losses) == 1
+
+
 def test_trials_of_a_step_run_as_the_step_does() -> None:
     model, packing, _ = packing_of("bert")
     mask = padded_texts(model, (3, *[40] * 8), 40, "right")["attention_mask"]

@@ -154,6 +154,11 @@ def onednn_is_faster() -> bool:
         return False
     if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):
         return False
+    return _onednn_is_exact()
+
+
+def _onednn_is_exact() -> bool:
+    """Return whether products of oneDNN are as exact as MKL's, rather than rounded to bfloat16."""
     generator = torch.Generator().manual_seed(0)
     rows, weights = (torch.randn(128, 512, generator=generator) for _ in range(2))
     exact = rows.double() @ weights.double().T

@@ -29,6 +29,7 @@ from lightning_modules.metrics import LOWER_IS_BETTER, EvaluationMetrics, check_
 from lightning_modules.models.adapters import AdapterConfig, check_kind_of_adapter, kind_of_adapter
 from lightning_modules.models.classifier_model import classifier_model
 from lightning_modules.models.computed_buffers import computed_buffers, restore_rounded
+from lightning_modules.models.head_bias import start_head_at
 from lightning_modules.models.pretrained import check_label_order, load_sequence_classifier
 from lightning_modules.models.sharded_model import sharded_modules
 from lightning_modules.models.trainable_parts import Trainable, frozen_modules
@@ -251,6 +252,8 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
                 fitted = task_loss(self.problem_type, self.loss_options, self.label_names, statistics)
                 # An exported model adds the mean in the bias of its last layer.
                 self.task_loss = fitted if can_hold_mean(self.model) else fitted.without_mean()
+                if self.problem_type != "regression":
+                    start_head_at(self.model, fitted.best_constant(statistics), self.new_parameter_names)
             elif self.loss_options.class_weights == "balanced" and self.task_loss.class_weights is None:
                 raise ModelError(
                     "loss: class_weights: balanced needs a datamodule that counts its labels (label_statistics), such "

@@ -7,12 +7,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import peft
 import pytest
 import torch
 from lightning.pytorch import Trainer
 from torch.optim import SGD, AdamW
 
-from lightning_modules import LossOptions, ModelError, SequenceClassifier, StepClosures
+from lightning_modules import BottleneckConfig, LossOptions, ModelError, SequenceClassifier, StepClosures
 from optimizers import AdamSLS, ParabolicAdam
 from tests.tiny_models import TinyData, save_tiny_bert
 
@@ -64,7 +65,7 @@ def test_several_labels_per_text_are_learned_and_predicted(tiny: str, tmp_path: 
     metrics = ["micro_f1", "macro_f1", "accuracy", "auroc", "average_precision"]
     module = SequenceClassifier(tiny, metrics=metrics, optimizer=partial(AdamW, lr=3e-3), **SEVERAL)
     assert module.model.config.problem_type == "multi_label_classification"
-    run, data = trainer(tmp_path, max_epochs=15), OwnData(60, kind="several")
+    run, data = trainer(tmp_path, max_epochs=20), OwnData(60, kind="several")
     run.fit(module, data)
     assert run.callback_metrics["val/micro_f1"] > 0.9
     assert run.callback_metrics["val/auroc"] > 0.9
@@ -82,6 +83,45 @@ def test_a_search_trains_several_labels(optimizer: Any, tiny: str, tmp_path: Pat
     loss = LossOptions("balanced", label_smoothing=0.05)
     run.fit(SequenceClassifier(tiny, optimizer=optimizer, loss=loss, **SEVERAL), OwnData(60, kind="several"))
     assert run.callback_metrics["val/micro_f1"] > 0.5
+
+
+# The first predictions
+
+
+def first_bias(module: SequenceClassifier) -> torch.Tensor:
+    return module.model.get_submodule("classifier").bias.detach().clone()
+
+
+def fit_one_step(module: SequenceClassifier, data: OwnData, tmp_path: Path) -> None:
+    trainer(tmp_path, max_epochs=-1, max_steps=1, limit_val_batches=0).fit(module, data)
+
+
+@pytest.mark.parametrize("adapter", [None, peft.LoraConfig(r=2, target_modules=["query"]), BottleneckConfig(size=4)])
+@pytest.mark.parametrize(("kind", "arguments"), [("single", {"num_labels": 3}), ("several", SEVERAL)])
+def test_a_new_head_starts_at_the_frequencies(
+    kind: str, arguments: Any, adapter: Any, tiny: str, tmp_path: Path
+) -> None:
+    module = SequenceClassifier(tiny, optimizer=partial(SGD, lr=0.0), adapter=adapter, **arguments)
+    data = OwnData(60, kind=kind)
+    data.label_statistics = SimpleNamespace(counts=[11, 0, 5], rows=98)
+    fit_one_step(module, data, tmp_path)
+    expected = {"single": [12 / 19, 1 / 19, 6 / 19], "several": [12 / 100, 1 / 100, 6 / 100]}[kind]
+    biases = [p for name, p in module.model.named_parameters() if name.endswith("bias") and p.shape == (len(expected),)]
+    found = biases[-1].softmax(0) if kind == "single" else biases[-1].sigmoid()
+    torch.testing.assert_close(found, torch.tensor(expected))
+
+
+def test_a_head_that_was_trained_is_left_as_it_is(tiny: str, tmp_path: Path) -> None:
+    module, data = SequenceClassifier(tiny, optimizer=partial(SGD, lr=0.0), **SEVERAL), OwnData(60, kind="several")
+    fit_one_step(module, data, tmp_path)
+    started = first_bias(module)
+    data.label_statistics.counts = [1, 2, 3]
+    fit_one_step(module, data, tmp_path)
+    assert torch.equal(first_bias(module), started)
+    module.model.save_pretrained(tmp_path / "trained")
+    again = SequenceClassifier(str(tmp_path / "trained"), optimizer=partial(SGD, lr=0.0), **SEVERAL)
+    fit_one_step(again, data, tmp_path)
+    assert torch.equal(first_bias(again), started)
 
 
 # Weighted classes

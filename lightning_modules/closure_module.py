@@ -45,6 +45,7 @@ from lightning_modules.trainer.lightning_callbacks import check_arguments, check
 from lightning_modules.trainer.reduction import reduced
 from lightning_modules.trainer.run_length import run_length
 from lightning_modules.trainer.step_axis import StepAxis
+from lightning_modules.trainer.trainer_callbacks import callbacks_of
 from lightning_modules.trainer.whole_evaluation import WholeEvaluation
 from optimizers import ParabolicAdam, ParamGroups
 from optimizers.replayed import BufferPlace, moving_buffers
@@ -180,7 +181,7 @@ class ClosureModule(LightningModule):
 
     def setup(self, stage: str) -> None:
         compile_loss_alone(self)
-        if self._axis not in self.trainer.callbacks:  # type: ignore[attr-defined]
+        if self._axis not in callbacks_of(self.trainer, StepAxis):
             self._axis.setup(self.trainer, self, stage)  # a subclass returns callbacks of its own alone
 
     @property

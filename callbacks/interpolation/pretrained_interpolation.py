@@ -20,6 +20,7 @@ from callbacks.interpolation.interpolation_report import described, found_figure
 from callbacks.interpolation.start_file import read_start, start_of_resumed, write_start
 from callbacks.interpolation.weight_line import WeightLine, choose
 from callbacks.scores.validation_scorer import ValidationScorer, check_loss, short_name
+from callbacks.trainer.trainer_callbacks import callbacks_of
 from optimizers import named_parts
 from optimizers.random_state import generator_states, set_generator_states
 
@@ -95,7 +96,7 @@ class PretrainedInterpolation(Callback):
                 "does not go with; train with ddp, or leave the callback out"
             )
         # After all others: their last checkpoint is saved, and what they report is of the weights as trained.
-        others = [callback for callback in trainer.callbacks if callback is not self]  # type: ignore[attr-defined]
+        others = [callback for callback in callbacks_of(trainer, Callback) if callback is not self]
         trainer.callbacks = [*others, self]  # type: ignore[attr-defined]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

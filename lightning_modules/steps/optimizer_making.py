@@ -48,7 +48,7 @@ def make_optimizer(
     check_step(optimizer, ranks=trainer.world_size, **treated)
     groups = module.param_groups or ParamGroups()
     check_combination(optimizer, groups, has_schedule=module.lr_scheduler is not None, **treated)
-    check_rate_writers(trainer.callbacks, optimizer, module)  # type: ignore[attr-defined]
+    check_rate_writers(optimizer, module)
     try:
         scale_learning_rates(optimizer)
     except ValueError as error:

@@ -41,7 +41,7 @@ from lightning_modules.steps.optimizer_making import make_optimizer
 from lightning_modules.steps.optimizer_modes import OptimizerModes
 from lightning_modules.steps.own_step_size import OwnStepSize
 from lightning_modules.steps.unused_parameters import check_gradients_of_ranks
-from lightning_modules.trainer.lightning_callbacks import check_arguments, check_callbacks, check_rate_monitor
+from lightning_modules.trainer.lightning_callbacks import check_rate_monitor, check_trainer
 from lightning_modules.trainer.reduction import reduced
 from lightning_modules.trainer.run_length import run_length
 from lightning_modules.trainer.step_axis import StepAxis
@@ -175,8 +175,7 @@ class ClosureModule(LightningModule):
 
     def configure_callbacks(self) -> Sequence[Callback]:
         if self.trainer.state.fn == "fit":
-            check_arguments(self.trainer, self)
-            check_callbacks(self.trainer, self)
+            check_trainer(self.trainer, self)
         return [WholeEvaluation(), CpuProducts(), self._axis]
 
     def setup(self, stage: str) -> None:

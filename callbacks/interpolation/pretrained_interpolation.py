@@ -75,6 +75,10 @@ class PretrainedInterpolation(Callback):
         self.judge_fraction = judge_fraction
         self.monitor = monitor
         self.mode = mode
+        self._start_file: str | None = None
+        self._forget()
+
+    def _forget(self) -> None:
         self.kept = False
         self.alphas: dict[str, float] = {}
         self.figures: dict[str, float] = {}
@@ -82,7 +86,6 @@ class PretrainedInterpolation(Callback):
         self.scores_as_trained: dict[str, float] = {}
         self.found = ""  # where the kept weights are and what it changed, in a line; empty where the trained ones stay
         self.summary = ""
-        self._start_file: str | None = None
         self._in_place: dict[str, Any] = {}  # of interpolated weights in the module: entries of their checkpoint
 
     # Before training
@@ -100,9 +103,7 @@ class PretrainedInterpolation(Callback):
         trainer.callbacks = [*others, self]  # type: ignore[attr-defined]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.kept, self.alphas, self.figures, self.scores, self.scores_as_trained = False, {}, {}, {}, {}
-        self.found = self.summary = ""
-        self._in_place = {}
+        self._forget()
         if not trainer.enable_validation:
             raise MisconfigurationException(
                 "PretrainedInterpolation: there is no validation data to search on; give some, or leave it out"

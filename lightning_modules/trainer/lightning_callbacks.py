@@ -19,34 +19,19 @@ from lightning_modules.trainer.trainer_callbacks import callbacks_of
 _NOT_PUBLIC = "_batch_arg_name"
 
 
-def check_callbacks(trainer: Trainer, module: LightningModule) -> None:
-    """Refuse callbacks of Lightning 2.6 that would end with a traceback once training begins.
+def check_trainer(trainer: Trainer, module: LightningModule) -> None:
+    """Refuse what a Trainer was given for automatic optimization.
+
+    Lightning 2.6.6 refuses the arguments too, and advises to remove them or to switch to automatic optimization; of the
+    callbacks each would end with a traceback once training begins.
 
     Args:
         trainer: A trainer that is about to fit.
         module: The module that it fits.
 
     Raises:
-        ModelError: one line: which callback, why, and what to use.
+        ModelError: one line: the argument, and the module's; or which callback, why, and what to use.
         RuntimeError: if lightning is of a version that this was not written for.
-    """
-    for callback in callbacks_of(trainer, Callback):
-        why = _why_not(callback, trainer, module)
-        if why:
-            raise ModelError(f"trainer.callbacks: {type(callback).__name__}: {why}")
-
-
-def check_arguments(trainer: Trainer, module: LightningModule) -> None:
-    """Refuse arguments of the Trainer that a module with manual optimization has itself.
-
-    Lightning 2.6.6 refuses them too, and advises to remove them or to switch to automatic optimization.
-
-    Args:
-        trainer: A trainer that is about to fit.
-        module: The module that it fits.
-
-    Raises:
-        ModelError: one line: the argument, and the module's.
     """
     for name, own, off in (
         ("accumulate_grad_batches", "accumulate_grad_batches", 1),
@@ -54,6 +39,10 @@ def check_arguments(trainer: Trainer, module: LightningModule) -> None:
     ):
         if (getattr(trainer, name) or off) != off:
             raise ModelError(f"trainer.{name}: {type(module).__name__} does this itself; give model.{own}")
+    for callback in callbacks_of(trainer, Callback):
+        why = _why_not(callback, trainer, module)
+        if why:
+            raise ModelError(f"trainer.callbacks: {type(callback).__name__}: {why}")
 
 
 def _why_not(callback: Callback, trainer: Trainer, module: LightningModule) -> str:

@@ -2,7 +2,6 @@
 
 import datasets
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
-from torch.utils.data import DataLoader
 
 from datamodules.batches.collator import Collator
 from datamodules.errors import DataError
@@ -139,15 +138,6 @@ class GLUEDataModule(TokenizedDataModule):
         """Names of the evaluation sets, one per loader: matched and mismatched for mnli, otherwise one empty name."""
         return list(self.task.eval_set_names)
 
-    def prepare_data(self) -> None:
-        """Download or generate, and tokenize, the splits of the stage; Lightning calls it in one process per node.
-
-        Without a trainer it does nothing: ``setup`` then does all of this.
-        """
-        if self.trainer is not None:
-            for split, purpose in self._needed(self.trainer.state.fn):
-                self._load(split, purpose)
-
     def setup(self, stage: str | None = None) -> None:
         """Open the tokenized splits of a stage, or make them; Lightning calls it in every process.
 
@@ -157,8 +147,7 @@ class GLUEDataModule(TokenizedDataModule):
         Raises:
             DataError: The task has no split for the stage, or its labels are not published.
         """
-        needed = self._needed(stage)
-        self.datasets = {f"{purpose}/{split}": self._load(split, purpose) for split, purpose in needed}
+        self.datasets = self._open(stage)
         for rows in self.datasets_for("train"):
             self.label_statistics = label_statistics(rows, self.num_labels, self.task.is_regression)
         self._log_row_selection()
@@ -171,21 +160,8 @@ class GLUEDataModule(TokenizedDataModule):
                         "leaderboard's file"
                     )
 
-    def train_dataloader(self) -> DataLoader:
-        """Return the loader of shuffled training batches."""
-        return self.train_loader(self._collator())
-
-    def val_dataloader(self) -> DataLoader | list[DataLoader]:
-        """Return the loader of validation batches, see :meth:`eval_loader`; for mnli, one per evaluation set."""
-        return self._eval_loaders("validation")
-
-    def test_dataloader(self) -> DataLoader | list[DataLoader]:
-        """Return the loader of labelled test batches, see :meth:`eval_loader`; for mnli, one per evaluation set."""
-        return self._eval_loaders("test")
-
-    def predict_dataloader(self) -> DataLoader | list[DataLoader]:
-        """Return the loader of all test batches, see :meth:`eval_loader`; for mnli, one per evaluation set."""
-        return self._eval_loaders("predict")
+    def _open(self, stage: str | None) -> dict[str, datasets.Dataset]:
+        return {f"{purpose}/{split}": self._load(split, purpose) for split, purpose in self._needed(stage)}
 
     def _needed(self, stage: str | None) -> list[tuple[str, str]]:
         """Return the splits that a stage reads, each with its purpose: train, validation, test or predict."""
@@ -253,9 +229,5 @@ class GLUEDataModule(TokenizedDataModule):
             return SyntheticSource(self.task, self.synthetic_seed)
         return HubSource(self.task)
 
-    def _eval_loaders(self, purpose: str) -> DataLoader | list[DataLoader]:
-        loaders = [self.eval_loader(rows, purpose, self._collator()) for rows in self.datasets_for(purpose)]
-        return loaders[0] if len(loaders) == 1 else loaders
-
-    def _collator(self) -> Collator:
+    def _collator(self, purpose: str) -> Collator:
         return Collator.for_tokenizer(self.tokenizer, self.pad_to_multiple_of, self.task.is_regression)

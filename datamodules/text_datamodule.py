@@ -9,7 +9,6 @@ import datasets
 import numpy as np
 import pyarrow as pa
 from lightning.pytorch.utilities import rank_zero_info
-from torch.utils.data import DataLoader
 
 from datamodules.batches.collator import Collator
 from datamodules.errors import DataError
@@ -196,14 +195,6 @@ class TextDataModule(TokenizedDataModule):
 
     # Stages
 
-    def prepare_data(self) -> None:
-        """Read and tokenize the splits of the stage; Lightning calls it in one process per node.
-
-        Without a trainer it does nothing: ``setup`` then does all of this.
-        """
-        if self.trainer is not None:
-            self._open(self.trainer.state.fn)
-
     def setup(self, stage: str | None = None) -> None:
         """Open the tokenized splits of a stage, or make them; Lightning calls it in every process.
 
@@ -225,22 +216,6 @@ class TextDataModule(TokenizedDataModule):
             "a larger max_length or long_texts=windows" if cuts else "a larger max_windows or max_length",
             held_out="validation/train" in self.datasets,
         )
-
-    def train_dataloader(self) -> DataLoader:
-        """Return the loader of shuffled training batches."""
-        return self.train_loader(self._collator("train"))
-
-    def val_dataloader(self) -> DataLoader:
-        """Return the loader of validation batches, see :meth:`eval_loader`."""
-        return self._eval_loader("validation")
-
-    def test_dataloader(self) -> DataLoader:
-        """Return the loader of test batches, see :meth:`eval_loader`."""
-        return self._eval_loader("test")
-
-    def predict_dataloader(self) -> DataLoader:
-        """Return the loader of the batches to predict, see :meth:`eval_loader`; ``idx`` has the order of the file."""
-        return self._eval_loader("predict")
 
     def _open(self, stage: str | None) -> dict[str, datasets.Dataset]:
         opened: dict[str, datasets.Dataset] = {}
@@ -328,11 +303,6 @@ class TextDataModule(TokenizedDataModule):
             return source.rows
         key = {"all rows": source.fingerprint(), "reading": READING_VERSION}
         return stored(self.cache_folder, key, lambda: (part.table for part in source.parts()))
-
-    # Loaders
-
-    def _eval_loader(self, purpose: str) -> DataLoader:
-        return self.eval_loader(self.datasets_for(purpose)[0], purpose, self._collator(purpose))
 
     def _collator(self, purpose: str) -> Collator:
         problem = self.problem_type if purpose != "predict" else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +14,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.compute as pc
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader, Sampler, SequentialSampler
+from torch.utils.data import DataLoader, SequentialSampler
 from transformers import PreTrainedTokenizerBase
 
 from datamodules.batches.collator import Collator
@@ -33,11 +34,12 @@ TOKENS_ON_CPU, TOKENS_ELSEWHERE = 2048, 16_384
 ROWS_IN_ORDER = 64
 
 
-class TokenizedDataModule(LightningDataModule):
+class TokenizedDataModule(LightningDataModule, ABC):
     """Loaders of batches of tokenized rows.
 
-    A subclass fills ``datasets`` in ``setup``: per ``<purpose>/<split>``, with the purposes train, validation, test and
-    predict, rows with ``input_ids``, perhaps ``token_type_ids``, ``label`` where there are labels, and ``idx``.
+    A subclass says how a stage's splits are opened (``_open``) and how a batch is made of rows (``_collator``), and
+    fills ``datasets`` in ``setup``: per ``<purpose>/<split>``, with the purposes train, validation, test and predict,
+    rows with ``input_ids``, perhaps ``token_type_ids``, ``label`` where there are labels, and ``idx``.
 
     Args:
         tokenizer: Name of the tokenizer: on the hub, a folder, or ``offline:all-MiniLM-L6-v2``. Default: the model's.
@@ -128,56 +130,80 @@ class TokenizedDataModule(LightningDataModule):
             **options,
         )
 
+    @abstractmethod
+    def _open(self, stage: str | None) -> dict[str, datasets.Dataset]:
+        """Open the tokenized splits of a stage, or make them; return them by ``<purpose>/<split>``."""
+
+    @abstractmethod
+    def _collator(self, purpose: str) -> Collator:
+        """Return what makes a batch of rows of a purpose."""
+
+    def prepare_data(self) -> None:
+        """Read and tokenize the splits of the stage; Lightning calls it in one process per node.
+
+        Without a trainer it does nothing: ``setup`` then does all of this.
+        """
+        if self.trainer is not None:
+            self._open(self.trainer.state.fn)
+
     def datasets_for(self, purpose: str) -> list[datasets.Dataset]:
         """Return the tokenized rows of a purpose, one per split."""
         return [rows for name, rows in self.datasets.items() if name.startswith(f"{purpose}/")]
 
-    def train_loader(self, collator: Collator) -> DataLoader:
+    def train_dataloader(self) -> DataLoader:
         """Return the loader of shuffled training batches."""
-        rows = self.datasets_for("train")[0]
-        sampler = None
-        if self.group_by_length:
-            sampler = LengthGroupedSampler(
-                token_counts(rows),
-                self.train_batch_size,
-                num_replicas=self.trainer.world_size if self.trainer is not None else 1,
-                rank=self.trainer.global_rank if self.trainer is not None else 0,
-                # Set by seed_everything; Lightning seeds its own samplers from it, too.
-                seed=int(os.environ.get("PL_GLOBAL_SEED", 0)),
-            )
-        return self.loader(rows, self.train_batch_size, collator, shuffle=sampler is None, sampler=sampler)
+        rows, collator = self.datasets_for("train")[0], self._collator("train")
+        if not self.group_by_length:
+            return self._loader(rows, collator, batch_size=self.train_batch_size, shuffle=True)
+        sampler = LengthGroupedSampler(
+            token_counts(rows),
+            self.train_batch_size,
+            num_replicas=self.trainer.world_size if self.trainer is not None else 1,
+            rank=self.trainer.global_rank if self.trainer is not None else 0,
+            # Set by seed_everything; Lightning seeds its own samplers from it, too.
+            seed=int(os.environ.get("PL_GLOBAL_SEED", 0)),
+        )
+        return self._loader(rows, collator, batch_size=self.train_batch_size, sampler=sampler)
 
-    def eval_loader(self, rows: datasets.Dataset, purpose: str, collator: Collator) -> DataLoader:
-        """Return the loader of evaluation batches: rows of similar length, the longest first, or rows in their order.
+    def val_dataloader(self) -> DataLoader | list[DataLoader]:
+        """Return the loader of validation batches, or the loaders of several validation sets.
 
-        Rows are taken in their order where something may depend on it:
+        Batches are of rows of similar length, the longest first. Rows are taken in their order where something may
+        depend on it:
 
         - where the trainer takes a part of the batches (``limit_val_batches``, ``overfit_batches``, ``fast_dev_run``),
           which is to be the rows at the start and not the longest ones;
         - where padding changes the logits of the module's model (``padding.matters``);
         - in predictions of a module that does not put them back into the rows' order (``restores_row_order``);
         - without a trainer.
-
-        Args:
-            rows: The tokenized rows.
-            purpose: validation, test or predict.
-            collator: Makes a batch of rows.
         """
+        return self._eval_loaders("validation")
+
+    def test_dataloader(self) -> DataLoader | list[DataLoader]:
+        """Return the loader, or the loaders, of labelled test batches, see :meth:`val_dataloader`."""
+        return self._eval_loaders("test")
+
+    def predict_dataloader(self) -> DataLoader | list[DataLoader]:
+        """Return the loader, or the loaders, of the batches to predict, see :meth:`val_dataloader`."""
+        return self._eval_loaders("predict")
+
+    def _eval_loaders(self, purpose: str) -> DataLoader | list[DataLoader]:
+        loaders = [self._eval_loader(rows, purpose) for rows in self.datasets_for(purpose)]
+        return loaders[0] if len(loaders) == 1 else loaders
+
+    def _eval_loader(self, rows: datasets.Dataset, purpose: str) -> DataLoader:
+        collator = self._collator(purpose)
         if self._keeps_row_order(purpose):
-            return self.loader(rows, self.eval_batch_size or ROWS_IN_ORDER, collator)
+            return self._loader(rows, collator, batch_size=self.eval_batch_size or ROWS_IN_ORDER)
         multiple = self.pad_to_multiple_of
         most_tokens = TOKENS_ON_CPU if self._is_on("cpu") else TOKENS_ELSEWHERE
-        return self.loader(
-            rows,
-            1,
-            collator,
-            batch_sampler=LengthBatchSampler(
-                SequentialSampler(rows),
-                [-(-count // multiple) * multiple for count in token_counts(rows)],
-                self.eval_batch_size,
-                None if self.eval_batch_size else most_tokens,
-            ),
+        by_length = LengthBatchSampler(
+            SequentialSampler(rows),
+            [-(-count // multiple) * multiple for count in token_counts(rows)],
+            self.eval_batch_size,
+            None if self.eval_batch_size else most_tokens,
         )
+        return self._loader(rows, collator, batch_sampler=by_length)
 
     def _keeps_row_order(self, purpose: str) -> bool:
         trainer = self.trainer
@@ -196,29 +222,17 @@ class TokenizedDataModule(LightningDataModule):
     def _is_on(self, device: str) -> bool:
         return self.trainer is not None and self.trainer.strategy.root_device.type == device
 
-    def loader(
-        self,
-        rows: datasets.Dataset,
-        batch_size: int,
-        collator: Collator,
-        shuffle: bool = False,
-        sampler: Sampler | Iterable[int] | None = None,
-        batch_sampler: LengthBatchSampler | None = None,
-    ) -> DataLoader:
-        """Return a loader of batches."""
+    def _loader(self, rows: datasets.Dataset, collator: Collator, **batching: Any) -> DataLoader:
         if self.num_workers:
             # Workers are forked after the tokenizer has used threads, which it warns about unless this is set.
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         return DataLoader(
             rows,
-            batch_size=batch_size,
-            shuffle=shuffle,
-            sampler=sampler,
-            batch_sampler=batch_sampler,
             collate_fn=collator,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=self._is_on("cuda"),
+            **batching,
         )
 
     def _model_name(self) -> str:

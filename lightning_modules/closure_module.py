@@ -31,27 +31,24 @@ from lightning_modules.models.compilation import compile_loss_alone
 from lightning_modules.models.cpu_products import CpuProducts
 from lightning_modules.models.sharded_model import reshard, shard_model, sharded_modules
 from lightning_modules.schedules import Schedule
-from lightning_modules.steps.combinations import check_combination
-from lightning_modules.steps.factories import unset_keywords
 from lightning_modules.steps.finite_steps import FiniteSteps
-from lightning_modules.steps.fused import fused_keywords
 from lightning_modules.steps.gradient_clip import GradientClip
 from lightning_modules.steps.learning_rates import LearningRates
 from lightning_modules.steps.logged_once import LoggedOnce, metrics_within
 from lightning_modules.steps.module_arguments import check_module_arguments
-from lightning_modules.steps.optimizer_calls import backward_of, check_step, step_context, step_keywords
+from lightning_modules.steps.optimizer_calls import backward_of, step_context
 from lightning_modules.steps.optimizer_making import make_optimizer
 from lightning_modules.steps.optimizer_modes import OptimizerModes
-from lightning_modules.steps.own_step_size import OwnStepSize, check_rate_writers
+from lightning_modules.steps.own_step_size import OwnStepSize
 from lightning_modules.steps.unused_parameters import check_gradients_of_ranks
-from lightning_modules.trainer.lightning_callbacks import check_arguments, check_callbacks, check_rate_monitor
+from lightning_modules.trainer.lightning_callbacks import check_rate_monitor, check_trainer
 from lightning_modules.trainer.reduction import reduced
 from lightning_modules.trainer.run_length import run_length
 from lightning_modules.trainer.step_axis import StepAxis
+from lightning_modules.trainer.trainer_callbacks import callbacks_of
 from lightning_modules.trainer.whole_evaluation import WholeEvaluation
-from optimizers import ParabolicAdam, ParamGroups, scale_learning_rates
+from optimizers import ParabolicAdam, ParamGroups
 from optimizers.replayed import BufferPlace, moving_buffers
-from optimizers.shards import complete_state
 
 # Lightning weights a logged loss by an integer; weights of batches need not be integers.
 _WEIGHT_UNITS = 2**16
@@ -178,13 +175,12 @@ class ClosureModule(LightningModule):
 
     def configure_callbacks(self) -> Sequence[Callback]:
         if self.trainer.state.fn == "fit":
-            check_arguments(self.trainer, self)
-            check_callbacks(self.trainer, self)
+            check_trainer(self.trainer, self)
         return [WholeEvaluation(), CpuProducts(), self._axis]
 
     def setup(self, stage: str) -> None:
         compile_loss_alone(self)
-        if self._axis not in self.trainer.callbacks:  # type: ignore[attr-defined]
+        if self._axis not in callbacks_of(self.trainer, StepAxis):
             self._axis.setup(self.trainer, self, stage)  # a subclass returns callbacks of its own alone
 
     @property
@@ -210,11 +206,9 @@ class ClosureModule(LightningModule):
         self._pending_batches = []
         optimizer = self._single_optimizer()
         step = self.step_closures(batches, optimizer)
-        has_scaler = self._scaler is not None
-        offered = step_keywords(optimizer.optimizer, step, has_scaler)
         self._own_step_size.check(optimizer.optimizer, self.trainer)
         with step_context(optimizer, is_first=self.trainer.global_step == 0):
-            loss = self._finite_steps.step(optimizer, step, offered, has_scaler)
+            loss = self._finite_steps.step(optimizer, step, self._has_scaler)
         self._own_step_size.note(optimizer.optimizer)
         # Weights cached during the step must not meet the batch after it.
         torch.clear_autocast_cache()
@@ -246,7 +240,7 @@ class ClosureModule(LightningModule):
             mean_over=self.mean_over,
             sum_over_ranks=partial(reduced, strategy=strategy, operation="sum") if several else None,
             # Scaled gradients are the scaler's to look at.
-            parameters=[] if self._scaler else [p for group in optimizer.param_groups for p in group["params"]],
+            parameters=[] if self._has_scaler else [p for group in optimizer.param_groups for p in group["params"]],
             buffers=self._buffers_that_move,
             after_evaluation=partial(reshard, self._sharded_modules),
             computation=LoggedOnce(self, self._metrics_within).computation,
@@ -268,9 +262,9 @@ class ClosureModule(LightningModule):
         return optimizer
 
     @property
-    def _scaler(self) -> Any:
-        """The gradient scaler of 16-mixed precision, or None."""
-        return getattr(self.trainer.precision_plugin, "scaler", None)
+    def _has_scaler(self) -> bool:
+        """Whether a gradient scaler runs the steps, as with ``precision: 16-mixed``."""
+        return getattr(self.trainer.precision_plugin, "scaler", None) is not None
 
     def _log_step(self, loss: Tensor, num_examples: int, seconds: float) -> None:
         self.log("train/loss", loss, prog_bar=True)
@@ -306,30 +300,8 @@ class ClosureModule(LightningModule):
     def configure_optimizers(self) -> Any:
         self._resumption.before_loaders(self)
         length = run_length(self.trainer, self.accumulate_grad_batches)
-        known = {"steps_per_epoch": length.steps_per_epoch, "total_steps": length.total_steps}
-        keywords = unset_keywords(self.optimizer, known)
-        keywords |= self._learning_rates.optimizer_keywords(self.optimizer)
-        device, has_scaler = self.trainer.strategy.root_device, self._scaler is not None
-        keywords |= fused_keywords(self.optimizer, self.trained_module, device, has_scaler)
-        optimizer = make_optimizer(
-            self.optimizer,
-            self.trained_module,
-            self.param_groups,
-            keywords,
-            new_parameter_names=self.new_parameter_names,
-            module_order=self.module_order,
-        )
-        treated = {"scales_gradients": has_scaler, "clips_gradients": self.gradient_clip is not None}
-        check_step(optimizer, ranks=self.trainer.world_size, **treated)
-        groups = self.param_groups or ParamGroups()
-        check_combination(optimizer, groups, has_schedule=self.lr_scheduler is not None, **treated)
-        check_rate_writers(self.trainer.callbacks, optimizer, self)  # type: ignore[attr-defined]
-        try:
-            scale_learning_rates(optimizer)
-        except ValueError as error:
-            raise ModelError(f"param_groups: {error}") from error
-        if optimizer.state and sharded_modules(self):
-            complete_state(optimizer)
+        keywords = self._learning_rates.optimizer_keywords(self.optimizer)
+        optimizer = make_optimizer(self, length, keywords, self._has_scaler)
         return self._learning_rates.build(self.lr_scheduler, optimizer, length)
 
     # The course of a fit

@@ -9,6 +9,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from callbacks.checkpoints.checkpoint_reading import read_checkpoint
 from callbacks.outputs.training_facts import facts_of, reading_options, text_columns
+from lightning_modules.errors import first_line
 
 
 def export_checkpoint(module: Any, datamodule: Any, path: str, to: str, onnx: bool = False, merge: bool = True) -> Path:
@@ -49,8 +50,8 @@ def upload(folder: Path, name: str) -> str:
         address = api.create_repo(name, private=True, exist_ok=True)
         api.upload_folder(folder_path=folder, repo_id=address.repo_id, commit_message="Model exported by linetune")
     except (OSError, ValueError) as error:  # its own errors are of these two kinds
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise MisconfigurationException(
-            f"push_to_hub: {name}: {reason} (the folder is complete: {folder}; `hf auth login` gives a token)"
+            f"push_to_hub: {name}: {first_line(error)} (the folder is complete: {folder}; `hf auth login` gives a "
+            "token)"
         ) from error
     return str(address)

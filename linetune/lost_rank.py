@@ -6,6 +6,8 @@ import os
 
 import torch.distributed as dist
 
+from lightning_modules.errors import first_line
+
 
 def line_about_lost_rank(error: RuntimeError) -> str | None:
     """Return one line for an error of a collective that another rank has left; None for other errors.
@@ -20,5 +22,5 @@ def line_about_lost_rank(error: RuntimeError) -> str | None:
         return None
     # Lightning's launcher numbers the ranks of a machine, torchrun and SLURM those of a run.
     rank = os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or "0"
-    first = str(error).strip().splitlines()[0]
-    return f"rank {rank} lost another rank of the run and ends, too; that rank's own error says why ({first})"
+    said = first_line(error)
+    return f"rank {rank} lost another rank of the run and ends, too; that rank's own error says why ({said})"

@@ -46,7 +46,43 @@ class EveryStep:
 
 
 @dataclass(frozen=True)
-class Drift:
+class _TwoAverages:
+    """Base of the rules that compare a fast and a slow exponential average of what searches have found."""
+
+    max_interval: int = 10
+    fast_weight: float = 0.9
+    slow_weight: float = 0.99
+
+    def __post_init__(self) -> None:
+        require(self.max_interval >= 1, "max_interval", self.max_interval, "at least 1")
+        weights = (self.fast_weight, self.slow_weight)
+        require(0 < weights[0] < weights[1] < 1, "fast_weight and slow_weight", weights, "in (0, 1), the second larger")
+
+    def memory(self) -> dict[str, Any]:
+        """Return the two averages, and how many values they are made of."""
+        return {"average_fast": 0.0, "average_slow": 0.0, "averaged": 0}
+
+    def _with(self, group: Mapping[str, Any], value: float, times: int) -> dict[str, Any]:
+        """Return the memory with so many times a further value."""
+        fast, slow = self.fast_weight**times, self.slow_weight**times
+        return {
+            "average_fast": fast * group["average_fast"] + (1 - fast) * value,
+            "average_slow": slow * group["average_slow"] + (1 - slow) * value,
+            "averaged": group["averaged"] + times,
+        }
+
+    def _corrected(self, group: Mapping[str, Any]) -> tuple[float, float]:
+        """Return the two averages, corrected for their start at zero."""
+        fast, slow = (weight ** group["averaged"] for weight in (self.fast_weight, self.slow_weight))
+        return group["average_fast"] / (1 - fast), group["average_slow"] / (1 - slow)
+
+    def _limited(self, allowed: float, change: float) -> float:
+        """Return how many steps the allowed change takes at this change per step, `max_interval` at the most."""
+        return min(float(self.max_interval), allowed / change) if change else float(self.max_interval)
+
+
+@dataclass(frozen=True)
+class Drift(_TwoAverages):
     r"""Search when the step size is expected to have moved by more than a search resolves.
 
     .. math:: L = \min\left(10, \frac{-\log \delta}{|d|}\right) \text{ steps after the last search, }
@@ -64,17 +100,6 @@ class Drift:
         slow_weight: Weight of the past in the slow average (0.99 in the paper), below 1.
     """
 
-    max_interval: int = 10
-    fast_weight: float = 0.9
-    slow_weight: float = 0.99
-
-    def __post_init__(self) -> None:
-        _check_averages(self)
-
-    def memory(self) -> dict[str, Any]:
-        """Return the two averages, and how many steps they are about."""
-        return _no_averages()
-
     def interval(self, group: Mapping[str, Any]) -> float | None:
         """Return how many steps may pass between two searches of the unit."""
         if "shrink" not in group:
@@ -82,17 +107,17 @@ class Drift:
         count = group["averaged"]
         if group["searches"] < self.max_interval or count < 2:  # two values make a drift
             return 1.0
-        fast, slow = _corrected(self, group)
+        fast, slow = self._corrected(group)
         change = abs(fast - slow) / (_mean_age(self.slow_weight, count) - _mean_age(self.fast_weight, count))
-        return _limited(self.max_interval, -math.log(group["shrink"]), change)
+        return self._limited(-math.log(group["shrink"]), change)
 
     def after_search(self, group: Mapping[str, Any], waited: int) -> dict[str, Any]:
         """Return the averages with the logarithm of the new step size, once for every step waited."""
-        return _averages_with(self, group, math.log(group["lr"]), waited)
+        return self._with(group, math.log(group["lr"]), waited)
 
 
 @dataclass(frozen=True)
-class Ratio:
+class Ratio(_TwoAverages):
     r"""Search as the paper of SaLSA does (arXiv 2407.20650): as two averages of the step size over searches differ.
 
     .. math:: L = \min\left(10, \frac{1}{r - 1}\right) \text{ steps after the last search}
@@ -107,58 +132,16 @@ class Ratio:
         slow_weight: Weight of the past in the slow average (0.99 in the paper), below 1.
     """
 
-    max_interval: int = 10
-    fast_weight: float = 0.9
-    slow_weight: float = 0.99
-
-    def __post_init__(self) -> None:
-        _check_averages(self)
-
-    def memory(self) -> dict[str, Any]:
-        """Return the two averages, and how many searches they are about."""
-        return _no_averages()
-
     def interval(self, group: Mapping[str, Any]) -> float | None:
         """Return how many steps may pass between two searches of the unit."""
         if group["searches"] < self.max_interval or not group["averaged"]:
             return 1.0
-        averages = _corrected(self, group)
-        return _limited(self.max_interval, 1.0, max(averages) / min(averages) - 1)
+        averages = self._corrected(group)
+        return self._limited(1.0, max(averages) / min(averages) - 1)
 
     def after_search(self, group: Mapping[str, Any], waited: int) -> dict[str, Any]:
         """Return the averages with the new step size."""
-        return _averages_with(self, group, group["lr"], 1)
-
-
-def _check_averages(rule: Drift | Ratio) -> None:
-    require(rule.max_interval >= 1, "max_interval", rule.max_interval, "at least 1")
-    weights = (rule.fast_weight, rule.slow_weight)
-    require(0 < weights[0] < weights[1] < 1, "fast_weight and slow_weight", weights, "in (0, 1), the second larger")
-
-
-def _no_averages() -> dict[str, Any]:
-    return {"average_fast": 0.0, "average_slow": 0.0, "averaged": 0}
-
-
-def _averages_with(rule: Drift | Ratio, group: Mapping[str, Any], value: float, times: int) -> dict[str, Any]:
-    """The two averages with so many times the value, and how many values they are made of."""
-    fast, slow = rule.fast_weight**times, rule.slow_weight**times
-    return {
-        "average_fast": fast * group["average_fast"] + (1 - fast) * value,
-        "average_slow": slow * group["average_slow"] + (1 - slow) * value,
-        "averaged": group["averaged"] + times,
-    }
-
-
-def _corrected(rule: Drift | Ratio, group: Mapping[str, Any]) -> tuple[float, float]:
-    """The two averages, corrected for their start at zero."""
-    count = group["averaged"]
-    return group["average_fast"] / (1 - rule.fast_weight**count), group["average_slow"] / (1 - rule.slow_weight**count)
-
-
-def _limited(longest: int, allowed: float, change: float) -> float:
-    """How many steps the allowed change takes at this change per step, and `longest` at the most."""
-    return min(float(longest), allowed / change) if change else float(longest)
+        return self._with(group, group["lr"], 1)
 
 
 def _mean_age(beta: float, count: int) -> float:

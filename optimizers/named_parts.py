@@ -234,5 +234,5 @@ def _common_path(paths: list[str]) -> str:
     return ".".join(common)
 
 
-def _shortened(names: list[str], limit: int = 8) -> str:
-    return ", ".join(names[:limit]) + (f", … and {len(names) - limit} more" if len(names) > limit else "")
+def _shortened(names: list[str]) -> str:
+    return ", ".join(names[:8]) + (f", … and {len(names) - 8} more" if len(names) > 8 else "")

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
 from peft import LoraConfig
 from tokenizers import Tokenizer, models
 from torch import Tensor, nn
@@ -30,6 +29,7 @@ from lightning_modules.errors import ModelError
 from lightning_modules.models.tiny_input import module_order
 from optimizers import AdamSLS, ParabolicAdam, ParamGroups, named_parts
 from tests.families import END, FAMILIES, PAD, UNBUILT, VOCAB_SIZE, family_batch, family_model
+from tests.quiet_trainer import quiet_trainer
 
 INTRODUCTION = f"""# Compatibility
 
@@ -207,15 +207,7 @@ def linear_in_layers(model: nn.Module) -> list[str]:
 
 def train(module: SequenceClassifier, batches: list, *callbacks: Any) -> None:
     """Fit a module on batches, once."""
-    trainer = Trainer(
-        max_epochs=1,
-        accelerator="cpu",
-        logger=False,
-        callbacks=list(callbacks),
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    trainer = quiet_trainer(max_epochs=1, callbacks=list(callbacks))
     trainer.fit(module, torch.utils.data.DataLoader(batches, batch_size=None))
 
 

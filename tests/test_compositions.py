@@ -19,6 +19,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning_modules import ModelError, Schedule, SequenceClassifier
 from optimizers import GLD, AdamSLS, ParabolicAdam, ParamGroups, SaLSA, named_parts
 from tests.architectures import ARCHITECTURES, save_pretrained_backbone
+from tests.quiet_trainer import quiet_trainer
 from tests.tiny_models import TinyData
 
 SCHEMES = {path.stem: path for path in sorted((Path(__file__).parent.parent / "configs" / "schemes").glob("*.yaml"))}
@@ -70,15 +71,12 @@ def build(scheme: str, optimizer: str, model: str) -> tuple[SequenceClassifier, 
 
 
 def fit(module: SequenceClassifier, callbacks: list[Any], folder: Path, ckpt_path: Path | None = None) -> Trainer:
-    trainer = Trainer(
-        accelerator="cpu",
+    trainer = quiet_trainer(
         max_epochs=2,
         limit_val_batches=0,
         callbacks=[*callbacks, ModelCheckpoint(folder / "checkpoints", save_top_k=-1, filename="{epoch}")],
         default_root_dir=folder,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
+        enable_checkpointing=True,
     )
     trainer.fit(module, TinyData(count=16, batch_size=8), ckpt_path=ckpt_path)
     return trainer

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, TensorDataset
 
 import cli
 from optimizers import GLD, ParabolicAdam, SaLSA
+from tests.quiet_trainer import quiet_trainer
 
 ROOT = Path(__file__).parent.parent
 DATA = """
@@ -64,15 +65,7 @@ def test_any_optimizer_trains_it_from_python(name: str, tmp_path: Path) -> None:
     names: dict[str, Any] = {}
     exec(readme_block().partition("Trainer(max_epochs")[0], names)
     module = names["BarClassifier"](optimizer=OPTIMIZERS[name])
-    trainer = Trainer(
-        max_epochs=6,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=tmp_path,
-    )
+    trainer = quiet_trainer(max_epochs=6, default_root_dir=tmp_path)
     trainer.fit(module, Bars())
     # The two labels are equally frequent: without learning the loss is log 2.
     assert float(trainer.callback_metrics["val/loss"]) < 0.35

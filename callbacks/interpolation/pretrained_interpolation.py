@@ -20,6 +20,7 @@ from callbacks.interpolation.interpolation_report import described, found_figure
 from callbacks.interpolation.start_file import read_start, start_of_resumed, write_start
 from callbacks.interpolation.weight_line import WeightLine, choose
 from callbacks.scores.validation_scorer import ValidationScorer, check_loss, short_name
+from callbacks.trainer.trainer_callbacks import callbacks_of
 from optimizers import named_parts
 from optimizers.random_state import generator_states, set_generator_states
 
@@ -74,6 +75,10 @@ class PretrainedInterpolation(Callback):
         self.judge_fraction = judge_fraction
         self.monitor = monitor
         self.mode = mode
+        self._start_file: str | None = None
+        self._forget()
+
+    def _forget(self) -> None:
         self.kept = False
         self.alphas: dict[str, float] = {}
         self.figures: dict[str, float] = {}
@@ -81,7 +86,6 @@ class PretrainedInterpolation(Callback):
         self.scores_as_trained: dict[str, float] = {}
         self.found = ""  # where the kept weights are and what it changed, in a line; empty where the trained ones stay
         self.summary = ""
-        self._start_file: str | None = None
         self._in_place: dict[str, Any] = {}  # of interpolated weights in the module: entries of their checkpoint
 
     # Before training
@@ -95,13 +99,11 @@ class PretrainedInterpolation(Callback):
                 "does not go with; train with ddp, or leave the callback out"
             )
         # After all others: their last checkpoint is saved, and what they report is of the weights as trained.
-        others = [callback for callback in trainer.callbacks if callback is not self]  # type: ignore[attr-defined]
+        others = [callback for callback in callbacks_of(trainer, Callback) if callback is not self]
         trainer.callbacks = [*others, self]  # type: ignore[attr-defined]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.kept, self.alphas, self.figures, self.scores, self.scores_as_trained = False, {}, {}, {}, {}
-        self.found = self.summary = ""
-        self._in_place = {}
+        self._forget()
         if not trainer.enable_validation:
             raise MisconfigurationException(
                 "PretrainedInterpolation: there is no validation data to search on; give some, or leave it out"

@@ -16,6 +16,7 @@ from callbacks.files.run_folder import run_folder
 from callbacks.interpolation.pretrained_interpolation import PretrainedInterpolation
 from callbacks.outputs.training_facts import described_data, facts_of, reading_options, step_sizes, text_columns
 from callbacks.reports.hyperparameter_logger import hyperparameters
+from callbacks.trainer.trainer_callbacks import callbacks_of
 from optimizers import traits
 
 
@@ -87,8 +88,8 @@ class ModelExporter(Callback):
         if best is None:
             facts = self._facts(trainer, pl_module)
             facts["checkpoint"] = f"those of the last step, {trainer.global_step}; no checkpoint was kept"
-            for callback in trainer.callbacks:  # type: ignore[attr-defined]
-                if isinstance(callback, PretrainedInterpolation) and callback.kept:
+            for callback in callbacks_of(trainer, PretrainedInterpolation):
+                if callback.kept:
                     facts["interpolation"] = callback.found
                     facts["metrics"] = {f"val/{name}": value for name, value in callback.scores.items()}
             temperature = getattr(pl_module, "temperature", 1.0)

@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from callbacks.checkpoints.checkpoint_reading import saved_step
 from callbacks.interpolation.pretrained_interpolation import PretrainedInterpolation
+from callbacks.trainer.trainer_callbacks import callbacks_of
 
 Result = TypeVar("Result")
 
@@ -52,8 +53,7 @@ class BestValidation(Generic[Result]):
         """
         best = self.best(trainer)
         if best is not None:
-            callbacks = trainer.callbacks  # type: ignore[attr-defined]
-            searches = any(isinstance(callback, PretrainedInterpolation) for callback in callbacks)
+            searches = callbacks_of(trainer, PretrainedInterpolation)
             return f"best checkpoint{', as trained' if searches else ''}", best[1]
         last = self.last()
         return None if last is None else ("last validation", last[1])

@@ -11,6 +11,7 @@ from callbacks.files.config_saver import ConfigSaver
 from callbacks.interpolation.pretrained_interpolation import PretrainedInterpolation
 from callbacks.reports.best_validation import BestValidation
 from callbacks.schedules.main_metric_stopping import MainMetricStopping
+from callbacks.trainer.trainer_callbacks import callbacks_of
 
 
 class RunSummary(Callback):
@@ -47,9 +48,9 @@ class RunSummary(Callback):
         print("\n" + "\n".join([*self._validation_lines(trainer), *checkpoint_lines(trainer, was_validated)]))
         if skipped := int(trainer.callback_metrics.get("train/skipped_steps", 0)):
             print(f"skipped steps     {skipped} of {trainer.global_step}: loss, gradients or trials were not finite")
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            is_plain = isinstance(callback, EarlyStopping) and not isinstance(callback, MainMetricStopping)
-            if is_plain and callback.stopping_reason_message:
+        for callback in callbacks_of(trainer, Callback):
+            says_so_itself = isinstance(callback, MainMetricStopping)
+            if isinstance(callback, EarlyStopping) and not says_so_itself and callback.stopping_reason_message:
                 print(f"stopped early     {callback.stopping_reason_message}")
             if isinstance(callback, PretrainedInterpolation) and callback.summary:
                 print(f"interpolation     {callback.summary}")
@@ -69,8 +70,8 @@ class RunSummary(Callback):
         shown = {f"last, step {last[0]}": last[1]}
         if best is not None and best[0] != last[0]:
             shown = {f"best, step {best[0]}": best[1]} | shown
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, PretrainedInterpolation) and callback.kept:
+        for callback in callbacks_of(trainer, PretrainedInterpolation):
+            if callback.kept:
                 pair = {"interpolated": callback.scores, "as trained": callback.scores_as_trained}
                 shown = {
                     title: {f"val/{name}": value for name, value in scores.items()} for title, scores in pair.items()

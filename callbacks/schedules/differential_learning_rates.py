@@ -6,7 +6,7 @@ from typing import Literal
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from callbacks.trainer.callback_order import move_to_front
+from callbacks.trainer.trainer_callbacks import move_to_front
 from optimizers import ParamGroups, named_parts
 
 

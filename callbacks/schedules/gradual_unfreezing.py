@@ -8,7 +8,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.nn.parallel import DistributedDataParallel
 
-from callbacks.trainer.callback_order import move_to_front
+from callbacks.trainer.trainer_callbacks import move_to_front
 from optimizers import Part, named_parts
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import BackboneFinetuning, LearningRateFinder, StochasticWeightAveraging
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from callbacks.schedules.gradual_unfreezing import GradualUnfreezing
 from callbacks.schedules.schedule_by_seconds import ScheduleBySeconds
+from callbacks.trainer.trainer_callbacks import callbacks_of
 from optimizers import traits
 from optimizers.step_direction import parameters_of
 
@@ -34,7 +35,7 @@ def check_trainer(trainer: Trainer) -> None:
             f"{type(trainer.strategy).__name__} shards the parameters, which the measurement does not go with; train "
             "with ddp, or leave the callback out"
         )
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+    for callback in callbacks_of(trainer, Callback):
         if isinstance(callback, _SET_RATES):
             raise refusal(f"{type(callback).__name__} sets the learning rate as well; leave one of them out")
         if isinstance(callback, GradualUnfreezing):

@@ -16,8 +16,8 @@ from torch.optim import Optimizer
 from callbacks.schedules.measurable_fit import check_module, check_optimizer, check_trainer, refusal
 from callbacks.schedules.measured_steps import MeasuredSteps
 from callbacks.schedules.rate_scaling import peaks_of, scale_rates
-from callbacks.trainer.callback_order import move_to_front
 from callbacks.trainer.replayed_batches import ReplayedBatches
+from callbacks.trainer.trainer_callbacks import move_to_front
 from optimizers import RateMeasurement
 
 

@@ -9,6 +9,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from callbacks.schedules.training_seconds import TrainingSeconds
+from callbacks.trainer.trainer_callbacks import callbacks_of
 from optimizers import traits
 from optimizers.warmup_and_decay import Shape, warmup_and_decay
 
@@ -65,7 +66,7 @@ class ScheduleBySeconds(Callback):
             self._initial = None  # of an earlier run; a checkpoint's rates are loaded after this
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        clocks = [c for c in getattr(trainer, "callbacks", []) if isinstance(c, TrainingSeconds)]
+        clocks = callbacks_of(trainer, TrainingSeconds)
         if not clocks or clocks[0].max_seconds is None:
             raise MisconfigurationException(
                 "ScheduleBySeconds follows a budget: add callbacks.TrainingSeconds with max_seconds"

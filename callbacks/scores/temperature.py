@@ -73,16 +73,15 @@ def best_temperature(logits: Tensor, labels: Tensor) -> float:
     return min(max(1 / inverse, LOWEST), HIGHEST)
 
 
-def expected_calibration_error(confidence: Tensor, is_right: Tensor, bins: int = BINS) -> float:
+def expected_calibration_error(confidence: Tensor, is_right: Tensor) -> float:
     """Return the mean difference of confidence and share of right predictions, over bins of equal width.
 
     Args:
         confidence: From 0 to 1, (predictions,).
         is_right: Whether each prediction is right, (predictions,).
-        bins: Number of bins.
     """
-    place = ((confidence * bins).ceil().long() - 1).clamp(0, bins - 1)
-    difference = torch.bincount(place, (confidence - is_right.double()).double(), minlength=bins)
+    place = ((confidence * BINS).ceil().long() - 1).clamp(0, BINS - 1)
+    difference = torch.bincount(place, (confidence - is_right.double()).double(), minlength=BINS)
     return float(difference.abs().sum() / len(confidence))
 
 

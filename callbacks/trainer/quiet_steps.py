@@ -63,13 +63,13 @@ def quiet(trainer: Trainer, module: LightningModule) -> Iterator[Logged]:
             metric.reset()
 
 
-def moved_to_device(trainer: Trainer, module: LightningModule, batch: Any, loader_index: int = 0) -> Any:
-    """Return a batch of a loader as a step of the module gets it.
+def moved_to_device(trainer: Trainer, module: LightningModule, batch: Any) -> Any:
+    """Return a batch of the first loader as a step of the module gets it.
 
     Raises:
         RuntimeError: if lightning is of a version that this was not written for.
     """
     if not hasattr(module, _NOT_PUBLIC):
         raise RuntimeError(f"lightning {lightning.__version__}: LightningModule has no {_NOT_PUBLIC}")
-    batch = getattr(module, _NOT_PUBLIC)(trainer.precision_plugin.convert_input(batch), loader_index)
-    return trainer.strategy.batch_to_device(batch, dataloader_idx=loader_index)
+    batch = getattr(module, _NOT_PUBLIC)(trainer.precision_plugin.convert_input(batch), 0)
+    return trainer.strategy.batch_to_device(batch, dataloader_idx=0)

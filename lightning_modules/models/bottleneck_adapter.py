@@ -15,6 +15,7 @@ from transformers.pytorch_utils import Conv1D
 from optimizers import named_parts
 from optimizers.param_groups import attention_projection
 
+# As peft calls its files.
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 ADAPTER_TYPE = "BOTTLENECK"

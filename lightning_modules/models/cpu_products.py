@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from lightning_modules.trainer.lightning_callbacks import move_to_front
+from lightning_modules.trainer.trainer_callbacks import move_to_front
 
 Attend = Callable[..., tuple[Tensor, Any]]
 

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-CONFIG_FILE = "adapter_config.json"
-WEIGHTS_FILE = "adapter_model.safetensors"
+from lightning_modules.models.bottleneck_adapter import CONFIG_FILE, WEIGHTS_FILE
+
 _FROM_BASE = ("pissa", "olora")
 _FROM_DATA = ("eva", "corda", "lora_ga")
 

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from lightning_modules.batches.batch_rows import rows_of
 from lightning_modules.closures import StepClosures
 from lightning_modules.errors import ModelError
+from lightning_modules.steps.optimizer_calls import step_keywords
 from optimizers import traits
 from optimizers.scalars import read_together
 
@@ -48,18 +49,16 @@ class FiniteSteps:
         self.in_a_row = 0
         self.made = False
 
-    def step(
-        self, optimizer: LightningOptimizer, step: StepClosures, offered: dict[str, Any], has_scaler: bool
-    ) -> Tensor:
+    def step(self, optimizer: LightningOptimizer, step: StepClosures, has_scaler: bool) -> Tensor:
         """Make a step, or leave it out; return its loss, on the CPU wherever it has been read.
 
         Args:
             optimizer: The optimizer, as Lightning wraps it.
             step: The closures of the step.
-            offered: Keyword arguments for the optimizer's ``step``.
             has_scaler: Whether a gradient scaler runs the step.
         """
         inner = optimizer.optimizer
+        offered = step_keywords(inner, step, has_scaler)
         counted = _skipped_by(inner)
         if not traits(inner).needs_gradient:
             loss = torch.as_tensor(optimizer.step(closure=step.closure, **offered))

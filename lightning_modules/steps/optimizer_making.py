@@ -1,56 +1,81 @@
-"""Making the optimizer of a module, of any package, by what its factory's signature says."""
+"""Making the optimizer of a module, of any package, by what its factory's signature says, and checking it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
 from torch.optim import Optimizer
 
 from lightning_modules.errors import ModelError
-from lightning_modules.steps.factories import is_installed, name_of, parameters_of
-from optimizers import ParamGroups
+from lightning_modules.models.sharded_model import sharded_modules
+from lightning_modules.steps.combinations import check_combination
+from lightning_modules.steps.factories import is_installed, name_of, parameters_of, unset_keywords
+from lightning_modules.steps.fused import fused_keywords
+from lightning_modules.steps.optimizer_calls import check_step
+from lightning_modules.steps.own_step_size import check_rate_writers
+from lightning_modules.trainer.run_length import RunLength
+from optimizers import ParamGroups, scale_learning_rates
+from optimizers.shards import complete_state
+
+if TYPE_CHECKING:
+    from lightning_modules.closure_module import ClosureModule
 
 _OF_AN_OPTIMIZER = ("step", "param_groups", "state_dict")
 
 
 def make_optimizer(
-    factory: Callable[..., Optimizer],
-    module: nn.Module,
-    division: ParamGroups | None,
-    keywords: Mapping[str, Any],
-    *,
-    new_parameter_names: Sequence[str],
-    module_order: Sequence[str],
+    module: ClosureModule, length: RunLength, keywords: Mapping[str, Any], scales_gradients: bool
 ) -> Optimizer:
-    """Make the optimizer of a module.
-
-    A factory with an argument ``model`` gets the module, one with an argument ``params`` or any other first argument
-    the parameter groups. One that takes one group alone gets it, as long as nobody has asked for a division.
+    """Make the optimizer of a module for a fit, and refuse one that does not go with what else the fit is made of.
 
     Args:
-        factory: A class, a function or a partial of one.
-        module: The module to train.
-        division: Makes the groups. None: the default ones.
+        module: The module; its ``optimizer`` is a class, a function or a partial of one.
+        length: The length of the run, which fills in what the factory leaves open of it.
         keywords: Further arguments of the factory.
-        new_parameter_names: Those of the module's parameters that came from no checkpoint.
-        module_order: Names of the module's modules in the order in which they run; empty if that is unknown.
+        scales_gradients: Whether a gradient scaler runs the steps, as with ``precision: 16-mixed``.
 
     Raises:
-        ModelError: if the module cannot be divided so, or if the optimizer refuses its arguments.
+        ModelError: if the module cannot be divided as asked, if the optimizer refuses its arguments, or if a training
+            step, a schedule, a callback or another option does not go with it.
     """
+    factory, trainer, trained = module.optimizer, module.trainer, module.trained_module
+    known = {"steps_per_epoch": length.steps_per_epoch, "total_steps": length.total_steps}
+    fused = fused_keywords(factory, trained, trainer.strategy.root_device, scales_gradients)
+    optimizer = _made_with_groups(module, {**unset_keywords(factory, known), **keywords, **fused})
+    treated = {"scales_gradients": scales_gradients, "clips_gradients": module.gradient_clip is not None}
+    check_step(optimizer, ranks=trainer.world_size, **treated)
+    groups = module.param_groups or ParamGroups()
+    check_combination(optimizer, groups, has_schedule=module.lr_scheduler is not None, **treated)
+    check_rate_writers(optimizer, module)
+    try:
+        scale_learning_rates(optimizer)
+    except ValueError as error:
+        raise ModelError(f"param_groups: {error}") from error
+    if optimizer.state and sharded_modules(module):
+        complete_state(optimizer)
+    return optimizer
+
+
+def _made_with_groups(module: ClosureModule, keywords: Mapping[str, Any]) -> Optimizer:
+    """Return the optimizer of a module's parameter groups.
+
+    A factory with an argument ``model`` gets the trained module, one with an argument ``params`` or any other first
+    argument the parameter groups. One that takes one group alone gets it, as long as nobody has asked for a division.
+    """
+    factory: Callable[..., Optimizer] = module.optimizer
+    division, trained = module.param_groups, module.trained_module
     takes_model, takes_groups = _arguments(factory)
     if division is not None and not takes_groups:
         name = name_of(factory)
         raise ModelError(f"param_groups: {name} makes its own groups from the model; leave param_groups out")
     try:
-        groups = (division or ParamGroups())(module, new_parameter_names, module_order)
+        groups = (division or ParamGroups())(trained, module.new_parameter_names, module.module_order)
     except ValueError as error:
         raise ModelError(f"param_groups: {error}") from error
     if takes_model:
-        make = partial(factory, module, params=groups) if takes_groups else partial(factory, module)
+        make = partial(factory, trained, params=groups) if takes_groups else partial(factory, trained)
         return _made(make, factory, keywords)
     try:
         return _made(partial(factory, groups), factory, keywords)
@@ -58,7 +83,7 @@ def make_optimizer(
         # torch's LBFGS takes one group alone; a model's default is two, with and without weight decay.
         if division is not None or len(groups) == 1:
             raise
-        together = ParamGroups(decay_norm_and_bias=True)(module, new_parameter_names, module_order)
+        together = ParamGroups(decay_norm_and_bias=True)(trained, module.new_parameter_names, module.module_order)
         try:
             return _made(partial(factory, together), factory, keywords)
         except ModelError:

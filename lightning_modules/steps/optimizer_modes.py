@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_modules.errors import ModelError
+from lightning_modules.trainer.trainer_callbacks import callbacks_of
 
 
 class OptimizerModes:
@@ -78,7 +79,7 @@ class OptimizerModes:
         Raises:
             ModelError: if a callback averages the weights that such an optimizer averages already.
         """
-        averaging = [each for each in trainer.callbacks if isinstance(each, WeightAveraging)]  # type: ignore[attr-defined]
+        averaging = callbacks_of(trainer, WeightAveraging)
         for optimizer in _with_modes(trainer.optimizers) if averaging else []:
             # Of the weights that a checkpoint is to hold either would replace the other's.
             raise ModelError(

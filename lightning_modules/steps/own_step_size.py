@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BackboneFinetuning, LearningRateFinder, StochasticWeightAveraging
 from torch import nn
 from torch.optim import Optimizer
 
 from lightning_modules.errors import ModelError
+from lightning_modules.trainer.trainer_callbacks import callbacks_of
 from optimizers import traits
 
 # Callbacks of Lightning that write learning rates.
@@ -49,26 +48,25 @@ class OwnStepSize:
         self._found = _step_sizes(optimizer) if traits(optimizer).sets_step_size else None
 
 
-def check_rate_writers(callbacks: Sequence[Callback], optimizer: Optimizer, module: LightningModule) -> None:
+def check_rate_writers(optimizer: Optimizer, module: LightningModule) -> None:
     """Refuse callbacks of Lightning that write learning rates where the optimizer finds its own.
 
     Raises:
         ModelError: if there is one; or if StochasticWeightAveraging is to gather the statistics of batch normalisation,
             for which Lightning runs an epoch without a backward pass, under automatic optimization alone.
     """
-    name = type(optimizer).__name__
-    for callback in callbacks:
-        if isinstance(callback, _WRITE_RATES) and traits(optimizer).sets_step_size:
-            raise ModelError(
-                f"trainer.callbacks: {type(callback).__name__} sets the learning rate, and {name} finds its own step "
-                "size; leave it out, or choose an optimizer with a learning rate"
-            )
-        has_statistics = any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules())
-        if isinstance(callback, StochasticWeightAveraging) and has_statistics:
-            raise ModelError(
-                "trainer.callbacks: StochasticWeightAveraging cannot gather the statistics of batch normalisation "
-                "under manual optimization; leave it out, or take lightning.pytorch.callbacks.EMAWeightAveraging"
-            )
+    writers = callbacks_of(module.trainer, _WRITE_RATES)
+    if writers and traits(optimizer).sets_step_size:
+        raise ModelError(
+            f"trainer.callbacks: {type(writers[0]).__name__} sets the learning rate, and {type(optimizer).__name__} "
+            "finds its own step size; leave it out, or choose an optimizer with a learning rate"
+        )
+    has_statistics = any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules())
+    if has_statistics and callbacks_of(module.trainer, StochasticWeightAveraging):
+        raise ModelError(
+            "trainer.callbacks: StochasticWeightAveraging cannot gather the statistics of batch normalisation "
+            "under manual optimization; leave it out, or take lightning.pytorch.callbacks.EMAWeightAveraging"
+        )
 
 
 def _step_sizes(optimizer: Optimizer) -> list[float]:

@@ -13,39 +13,25 @@ from lightning.pytorch.callbacks import (
 )
 
 from lightning_modules.errors import ModelError
+from lightning_modules.trainer.trainer_callbacks import callbacks_of
 
 # What is used of BatchSizeFinder and is not public: the name of the attribute that it changes.
 _NOT_PUBLIC = "_batch_arg_name"
 
 
-def check_callbacks(trainer: Trainer, module: LightningModule) -> None:
-    """Refuse callbacks of Lightning 2.6 that would end with a traceback once training begins.
+def check_trainer(trainer: Trainer, module: LightningModule) -> None:
+    """Refuse what a Trainer was given for automatic optimization.
+
+    Lightning 2.6.6 refuses the arguments too, and advises to remove them or to switch to automatic optimization; of the
+    callbacks each would end with a traceback once training begins.
 
     Args:
         trainer: A trainer that is about to fit.
         module: The module that it fits.
 
     Raises:
-        ModelError: one line: which callback, why, and what to use.
+        ModelError: one line: the argument, and the module's; or which callback, why, and what to use.
         RuntimeError: if lightning is of a version that this was not written for.
-    """
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        why = _why_not(callback, trainer, module)
-        if why:
-            raise ModelError(f"trainer.callbacks: {type(callback).__name__}: {why}")
-
-
-def check_arguments(trainer: Trainer, module: LightningModule) -> None:
-    """Refuse arguments of the Trainer that a module with manual optimization has itself.
-
-    Lightning 2.6.6 refuses them too, and advises to remove them or to switch to automatic optimization.
-
-    Args:
-        trainer: A trainer that is about to fit.
-        module: The module that it fits.
-
-    Raises:
-        ModelError: one line: the argument, and the module's.
     """
     for name, own, off in (
         ("accumulate_grad_batches", "accumulate_grad_batches", 1),
@@ -53,6 +39,10 @@ def check_arguments(trainer: Trainer, module: LightningModule) -> None:
     ):
         if (getattr(trainer, name) or off) != off:
             raise ModelError(f"trainer.{name}: {type(module).__name__} does this itself; give model.{own}")
+    for callback in callbacks_of(trainer, Callback):
+        why = _why_not(callback, trainer, module)
+        if why:
+            raise ModelError(f"trainer.callbacks: {type(callback).__name__}: {why}")
 
 
 def _why_not(callback: Callback, trainer: Trainer, module: LightningModule) -> str:
@@ -75,22 +65,13 @@ def _why_not(callback: Callback, trainer: Trainer, module: LightningModule) -> s
     return ""
 
 
-def move_to_front(callback: Callback, trainer: Trainer) -> None:
-    """Let a callback that has to put something back be the first that Lightning tells of an exception.
-
-    After one that raises in ``on_exception`` Lightning 2.6.6 tells no further callback, nor does it tear anything down.
-    """
-    others = [each for each in trainer.callbacks if each is not callback]  # type: ignore[attr-defined]
-    trainer.callbacks = [callback, *others]  # type: ignore[attr-defined]
-
-
 def check_rate_monitor(trainer: Trainer) -> None:
     """Refuse Lightning's LearningRateMonitor for an optimizer that keeps no ``lr``.
 
     Raises:
         ModelError: if there is such an optimizer beside it.
     """
-    if any(isinstance(callback, LearningRateMonitor) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+    if callbacks_of(trainer, LearningRateMonitor):
         for optimizer in trainer.optimizers:
             if any("lr" not in group for group in optimizer.param_groups):
                 raise ModelError(

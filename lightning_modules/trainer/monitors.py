@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import LambdaCallback
 
 from lightning_modules.errors import ModelError
+from lightning_modules.trainer.trainer_callbacks import callbacks_of
 
 TRAINING = ("train/loss", "train/step_size")
 # The packages whose callbacks log no validation loss or metric.
@@ -30,7 +31,7 @@ def check_monitors(trainer: Trainer, metrics: Iterable[str], schedule: str | Non
     Raises:
         ModelError: one line: who watches, what, and its name.
     """
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    callbacks = callbacks_of(trainer, Callback)
     if any(type(each).__module__.split(".")[0] not in _OWN or isinstance(each, LambdaCallback) for each in callbacks):
         return
     logged = {_letters(name): name for name in (*TRAINING, *metrics)}

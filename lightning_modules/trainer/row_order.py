@@ -8,6 +8,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from lightning_modules.trainer.trainer_callbacks import move_to_front
+
 
 class RowOrder(Callback):
     """Puts predictions back into the rows' order; :class:`SequenceClassifier` adds it.
@@ -19,8 +21,7 @@ class RowOrder(Callback):
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Before the callbacks that write predictions; Lightning puts those of a module behind all others.
-        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        trainer.callbacks = [self, *(each for each in callbacks if each is not self)]  # type: ignore[attr-defined]
+        move_to_front(self, trainer)
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         loop = trainer.predict_loop

@@ -8,7 +8,7 @@ import lightning
 from lightning.pytorch import Callback
 
 from lightning_modules.errors import ModelError
-from lightning_modules.trainer.lightning_callbacks import move_to_front
+from lightning_modules.trainer.trainer_callbacks import move_to_front
 
 # What is used of Trainer and is not public: the connector to loggers, and what it says.
 _NOT_PUBLIC = ("_logger_connector", "should_update_logs")

@@ -21,6 +21,7 @@ from benchmarks.peers.schedule_free_plus import ScheduleFreePlus
 from benchmarks.study.grid import expand_cells
 from benchmarks.study.study_file import load_study
 from lightning_modules import SequenceClassifier
+from tests.quiet_trainer import quiet_trainer
 from tests.tiny_models import TinyData, save_tiny_bert
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -155,15 +156,7 @@ class Iterates(Callback):
 def test_the_average_of_the_iterates_is_validated_and_kept(tmp_path: Path) -> None:
     kept, gamma = Iterates(), 8.0
     module = SequenceClassifier(str(save_tiny_bert(tmp_path)), optimizer=lambda p: torch.optim.SGD(p, lr=0.5))
-    quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    trainer = Trainer(
-        accelerator="cpu",
-        max_epochs=1,
-        num_sanity_val_steps=0,
-        enable_model_summary=False,
-        callbacks=[PolynomialAveraging(gamma), kept],
-        **quiet,
-    )
+    trainer = quiet_trainer(max_epochs=1, num_sanity_val_steps=0, callbacks=[PolynomialAveraging(gamma), kept])
     trainer.fit(module, TinyData(32, 8))
     average = torch.zeros_like(kept.after_steps[0])
     for t, iterate in enumerate(kept.after_steps, 1):

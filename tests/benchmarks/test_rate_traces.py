@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch import seed_everything
 from torch import nn
 
 from benchmarks.rate_traces import FILE, RateTrace, main
@@ -20,6 +20,7 @@ from benchmarks.study.results import FINISHED, Result, ResultsFile
 from benchmarks.study.study_file import load_study
 from lightning_modules import ClosureModule
 from optimizers import ParabolicAdam, parabolic_adam
+from tests.quiet_trainer import quiet_trainer
 
 
 class Regression(ClosureModule):
@@ -47,8 +48,7 @@ def traced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, list[
     x = torch.randn(240, 4)
     data = torch.utils.data.TensorDataset(x, x.sin().sum(1) + 0.1 * torch.randn(240))
     loader = torch.utils.data.DataLoader(data, batch_size=8)
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    trainer = Trainer(max_epochs=1, default_root_dir=tmp_path, callbacks=[RateTrace()], **quiet)
+    trainer = quiet_trainer(max_epochs=1, default_root_dir=tmp_path, callbacks=[RateTrace()])
     trainer.fit(Regression(), loader)
     return tmp_path, measured
 

@@ -21,6 +21,7 @@ from benchmarks.study.history import RunHistory
 from benchmarks.study.results import FAILED, FINISHED
 from callbacks import PeakMemoryMonitor, PretrainedInterpolation, TrainingSeconds
 from lightning_modules import SequenceClassifier
+from tests.quiet_trainer import quiet_trainer
 from tests.tiny_models import TinyData, save_tiny_bert
 
 
@@ -42,8 +43,7 @@ def fit(
 ) -> dict[str, list]:
     recorder = RunHistory(str(folder / HISTORY_FILE), {"optimizer": "AdamSLS"})
     callbacks = [TrainingSeconds(seconds), PeakMemoryMonitor(), recorder, *others]
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
-    Trainer(callbacks=callbacks, default_root_dir=folder, **{**quiet, **options}).fit(module, data)
+    quiet_trainer(callbacks=callbacks, default_root_dir=folder, **options).fit(module, data)
     return read_history(folder / HISTORY_FILE)
 
 

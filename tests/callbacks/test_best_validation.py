@@ -17,6 +17,7 @@ from callbacks import PretrainedInterpolation
 from callbacks.checkpoints.checkpoint_reading import saved_step
 from callbacks.reports.best_validation import BestValidation
 from lightning_modules import ClosureModule
+from tests.quiet_trainer import quiet_trainer
 from tests.tiny_models import TinyData
 
 
@@ -50,8 +51,8 @@ def fit(folder: Path, *callbacks: Callback, resume: str | None = None, **options
     """Fit with a batch of 8 of 32 rows per step; return what was chosen, and the first weight at the end."""
     torch.manual_seed(0)
     module, watch = Layer(), Watch()
-    options = {"max_epochs": 3, "logger": False, "enable_progress_bar": False, "enable_model_summary": False, **options}
-    trainer = Trainer(accelerator="cpu", default_root_dir=folder, callbacks=[watch, *callbacks], **options)
+    options = {"max_epochs": 3, "enable_checkpointing": True} | options
+    trainer = quiet_trainer(default_root_dir=folder, callbacks=[watch, *callbacks], **options)
     trainer.fit(module, TinyData(), ckpt_path=resume)
     return watch.chosen, float(module.layer.weight[0, 0].detach())
 

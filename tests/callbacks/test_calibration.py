@@ -24,6 +24,7 @@ from torchmetrics.functional.classification import binary_calibration_error, mul
 from callbacks import Calibration
 from callbacks.scores.temperature import best_temperature, calibration, expected_calibration_error
 from lightning_modules import SequenceClassifier
+from tests.quiet_trainer import quiet_trainer
 from tests.tiny_models import TinyData, save_tiny_bert
 
 
@@ -41,10 +42,7 @@ def mislabelled(count: int = 32) -> TinyData:
 
 
 def trainer(tmp_path: Path, **settings: Any) -> Trainer:
-    settings = {"max_epochs": 3, "logger": False, "enable_checkpointing": False, **settings}
-    return Trainer(
-        accelerator="cpu", enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path, **settings
-    )
+    return quiet_trainer(**{"max_epochs": 3, "default_root_dir": tmp_path} | settings)
 
 
 @settings(max_examples=40, deadline=None)

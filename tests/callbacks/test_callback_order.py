@@ -21,6 +21,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from callbacks import DifferentialLearningRates, GradualUnfreezing, MeasuredLearningRate, SaveOnInterrupt
 from lightning_modules import ClosureModule
 from lightning_modules.models import cpu_products
+from tests.quiet_trainer import quiet_trainer
 
 
 class Raises(Callback):
@@ -48,16 +49,8 @@ class Small(ClosureModule):
 
 def fitted(folder: Path, *callbacks: Callback, **options: Any) -> tuple[Small, Trainer]:
     module = Small(**options)
-    trainer = Trainer(
-        accelerator="cpu",
-        callbacks=[Raises(), *callbacks],
-        default_root_dir=folder,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        max_epochs=1,
-        log_every_n_steps=7,
+    trainer = quiet_trainer(
+        callbacks=[Raises(), *callbacks], default_root_dir=folder, max_epochs=1, log_every_n_steps=7
     )
     with pytest.raises(LookupError) as error:
         trainer.fit(module, DataLoader(torch.ones(6, 4), batch_size=4))
@@ -99,17 +92,7 @@ def test_a_module_with_callbacks_of_its_own_alone_counts_steps_too(tmp_path: Pat
     counts = LambdaCallback(
         on_train_batch_end=lambda trainer, *_: axis.append((trainer.accumulate_grad_batches, trainer.log_every_n_steps))
     )
-    trainer = Trainer(
-        accelerator="cpu",
-        callbacks=[counts],
-        default_root_dir=tmp_path,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        max_epochs=1,
-        log_every_n_steps=7,
-    )
+    trainer = quiet_trainer(callbacks=[counts], default_root_dir=tmp_path, max_epochs=1, log_every_n_steps=7)
     trainer.fit(module, DataLoader(torch.ones(16, 4), batch_size=4))
     assert axis == [(2, 0), (2, 7)] * 2
     assert (trainer.accumulate_grad_batches, trainer.log_every_n_steps) == (1, 7)

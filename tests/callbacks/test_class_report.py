@@ -21,6 +21,7 @@ from torch.optim import AdamW
 from callbacks import ClassReport
 from callbacks.scores.class_scores import averages, class_counts, class_scores, printed_table
 from lightning_modules import SequenceClassifier
+from tests.quiet_trainer import quiet_trainer
 from tests.tiny_models import TinyData, save_tiny_bert
 
 NAMES = ("alpha", "beta, the second", "gamma")
@@ -32,10 +33,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def trainer(tmp_path: Path, **settings: Any) -> Trainer:
-    settings = {"max_epochs": 3, "logger": False, "enable_checkpointing": False, **settings}
-    return Trainer(
-        accelerator="cpu", enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path, **settings
-    )
+    return quiet_trainer(**{"max_epochs": 3, "default_root_dir": tmp_path} | settings)
 
 
 def table(path: Path) -> list[dict[str, str]]:

@@ -18,6 +18,7 @@ from torch.optim import AdamW
 from callbacks import ConfusionMatrix
 from callbacks.reports.confusion_matrix import drawn
 from lightning_modules import SequenceClassifier
+from tests.quiet_trainer import quiet_trainer
 from tests.tiny_models import TinyData, save_tiny_bert
 
 
@@ -27,14 +28,10 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def trainer(tmp_path: Path, *callbacks: Any) -> Trainer:
-    return Trainer(
-        accelerator="cpu",
+    return quiet_trainer(
         max_epochs=2,
         logger=TensorBoardLogger(tmp_path, name="run"),
         callbacks=list(callbacks),
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         default_root_dir=tmp_path,
     )
 

@@ -16,6 +16,7 @@ from callbacks import DifferentialLearningRates
 from lightning_modules import LinearWithWarmup, Schedule, SequenceClassifier
 from optimizers import AdamSLS, ParamGroups, named_parts
 from tests.architectures import save_pretrained_backbone
+from tests.quiet_trainer import quiet_trainer
 from tests.tiny_models import TinyData
 
 
@@ -33,16 +34,7 @@ class Rates(Callback):
 
 
 def fit(module: LightningModule, *callbacks: Callback, ckpt_path: Path | None = None, max_epochs: int = 2) -> Trainer:
-    trainer = Trainer(
-        accelerator="cpu",
-        max_epochs=max_epochs,
-        callbacks=list(callbacks),
-        limit_val_batches=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    trainer = quiet_trainer(max_epochs=max_epochs, callbacks=list(callbacks), limit_val_batches=0)
     trainer.fit(module, TinyData(count=16, batch_size=8), ckpt_path=ckpt_path)
     return trainer
 

@@ -19,6 +19,7 @@ from callbacks import GradualUnfreezing
 from lightning_modules import BottleneckConfig, SequenceClassifier
 from optimizers import AdamSLS, ParamGroups, named_parts
 from tests.architectures import save_pretrained_backbone
+from tests.quiet_trainer import quiet_trainer
 from tests.tiny_models import TinyData
 
 
@@ -39,15 +40,8 @@ class TrainableParts(Callback):
 
 
 def fit(module: LightningModule, *callbacks: Callback, ckpt_path: Path | None = None, **options: Any) -> Trainer:
-    settings = {"max_epochs": 4, "limit_val_batches": 0, "enable_checkpointing": False} | options
-    trainer = Trainer(
-        accelerator="cpu",
-        callbacks=list(callbacks),
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **settings,
-    )
+    settings = {"max_epochs": 4, "limit_val_batches": 0} | options
+    trainer = quiet_trainer(callbacks=list(callbacks), **settings)
     trainer.fit(module, TinyData(count=16, batch_size=8), ckpt_path=ckpt_path)
     return trainer
 
@@ -186,17 +180,8 @@ def test_two_ranks_stay_equal_and_train_what_one_rank_trains(
         module = Recorded(model, optimizer=optimizer)
         module.folder = tmp_path
         strategy = DDPStrategy(start_method="fork", process_group_backend="gloo") if ranks > 1 else "auto"
-        trainer = Trainer(
-            accelerator="cpu",
-            devices=ranks,
-            strategy=strategy,
-            max_epochs=4,
-            limit_val_batches=0,
-            callbacks=[GradualUnfreezing()],
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
+        trainer = quiet_trainer(
+            devices=ranks, strategy=strategy, max_epochs=4, limit_val_batches=0, callbacks=[GradualUnfreezing()]
         )
         # All examples in one batch: whatever the order in which the ranks deal them, the gradient is the same.
         trainer.fit(module, TinyData(count=16, batch_size=16 // ranks))

@@ -22,6 +22,7 @@ from torch.optim import SGD, AdamW
 from callbacks import HyperparameterLogger
 from lightning_modules import SequenceClassifier
 from optimizers import ParabolicAdam
+from tests.quiet_trainer import quiet_trainer
 from tests.tiny_models import TinyData, save_tiny_bert
 
 
@@ -67,13 +68,10 @@ def test_runs_with_different_optimizers_show_the_columns_of_all_and_what_differs
 
 
 def fit(folder: Path, model: Path, optimizer: Callable[..., Any]) -> Trainer:
-    trainer = Trainer(
-        accelerator="cpu",
+    trainer = quiet_trainer(
         max_epochs=1,
         logger=TensorBoardLogger(str(folder / "runs"), default_hp_metric=False),
         callbacks=[HyperparameterLogger()],
-        enable_checkpointing=False,
-        enable_progress_bar=False,
     )
     trainer.fit(SequenceClassifier(str(model), optimizer=optimizer), TinyData())
     return trainer

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import pytorch_optimizer
 import torch
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import LightningDataModule
 from lightning.pytorch.callbacks import (
     BackboneFinetuning,
     BatchSizeFinder,
@@ -28,6 +28,7 @@ from callbacks import StepSizeMonitor
 from lightning_modules import ModelError, Schedule
 from lightning_modules.trainer import lightning_callbacks, step_axis
 from optimizers import ParabolicAdam, SaLSA
+from tests.quiet_trainer import quiet_trainer
 
 ADAMW = partial(torch.optim.AdamW, lr=1e-5)
 
@@ -43,10 +44,7 @@ class Data(LightningDataModule):
 
 
 def trainer(folder, *callbacks, **options):
-    options = {"logger": False, "max_epochs": 1, "enable_checkpointing": False, "enable_progress_bar": False} | options
-    return Trainer(
-        accelerator="cpu", callbacks=list(callbacks), enable_model_summary=False, default_root_dir=folder, **options
-    )
+    return quiet_trainer(callbacks=list(callbacks), default_root_dir=folder, **({"max_epochs": 1} | options))
 
 
 def test_lr_find_suggests_a_rate_that_later_fits_take(tmp_path):

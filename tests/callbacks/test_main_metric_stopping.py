@@ -13,6 +13,7 @@ from torch.optim import SGD
 
 from callbacks import MainMetricStopping
 from lightning_modules import SequenceClassifier
+from tests.quiet_trainer import quiet_trainer
 from tests.tiny_models import TinyData, save_tiny_bert
 
 
@@ -34,16 +35,8 @@ class Scripted(SequenceClassifier):
 def run(tiny: str, tmp_path: Path, script: tuple[float, ...], mode: str, callback: Any, **settings: Any) -> Trainer:
     module = Scripted(tiny, optimizer=partial(SGD, lr=0.0))
     module.script, module.main_metric, module.main_metric_mode = script, "val/scripted", mode
-    settings = {"max_epochs": len(script), "enable_checkpointing": False} | settings
-    trainer = Trainer(
-        accelerator="cpu",
-        logger=False,
-        callbacks=[callback, *settings.pop("callbacks", [])],
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=tmp_path,
-        **settings,
-    )
+    settings = {"max_epochs": len(script), "callbacks": [callback, *settings.pop("callbacks", [])]} | settings
+    trainer = quiet_trainer(default_root_dir=tmp_path, **settings)
     trainer.fit(module, TinyData(8), ckpt_path=settings.pop("ckpt_path", None))
     return trainer
 
@@ -82,15 +75,7 @@ def test_a_resumed_run_goes_on_counting(tiny: str, tmp_path: Path) -> None:
     run(tiny, tmp_path, script, "max", MainMetricStopping(patience=3), max_epochs=3, **arguments)
     module = Scripted(tiny, optimizer=partial(SGD, lr=0.0))
     module.script, module.main_metric = script, "val/scripted"
-    resumed = Trainer(
-        accelerator="cpu",
-        max_epochs=5,
-        logger=False,
-        callbacks=[MainMetricStopping(patience=3)],
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        default_root_dir=tmp_path,
-    )
+    resumed = quiet_trainer(max_epochs=5, callbacks=[MainMetricStopping(patience=3)], default_root_dir=tmp_path)
     resumed.fit(module, TinyData(8), ckpt_path=saver.best_model_path)
     assert resumed.current_epoch == 4
 

@@ -45,6 +45,7 @@ from lightning_modules import ClosureModule, GradientClip, Schedule
 from lightning_modules.schedules import LinearWithWarmup
 from optimizers import GLD, ParabolicAdam, SaLSA, step_direction
 from optimizers.step_direction import StepDirection
+from tests.quiet_trainer import quiet_trainer
 
 INPUTS, ROWS = 6, 96
 FACTORIES = [AdamW, SGD, partial(SGD, momentum=0.9), torch.optim.RMSprop]
@@ -105,18 +106,9 @@ class Manual(ClosureModule):
 
 
 def fit(module: LightningModule, *callbacks: Callback, batch: int = 8, resume: Any = None, **options: Any) -> Trainer:
-    trainer = Trainer(
-        **{
-            "accelerator": "cpu",
-            "callbacks": list(callbacks),
-            "logger": False,
-            "enable_checkpointing": any(isinstance(each, ModelCheckpoint) for each in callbacks),
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-            "max_epochs": 2,
-            **options,
-        }
-    )
+    saves = any(isinstance(each, ModelCheckpoint) for each in callbacks)
+    settings = {"callbacks": list(callbacks), "enable_checkpointing": saves, "max_epochs": 2}
+    trainer = quiet_trainer(**settings | options)
     trainer.fit(module, DataLoader(TensorDataset(*table()), batch_size=batch), ckpt_path=resume)
     return trainer
 

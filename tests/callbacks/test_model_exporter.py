@@ -21,6 +21,7 @@ from callbacks.outputs.training_facts import described_data, facts_of
 from datamodules import GLUEDataModule
 from lightning_modules import BottleneckConfig, SequenceClassifier
 from optimizers import ParabolicAdam
+from tests.quiet_trainer import quiet_trainer
 from tests.tiny_models import TinyData
 from tests.tiny_texts import tiny_classifier, tiny_texts, tiny_tokenizer
 
@@ -40,14 +41,8 @@ class Data(TinyData):
 
 
 def fit(module: LightningModule, root: Path, *callbacks: Callback, data: Any = None, **options: Any) -> Trainer:
-    trainer = Trainer(
-        default_root_dir=root,
-        accelerator="cpu",
-        callbacks=list(callbacks),
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **{"max_epochs": 3, "logger": False, **options},
-    )
+    settings = {"max_epochs": 3, "enable_checkpointing": True} | options
+    trainer = quiet_trainer(default_root_dir=root, callbacks=list(callbacks), **settings)
     trainer.fit(module, Data() if data is None else data)
     return trainer
 

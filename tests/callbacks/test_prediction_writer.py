@@ -15,12 +15,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader
 
 from callbacks import PredictionWriter
 from callbacks.outputs.prediction_writer import free_column
+from tests.quiet_trainer import quiet_trainer
 from tests.ranks import on_ranks
 
 TEXTS = ["plain", "NA", 'with "quotes", a comma', "two\nlines", "a\ttab", "plain", ""]
@@ -61,14 +62,7 @@ class Predictor(LightningModule):
 def predict(
     module: LightningModule, data: LightningDataModule, root: Path, writer: PredictionWriter, **options: Any
 ) -> None:
-    trainer = Trainer(
-        default_root_dir=root,
-        accelerator="cpu",
-        callbacks=[writer],
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **{"logger": False, **options},
-    )
+    trainer = quiet_trainer(default_root_dir=root, callbacks=[writer], **options)
     trainer.predict(module, datamodule=data, return_predictions=False)
 
 

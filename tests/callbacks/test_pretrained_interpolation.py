@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from callbacks import PretrainedInterpolation
 from lightning_modules import ClosureModule, ModelError, SequenceClassifier
+from tests.quiet_trainer import quiet_trainer
 from tests.tiny_models import TinyData, save_tiny_bert
 
 ADAMW = partial(torch.optim.AdamW, lr=2e-2)
@@ -36,18 +37,8 @@ class Noisy(TinyData):
 def fit(
     module: Any, root: Path, *callbacks: Callback, data: Any = None, resume: str | None = None, **options: Any
 ) -> Trainer:
-    trainer = Trainer(
-        **{
-            "default_root_dir": root,
-            "accelerator": "cpu",
-            "callbacks": list(callbacks),
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-            "logger": False,
-            "max_epochs": 6,
-            **options,
-        }
-    )
+    settings = {"default_root_dir": root, "callbacks": list(callbacks), "enable_checkpointing": True, "max_epochs": 6}
+    trainer = quiet_trainer(**settings | options)
     trainer.fit(module, Noisy() if data is None else data, ckpt_path=resume)
     return trainer
 
@@ -201,16 +192,7 @@ def test_a_metric_may_be_worse_by_one_standard_error(
 ) -> None:
     search = PretrainedInterpolation(monitor=monitor)
     rows = DataLoader(torch.zeros(1, 1))
-    trainer = Trainer(
-        max_epochs=1,
-        callbacks=[search],
-        default_root_dir=tmp_path,
-        logger=False,
-        enable_checkpointing=False,
-        accelerator="cpu",
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    trainer = quiet_trainer(max_epochs=1, callbacks=[search], default_root_dir=tmp_path)
     module = OneWeight(lost, gained)
     trainer.fit(module, rows, rows)
     assert float(module.weight.detach()) == pytest.approx(alpha, abs=0.02)

@@ -13,12 +13,13 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from callbacks import claim_run_folders
+from tests.quiet_trainer import quiet_trainer
 
 LOGGERS = {"tensorboard": TensorBoardLogger, "csv": CSVLogger}
 
 
 def trainer(*loggers: Any) -> Trainer:
-    return Trainer(logger=list(loggers), accelerator="cpu", enable_checkpointing=False, enable_progress_bar=False)
+    return quiet_trainer(logger=list(loggers))
 
 
 def claim_together(kind: str, folder: Path, start: float, found: Any) -> None:

@@ -16,6 +16,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 import callbacks.schedules.training_seconds
 from callbacks import ScheduleBySeconds, TrainingSeconds
 from optimizers import LineSearchMeZO, ParabolicAdam, SaLSA
+from tests.quiet_trainer import quiet_trainer
 
 INITIAL = (0.1, 0.02)
 
@@ -48,8 +49,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def trainer(folder: Path, *extra: Any, **options: Any) -> Trainer:
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
-    return Trainer(default_root_dir=folder, callbacks=list(extra), **{**quiet, "limit_val_batches": 0, **options})
+    settings = {"enable_checkpointing": True, "limit_val_batches": 0} | options
+    return quiet_trainer(default_root_dir=folder, callbacks=list(extra), **settings)
 
 
 def test_a_linear_schedule_over_ten_seconds(tmp_path: Path, clock: list[float]) -> None:

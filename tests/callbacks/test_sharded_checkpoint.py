@@ -25,6 +25,7 @@ from callbacks.checkpoints.checkpoint_reading import read_checkpoint
 from callbacks.checkpoints.sharded_checkpoint import REPLACED, UNFINISHED, unfinished_name
 from lightning_modules import ModelError, SequenceClassifier
 from linetune.checkpoint_export import export_checkpoint
+from tests.quiet_trainer import quiet_trainer
 from tests.ranks import on_ranks
 from tests.tiny_models import rows, save_tiny_bert
 
@@ -35,18 +36,7 @@ def trainer_on_two(folder: Path, **options: Any) -> Trainer:
     strategy = ModelParallelStrategy(
         data_parallel_size=2, tensor_parallel_size=1, process_group_backend="gloo", **options
     )
-    trainer = Trainer(
-        accelerator="cpu",
-        devices=2,
-        strategy=strategy,
-        max_steps=2,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=folder,
-        limit_val_batches=0,
-    )
+    trainer = quiet_trainer(devices=2, strategy=strategy, max_steps=2, default_root_dir=folder, limit_val_batches=0)
     write_atomically(trainer)
     return trainer
 

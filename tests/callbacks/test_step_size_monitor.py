@@ -8,7 +8,6 @@ from functools import partial
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -16,22 +15,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from callbacks import StepSizeMonitor
 from lightning_modules import SequenceClassifier
 from optimizers import AdamSLS, ParamGroups, SaLSA
+from tests.quiet_trainer import quiet_trainer
 from tests.tiny_models import TinyData, save_tiny_bert
 
 
 def fit(folder, optimizer, monitor, logger, units="model", **options):
     tiny = str(save_tiny_bert(folder / "m"))
     module = SequenceClassifier(tiny, optimizer=optimizer, param_groups=ParamGroups(units=units), **options)
-    trainer = Trainer(
-        accelerator="cpu",
-        max_epochs=3,
-        limit_val_batches=0,
-        logger=logger,
-        callbacks=[monitor],
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    trainer = quiet_trainer(max_epochs=3, limit_val_batches=0, logger=logger, callbacks=[monitor])
     trainer.fit(module, TinyData(32, 8))
     return trainer.optimizers[0]
 

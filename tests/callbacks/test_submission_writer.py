@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader
 
 from callbacks import SubmissionWriter
 from datamodules import TASKS, GLUEDataModule
 from tests.glue_files import write_glue_folder
+from tests.quiet_trainer import quiet_trainer
 from tests.ranks import on_ranks
 from tests.tiny_models import TinyLogger
 
@@ -58,13 +59,8 @@ class Predictor(LightningModule):
 
 
 def predict(module, data, tmp_path, writer=None, **options):
-    trainer = Trainer(
-        default_root_dir=tmp_path,
-        accelerator="cpu",
-        callbacks=[writer or SubmissionWriter(str(tmp_path / "out"))],
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **{"logger": False, **options},
+    trainer = quiet_trainer(
+        default_root_dir=tmp_path, callbacks=[writer or SubmissionWriter(str(tmp_path / "out"))], **options
     )
     trainer.predict(module, datamodule=data, return_predictions=False)
 

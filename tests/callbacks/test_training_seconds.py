@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import callbacks.schedules.training_seconds
 from callbacks import TrainingSeconds
+from tests.quiet_trainer import quiet_trainer
 
 TRAINING_STEP, VALIDATION_STEP = 2.0, 100.0
 
@@ -53,8 +54,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def trainer(folder: Path, callback: TrainingSeconds, **options: Any) -> Trainer:
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
-    return Trainer(default_root_dir=folder, callbacks=[callback], **{**quiet, "limit_val_batches": 3, **options})
+    settings = {"enable_checkpointing": True, "limit_val_batches": 3} | options
+    return quiet_trainer(default_root_dir=folder, callbacks=[callback], **settings)
 
 
 def test_validation_does_not_count(tmp_path: Path, clock: Clock) -> None:

@@ -4,10 +4,11 @@ import logging
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 
 from datamodules import DataError, GLUEDataModule
 from tests.glue_files import DIAGNOSTIC_FULL, write_glue_folder
+from tests.quiet_trainer import quiet_trainer
 
 MINILM = "offline:all-MiniLM-L6-v2"
 
@@ -69,15 +70,7 @@ class Recorder(LightningModule):
 
 
 def trainer(tmp_path, **options):
-    return Trainer(
-        default_root_dir=tmp_path,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **options,
-    )
+    return quiet_trainer(default_root_dir=tmp_path, **options)
 
 
 def test_what_the_model_needs_is_known_before_any_data():

@@ -7,11 +7,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from torch.utils.data import BatchSampler
 
 from datamodules import GLUEDataModule, LengthGroupedSampler
 from tests.glue_files import write_glue_folder
+from tests.quiet_trainer import quiet_trainer
 from tests.ranks import on_ranks
 
 lengths_of = st.lists(st.integers(1, 100), min_size=1, max_size=200)
@@ -141,17 +142,7 @@ def fit(root, cache_dir, **options):
         cache_dir=cache_dir,
     )
     module = Recorder()
-    Trainer(
-        default_root_dir=root,
-        accelerator="cpu",
-        max_epochs=2,
-        limit_val_batches=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **options,
-    ).fit(module, data)
+    quiet_trainer(default_root_dir=root, max_epochs=2, limit_val_batches=0, **options).fit(module, data)
     return module.epochs
 
 

@@ -12,9 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 
 from datamodules import DataError, TextDataModule
+from tests.quiet_trainer import quiet_trainer
 
 MINILM = "offline:all-MiniLM-L6-v2"
 NUMBERED = [f"text number {row}" for row in range(40)]
@@ -76,10 +77,7 @@ class Predictor(LightningModule):
 
 
 def trainer(tmp_path, **options):
-    options = {"logger": False, "enable_checkpointing": False, **options}
-    return Trainer(
-        default_root_dir=tmp_path, accelerator="cpu", enable_progress_bar=False, enable_model_summary=False, **options
-    )
+    return quiet_trainer(default_root_dir=tmp_path, **options)
 
 
 def test_classes_from_a_csv_file(make):

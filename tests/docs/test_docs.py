@@ -14,12 +14,12 @@ from types import ModuleType
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
 from transformers import BertConfig
 
 import cli
 import optimizers
 from lightning_modules import SequenceClassifier
+from tests.quiet_trainer import quiet_trainer
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -124,8 +124,7 @@ def test_the_data_of_the_page_trains_the_module_and_predicts(tmp_path: Path) -> 
         metrics=data.metrics,
         pretrained=False,
     )
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    trainer = Trainer(max_epochs=1, accelerator="cpu", default_root_dir=tmp_path, **quiet)
+    trainer = quiet_trainer(max_epochs=1, default_root_dir=tmp_path)
     trainer.fit(module, data)
     assert trainer.global_step == 5
     assert 0 <= float(trainer.callback_metrics["val/accuracy"]) <= 1

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from lightning_modules import ModelError, SequenceClassifier
 from lightning_modules.batches.batch_check import check_batch, embedded_tokens
 from optimizers import GLD, SaLSA
+from tests.quiet_trainer import quiet_trainer
 from tests.tiny_models import VOCABULARY, rows, save_tiny_bert
 
 
@@ -42,9 +43,7 @@ EXPECTED = {
 @pytest.mark.parametrize("kind", EXPECTED)
 @pytest.mark.parametrize("optimizer", [torch.optim.AdamW, SaLSA, GLD])
 def test_a_number_out_of_range_is_one_line_with_the_row(kind: str, optimizer: Any, tiny: str, tmp_path: Path) -> None:
-    trainer = Trainer(
-        accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False
-    )
+    trainer = quiet_trainer(max_epochs=1)
     with pytest.raises(ModelError, match=EXPECTED[kind]):
         trainer.fit(SequenceClassifier(tiny, optimizer=optimizer), DataLoader(spoiled(kind), batch_size=4))
     with pytest.raises(ModelError, match=EXPECTED[kind]):
@@ -90,9 +89,7 @@ class WithoutLabels(SequenceClassifier):
 
 def test_a_loss_of_ones_own_needs_no_labels(tiny: str) -> None:
     examples = [{name: value for name, value in row.items() if name != "labels"} for row in rows(8)]
-    trainer = Trainer(
-        accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False
-    )
+    trainer = quiet_trainer(max_epochs=1)
     trainer.fit(WithoutLabels(tiny), DataLoader(examples, batch_size=4))
     assert trainer.global_step == 2
 

@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch import Callback, seed_everything
 from torch import nn
 from torch.utils.data import DataLoader, default_collate
 
@@ -16,6 +16,7 @@ from lightning_modules import BottleneckConfig, ClosureModule, ModelError, Seque
 from lightning_modules.closures import StepClosures
 from optimizers import GLD, AdamSLS, MeZO, ParabolicAdam, SaLSA
 from tests.architectures import save_pretrained_backbone
+from tests.quiet_trainer import quiet_trainer
 from tests.tiny_models import TinyData, rows, save_tiny_bert
 
 peft = pytest.importorskip("peft")
@@ -37,16 +38,7 @@ class Records(Callback):
 
 
 def trained(module, data, steps=5, records=None):
-    trainer = Trainer(
-        max_steps=steps,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
-        callbacks=[records] if records else None,
-    )
+    trainer = quiet_trainer(max_steps=steps, limit_val_batches=0, callbacks=[records] if records else None)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trainer.fit(module, data)

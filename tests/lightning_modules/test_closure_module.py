@@ -29,6 +29,7 @@ from lightning_modules import (
 )
 from lightning_modules.batches.batch_rows import count_examples
 from optimizers import GLD, AdamSLS, ParabolicAdam, ParamGroups, SaLSA
+from tests.quiet_trainer import quiet_trainer
 from tests.tiny_models import TinyData, save_tiny_bert
 
 
@@ -65,8 +66,7 @@ def data(batch_size: int, weighted: bool = False, count: int = 24) -> DataLoader
 
 
 def fit(module: LightningModule, loader: Any, folder: Path, **options: Any) -> Trainer:
-    settings = {"max_epochs": 2, "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    trainer = Trainer(accelerator="cpu", enable_model_summary=False, default_root_dir=folder, **(settings | options))
+    trainer = quiet_trainer(default_root_dir=folder, **({"max_epochs": 2} | options))
     trainer.fit(module, loader, data(7))
     return trainer
 
@@ -315,16 +315,7 @@ def test_a_batch_of_no_examples_is_one_line(batch: Any) -> None:
 
 def checkpoint(folder: Path, **options: Any) -> tuple[str, str]:
     tiny = str(save_tiny_bert(folder / "m"))
-    trainer = Trainer(
-        accelerator="cpu",
-        max_steps=1,
-        limit_val_batches=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=folder,
-    )
+    trainer = quiet_trainer(max_steps=1, limit_val_batches=0, default_root_dir=folder)
     trainer.fit(SequenceClassifier(tiny, optimizer=AdamSLS, **options), TinyData())
     trainer.save_checkpoint(folder / "a.ckpt")
     return tiny, str(folder / "a.ckpt")
@@ -350,8 +341,7 @@ def test_a_checkpoint_of_another_task_names_both_and_the_way_out(
     tmp_path: Path, task: dict[str, Any], fn: str, own: str
 ) -> None:
     tiny, path = checkpoint(tmp_path, label_names=("bad", "good"))
-    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
-    trainer = Trainer(accelerator="cpu", max_steps=2, default_root_dir=tmp_path, **quiet)
+    trainer = quiet_trainer(max_steps=2, default_root_dir=tmp_path)
     said = rf"of another task, 2 labels \(bad, good\), than this run's, {re.escape(own)}; keep .*logger.init_args.name"
     with pytest.raises(ModelError, match=said):
         getattr(trainer, fn)(SequenceClassifier(tiny, optimizer=AdamSLS, **task), TinyData(), ckpt_path=path)
@@ -619,16 +609,7 @@ def test_a_run_that_is_resumed_for_longer_follows_its_own_length(name: str, inte
     fit(module(), data(8), tmp_path, max_epochs=4, callbacks=[straight])
     first = fit(module(), data(8), tmp_path, max_epochs=2)
     first.save_checkpoint(tmp_path / "half.ckpt")
-    trainer = Trainer(
-        accelerator="cpu",
-        max_epochs=4,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=tmp_path,
-        callbacks=[resumed],
-    )
+    trainer = quiet_trainer(max_epochs=4, default_root_dir=tmp_path, callbacks=[resumed])
     trainer.fit(module(), data(8), data(7), ckpt_path=tmp_path / "half.ckpt")
     assert resumed.seen == pytest.approx(straight.seen[len(straight.seen) // 2 :])
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from transformers import BatchEncoding
 
 from lightning_modules import ClosureModule, ModelError, StepClosures
 from optimizers import GLD, SGDSLS, SaLSA
+from tests.quiet_trainer import quiet_trainer
 
 
 def regression_step(model: nn.Module, sizes: list[int]) -> StepClosures:
@@ -162,8 +162,7 @@ def test_trials_do_not_move_running_statistics(optimizer: Any, tmp_path: Path) -
     module.on_train_batch_end = lambda *_: trials.append(  # type: ignore[method-assign]
         getattr(module.trainer.optimizers[0].last_step, "evaluations", 0)
     )
-    settings = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    Trainer(accelerator="cpu", max_epochs=1, default_root_dir=tmp_path, **settings).fit(module, loader)
+    quiet_trainer(max_epochs=1, default_root_dir=tmp_path).fit(module, loader)
     assert max(trials) > 1
     assert module.layers[1].num_batches_tracked.item() == before + 8
 
@@ -199,8 +198,7 @@ def test_trials_do_not_move_counts_nor_buffers_that_are_replaced(optimizer: Any,
     inputs = torch.randn(16, 4, generator=torch.Generator().manual_seed(0))
     loader = DataLoader(TensorDataset(inputs, torch.arange(16) % 2), batch_size=4)
     module, once = Counting(optimizer=optimizer), Counted()
-    settings = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    Trainer(accelerator="cpu", max_epochs=1, default_root_dir=tmp_path, **settings).fit(module, loader)
+    quiet_trainer(max_epochs=1, default_root_dir=tmp_path).fit(module, loader)
     for batch in inputs.split(4):
         once(batch)
     assert module.layers[0].calls.tolist() == [0, 4, 0]

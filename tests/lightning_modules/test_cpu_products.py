@@ -25,6 +25,7 @@ from lightning_modules.models.cpu_products import (
     small_products,
 )
 from lightning_modules.models.tiny_input import padded_texts
+from tests.quiet_trainer import quiet_trainer
 from tests.tiny_models import save_tiny_bert
 
 AMD = "vendor_id : AuthenticAMD\nflags : avx512f avx512_bf16"
@@ -63,15 +64,7 @@ class Watched(ClosureModule):
 
 
 def run(module: ClosureModule, folder: Path, way: str = "fit") -> None:
-    trainer = Trainer(
-        accelerator="cpu",
-        max_epochs=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=folder,
-    )
+    trainer = quiet_trainer(max_epochs=1, default_root_dir=folder)
     getattr(trainer, way)(module, DataLoader(torch.ones(4, 4)))
 
 

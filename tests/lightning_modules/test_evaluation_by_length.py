@@ -20,6 +20,7 @@ from datamodules import TextDataModule
 from datamodules.batches.length_batch_sampler import LengthBatchSampler
 from lightning_modules import LossOptions, SequenceClassifier
 from tests.families import family_model
+from tests.quiet_trainer import quiet_trainer
 from tests.tiny_models import save_tiny_bert
 
 MINILM = "offline:all-MiniLM-L6-v2"
@@ -51,9 +52,7 @@ def module_for(folder: Path, num_labels: int = 3, **options: Any) -> SequenceCla
 
 def trainer(*callbacks: Any, ranks: int = 1, **options: Any) -> Trainer:
     strategy = DDPStrategy(start_method="fork", process_group_backend="gloo") if ranks > 1 else "auto"
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    settings = quiet | {"enable_model_summary": False, "callbacks": list(callbacks)} | options
-    return Trainer(accelerator="cpu", devices=ranks, strategy=strategy, **settings)
+    return quiet_trainer(devices=ranks, strategy=strategy, **({"callbacks": list(callbacks)} | options))
 
 
 def rows_one_by_one(data: TextDataModule, purpose: str) -> list[dict[str, torch.Tensor]]:

@@ -21,6 +21,7 @@ from transformers import XLNetConfig, XLNetForSequenceClassification
 from lightning_modules import ModelError, SequenceClassifier
 from optimizers import GLD, ParamGroups
 from tests.optimizers.all_optimizers import OPTIMIZERS
+from tests.quiet_trainer import quiet_trainer
 from tests.ranks import on_ranks
 from tests.tiny_models import rows, save_tiny_bert
 
@@ -73,16 +74,11 @@ def fit(
 
 
 def trainer_on(ranks: int, **options: Any) -> Trainer:
-    return Trainer(
-        accelerator="cpu",
+    return quiet_trainer(
         devices=ranks,
         strategy=DDPStrategy(process_group_backend="gloo", **options) if ranks > 1 else "auto",
         use_distributed_sampler=False,
         max_epochs=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
     )
 
 

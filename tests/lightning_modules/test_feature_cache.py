@@ -6,7 +6,6 @@ import os
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
 from torch import nn
 
 from lightning_modules import ModelError, SequenceClassifier
@@ -15,6 +14,7 @@ from lightning_modules.features.frozen_encoder import FrozenEncoder
 from optimizers import GLD
 from tests.architectures import ARCHITECTURES, tiny_model
 from tests.lightning_modules.test_frozen_encoder import batch_of, counted, head_only, logits
+from tests.quiet_trainer import quiet_trainer
 from tests.tiny_models import TinyData, save_tiny_bert
 
 
@@ -201,15 +201,7 @@ def fit(tiny, folder, cache_features, epochs=3, **settings):
         **settings,
     )
     calls = embeddings(module.model)
-    trainer = Trainer(
-        max_epochs=epochs,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-    )
+    trainer = quiet_trainer(max_epochs=epochs, num_sanity_val_steps=0)
     trainer.fit(module, TinyData())
     return module, calls[0], {name: float(value) for name, value in trainer.callback_metrics.items()}
 

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 from lightning_modules import ClosureModule, GradientClip, ModelError, Schedule
 from optimizers import AdamSLS, AdamWL2SP, ParabolicAdam, SaLSA, traits
 from tests.optimizers.all_optimizers import OPTIMIZERS
+from tests.quiet_trainer import quiet_trainer
 
 OTHERS = {
     "torch sgd": partial(torch.optim.SGD, lr=0.1, momentum=0.9),
@@ -97,15 +98,8 @@ class Watch(Callback):
 
 def fit(module: ClosureModule, loader: Any, folder: Path, **options: Any) -> tuple[Trainer, Watch]:
     watch = Watch()
-    settings = {"max_epochs": 1, "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    trainer = Trainer(
-        accelerator="cpu",
-        enable_model_summary=False,
-        default_root_dir=folder,
-        callbacks=[watch],
-        limit_val_batches=0,
-        **(settings | options),
-    )
+    settings = {"max_epochs": 1, "limit_val_batches": 0} | options
+    trainer = quiet_trainer(default_root_dir=folder, callbacks=[watch], **settings)
     trainer.fit(module, loader)
     return trainer, watch
 
@@ -163,16 +157,7 @@ def test_a_resumed_run_goes_on_counting(tmp_path: Path) -> None:
     trainer, _ = fit(Spoilt(optimizer=AdamSLS), loader, tmp_path)
     trainer.save_checkpoint(tmp_path / "one.ckpt")
     watch = Watch()
-    again = Trainer(
-        accelerator="cpu",
-        max_epochs=2,
-        logger=False,
-        enable_progress_bar=False,
-        enable_checkpointing=False,
-        limit_val_batches=0,
-        default_root_dir=tmp_path,
-        callbacks=[watch],
-    )
+    again = quiet_trainer(max_epochs=2, limit_val_batches=0, default_root_dir=tmp_path, callbacks=[watch])
     module = Spoilt(optimizer=AdamSLS)
     again.fit(module, loader, ckpt_path=tmp_path / "one.ckpt")
     assert watch.logged == [2, 3, 3, 3, 4, 4]
@@ -236,16 +221,7 @@ def test_steps_that_a_gradient_scaler_skips_are_counted_and_its_scale_is_resumed
     trainer.save_checkpoint(tmp_path / "scaled.ckpt")
     plugin = scaler_of(2.0**24)
     seen = []
-    again = Trainer(
-        accelerator="cpu",
-        max_epochs=2,
-        logger=False,
-        enable_progress_bar=False,
-        enable_checkpointing=False,
-        limit_val_batches=0,
-        default_root_dir=tmp_path,
-        plugins=[plugin],
-    )
+    again = quiet_trainer(max_epochs=2, limit_val_batches=0, default_root_dir=tmp_path, plugins=[plugin])
     module = Spoilt(optimizer=optimizer)
     module.on_train_start = lambda: seen.append(plugin.scaler.get_scale())  # type: ignore[method-assign]
     again.fit(module, batches(16, {}), ckpt_path=tmp_path / "scaled.ckpt")

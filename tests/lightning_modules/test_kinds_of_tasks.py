@@ -15,6 +15,7 @@ from torch.optim import SGD, AdamW
 
 from lightning_modules import BottleneckConfig, LossOptions, ModelError, SequenceClassifier, StepClosures
 from optimizers import AdamSLS, ParabolicAdam
+from tests.quiet_trainer import quiet_trainer
 from tests.tiny_models import TinyData, save_tiny_bert
 
 SEVERAL = {"num_labels": 3, "problem_type": "multi_label_classification"}
@@ -48,10 +49,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def trainer(tmp_path: Path, **settings: Any) -> Trainer:
-    settings = {"max_epochs": 1, "logger": False, "enable_checkpointing": False, **settings}
-    return Trainer(
-        accelerator="cpu", enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path, **settings
-    )
+    return quiet_trainer(**{"max_epochs": 1, "default_root_dir": tmp_path} | settings)
 
 
 def weights(module: SequenceClassifier) -> torch.Tensor:

@@ -9,13 +9,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import LightningDataModule
 from torch.optim import SGD
 from torch.utils.data import DataLoader
 
 from lightning_modules import ModelError, SequenceClassifier
 from lightning_modules.batches.length_split import split_by_length
 from optimizers import SGDSLS
+from tests.quiet_trainer import quiet_trainer
 from tests.tiny_models import save_tiny_bert
 
 
@@ -92,16 +93,7 @@ def test_training_in_parts_goes_where_whole_batches_go(tmp_path: Path, optimizer
         module = SequenceClassifier(
             model, optimizer=optimizer, dropout=0.0, split_by_length=parts, accumulate_grad_batches=accumulate
         )
-        trainer = Trainer(
-            max_epochs=2,
-            default_root_dir=tmp_path,
-            accelerator="cpu",
-            precision="64-true",
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
+        trainer = quiet_trainer(max_epochs=2, default_root_dir=tmp_path, precision="64-true")
         trainer.fit(module, UnevenData())
         assert trainer.global_step == 2 * -(-3 // accumulate)
         scores.append({name: float(value) for name, value in trainer.callback_metrics.items() if "val" in name})

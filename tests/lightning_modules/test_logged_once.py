@@ -16,6 +16,7 @@ from torchmetrics import MeanMetric, MetricCollection
 from lightning_modules import ClosureModule
 from lightning_modules.steps.logged_once import LoggedOnce
 from optimizers import GLD, AdamSLS, MeZO, SaLSA
+from tests.quiet_trainer import quiet_trainer
 
 
 class Observing(ClosureModule):
@@ -59,15 +60,7 @@ def test_trials_log_nothing_and_count_in_no_metric(optimizer: Any, tmp_path: Pat
         TensorDataset(torch.randn(24, 3, generator=generator), torch.randn(24, generator=generator)), batch_size=8
     )
     module = Observing(optimizer=optimizer)
-    trainer = Trainer(
-        max_epochs=1,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        default_root_dir=tmp_path,
-        callbacks=[StepStarts()],
-    )
+    trainer = quiet_trainer(max_epochs=1, default_root_dir=tmp_path, callbacks=[StepStarts()])
     trainer.fit(module, loader)
     assert all(len(losses) > 1 for losses in module.computed)
     expected = sum(losses[0] for losses in module.computed) / len(module.computed)

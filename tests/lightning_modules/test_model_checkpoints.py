@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from lightning_modules import ClosureModule
 from lightning_modules.checkpoints import model_checkpoints as tested
+from tests.quiet_trainer import quiet_trainer
 
 BATCHES = 5
 
@@ -53,15 +54,12 @@ def rows(batches: int = BATCHES) -> DataLoader:
 def fit(
     folder: Path, *callbacks: Callback, module: ClosureModule | None = None, epochs: int = 2, resume: str | None = None
 ) -> Trainer:
-    trainer = Trainer(
+    trainer = quiet_trainer(
         max_epochs=epochs,
         callbacks=list(callbacks),
         default_root_dir=folder,
-        logger=False,
-        accelerator="cpu",
-        enable_progress_bar=False,
-        enable_model_summary=False,
         num_sanity_val_steps=0,
+        enable_checkpointing=True,
     )
     trainer.fit(module or Small(), rows(), rows(1), ckpt_path=resume)
     return trainer

@@ -9,7 +9,6 @@ import pytest
 import pytorch_optimizer
 import torch
 import torchzero
-from lightning.pytorch import Trainer
 from torch.optim.lr_scheduler import LinearLR
 
 from benchmarks.compatibility.optimizers import SmallClassifier, loader
@@ -17,14 +16,14 @@ from lightning_modules import GradientClip, ModelError, Schedule, SequenceClassi
 from optimizers import ParamGroups, SaLSA
 from optimizers.random_state import ReplayedDraws
 from tests.optimizers.test_under_lightning import half_precision
+from tests.quiet_trainer import quiet_trainer
 from tests.tiny_models import TinyData, save_tiny_bert
 
 SAM = partial(pytorch_optimizer.SAM, base_optimizer=torch.optim.SGD, lr=0.1)
 
 
 def fit(module, data=None, epochs=1, ckpt_path=None, **options):
-    options = {"logger": False, "enable_checkpointing": False, "max_epochs": epochs, "limit_val_batches": 0} | options
-    trainer = Trainer(accelerator="cpu", enable_progress_bar=False, enable_model_summary=False, **options)
+    trainer = quiet_trainer(**({"max_epochs": epochs, "limit_val_batches": 0} | options))
     trainer.fit(module, data or loader(), ckpt_path=ckpt_path, weights_only=False)
     return trainer
 

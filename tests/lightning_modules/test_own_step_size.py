@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import StepLR
 
 from lightning_modules import LinearWithWarmup, ModelError, Schedule, SequenceClassifier
 from optimizers import LineSearchMeZO, ParabolicAdam, SaLSA
+from tests.quiet_trainer import quiet_trainer
 from tests.tiny_models import TinyData, save_tiny_bert
 
 
@@ -24,16 +25,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def fit(module: SequenceClassifier, folder: Path, *callbacks: Callback, max_epochs: int = 2) -> Trainer:
-    quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    trainer = Trainer(
-        accelerator="cpu",
-        max_epochs=max_epochs,
-        limit_val_batches=0,
-        enable_model_summary=False,
-        default_root_dir=folder,
-        callbacks=list(callbacks),
-        **quiet,
-    )
+    settings = {"max_epochs": max_epochs, "limit_val_batches": 0}
+    trainer = quiet_trainer(default_root_dir=folder, callbacks=list(callbacks), **settings)
     trainer.fit(module, TinyData(16, 8))
     return trainer
 

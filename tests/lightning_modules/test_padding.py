@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 from transformers import AutoModelForSequenceClassification
 
@@ -18,6 +18,7 @@ from lightning_modules.batches.length_split import split_by_length
 from lightning_modules.batches.padding import Padding, padded_on
 from tests.families import PAD, family_batch, family_model
 from tests.family_support import tokenizer
+from tests.quiet_trainer import quiet_trainer
 
 
 def left_padded(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -72,7 +73,7 @@ class Rows(LightningDataModule):
 
 
 def validation_loss(module: SequenceClassifier, data: Rows) -> float:
-    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
+    trainer = quiet_trainer()
     return trainer.validate(module, data, verbose=False)[0]["val/loss"]
 
 

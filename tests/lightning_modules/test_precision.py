@@ -15,6 +15,7 @@ from transformers import AutoModelForSequenceClassification
 
 from lightning_modules import BottleneckConfig, ModelError, SequenceClassifier, StepClosures
 from optimizers import GLD, SGDSLS, AdamSLS, AdamWL2SP, LineSearchMeZO, MeZO, ParabolicAdam, SaLSA
+from tests.quiet_trainer import quiet_trainer
 from tests.tiny_models import TinyData, save_tiny_bert
 
 METHODS = {
@@ -52,9 +53,7 @@ def trainer_for(folder: Path, precision: str, **options: Any) -> Trainer:
         options["plugins"] = [MixedPrecision("16-mixed", "cpu", scaler=scaler)]
     else:
         options["precision"] = precision
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    settings = quiet | {"enable_model_summary": False, "max_epochs": 1, "limit_val_batches": 0}
-    return Trainer(accelerator="cpu", default_root_dir=folder, **(settings | options))
+    return quiet_trainer(default_root_dir=folder, **({"max_epochs": 1, "limit_val_batches": 0} | options))
 
 
 class PreciseSum(torch.optim.Optimizer):

@@ -33,6 +33,7 @@ from lightning_modules import ClosureModule, ModelError, Schedule
 from lightning_modules.checkpoints.resumption import _data_fetcher, _is_plain
 from lightning_modules.steps.optimizer_modes import OptimizerModes
 from tests.optimizers.all_optimizers import OPTIMIZERS
+from tests.quiet_trainer import quiet_trainer
 from tests.tiny_models import TinyLogger
 
 EXAMPLES, BATCH = 22, 4  # six batches, the last one of two examples
@@ -120,16 +121,8 @@ def run(
     """Train with everything made anew, from a seed; go on from a checkpoint if there is one."""
     seed_everything(seed, verbose=False)
     course = course or Course()
-    settings: dict[str, Any] = {"max_epochs": 3, "log_every_n_steps": 1} | options
-    trainer = Trainer(
-        accelerator="cpu",
-        logger=Journal(),
-        enable_checkpointing=settings.pop("enable_checkpointing", False),
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[course, *settings.pop("callbacks", [])],
-        **settings,
-    )
+    settings: dict[str, Any] = {"max_epochs": 3, "log_every_n_steps": 1, "logger": Journal()} | options
+    trainer = quiet_trainer(callbacks=[course, *settings.pop("callbacks", [])], **settings)
     torch.randn(seed)  # weights and order differ from seed to seed anyway; so does where the stream stands
     trainer.fit(module(optimizer=optimizer, **(training or {})), make_loader(), loader(False), ckpt_path=checkpoint)
     return trainer, course

@@ -16,6 +16,7 @@ from transformers import LlamaConfig
 
 from lightning_modules import GradientClip, LinearWithWarmup, ModelError, Schedule, SequenceClassifier
 from optimizers import AdamSLS, AdamWL2SP
+from tests.quiet_trainer import quiet_trainer
 from tests.tiny_models import TinyData, save_tiny_bert
 
 
@@ -26,10 +27,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def trainer(tmp_path: Path, **settings: Any) -> Trainer:
-    settings = {"max_epochs": 1, "logger": False, "enable_checkpointing": False, **settings}
-    return Trainer(
-        accelerator="cpu", enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path, **settings
-    )
+    return quiet_trainer(**{"max_epochs": 1, "default_root_dir": tmp_path} | settings)
 
 
 def weights(module: SequenceClassifier) -> torch.Tensor:

@@ -21,6 +21,7 @@ from lightning_modules import ClosureModule, GradientClip, SequenceClassifier
 from lightning_modules.models.sharded_model import sharded_modules
 from optimizers import GLD, AdamWL2SP, MeZO, ParabolicAdam, ParamGroups, SaLSA
 from optimizers.shards import is_sharded
+from tests.quiet_trainer import quiet_trainer
 from tests.ranks import on_ranks
 from tests.tiny_models import rows, save_tiny_bert
 
@@ -43,15 +44,11 @@ class Recorded(SequenceClassifier):
 
 def trainer_on(ranks: int, folder: Path, **options: Any) -> Trainer:
     strategy = ModelParallelStrategy(data_parallel_size=ranks, tensor_parallel_size=1, process_group_backend="gloo")
-    return Trainer(
-        accelerator="cpu",
+    return quiet_trainer(
         devices=ranks,
         strategy=strategy if ranks > 1 else "auto",
-        logger=False,
         enable_checkpointing=bool(options.get("callbacks")),
         max_epochs=2,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         default_root_dir=folder,
         use_distributed_sampler=False,
         **options,

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import DDPStrategy
 from torch.optim import SGD
 from torch.utils.data import DataLoader, DistributedSampler
 
 from lightning_modules import LossOptions, SequenceClassifier, StepClosures
 from optimizers import SGDSLS
+from tests.quiet_trainer import quiet_trainer
 from tests.tiny_models import TinyData, save_tiny_bert
 
 pytestmark = pytest.mark.distributed
@@ -51,17 +52,12 @@ def fit(
 ) -> list[dict[str, Any]]:
     """Trains on the same 32 examples in the same order whatever the number of ranks; returns what each rank wrote."""
     module.folder = folder
-    trainer = Trainer(
-        accelerator="cpu",
+    trainer = quiet_trainer(
         devices=ranks,
         strategy=DDPStrategy(start_method="fork", process_group_backend="gloo") if ranks > 1 else "auto",
         use_distributed_sampler=False,
         max_epochs=1,
         limit_val_batches=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         default_root_dir=folder,
     )
     trainer.fit(module, data(32, batch_size))

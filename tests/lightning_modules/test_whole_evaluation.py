@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from datamodules import TextDataModule
 from lightning_modules import ClosureModule, SequenceClassifier
+from tests.quiet_trainer import quiet_trainer
 from tests.tiny_models import rows, save_tiny_bert
 
 pytestmark = pytest.mark.distributed
@@ -25,8 +26,7 @@ EXAMPLES, BATCH_SIZE = 301, 25
 
 def trainer_on(ranks: int, **options: Any) -> Trainer:
     strategy = DDPStrategy(start_method="fork", process_group_backend="gloo") if ranks > 1 else "auto"
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    return Trainer(accelerator="cpu", devices=ranks, strategy=strategy, enable_model_summary=False, **quiet, **options)
+    return quiet_trainer(devices=ranks, strategy=strategy, **options)
 
 
 def loader(num_labels: int, **options: Any) -> DataLoader:

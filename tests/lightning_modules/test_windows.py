@@ -15,6 +15,7 @@ from lightning_modules import ModelError, SequenceClassifier
 from lightning_modules.batches.batch_rows import Batch, count_examples
 from lightning_modules.batches.windows import mean_per_text
 from optimizers import AdamSLS
+from tests.quiet_trainer import quiet_trainer
 from tests.tiny_models import rows, save_tiny_bert
 
 
@@ -46,15 +47,7 @@ class Windows(LightningDataModule):
 
 
 def trainer(tmp_path: Path) -> Trainer:
-    return Trainer(
-        max_epochs=2,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=tmp_path,
-    )
+    return quiet_trainer(max_epochs=2, default_root_dir=tmp_path)
 
 
 def test_logits_are_averaged_per_text_in_any_order() -> None:

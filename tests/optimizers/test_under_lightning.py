@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from lightning_modules import SequenceClassifier
 from optimizers import SGDSLS, AdamSLS, ParabolicAdam, ParamGroups, SaLSA
+from tests.quiet_trainer import quiet_trainer
 from tests.tiny_models import TinyData, save_tiny_bert
 
 METHODS = {
@@ -70,17 +71,7 @@ class Watched(SequenceClassifier):
 
 
 def trainer_for(folder, **options):
-    defaults = {
-        "accelerator": "cpu",
-        "max_epochs": 1,
-        "limit_val_batches": 0,
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "default_root_dir": folder,
-    }
-    return Trainer(**(defaults | options))
+    return quiet_trainer(default_root_dir=folder, **({"max_epochs": 1, "limit_val_batches": 0} | options))
 
 
 def assert_consistent(module, steps):

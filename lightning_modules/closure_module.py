@@ -44,7 +44,12 @@ from lightning_modules.steps.optimizer_making import make_optimizer
 from lightning_modules.steps.optimizer_modes import OptimizerModes
 from lightning_modules.steps.own_step_size import OwnStepSize, check_rate_writers
 from lightning_modules.steps.unused_parameters import check_gradients_of_ranks
-from lightning_modules.trainer.lightning_callbacks import check_arguments, check_callbacks, check_rate_monitor
+from lightning_modules.trainer.lightning_callbacks import (
+    check_arguments,
+    check_callbacks,
+    check_rate_monitor,
+    without_present,
+)
 from lightning_modules.trainer.reduction import reduced
 from lightning_modules.trainer.run_length import run_length
 from lightning_modules.trainer.step_axis import StepAxis
@@ -180,7 +185,8 @@ class ClosureModule(LightningModule):
         if self.trainer.state.fn == "fit":
             check_arguments(self.trainer, self)
             check_callbacks(self.trainer, self)
-        return [WholeEvaluation(), CpuProducts(), self._axis]
+        axis = [] if self._axis in self.trainer.callbacks else [self._axis]  # type: ignore[attr-defined]
+        return [*without_present([WholeEvaluation(), CpuProducts()], self.trainer), *axis]
 
     def setup(self, stage: str) -> None:
         compile_loss_alone(self)

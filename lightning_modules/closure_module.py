@@ -51,7 +51,7 @@ from lightning_modules.trainer.lightning_callbacks import (
     without_present,
 )
 from lightning_modules.trainer.reduction import reduced
-from lightning_modules.trainer.run_length import run_length
+from lightning_modules.trainer.run_length import run_length, warn_without_length
 from lightning_modules.trainer.step_axis import StepAxis
 from lightning_modules.trainer.whole_evaluation import WholeEvaluation
 from optimizers import ParabolicAdam, ParamGroups, scale_learning_rates
@@ -219,7 +219,10 @@ class ClosureModule(LightningModule):
         has_scaler = self._scaler is not None
         offered = step_keywords(optimizer.optimizer, step, has_scaler)
         self._own_step_size.check(optimizer.optimizer, self.trainer)
-        with step_context(optimizer, is_first=self.trainer.global_step == 0):
+        is_first = self.trainer.global_step == 0
+        if is_first:
+            warn_without_length(optimizer.optimizer)  # callbacks have told it by now
+        with step_context(optimizer, is_first=is_first):
             loss = self._finite_steps.step(optimizer, step, offered, has_scaler)
         self._own_step_size.note(optimizer.optimizer)
         # Weights cached during the step must not meet the batch after it.

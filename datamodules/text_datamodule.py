@@ -185,6 +185,16 @@ class TextDataModule(TokenizedDataModule):
         """One empty name: there is one evaluation set."""
         return [""]
 
+    def _keeps_more(self) -> str:
+        """Return which options keep more of long texts, of those that the texts and the tokenizer allow."""
+        options = ["a larger max_windows"] if self.long_texts == "windows" else []
+        if self.max_length < self.tokenizer.model_max_length:
+            options.append("a larger max_length")
+        is_fast = getattr(self.tokenizer, "backend_tokenizer", None) is not None
+        if self.long_texts == "truncate" and is_fast and len(self._text_columns()) == 1:
+            options.append("long_texts=windows")
+        return " or ".join(options)
+
     def _kind(self) -> LabelKind:
         # What a checkpoint brought along needs no training rows.
         if self.options.problem_type == "regression":
@@ -213,7 +223,7 @@ class TextDataModule(TokenizedDataModule):
             {name.partition("/")[0]: rows for name, rows in self.datasets.items()},
             self.label_names if stage != "predict" else [],
             limit if cuts else f"{self.max_windows} windows of {limit}",
-            "a larger max_length or long_texts=windows" if cuts else "a larger max_windows or max_length",
+            self._keeps_more(),
             held_out="validation/train" in self.datasets,
         )
 

@@ -41,9 +41,9 @@ from lightning_modules.steps.optimizer_making import make_optimizer
 from lightning_modules.steps.optimizer_modes import OptimizerModes
 from lightning_modules.steps.own_step_size import OwnStepSize
 from lightning_modules.steps.unused_parameters import check_gradients_of_ranks
-from lightning_modules.trainer.lightning_callbacks import check_rate_monitor, check_trainer
+from lightning_modules.trainer.lightning_callbacks import check_rate_monitor, check_trainer, without_present
 from lightning_modules.trainer.reduction import reduced
-from lightning_modules.trainer.run_length import run_length
+from lightning_modules.trainer.run_length import run_length, warn_without_length
 from lightning_modules.trainer.step_axis import StepAxis
 from lightning_modules.trainer.trainer_callbacks import callbacks_of
 from lightning_modules.trainer.whole_evaluation import WholeEvaluation
@@ -176,7 +176,8 @@ class ClosureModule(LightningModule):
     def configure_callbacks(self) -> Sequence[Callback]:
         if self.trainer.state.fn == "fit":
             check_trainer(self.trainer, self)
-        return [WholeEvaluation(), CpuProducts(), self._axis]
+        axis = [] if self._axis in callbacks_of(self.trainer, StepAxis) else [self._axis]
+        return [*without_present([WholeEvaluation(), CpuProducts()], self.trainer), *axis]
 
     def setup(self, stage: str) -> None:
         compile_loss_alone(self)
@@ -207,7 +208,10 @@ class ClosureModule(LightningModule):
         optimizer = self._single_optimizer()
         step = self.step_closures(batches, optimizer)
         self._own_step_size.check(optimizer.optimizer, self.trainer)
-        with step_context(optimizer, is_first=self.trainer.global_step == 0):
+        is_first = self.trainer.global_step == 0
+        if is_first:
+            warn_without_length(optimizer.optimizer)  # callbacks have told it by now
+        with step_context(optimizer, is_first=is_first):
             loss = self._finite_steps.step(optimizer, step, self._has_scaler)
         self._own_step_size.note(optimizer.optimizer)
         # Weights cached during the step must not meet the batch after it.

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import CyclicLR, LambdaLR, LRScheduler, ReduceLROn
 
 from lightning_modules.errors import ModelError
 from lightning_modules.steps.factories import unset_keywords
-from lightning_modules.trainer.run_length import RunLength
+from lightning_modules.trainer.run_length import HOW_TO_LIMIT, RunLength
 from optimizers.warmup_and_decay import warmup_and_decay
 
 ScheduleCallable = Callable[[Optimizer], LRScheduler | ReduceLROnPlateau]
@@ -69,15 +69,15 @@ class Schedule:
         # Schedules with total_steps may do without, and refuse None themselves; the other names need a number.
         unknown = [name for name in _LENGTHS if name in unset and unset[name] is None]
         run = f"the run's number of {self.interval}s, which is unknown here"
-        hint = f"is {run}; give it, or give the trainer max_epochs or max_steps"
+        how = "max_epochs" if self.interval == "epoch" else HOW_TO_LIMIT
+        hint = f"is {run}; give it, or give the trainer {how}"
         if unknown not in ([], ["total_steps"]):
             raise ModelError(f"lr_scheduler: {unknown[0]} {hint}")
         try:
             return self.scheduler(optimizer, **unset)
         except (TypeError, ValueError) as error:
             is_told = not unknown or str(error).startswith("total_steps:")
-            how = "" if is_told else f" (total_steps {hint})"
-            raise ModelError(f"lr_scheduler: {error}{how}") from error
+            raise ModelError(f"lr_scheduler: {error}{'' if is_told else f' (total_steps {hint})'}") from error
 
     def rebuild(
         self, optimizer: Optimizer, length: RunLength, rates: Sequence[float], advances: int
@@ -254,7 +254,7 @@ def _checked_total(schedule: str, total_steps: int | None) -> int:
     if total_steps is None or not 1 <= total_steps < math.inf:
         raise ValueError(
             f"total_steps: {total_steps} is not allowed; {schedule} needs the number of optimizer steps of the run, "
-            "1 or more: give the trainer max_epochs or max_steps"
+            f"1 or more: give the trainer {HOW_TO_LIMIT}"
         )
     return int(total_steps)
 

@@ -36,6 +36,7 @@ from lightning_modules.models.trainable_parts import Trainable, frozen_modules
 from lightning_modules.trained_model.export import can_hold_mean
 from lightning_modules.trained_model.start_weights import start_weights
 from lightning_modules.trained_model.trained_classifier import TrainedClassifier
+from lightning_modules.trainer.lightning_callbacks import without_present
 from lightning_modules.trainer.monitors import check_monitors
 from lightning_modules.trainer.row_order import RowOrder
 
@@ -206,7 +207,7 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
                 for name in cast(EvaluationMetrics, metrics).named_metrics()
             ]
             check_monitors(self.trainer, logged, self.lr_scheduler.monitor if self.lr_scheduler is not None else None)
-        return [*super().configure_callbacks(), RowOrder()]
+        return [*super().configure_callbacks(), *without_present([RowOrder()], self.trainer)]
 
     def train(self, mode: bool = True) -> SequenceClassifier:
         super().train(mode)

@@ -203,8 +203,12 @@ def line_about_what_was_given(error: OSError | ValueError | RuntimeError, config
             return str(error) if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
         path = Path(str(error.filename)).absolute()
         above = [name for each in (path, *path.parents) for name in (str(each), os.path.relpath(each))]
-        is_named = any(repr(name) in repr(config) for name in above)
-        return str(error) if is_named or error.errno in (errno.ENOSPC, errno.EDQUOT) else None
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) or any(repr(name) in repr(config) for name in above):
+            return str(error)
+        # Where a run writes without a word on where.
+        folder = Path(config.trainer.get("default_root_dir") or "").absolute()
+        may_not = isinstance(error, PermissionError) or error.errno == errno.EROFS
+        return f"trainer.default_root_dir: {error}" if may_not and folder in path.parents else None
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     if isinstance(error, RuntimeError):
         is_about_monitor = frame.f_globals.get("__name__") == early_stopping.__name__

@@ -25,7 +25,7 @@ def report_splits(
         splits: The tokenized rows of each split.
         label_names: Names of the labels; empty for regression.
         limit: The maximum length of a text, as it is printed ("128 tokens").
-        keeps_more: Which options keep more of long texts, as it is printed where most is cut.
+        keeps_more: Which options keep more of long texts, as it is printed where most is cut; empty for none.
         held_out: Whether the validation rows are held out of the training rows.
     """
     lines = [_rows_line(splits, held_out)]
@@ -87,7 +87,7 @@ def _cut_line(name: str, rows: datasets.Dataset, limit: str, keeps_more: str) ->
         f"{name}: {cut} of {len(rows)} texts are longer than {limit} and are cut; "
         f"{tokens} tokens ({100 * tokens / (tokens + kept):.1f} percent) are lost"
         + f"; {keeps_more} keeps more"
-        * (tokens > kept)
+        * bool(keeps_more and tokens > kept)
     )
 
 

@@ -6,7 +6,8 @@ import hashlib
 import importlib.util
 import json
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
 from datamodules.errors import DataError, first_line
 
@@ -41,7 +42,19 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     # "▁"), to which every text is unknown.
     if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens) - {"▁"}:
         raise DataError(f"tokenizer: {name!r} has no tokenizer files; give data.tokenizer, the name of the tokenizer")
+    # An exported tokenizer cuts where the training did, which is no limit of its model: further training may go beyond.
+    if tokenizer.model_max_length == _length_of_training(path):
+        tokenizer.model_max_length = VERY_LARGE_INTEGER
     return tokenizer
+
+
+def _length_of_training(path: str) -> int | None:
+    """Return the ``max_length`` that an exported model was trained with; None for other models."""
+    try:
+        config, _ = PretrainedConfig.get_config_dict(path)
+    except OSError:
+        return None  # a folder of a tokenizer alone
+    return (config.get("linetune_data") or {}).get("max_length")
 
 
 def _offline_names() -> str:
@@ -67,9 +80,10 @@ def check_max_length(tokenizer: PreTrainedTokenizerBase, max_length: int, pair: 
     special = tokenizer.num_special_tokens_to_add(pair=pair)
     longest = tokenizer.model_max_length
     if not special < max_length <= longest:
+        # transformers puts a very large number where a tokenizer has no maximum.
+        allowed = f"{special + 1} or more" if longest >= VERY_LARGE_INTEGER else f"{special + 1} to {longest}"
         raise DataError(
-            f"max_length {max_length} is out of range for the tokenizer {tokenizer.name_or_path}: "
-            f"{special + 1} to {longest} tokens"
+            f"max_length {max_length} is out of range for the tokenizer {tokenizer.name_or_path}: {allowed} tokens"
         )
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from lightning_modules.batches.input_limits import longest_input
 from lightning_modules.errors import ModelError
 from lightning_modules.models.adapters import AdaptedModel
 from lightning_modules.models.pretrained import READING_KEY, quiet_transformers
@@ -173,14 +174,13 @@ def tokenizer_of(
     """Return a copy of a tokenizer as a model needs it outside of linetune.
 
     It pads with the token that the model's configuration names, by which decoders find the last token, and with
-    ``truncation=True`` it cuts at the length that the model was trained with.
+    ``truncation=True`` it cuts at the length that the model was trained with, or that it is made for.
     """
     own = deepcopy(tokenizer)
     pad = getattr(model.config, "pad_token_id", None)
     if pad is not None and own.pad_token_id != pad:
         own.pad_token = own.convert_ids_to_tokens(pad)
-    if max_length is not None:
-        own.model_max_length = max_length
+    own.model_max_length = max_length or min(own.model_max_length, longest_input(model))
     return own
 
 

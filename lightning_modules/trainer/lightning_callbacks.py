@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import lightning
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import (
@@ -63,6 +65,20 @@ def _why_not(callback: Callback, trainer: Trainer, module: LightningModule) -> s
         if not any(hasattr(owner, name) for owner in (module, data)):
             return f"neither model nor data have {name}; give data.train_batch_size"
     return ""
+
+
+def without_present(callbacks: Sequence[Callback], trainer: Trainer) -> list[Callback]:
+    """Return those of a module's callbacks that no earlier run has left in its trainer.
+
+    For a second one of a class Lightning says that it overrides a callback that was passed to the Trainer, which the
+    user never did.
+
+    Args:
+        callbacks: The module's callbacks, which keep nothing from one run to the next.
+        trainer: The module's trainer.
+    """
+    present = {type(callback) for callback in callbacks_of(trainer, Callback)}
+    return [callback for callback in callbacks if type(callback) not in present]
 
 
 def check_rate_monitor(trainer: Trainer) -> None:

@@ -6,6 +6,13 @@ import math
 from typing import NamedTuple
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+from torch.optim import Optimizer
+
+from optimizers import traits
+
+# Of a stream nobody knows how many batches an epoch has.
+HOW_TO_LIMIT = "max_steps, or max_epochs with training data that tell their length"
 
 
 class RunLength(NamedTuple):
@@ -40,3 +47,17 @@ def run_length(trainer: Trainer, accumulate_grad_batches: int) -> RunLength:
     if steps_per_epoch is not None and total_steps is not None:
         return RunLength(steps_per_epoch, total_steps, math.ceil(total_steps / steps_per_epoch))
     return RunLength(steps_per_epoch, total_steps, None if trainer.max_epochs == -1 else trainer.max_epochs)
+
+
+def warn_without_length(optimizer: Optimizer) -> None:
+    """Warn that an optimizer with a schedule of its own has been told neither the run's length nor where it is.
+
+    Args:
+        optimizer: An optimizer that is about to make its first step.
+    """
+    known = getattr(optimizer, "total_steps", None), getattr(optimizer, "progress", None)
+    if traits(optimizer).takes_progress and known == (None, None):
+        rank_zero_warn(
+            f"{type(optimizer).__name__}: the run's number of steps is unknown, so that it has neither warm-up nor "
+            f"decay; give the trainer {HOW_TO_LIMIT}"
+        )

@@ -5,6 +5,7 @@ lightning 2.6.6 tells no further callback of an exception then, and calls no tea
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 from pathlib import Path
@@ -16,12 +17,18 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import LambdaCallback
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from transformers import default_data_collator
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from callbacks import DifferentialLearningRates, GradualUnfreezing, MeasuredLearningRate, SaveOnInterrupt
 from lightning_modules import ClosureModule
 from lightning_modules.models import cpu_products
+from lightning_modules.models.cpu_products import CpuProducts
+from lightning_modules.trainer.row_order import RowOrder
+from lightning_modules.trainer.step_axis import StepAxis
+from lightning_modules.trainer.whole_evaluation import WholeEvaluation
 from tests.quiet_trainer import quiet_trainer
+from tests.tiny_texts import tiny_classifier
 
 
 class Raises(Callback):
@@ -96,6 +103,39 @@ def test_a_module_with_callbacks_of_its_own_alone_counts_steps_too(tmp_path: Pat
     trainer.fit(module, DataLoader(torch.ones(16, 4), batch_size=4))
     assert axis == [(2, 0), (2, 7)] * 2
     assert (trainer.accumulate_grad_batches, trainer.log_every_n_steps) == (1, 7)
+
+
+def test_a_trainer_used_again_keeps_the_callbacks_of_the_module(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Lightning 2.6.6 would say that they override callbacks passed to it."""
+    caplog.set_level(logging.INFO)
+    module = tiny_classifier(tmp_path / "start", accumulate_grad_batches=2)
+    rows = [
+        {"input_ids": [1, word, 2], "attention_mask": [1] * 3, "labels": word % 2, "idx": word} for word in range(8)
+    ]
+    loader = DataLoader(rows, batch_size=2, collate_fn=default_data_collator)
+    trainer = Trainer(
+        accelerator="cpu",
+        default_root_dir=tmp_path,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        max_epochs=1,
+    )
+    for run in (trainer.fit, trainer.validate, trainer.predict):
+        run(module, loader)
+    trainer.fit_loop.max_epochs = 2
+    trainer.fit(module, loader)
+    assert trainer.global_step == 4
+    kinds = [type(callback) for callback in trainer.callbacks]
+    assert len(kinds) == len(set(kinds))
+    assert {CpuProducts, RowOrder, StepAxis, WholeEvaluation} <= set(kinds)
+    assert "override" not in caplog.text
+    # The axis counts the steps of its own module.
+    trainer.validate(other := tiny_classifier(tmp_path / "other"), loader)
+    assert [each for each in trainer.callbacks if isinstance(each, StepAxis)] == [other._axis]
 
 
 def test_frozen_parts(tmp_path: Path) -> None:

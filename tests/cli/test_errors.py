@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import subprocess
 import sys
@@ -11,7 +13,7 @@ import pytest
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import cli
-from tests.cli.command_line import QUICKSTART, failed, short_run
+from tests.cli.command_line import QUICKSTART, ROOT, failed, short_run
 
 
 @pytest.mark.parametrize(
@@ -254,6 +256,31 @@ def test_an_unwritable_output_folder_is_one_line(tiny: str, tmp_path: Path, caps
     options += ["--trainer.logger.init_args.save_dir", str(tmp_path / "file")]
     message = failed("fit", "--config", QUICKSTART, *options, capsys=capsys)
     assert str(tmp_path / "file") in message
+
+
+@pytest.mark.parametrize("is_named", [True, False])
+def test_a_folder_that_may_not_be_written_is_one_line(
+    is_named: bool, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a logger's folder a run writes into the current one."""
+    make = os.makedirs
+
+    def refused(path: str, *arguments: object, **options: object) -> None:
+        if "lightning_logs" in str(path):  # permissions do not bind root, as whom containers run tests
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        make(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "makedirs", refused)
+    options = ["--config", str(ROOT / QUICKSTART), "--model.model", tiny, "--trainer.logger", "true"]
+    options += ["--data.tokenizer", "offline:all-MiniLM-L6-v2"]
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    monkeypatch.chdir(tmp_path if is_named else folder)
+    options += ["--trainer.default_root_dir", "elsewhere"] if is_named else []
+    message = failed("fit", *options, capsys=capsys)
+    place = "elsewhere" if is_named else folder
+    assert message.endswith(f"[Errno 13] Permission denied: '{place}/lightning_logs/version_0'")
+    assert ("trainer.default_root_dir" in message) is not is_named
 
 
 def test_the_program_ends_with_status_2_and_no_traceback() -> None:

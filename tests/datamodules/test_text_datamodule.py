@@ -549,13 +549,32 @@ def test_windows(make, tmp_path, caplog):
     assert "6 of 20 texts are longer than 3 windows of 8 tokens and are cut; 21 tokens" in caplog.text
     data = make(table(rows), val_file=file, long_texts="windows", max_length=4, window_overlap=0, max_windows=1)
     data.setup("fit")
-    assert "percent) are lost; a larger max_windows or max_length keeps more" in caplog.text
+    assert "percent) are lost; a larger max_windows or a larger max_length keeps more" in caplog.text
     cut = make(table(rows), max_length=4)
     cut.setup("fit")
     assert "percent) are lost; a larger max_length or long_texts=windows keeps more" in caplog.text
     grouped = make(table(rows), long_texts="windows", max_length=8, window_overlap=2, group_by_length=True)
     grouped.setup("fit")
     assert len(ids(grouped.train_dataloader())) == 18
+
+
+def test_only_what_can_be_done_about_cut_texts_is_advised(make, caplog):
+    caplog.set_level(logging.INFO)
+    long = "word " * 20
+    pairs = table(((long, long, row % 2) for row in range(20)), "one,two,label")
+    data = make(pairs, text_columns=["one", "two"], max_length=5)
+    data.setup("fit")
+    assert "percent) are lost; a larger max_length keeps more" in caplog.text
+    caplog.clear()
+    data = make(pairs, text_columns=["one", "two"], max_length=6)
+    data.tokenizer.model_max_length = 6
+    data.setup("fit")
+    assert "percent) are lost\n" in caplog.text
+    assert "keeps more" not in caplog.text
+    one = make(table((long, row % 2) for row in range(20)), max_length=6)
+    one.tokenizer.model_max_length = 6
+    one.setup("fit")
+    assert "percent) are lost; long_texts=windows keeps more" in caplog.text
 
 
 @pytest.mark.parametrize(

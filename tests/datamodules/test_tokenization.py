@@ -11,6 +11,7 @@ import pytest
 import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import BertTokenizer, PreTrainedTokenizerFast
+from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
 from datamodules import DataError
 from datamodules.sources.row_cache import default_cache_dir
@@ -190,6 +191,9 @@ def test_room_for_text_and_the_models_limit(tokenizer):
     for max_length, pair in ((2, False), (17, False), (3, True)):
         with pytest.raises(DataError, match=rf"^max_length {max_length} is out of range .*: [34] to 16 tokens$"):
             check_max_length(tokenizer, max_length, pair)
+    tokenizer.model_max_length = VERY_LARGE_INTEGER
+    with pytest.raises(DataError, match=r"^max_length 2 is out of range .*: 3 or more tokens$"):
+        check_max_length(tokenizer, 2, pair=False)
 
 
 def test_the_packaged_tokenizer():

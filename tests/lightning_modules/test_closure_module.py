@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import re
+import warnings
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +18,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import BaseFinetuning, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from lightning_modules import (
     ClosureModule,
@@ -200,6 +202,38 @@ def test_a_strangers_optimizer_is_first_class(tmp_path: Path) -> None:
     assert Stranger.seen == ("evaluated",) * 6
     with pytest.raises(ModelError, match="gradient_clip: Stranger takes the slope"):
         fit(Regression(optimizer=partial(Stranger, lr=0.1), gradient_clip=GradientClip(1.0)), data(8), tmp_path)
+
+
+class Stream(IterableDataset):
+    """Rows that do not say how many they are."""
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return iter([(torch.ones(3), torch.ones(()))] * 4)
+
+
+class TellsProgress(Callback):
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        trainer.optimizers[0].progress = 0.5  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "options", "is_warned"),
+    [
+        (ParabolicAdam, {"max_epochs": 1}, True),
+        (ParabolicAdam, {"max_epochs": -1, "max_time": {"seconds": 1}}, True),
+        (ParabolicAdam, {"max_steps": 2}, False),
+        (ParabolicAdam, {"max_epochs": 1, "callbacks": [TellsProgress()]}, False),
+        (SaLSA, {"max_epochs": 1}, False),
+    ],
+)
+def test_a_schedule_that_does_not_know_the_runs_length_is_said(
+    optimizer: Any, options: dict[str, Any], is_warned: bool, tmp_path: Path
+) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(Regression(optimizer=optimizer), DataLoader(Stream(), batch_size=1), tmp_path, **options)
+    line = "the run's number of steps is unknown, so that it has neither warm-up nor decay; give the trainer max_steps,"
+    assert sum(line in str(warning.message) for warning in caught) == is_warned
 
 
 def test_a_bound_on_the_gradient_is_above_zero() -> None:

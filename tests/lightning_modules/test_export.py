@@ -15,9 +15,11 @@ from typing import Any
 import peft
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
+from datamodules import TextDataModule
 from lightning_modules import BottleneckConfig, ModelError, SequenceClassifier
 from lightning_modules.trained_model.export import fold_targets, new_folder
 from tests.architectures import save_pretrained_backbone
@@ -257,6 +259,27 @@ def test_the_tokenizer_pads_and_cuts_as_the_training_did(tmp_path: Path) -> None
     restored = SequenceClassifier(str(folder))
     long = "w1 w2 w3 w4 w5 w6"
     assert restored.predict_texts([long])[0]["score"] == pytest.approx(restored.predict_texts([long[:8]])[0]["score"])
+
+
+def test_an_exported_model_is_trained_further_on_longer_texts(tmp_path: Path) -> None:
+    """Its tokenizer cuts as the first training did, which is no limit of the model."""
+    module = tiny_classifier(tmp_path / "start")
+    facts = {"max_length": 5, "reading": {"max_length": 5}}
+    folder = module.export(tmp_path / "model", tiny_tokenizer(), facts=facts)
+    rows = "".join(f"{' '.join(['w1'] * 12)} w{row},{'good' if row % 2 else 'bad'}\n" for row in range(20))
+    (tmp_path / "train.csv").write_text(f"text,label\n{rows}")
+    data = TextDataModule(str(tmp_path / "train.csv"), max_length=20, cache_dir=str(tmp_path / "cache"))
+    options: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
+    trainer = Trainer(max_steps=1, enable_checkpointing=False, limit_val_batches=0, **options)
+    further = SequenceClassifier.from_exported(folder)
+    trainer.fit(further, data)
+    assert data.train_dataloader().collate_fn([data.datasets["train/train"][0]])["input_ids"].shape == (1, 15)
+    # Exported without a length, it cuts where the model ends.
+    again = further.export(tmp_path / "again", data.tokenizer)
+    assert json.loads((again / "tokenizer_config.json").read_text())["model_max_length"] == 32
+    too_long = TextDataModule(str(tmp_path / "train.csv"), max_length=64, cache_dir=str(tmp_path / "cache"))
+    with pytest.raises(ModelError, match=r"^max_length: 64 tokens are more than this .*; at most 32 "):
+        trainer.fit(further, too_long)
 
 
 def test_the_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:

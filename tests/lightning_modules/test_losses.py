@@ -162,8 +162,6 @@ def test_an_unknown_kind_of_task_is_one_line() -> None:
 @given(
     seed=st.integers(0, 1000), smoothing=st.sampled_from([0.0, 0.2]), rows=st.integers(1, 30), weighted=st.booleans()
 )
-    seed=st.integers(0, 1000), smoothing=st.sampled_from([0.0, 0.2]), rows=st.integers(1, 30), weighted=st.booleans()
-)
 @pytest.mark.parametrize("problem_type", ["single_label_classification", "multi_label_classification"])
 def test_the_best_constant_is_a_minimum_of_the_loss(
     problem_type: Any, seed: int, smoothing: float, rows: int, weighted: bool

@@ -110,10 +110,9 @@ def test_settings_out_of_range_are_refused(make: Callable[..., LRScheduler], mes
 def test_a_schedule_that_needs_a_length_that_is_unknown_says_how_to_give_it() -> None:
     """torch 2.13's OneCycleLR speaks of its own arguments alone."""
     unknown = RunLength(None, None, None)
-    for interval in ("step", "epoch"):
-        expected = (
-            rf"must define either total_steps .* \(total_steps is the run's number of {interval}s, .* max_steps\)$"
-        )
+    for interval, how in (("step", "max_steps, or max_epochs with training data that tell"), ("epoch", "max_epochs")):
+        told = rf"\(total_steps is the run's number of {interval}s, .* give the trainer {how}[^_]*\)$"
+        expected = f"must define either total_steps .* {told}"
         with pytest.raises(ModelError, match=expected):
             Schedule(partial(OneCycleLR, max_lr=0.1), interval=interval).build(an_optimizer(), unknown)  # type: ignore
     with pytest.raises(ModelError, match=r"^lr_scheduler: total_steps: None is not allowed; [^(]*$"):

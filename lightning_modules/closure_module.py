@@ -44,6 +44,7 @@ from lightning_modules.steps.optimizer_making import make_optimizer
 from lightning_modules.steps.optimizer_modes import OptimizerModes
 from lightning_modules.steps.own_step_size import OwnStepSize, check_rate_writers
 from lightning_modules.steps.unused_parameters import check_gradients_of_ranks
+from lightning_modules.trainer.averaged_buffers import average_no_constants
 from lightning_modules.trainer.lightning_callbacks import check_arguments, check_callbacks, check_rate_monitor
 from lightning_modules.trainer.reduction import reduced
 from lightning_modules.trainer.run_length import run_length
@@ -346,6 +347,7 @@ class ClosureModule(LightningModule):
             check_optimizer_state(checkpoint, self.trainer.optimizers[0])
             keep_precision(self.trainer.optimizers[0], checkpoint)
         self._modes.begin(self.trainer, checkpoint.get("training_weights", []))
+        average_no_constants(self.trainer)
 
     def on_train_start(self) -> None:
         if self.trainer.ckpt_path:

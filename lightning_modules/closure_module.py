@@ -22,6 +22,7 @@ from torchmetrics import Metric, MetricCollection
 from lightning_modules.batches.batch_rows import count_examples
 from lightning_modules.checkpoints.checkpoint_check import check_loadable, check_moved_parameters, check_optimizer_state
 from lightning_modules.checkpoints.checkpoint_file import check_file
+from lightning_modules.checkpoints.given_patience import keep_given_patience
 from lightning_modules.checkpoints.model_checkpoints import carry_over_best, save_by_step_and_time
 from lightning_modules.checkpoints.resumption import Resumption
 from lightning_modules.checkpoints.state_precision import keep_precision
@@ -416,3 +417,4 @@ class ClosureModule(LightningModule):
         self._learning_rates.load(self._resumed)
         if self._trainer is not None:
             carry_over_best(self._trainer, checkpoint)
+            keep_given_patience(self._trainer, checkpoint)

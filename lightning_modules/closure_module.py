@@ -22,6 +22,7 @@ from torchmetrics import Metric, MetricCollection
 from lightning_modules.batches.batch_rows import count_examples
 from lightning_modules.checkpoints.checkpoint_check import check_loadable, check_moved_parameters, check_optimizer_state
 from lightning_modules.checkpoints.checkpoint_file import check_file
+from lightning_modules.checkpoints.given_patience import keep_given_patience
 from lightning_modules.checkpoints.model_checkpoints import carry_over_best, save_by_step_and_time
 from lightning_modules.checkpoints.resumption import Resumption
 from lightning_modules.checkpoints.state_precision import keep_precision
@@ -41,6 +42,7 @@ from lightning_modules.steps.optimizer_making import make_optimizer
 from lightning_modules.steps.optimizer_modes import OptimizerModes
 from lightning_modules.steps.own_step_size import OwnStepSize
 from lightning_modules.steps.unused_parameters import check_gradients_of_ranks
+from lightning_modules.trainer.averaged_buffers import average_no_constants
 from lightning_modules.trainer.lightning_callbacks import check_rate_monitor, check_trainer, without_present
 from lightning_modules.trainer.reduction import reduced
 from lightning_modules.trainer.run_length import run_length, warn_without_length
@@ -322,6 +324,7 @@ class ClosureModule(LightningModule):
             check_optimizer_state(checkpoint, self.trainer.optimizers[0])
             keep_precision(self.trainer.optimizers[0], checkpoint)
         self._modes.begin(self.trainer, checkpoint.get("training_weights", []))
+        average_no_constants(self.trainer)
 
     def on_train_start(self) -> None:
         if self.trainer.ckpt_path:
@@ -390,3 +393,4 @@ class ClosureModule(LightningModule):
         self._learning_rates.load(self._resumed)
         if self._trainer is not None:
             carry_over_best(self._trainer, checkpoint)
+            keep_given_patience(self._trainer, checkpoint)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from torch.optim import SGD
 
 from callbacks import MainMetricStopping
@@ -36,8 +36,9 @@ def run(tiny: str, tmp_path: Path, script: tuple[float, ...], mode: str, callbac
     module = Scripted(tiny, optimizer=partial(SGD, lr=0.0))
     module.script, module.main_metric, module.main_metric_mode = script, "val/scripted", mode
     settings = {"max_epochs": len(script), "callbacks": [callback, *settings.pop("callbacks", [])]} | settings
+    ckpt_path = settings.pop("ckpt_path", None)
     trainer = quiet_trainer(default_root_dir=tmp_path, **settings)
-    trainer.fit(module, TinyData(8), ckpt_path=settings.pop("ckpt_path", None))
+    trainer.fit(module, TinyData(8), ckpt_path=ckpt_path)
     return trainer
 
 
@@ -68,16 +69,18 @@ def test_a_small_improvement_is_none(mode: str, script: Any, tiny: str, tmp_path
     assert run(tiny, tmp_path, script, mode, callback).current_epoch == 2
 
 
-def test_a_resumed_run_goes_on_counting(tiny: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("patience", "epochs"), [(1, 4), (3, 4), (4, 5)])
+@pytest.mark.parametrize("kind", [MainMetricStopping, partial(EarlyStopping, "val/scripted", mode="max")])
+def test_a_resumed_run_goes_on_counting_up_to_its_own_patience(
+    kind: Any, patience: int, epochs: int, tiny: str, tmp_path: Path
+) -> None:
     saver = ModelCheckpoint(dirpath=tmp_path, filename="last")
-    script = (0.5, 0.4, 0.4, 0.4, 0.4)
+    script = (0.5, 0.4, 0.4, 0.4, 0.4, 0.4)
     arguments = {"callbacks": [saver], "enable_checkpointing": True}
-    run(tiny, tmp_path, script, "max", MainMetricStopping(patience=3), max_epochs=3, **arguments)
-    module = Scripted(tiny, optimizer=partial(SGD, lr=0.0))
-    module.script, module.main_metric = script, "val/scripted"
-    resumed = quiet_trainer(max_epochs=5, callbacks=[MainMetricStopping(patience=3)], default_root_dir=tmp_path)
-    resumed.fit(module, TinyData(8), ckpt_path=saver.best_model_path)
-    assert resumed.current_epoch == 4
+    run(tiny, tmp_path, script, "max", kind(patience=3), max_epochs=3, **arguments)
+    path = saver.best_model_path
+    resumed = run(tiny, tmp_path, script, "max", kind(patience=patience), max_epochs=6, ckpt_path=path)
+    assert resumed.current_epoch == epochs
 
 
 def test_a_module_without_a_main_metric_is_watched_by_its_loss() -> None:

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from transformers import RobertaPreLayerNormConfig, RobertaPreLayerNormForSequenceClassification
 
 from optimizers import ParamGroups, named_parts, scale_learning_rates
 from tests.architectures import ARCHITECTURES, tiny_model
@@ -131,6 +132,25 @@ def test_learning_rates_fall_with_depth_for_any_units(units: Any) -> None:
     rate = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
     for part, expected in zip(named_parts(BERT), [1 / 16, 1 / 8, 1 / 4, 1 / 2, 1], strict=True):
         assert {rate[id(parameter)] for _, parameter in part.parameters} == {expected}
+
+
+def test_a_rate_that_is_a_tensor_is_reduced_once_for_each_group() -> None:
+    """torch 2.13 gives all groups one tensor, and a schedule changes it in place, group after group."""
+    optimizer = torch.optim.AdamW(ParamGroups()(BERT), lr=torch.tensor(0.1))
+    scale_learning_rates(optimizer)
+    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.1, patience=0)
+    for _ in range(2):
+        plateau.step(1.0)
+    assert [float(group["lr"]) for group in optimizer.param_groups] == pytest.approx([0.01, 0.01])
+
+
+def test_a_model_whose_name_has_a_norm_in_it_is_decayed() -> None:
+    """transformers' Trainer decays next to nothing of it: it goes by the names of parameters."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    model = RobertaPreLayerNormForSequenceClassification(RobertaPreLayerNormConfig(vocab_size=64, **sizes))
+    groups = ParamGroups(weight_decay=0.1)(model)
+    decayed = {id(p) for group in groups if group["weight_decay"] == 0.1 for p in group["params"]}
+    assert decayed == {id(p) for p in model.parameters() if p.ndim == 2}
 
 
 def test_explicit_factors_and_rates() -> None:

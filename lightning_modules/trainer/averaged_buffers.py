@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
+
+from lightning_modules.trainer.trainer_callbacks import callbacks_of
 
 
 def average_no_constants(trainer: Trainer) -> None:
@@ -25,14 +26,11 @@ def average_no_constants(trainer: Trainer) -> None:
     Raises:
         RuntimeError: if this version of Lightning keeps the average elsewhere.
     """
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if not isinstance(callback, WeightAveraging):
-            continue
+    for callback in callbacks_of(trainer, WeightAveraging):
         average = getattr(callback, "_average_model", None)
         if not isinstance(average, AveragedModel):
             raise RuntimeError(f"{type(callback).__name__} of this Lightning has no AveragedModel in _average_model")
-        update: Any = partial(_update, average)  # nn.Module declares its attributes as tensors and modules
-        average.update_parameters = update
+        average.update_parameters = partial(_update, average)  # type: ignore[method-assign]
 
 
 def _update(average: AveragedModel, model: nn.Module) -> None:

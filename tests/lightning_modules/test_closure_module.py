@@ -202,6 +202,29 @@ def test_a_strangers_optimizer_is_first_class(tmp_path: Path) -> None:
         fit(Regression(optimizer=partial(Stranger, lr=0.1), gradient_clip=GradientClip(1.0)), data(8), tmp_path)
 
 
+def test_a_search_holds_no_gradients_unless_a_callback_reads_them(tmp_path: Path) -> None:
+    class Watched(Regression):
+        kept: tuple[bool, ...] = ()
+
+        def compute_loss(self, batch: Any) -> Tensor:
+            if self.training and not torch.is_grad_enabled():
+                self.kept += (self.layer.weight.grad is not None,)
+            return super().compute_loss(batch)
+
+    class Reader(Callback):
+        def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            trainer.optimizers[0].keeps_gradients = True
+
+        def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+            assert all(parameter.grad is not None for parameter in pl_module.parameters())
+
+    for callbacks, keeps in (([], False), ([Reader()], True)):
+        module = Watched(optimizer=ParabolicAdam)
+        fit(module, data(8), tmp_path, callbacks=callbacks)
+        assert module.kept
+        assert set(module.kept) == {keeps}
+
+
 def test_a_bound_on_the_gradient_is_above_zero() -> None:
     with pytest.raises(ModelError, match=r"gradient_clip: value: 0 is not allowed"):
         GradientClip(0)

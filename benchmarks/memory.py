@@ -66,9 +66,9 @@ METHODS = {
     "GLD": Method(partial(GLD, num_radii=2, units_per_round=2), 0),
     "MeZO": Method(MeZO, 0),
     "LineSearchMeZO": Method(LineSearchMeZO, 0),
-    "LoRA + ParabolicAdam": Method(partial(ParabolicAdam, total_steps=100), 3.5, lora=True),
+    "LoRA + ParabolicAdam": Method(partial(ParabolicAdam, total_steps=100), 3, lora=True),
     "AdamW": Method(partial(AdamW, lr=1e-5), 3),
-    "ParabolicAdam": Method(partial(ParabolicAdam, total_steps=100), 3.5),
+    "ParabolicAdam": Method(partial(ParabolicAdam, total_steps=100), 3),
     "SaLSA": Method(SaLSA, 4),
 }
 
@@ -122,6 +122,8 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, int]:
     else:
         restart_peak()
     optimizer = None if method.optimizer is None else method.optimizer(trained)
+    if isinstance(optimizer, ParabolicAdam):
+        optimizer.keeps_gradients = False  # as in a fit
     for batch in batches(options):
         step = closures_of(model, batch, optimizer, options.device)
         if optimizer is None:

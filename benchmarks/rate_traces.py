@@ -44,6 +44,9 @@ class RateTrace(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._rows, self._before = [], (0.0, 0.0)
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.optimizers[0].keeps_gradients = True  # type: ignore[attr-defined]  # which are read after the step
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:

@@ -325,6 +325,9 @@ class ClosureModule(LightningModule):
             keep_precision(self.trainer.optimizers[0], checkpoint)
         self._modes.begin(self.trainer, checkpoint.get("training_weights", []))
         average_no_constants(self.trainer)
+        for optimizer in self.trainer.optimizers:
+            if hasattr(optimizer, "keeps_gradients"):
+                optimizer.keeps_gradients = False  # the next step computes its own
 
     def on_train_start(self) -> None:
         if self.trainer.ckpt_path:

@@ -65,6 +65,13 @@ class GroupUpdate:
         if self._direction is None:
             self._direction = self._direction_function(self.params, self.grads, self.states, self.group)
 
+    def free_gradients(self) -> None:
+        """Free the gradients, of which a direction with momentum needs no more than the averages that it is made of."""
+        self._direction = self.direction._replace(without_momentum=None)
+        self.grads.clear()
+        for owner in self.owners:
+            owner.grad = None
+
     @property
     def direction(self) -> Direction:
         """The direction of this step; `compute_direction` or `step_without_search` has to come first."""

@@ -49,6 +49,9 @@ class ParabolicAdam(torch.optim.Optimizer):
 
     A step whose loss or gradient is not finite is left out; on an accelerator its gradient counts as zero instead.
 
+    A search copies the parameters. Where nothing reads gradients after a step, set the attribute `keeps_gradients` to
+    False: a search then frees them first, and needs no more memory than a step of AdamW.
+
     Args:
         params: Parameters, or groups of them (dicts with `params` and optionally `name`, `lr_factor`, `weight_decay`,
             `anchor_decay`); all share one learning rate, times their `lr_factor`.
@@ -75,6 +78,7 @@ class ParabolicAdam(torch.optim.Optimizer):
     measures_slope = True
     takes_progress = True
     checks_finite = True
+    keeps_gradients = True
     # Arguments of earlier versions, and what is in their place.
     renamed_arguments: ClassVar[dict[str, str]] = {
         "c": "now peak_fraction = 2 (1 - c)",
@@ -212,6 +216,9 @@ class ParabolicAdam(torch.optim.Optimizer):
             slopes = _split_slopes(updates)
             _add_slopes(estimator, state, updates, slopes)
             total = over_ranks(gather([each.sum() for each in slopes]), updates)
+            if not self.keeps_gradients:
+                for update in updates:
+                    update.free_gradients()
             self._search(estimator, state, updates, start.evaluate, finite, total)
         else:
             for update in updates:

@@ -236,6 +236,29 @@ def test_a_schedule_that_does_not_know_the_runs_length_is_said(
     assert sum(line in str(warning.message) for warning in caught) == is_warned
 
 
+def test_a_search_holds_no_gradients_unless_a_callback_reads_them(tmp_path: Path) -> None:
+    class Watched(Regression):
+        kept: tuple[bool, ...] = ()
+
+        def compute_loss(self, batch: Any) -> Tensor:
+            if self.training and not torch.is_grad_enabled():
+                self.kept += (self.layer.weight.grad is not None,)
+            return super().compute_loss(batch)
+
+    class Reader(Callback):
+        def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            trainer.optimizers[0].keeps_gradients = True
+
+        def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+            assert all(parameter.grad is not None for parameter in pl_module.parameters())
+
+    for callbacks, keeps in (([], False), ([Reader()], True)):
+        module = Watched(optimizer=ParabolicAdam)
+        fit(module, data(8), tmp_path, callbacks=callbacks)
+        assert module.kept
+        assert set(module.kept) == {keeps}
+
+
 def test_a_bound_on_the_gradient_is_above_zero() -> None:
     with pytest.raises(ModelError, match=r"gradient_clip: value: 0 is not allowed"):
         GradientClip(0)

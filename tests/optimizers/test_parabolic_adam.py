@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 
 import numpy as np
 import pytest
@@ -254,6 +255,39 @@ def test_gradients_of_zero_tell_nothing():
     assert torch.isfinite(sums[11]).all()
     assert not torch.equal(sums[8], sums[11])
     assert all(torch.isfinite(weight).all() for weight in problem.parameters())
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_gradients_that_nobody_reads_are_free_during_a_search_and_nothing_else_changes(keeps):
+    problem, other = TorchProblem(), TorchProblem()
+    optimizer, usual = (ParabolicAdam(each.groups(), total_steps=30) for each in (problem, other))
+    optimizer.keeps_gradients = keeps
+    held = []
+
+    def is_held():
+        return [gradient() is not None for gradient in held]
+
+    def step_of(closure, evaluate):
+        def followed():
+            loss = closure()
+            held[:] = [weakref.ref(weight.grad) for weight in problem.parameters()]
+            return loss
+
+        def watched():
+            assert set(is_held()) == {keeps}
+            return evaluate()
+
+        return optimizer.step(followed, evaluate=watched)
+
+    for step in range(30):
+        loss = step_of(*problem.callables(optimizer, step))
+        assert set(is_held()) == {keeps or not optimizer.last_step.evaluations}
+        assert other.run(usual, 1, first=step).loss == [loss.item()]
+    assert 0 < usual.param_groups[0]["searches"] < 30
+    for one, its_twin in zip(problem.parameters(), other.parameters(), strict=True):
+        assert torch.equal(one, its_twin)
+        assert all(map(torch.equal, optimizer.state[one].values(), usual.state[its_twin].values()))
+    assert problem.evaluations == other.evaluations
 
 
 def frozen(problem, optimizer, steps, first=0):

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from datamodules.batches.collator import Collator
 from datamodules.errors import DataError
-from datamodules.labels.label_kind import LabelKind, ProblemType
+from datamodules.labels.label_kind import LabelKind, ProblemType, checked_names
 from datamodules.labels.label_statistics import LabelStatistics, label_statistics
 from datamodules.sources.arrow_columns import column_of
 from datamodules.sources.dataset_source import DatasetSource
@@ -93,7 +93,7 @@ class TextDataModule(TokenizedDataModule):
         text_columns: list[str] | str | None = None,
         label_column: list[str] | str | None = None,
         problem_type: ProblemType | None = None,
-        label_names: list[str] | None = None,
+        label_names: list[str | int] | None = None,
         metrics: list[str] | None = None,
         val_fraction: float = 0.1,
         split_seed: int = 0,
@@ -141,9 +141,9 @@ class TextDataModule(TokenizedDataModule):
             delimiter,
             quoting,
         )
-        if label_names is not None and len(set(label_names)) < len(label_names):
-            raise DataError("label_names: a name is given twice")
+        names = checked_names(label_names)
         self.save_hyperparameters()
+        self.hparams["label_names"] = names
         self.val_fraction, self.split_seed = val_fraction, split_seed
         self.long_texts, self.max_windows, self.window_overlap = long_texts, max_windows, window_overlap
         self.label_statistics: LabelStatistics | None = None
@@ -152,7 +152,7 @@ class TextDataModule(TokenizedDataModule):
             [text_columns] if isinstance(text_columns, str) else text_columns,
             [label_column] if isinstance(label_column, str) else label_column,
             problem_type,
-            label_names,
+            names,
             drop_empty,
         )
         self._given_metrics = metrics

@@ -89,9 +89,10 @@ class LossOptions:
             raise ModelError("loss: class_weights and label_smoothing are for classification; leave them out")
         unknown = [name for name in self.class_weights if name not in label_names]
         if isinstance(self.class_weights, Mapping) and unknown:
-            raise ModelError(
-                f"loss: class_weights: there is no label {unknown[0]!r}; the labels are {', '.join(label_names)}"
-            )
+            # What YAML makes of yes, no, on, off, true and false.
+            quotes = "; write names that YAML reads as true or false in quotes" * (unknown[0] in ("True", "False"))
+            known = ", ".join(label_names)
+            raise ModelError(f"loss: class_weights: there is no label {unknown[0]!r}; the labels are {known}{quotes}")
 
     def weights(self, problem_type: ProblemType, label_names: Sequence[str], statistics: Any) -> Tensor | None:
         """Return the weight of each label, float32 (labels,), or ``None`` where all are 1.

@@ -28,6 +28,8 @@ from linetune.jsonargparse_private import Frames, own_defaults, package_of, refu
 SUBCOMMANDS = ("fit", "validate", "test", "predict", "export")
 # What jsonargparse puts before the keys of a subcommand.
 _SUBCOMMAND_OF_KEY = re.compile(rf"\b({'|'.join(SUBCOMMANDS)})\.")
+# Of an entry of a list or a dict.
+_NOT_TEXT = re.compile(r"^Expected a <class 'str'>\. Got value: (True|False|None|[\d.]+)$")
 OWN_PACKAGES = ("callbacks", "datamodules", "lightning_modules", "optimizers")
 
 
@@ -94,6 +96,11 @@ def explanation(parser: ArgumentParser, message: str, error: BaseException | Non
         return message
     if type(refusal.cause) is ValueError and isinstance(value, str | int | float):
         said = f"expected {inspect.formatannotation(refusal.expected)}, got {value!r}"
+    elif not_text := _NOT_TEXT.search(str(refusal.cause)):
+        said = (
+            f"expected a text, got {not_text[1]}; YAML reads yes, no, on, off, true, false, null and digits as other "
+            "values: write it in quotes"
+        )
     elif not isinstance(value, str) and is_about_a_form(refusal.cause):
         said = f"{value!r} is not allowed"
     elif made_from is not None and not isinstance(value, str):
@@ -142,16 +149,34 @@ def allowed_keys(level: ArgumentParser, above: list[str], key: str, parser: Argu
         of = [each.__name__ for each in (GLUEDataModule, TextDataModule) if name in inspect.signature(each).parameters]
         if of:
             return f"; {name} is an argument of {of[0]}, another class: --data datamodules.{of[0]} before it"
-    owners = {section: locate(parser.get_default(section)["class_path"]) for section in ("model", "data")}
+    owners: dict[str, Any] = {each: locate(parser.get_default(each)["class_path"]) for each in ("model", "data")}
     owners["trainer"] = Trainer
-    belongs = [f"{at}.{name}" for at, owner in owners.items() if name in inspect.signature(owner).parameters]  # type: ignore[arg-type]
+    # What the model does itself is refused in the trainer.
+    belongs = [f"{at}.{name}" for at, owner in owners.items() if name in argument_names(owner)]
+    belongs = [each for each in belongs if not each.startswith("trainer.")] or belongs
     if f"{'.'.join(above)}.{name}" in belongs:
-        return f"; {name} is an argument of {owners[above[0]].__name__}, another class"  # type: ignore[attr-defined]
+        return f"; {name} is an argument of {owners[above[0]].__name__}, another class"
     if belongs:
         return f"; {name} belongs to {' or '.join(belongs)}"
-    if close := difflib.get_close_matches(name, names, n=3):
+    close = difflib.get_close_matches(name, names, n=3)
+    if not close and not above:
+        below = {inner: f"{at}.{inner}" for at, owner in owners.items() for inner in argument_names(owner)}
+        close = [below[inner] for inner in difflib.get_close_matches(name, below, n=3)]
+    if close:
         return f"; close to {name}: {', '.join(close)}"
     return f"; allowed: {', '.join(sorted(names))}" if len(names) <= 12 else ""
+
+
+def argument_names(of: type) -> set[str]:
+    """Return the names of a class's arguments, those that it hands on to its bases (``**options``) among them."""
+    names: set[str] = set()
+    for each in of.__mro__:
+        if "__init__" in vars(each):
+            parameters = inspect.signature(each).parameters.values()
+            names |= {one.name for one in parameters if one.kind is not one.VAR_KEYWORD}
+            if all(one.kind is not one.VAR_KEYWORD for one in parameters):
+                break
+    return names
 
 
 def allowed_optimizers() -> str:

@@ -27,6 +27,26 @@ MAX_LABELS = 100_000
 FEW_NUMBERS = 20
 
 
+def checked_names(names: Sequence[str | int] | None) -> list[str] | None:
+    """Return names of labels as texts; integers, as a YAML file may have them, are named by their digits.
+
+    Args:
+        names: The names that were given, if any.
+
+    Raises:
+        DataError: A name is given twice, or is something else.
+    """
+    if names is None:
+        return None
+    for name in names:
+        if isinstance(name, bool) or not isinstance(name, str | int):
+            raise DataError(f"label_names: {name!r} is neither a text nor an integer")
+    texts = [str(name) for name in names]
+    if len(set(texts)) < len(texts):
+        raise DataError("label_names: a name is given twice")
+    return texts
+
+
 @dataclass(frozen=True)
 class LabelKind:
     """What the labels of a task are.

@@ -83,6 +83,16 @@ def test_an_argument_that_a_callback_refuses_is_one_line(
         (["--model.lr", "1e-3"], r"model\.lr is not accepted; lr belongs to model\.optimizer\.init_args\.lr"),
         (["--model.optimizer.lr", "1e-3"], r"model\.optimizer\.lr is not accepted \(see|; (close|allowed)"),
         (["--max_epochs", "3"], r"max_epochs belongs to trainer\.max_epochs \(see"),
+        (["--optimizer", "SaLSA"], r"optimizer belongs to model\.optimizer \(see"),
+        (["--optimizer.lr", "1e-3"], r"optimizer belongs to model\.optimizer \(see"),
+        (["--accumulate_grad_batches=2"], r"; accumulate_grad_batches belongs to model\.accumulate_grad_batches \(see"),
+        (["--epochs", "3"], r"; close to epochs: trainer\.(max_epochs|min_epochs), "),
+        (["--batch_size", "8"], r"; close to batch_size: data\.(eval|train)_batch_size, data\.(eval|train)_batch_size"),
+        (
+            ["--data", "datamodules.TextDataModule", "--data.label_names", "[no, yes]"],
+            r"data\.label_names: expected a text, got False; YAML reads yes, no, .*: write it in quotes",
+        ),
+        (["--data", "datamodules.TextDataModule", "--data.text_columns", "[1, 2]"], r"expected a text, got 1; YAML"),
         (["--model.task_name", "sst2"], r"model\.task_name is not accepted; task_name belongs to data\.task_name"),
         (
             ["--data", "datamodules.TextDataModule", "--data.max_train_samples", "64"],

@@ -530,6 +530,13 @@ def test_that_rows_are_held_out_is_said(make, caplog):
     assert "rows: train 36, validation 4 (held out of the training rows)" in caplog.text
 
 
+def test_integer_labels_are_named_by_integers(make):
+    data = make(table((text, [1, 2, 10][row % 3]) for row, text in enumerate(NUMBERED)), label_names=[10, 2, 1])
+    data.setup("fit")
+    assert data.label_names == data.hparams["label_names"] == ["10", "2", "1"]
+    assert sorted(set(data.datasets["train/train"]["label"])) == [0, 1, 2]
+
+
 # Long texts
 
 
@@ -597,6 +604,8 @@ def test_only_what_can_be_done_about_cut_texts_is_advised(make, caplog):
             r"dataset: val_file is given, too; rows are of a data set or of files",
         ),
         ({"label_names": ["a", "a"]}, r"label_names: a name is given twice"),
+        ({"label_names": ["1", 1]}, r"label_names: a name is given twice"),
+        ({"label_names": [False, True]}, r"label_names: False is neither a text nor an integer"),
     ],
 )
 def test_options_that_are_refused(options, message):

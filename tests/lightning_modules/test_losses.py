@@ -135,7 +135,9 @@ def test_an_option_out_of_range_is_one_line(options: dict[str, Any], message: st
 
 
 def test_options_that_do_not_fit_the_labels_are_one_line() -> None:
-    with pytest.raises(ModelError, match=r"there is no label 'spam'; the labels are a, b, c"):
+    with pytest.raises(ModelError, match=r"there is no label 'True'; .* write names that YAML reads as .* quotes$"):
+        LossOptions({True: 2.0}).check_labels("single_label_classification", ["no", "yes"])  # type: ignore[dict-item]
+    with pytest.raises(ModelError, match=r"there is no label 'spam'; the labels are a, b, c$"):
         SequenceClassifier(num_labels=3, label_names=NAMES, pretrained=False, loss=LossOptions({"spam": 2.0}))
     for options in (LossOptions(label_smoothing=0.1), LossOptions("balanced")):
         with pytest.raises(ModelError, match="class_weights and label_smoothing are for classification"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
@@ -31,8 +30,7 @@ def average_no_constants(trainer: Trainer) -> None:
         average = getattr(callback, "_average_model", None)
         if not isinstance(average, AveragedModel):
             raise RuntimeError(f"{type(callback).__name__} of this Lightning has no AveragedModel in _average_model")
-        update: Any = partial(_update, average)  # nn.Module declares its attributes as tensors and modules
-        average.update_parameters = update
+        average.update_parameters = partial(_update, average)  # type: ignore[method-assign]
 
 
 def _update(average: AveragedModel, model: nn.Module) -> None:

@@ -14,9 +14,9 @@ from optimizers.shards import is_sharded
 def start_head_at(model: nn.Module, logits: Tensor, new_parameter_names: Collection[str]) -> None:
     """Set the bias of a model's last layer to constant logits, if the layer is new and has not been trained.
 
-    A head that starts at zero spends its first steps on how frequent each label is. Where labels are rare, those
-    gradients are many times larger than all later ones, and Adam's second average, which remembers a thousand steps,
-    keeps the later steps small: the model stays at the frequencies for hundreds of steps.
+    A head that starts at zero first learns how frequent each label is. The bias moves by no more than the learning rate
+    in a step, so the encoder does most of that: where all labels are rare, its output becomes the same for all texts, and
+    stays so for hundreds of steps.
 
     Args:
         model: The model; nothing happens if its last layer has no bias, as in GPT-2 and Llama.

@@ -102,6 +102,7 @@ class GLUEDataModule(TokenizedDataModule):
             if self.task.is_regression:
                 raise DataError(f"minority_keep_fraction needs classes; {task_name} has scores")
         self.save_hyperparameters()
+        self._name_paths()
         self.source_name = "folder" if data_dir is not None else source or "hub"
         self.data_dir = data_dir
         self.max_train_samples = max_train_samples

@@ -143,6 +143,7 @@ class TextDataModule(TokenizedDataModule):
         )
         names = checked_names(label_names)
         self.save_hyperparameters()
+        self._name_paths()
         self.hparams["label_names"] = names
         self.val_fraction, self.split_seed = val_fraction, split_seed
         self.long_texts, self.max_windows, self.window_overlap = long_texts, max_windows, window_overlap

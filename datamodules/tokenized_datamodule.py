@@ -76,7 +76,7 @@ class TokenizedDataModule(LightningDataModule, ABC):
             pad_to_multiple_of=pad_to_multiple_of,
         )
         check_at_least(0, num_workers=num_workers)
-        self.tokenizer_name = tokenizer
+        self.tokenizer_name = None if tokenizer is None else os.fspath(tokenizer)
         self.max_length = max_length
         self.train_batch_size = train_batch_size
         self.eval_batch_size = eval_batch_size
@@ -86,6 +86,14 @@ class TokenizedDataModule(LightningDataModule, ABC):
         self.cache_dir = cache_dir
         self.datasets: dict[str, datasets.Dataset] = {}
         self._tokenizer: PreTrainedTokenizerBase | None = None
+
+    def _name_paths(self) -> None:
+        """Replace paths in ``hparams`` by their names: a checkpoint holds no objects that reading it would create."""
+        for option, value in self.hparams.items():
+            if isinstance(value, list):
+                self.hparams[option] = [os.fspath(each) if isinstance(each, os.PathLike) else each for each in value]
+            elif isinstance(value, os.PathLike):
+                self.hparams[option] = os.fspath(value)
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -118,6 +119,7 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         **training: Any,
     ) -> None:
         super().__init__(**training)
+        model = os.fspath(model)  # paths are taken too
         if split_by_length < 1:
             raise ModelError(f"split_by_length: {split_by_length} is not allowed; 1 or more")
         self.problem_type: ProblemType = check_problem_type(problem_type, num_labels)

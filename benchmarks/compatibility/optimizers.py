@@ -49,6 +49,7 @@ PACKAGES = {
 ARGUMENTS: dict[str, dict[str, Any]] = {
     **{name: {"base_optimizer": torch.optim.SGD, "lr": 0.1} for name in ("SAM", "FriendlySAM", "LookSAM", "WSAM")},
     "BSAM": {"num_data": 64},
+    "LBFGS": {"lr": 0.1},  # at 1 it diverges on some processors, and does not on others
     "Ranger21": {"num_iterations": 40},
 }
 # These wrap an optimizer.

@@ -6,6 +6,7 @@ import csv
 import glob
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
@@ -50,11 +51,15 @@ class FileSource:
     """
 
     def __init__(
-        self, files: str | Sequence[str], option: str, delimiter: str | None = None, quoting: Quoting = "minimal"
+        self,
+        files: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        option: str,
+        delimiter: str | None = None,
+        quoting: Quoting = "minimal",
     ) -> None:
         self.delimiter, self.quoting = delimiter, quoting
         self.files: list[Path] = []
-        for pattern in [files] if isinstance(files, str) else files:
+        for pattern in [files] if isinstance(files, str | os.PathLike) else files:
             expanded = str(Path(pattern).expanduser())
             # A file whose name holds brackets is no pattern.
             found = [expanded] if Path(expanded).exists() else sorted(glob.glob(expanded, recursive=True))

@@ -15,8 +15,8 @@ def start_head_at(model: nn.Module, logits: Tensor, new_parameter_names: Collect
     """Set the bias of a model's last layer to constant logits, if the layer is new and has not been trained.
 
     A head that starts at zero first learns how frequent each label is. The bias moves by no more than the learning rate
-    in a step, so the encoder does most of that: where all labels are rare, its output becomes the same for all texts, and
-    stays so for hundreds of steps.
+    in a step, so the encoder does most of that: where all labels are rare, its output becomes the same for all texts,
+    and stays so for hundreds of steps.
 
     Args:
         model: The model; nothing happens if its last layer has no bias, as in GPT-2 and Llama.

@@ -61,7 +61,7 @@ def start(here: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, text=True, env=environment)
 
 
-def wait_until(condition, seconds: float = 120.0) -> None:  # type: ignore[no-untyped-def]
+def wait_until(condition, seconds: float = 250.0) -> None:  # type: ignore[no-untyped-def]
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline

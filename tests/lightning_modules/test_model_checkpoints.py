@@ -72,7 +72,7 @@ def steps(folder: Path) -> list[int]:
 def test_checkpoints_by_time(tmp_path: Path) -> None:
     saver = ModelCheckpoint(train_time_interval=timedelta(seconds=0.25), save_top_k=-1)
     fit(tmp_path, saver, Slow())
-    assert 2 <= len(steps(tmp_path)) <= 5
+    assert len(steps(tmp_path)) >= 2
 
 
 def test_checkpoints_by_time_wait_for_their_monitor(tmp_path: Path) -> None:

@@ -165,20 +165,17 @@ class TaskLoss:
     def best_constant(self, statistics: Any) -> Tensor:
         """Return the logits, (labels,), that have the least loss on the training rows if every text gets the same.
 
+        For several labels per text.
+
         Args:
-            statistics: The training split's ``counts`` per label and number of ``rows``. Each label counts as if it
-                occurred, and did not occur, once more, so that none is impossible.
+            statistics: The training split's ``counts`` per label and number of ``rows``. Each label counts as if one
+                more text had it, and one more did not, so that none is impossible.
         """
         counts = torch.tensor([float(count) for count in statistic(statistics, "counts")])
         weights = torch.ones_like(counts) if self.class_weights is None else self.class_weights
-        if self.problem_type == "multi_label_classification":
-            shares = (counts + 1) / (float(statistic(statistics, "rows")) + 2)
-            shares = shares * (1 - self.label_smoothing) + self.label_smoothing / 2
-            return (weights * shares / (1 - shares)).log()
-        shares = (counts + 1) / (counts + 1).sum()
-        shares = shares * (1 - self.label_smoothing) + self.label_smoothing / len(counts)
-        logits = (weights * shares).log()
-        return logits - logits.mean()
+        shares = (counts + 1) / (float(statistic(statistics, "rows")) + 2)
+        shares = shares * (1 - self.label_smoothing) + self.label_smoothing / 2
+        return (weights * shares / (1 - shares)).log()
 
     @property
     def _is_standard(self) -> bool:

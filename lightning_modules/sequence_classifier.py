@@ -255,7 +255,7 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
                 fitted = task_loss(self.problem_type, self.loss_options, self.label_names, statistics)
                 # An exported model adds the mean in the bias of its last layer.
                 self.task_loss = fitted if can_hold_mean(self.model) else fitted.without_mean()
-                if self.problem_type != "regression":
+                if self.problem_type == "multi_label_classification":
                     start_head_at(self.model, fitted.best_constant(statistics), self.new_parameter_names)
             elif self.loss_options.class_weights == "balanced" and self.task_loss.class_weights is None:
                 raise ModelError(

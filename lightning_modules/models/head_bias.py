@@ -1,4 +1,4 @@
-"""The bias of a new classification head, which makes the first predictions the frequencies of the labels."""
+"""The bias of a new classification head, by which its first predictions are the frequencies of the labels."""
 
 from __future__ import annotations
 

@@ -95,18 +95,13 @@ def fit_one_step(module: SequenceClassifier, data: OwnData, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("adapter", [None, peft.LoraConfig(r=2, target_modules=["query"]), BottleneckConfig(size=4)])
-@pytest.mark.parametrize(("kind", "arguments"), [("single", {"num_labels": 3}), ("several", SEVERAL)])
-def test_a_new_head_starts_at_the_frequencies(
-    kind: str, arguments: Any, adapter: Any, tiny: str, tmp_path: Path
-) -> None:
-    module = SequenceClassifier(tiny, optimizer=partial(SGD, lr=0.0), adapter=adapter, **arguments)
-    data = OwnData(60, kind=kind)
+def test_a_new_head_of_several_labels_starts_at_their_frequencies(adapter: Any, tiny: str, tmp_path: Path) -> None:
+    module = SequenceClassifier(tiny, optimizer=partial(SGD, lr=0.0), adapter=adapter, **SEVERAL)
+    data = OwnData(60, kind="several")
     data.label_statistics = SimpleNamespace(counts=[11, 0, 5], rows=98)
     fit_one_step(module, data, tmp_path)
-    expected = {"single": [12 / 19, 1 / 19, 6 / 19], "several": [12 / 100, 1 / 100, 6 / 100]}[kind]
-    biases = [p for name, p in module.model.named_parameters() if name.endswith("bias") and p.shape == (len(expected),)]
-    found = biases[-1].softmax(0) if kind == "single" else biases[-1].sigmoid()
-    torch.testing.assert_close(found, torch.tensor(expected))
+    biases = [each for name, each in module.model.named_parameters() if name.endswith("bias") and each.shape == (3,)]
+    torch.testing.assert_close(biases[-1].sigmoid(), torch.tensor([0.12, 0.01, 0.06]))
 
 
 def test_a_head_that_was_trained_is_left_as_it_is(tiny: str, tmp_path: Path) -> None:

@@ -17,10 +17,10 @@ from typing import Any
 import pandas as pd
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from benchmarks.study.execution import run_folder
 from benchmarks.study.grid import Run, expand_runs
 from benchmarks.study.regret import best_rate, regret_frame
 from benchmarks.study.results import ResultsFile
+from benchmarks.study.run_folder import run_folder
 from benchmarks.study.statistics import runs_frame
 from benchmarks.study.study_file import load_study
 from optimizers import ParabolicAdam

@@ -6,17 +6,21 @@ import argparse
 import fnmatch
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from benchmarks.study.bookkeeping import collect, forget, missing_runs
 from benchmarks.study.definition import Study
 from benchmarks.study.estimate import duration, estimate_run_seconds, estimate_study_seconds, number_of
-from benchmarks.study.execution import BUSY_EXIT_STATUS, check_cell, cli_arguments, execute_run, other_data
+from benchmarks.study.execution import BUSY_EXIT_STATUS, check_cell, execute_run
 from benchmarks.study.grid import Run, expand_cells, expand_runs
+from benchmarks.study.other_data import other_data
 from benchmarks.study.progress import Progress
 from benchmarks.study.ray_runner import RayRunner
 from benchmarks.study.results import FAILED, FINISHED, ResultsFile
-from benchmarks.study.runner import Slot, StudyRunner, collect, find_slots, forget, missing_runs, run_command
+from benchmarks.study.run_arguments import cli_arguments
+from benchmarks.study.runner import StudyRunner, run_command
+from benchmarks.study.slots import find_slots
 from benchmarks.study.study_file import load_study
 
 RESULTS_FILE = "results.sqlite"
@@ -164,11 +168,11 @@ def _execute_all(
     missing: Sequence[Run],
     output: Path,
     store: ResultsFile,
-    slots: Sequence[Slot],
+    slots: Sequence[Mapping[str, str]],
 ) -> bool:
     _announce(study, runs, missing, store, len(slots))
     progress = Progress(len(runs), len(runs) - len(missing))
-    runner = StudyRunner(study, variant, output, store, slots, progress.start, progress.end, progress.wait)
+    runner = StudyRunner(study, variant, output, store, slots, progress)
     try:
         finished = runner.execute(missing)
     finally:
@@ -191,9 +195,8 @@ def _execute_on_ray(
     if options.jobs is not None:
         raise ValueError("--jobs: a Ray cluster executes as many runs as it has cores (--threads each) or GPUs")
     progress = Progress(len(runs), len(runs) - len(missing))
-    hooks = (progress.start, progress.end, progress.wait)
     try:
-        runner = RayRunner(study, output, store, options.threads or 1, options.device, *hooks)
+        runner = RayRunner(study, output, store, options.threads or 1, options.device, progress)
         _announce(study, runs, missing, store, runner.runs_at_a_time)
         return _told(runner.execute(missing))
     finally:

@@ -10,9 +10,9 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from benchmarks.study.execution import HISTORY_FILE, read_history, run_folder
 from benchmarks.study.grid import Run
 from benchmarks.study.results import FINISHED, Result
+from benchmarks.study.run_folder import HISTORY_FILE, read_history, run_folder
 
 GRID_POINTS = 100
 STEP_SIZE = "train/step_size/"

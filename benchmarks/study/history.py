@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from benchmarks.study.execution import COMPLETE, FIT_SECONDS, INTERPOLATION, PROCESSOR_SECONDS
+from benchmarks.study.run_folder import COMPLETE, FIT_SECONDS, INTERPOLATION, PROCESSOR_SECONDS
 from callbacks import PeakMemoryMonitor, TrainingSeconds
 
 COLUMNS = ("step", "seconds", "name", "value")

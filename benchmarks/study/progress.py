@@ -15,7 +15,20 @@ from benchmarks.study.results import FAILED, Result
 REFRESH_SECONDS = 1.0
 
 
-class Progress:
+class Watcher:
+    """Is told what becomes of a study's runs, and does nothing with it."""
+
+    def start(self, run: Run) -> None:
+        """Take in that a run has started."""
+
+    def wait(self) -> None:
+        """Take in that runs go on; called several times a second."""
+
+    def end(self, run: Run, result: Result) -> None:
+        """Take in that a run has ended, and that its result is recorded."""
+
+
+class Progress(Watcher):
     """Counts finished and failed runs and prints one line for each, above the bar if there is one.
 
     Args:

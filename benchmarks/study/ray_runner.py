@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
+from benchmarks.study.bookkeeping import next_attempt
 from benchmarks.study.definition import Study
-from benchmarks.study.execution import (
-    LOG_FILE,
-    RESULT_FILE,
-    VARIABLE,
-    execute_run,
-    read_result,
-    run_folder,
-    summarize_run,
-    write_result,
-)
+from benchmarks.study.execution import execute_run
 from benchmarks.study.grid import Run
+from benchmarks.study.progress import Watcher
 from benchmarks.study.results import FINISHED, Result, ResultsFile
-from benchmarks.study.runner import thread_variables
+from benchmarks.study.run_arguments import VARIABLE
+from benchmarks.study.run_folder import LOG_FILE, RESULT_FILE, read_result, run_folder, write_result
+from benchmarks.study.signals import caught_signals
+from benchmarks.study.slots import thread_variables
+from benchmarks.study.summary import summarize_run
 
 POLL_SECONDS = 0.2
 BUSY_WAIT_SECONDS = 60.0
@@ -45,9 +40,7 @@ class RayRunner:
         store: The results file.
         threads: CPU threads per run.
         device: ``cpu``, ``cuda`` for a GPU per run, or ``auto`` for a GPU where the cluster has any.
-        on_start: Called with a run before ``on_end``: when it starts is not known here.
-        on_end: Called with a run and its result when the result is recorded.
-        on_wait: Called while runs go on, several times a second.
+        watcher: Is told of every run when it has ended: when it starts is not known here.
 
     Raises:
         ValueError: Ray is not installed, no cluster can be reached, or there is no GPU where one was asked for.
@@ -58,11 +51,9 @@ class RayRunner:
         study: Study,
         output: Path,
         store: ResultsFile,
-        threads: int = 1,
-        device: str = "auto",
-        on_start: Callable[[Run], None] = lambda run: None,
-        on_end: Callable[[Run, Result], None] = lambda run, result: None,
-        on_wait: Callable[[], None] = lambda: None,
+        threads: int,
+        device: str,
+        watcher: Watcher,
     ) -> None:
         try:
             import ray
@@ -83,10 +74,7 @@ class RayRunner:
         self.threads = threads
         self.gpus_per_run = 0 if device == "cpu" or not gpus else 1
         self.runs_at_a_time = gpus if self.gpus_per_run else int(ray.cluster_resources().get("CPU", 0)) // threads
-        self.on_start = on_start
-        self.on_end = on_end
-        self.on_wait = on_wait
-        self._stopping = False
+        self.watcher = watcher
 
     def execute(self, runs: Sequence[Run]) -> bool:
         """Execute ``runs``; return False if a signal stopped it."""
@@ -97,29 +85,22 @@ class RayRunner:
         task = self._ray.remote(num_cpus=self.threads, num_gpus=self.gpus_per_run, max_retries=RETRIES, max_calls=1)(
             execute_on_node
         )
-        handlers = {s: signal.signal(s, self._stop) for s in (signal.SIGINT, signal.SIGTERM)}
         pending: dict[Any, Run] = {}
-        try:
-            for run in runs:
-                known = self.store.results([run.id]).get(run.id)
-                attempt = known.attempts + 1 if known else 1
-                place = (os.getcwd(), sys.path, self.output, environment, self.study.timeout_minutes)
-                pending[task.remote(run, attempt, *place)] = run
-            while pending and not self._stopping:
-                for ready in self._ray.wait(list(pending), timeout=POLL_SECONDS)[0]:
-                    self._finish(pending.pop(ready), ready)
-                self.on_wait()
-        finally:
-            for reference, run in pending.items():
-                self._ray.cancel(reference, force=True)
-                (run_folder(self.output, run) / RESULT_FILE).unlink(missing_ok=True)
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
-            self._ray.shutdown()
-        return not self._stopping
-
-    def _stop(self, number: int, frame: FrameType | None) -> None:
-        self._stopping = True
+        with caught_signals() as caught:
+            try:
+                for run in runs:
+                    place = (os.getcwd(), sys.path, self.output, environment, self.study.timeout_minutes)
+                    pending[task.remote(run, next_attempt(run, self.store), *place)] = run
+                while pending and not caught:
+                    for ready in self._ray.wait(list(pending), timeout=POLL_SECONDS)[0]:
+                        self._finish(pending.pop(ready), ready)
+                    self.watcher.wait()
+            finally:
+                for reference, run in pending.items():
+                    self._ray.cancel(reference, force=True)
+                    (run_folder(self.output, run) / RESULT_FILE).unlink(missing_ok=True)
+                self._ray.shutdown()
+        return not caught
 
     def _finish(self, run: Run, reference: Any) -> None:
         try:
@@ -128,8 +109,8 @@ class RayRunner:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             result = summarize_run(run, run_folder(self.output, run), f"{type(error).__name__}: {reason}"[:500], 0.0)
         self.store.record(result)
-        self.on_start(run)
-        self.on_end(run, result)
+        self.watcher.start(run)
+        self.watcher.end(run, result)
 
 
 def variables_of(runs: Sequence[Run]) -> dict[str, str]:

@@ -14,9 +14,9 @@ from lightning.pytorch import seed_everything
 from torch import nn
 
 from benchmarks.rate_traces import FILE, RateTrace, main
-from benchmarks.study.execution import run_folder
 from benchmarks.study.grid import expand_runs
 from benchmarks.study.results import FINISHED, Result, ResultsFile
+from benchmarks.study.run_folder import run_folder
 from benchmarks.study.study_file import load_study
 from lightning_modules import ClosureModule
 from optimizers import ParabolicAdam, parabolic_adam

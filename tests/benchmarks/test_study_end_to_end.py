@@ -15,10 +15,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.metadata import parse_session_start_info_plugin_data
 from transformers import BertConfig
 
-from benchmarks.study.execution import execute_run, is_locked, read_history, run_folder
+from benchmarks.study.bookkeeping import collect
+from benchmarks.study.execution import execute_run
 from benchmarks.study.grid import expand_runs
 from benchmarks.study.results import FAILED, FINISHED, ResultsFile
-from benchmarks.study.runner import collect
+from benchmarks.study.run_folder import is_locked, read_history, run_folder
 from benchmarks.study.study_file import load_study
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -15,10 +15,11 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import benchmarks.study.history
 from benchmarks.study.definition import Budget
-from benchmarks.study.execution import HISTORY_FILE, read_history, summarize_run
 from benchmarks.study.grid import Cell, Run
 from benchmarks.study.history import RunHistory
 from benchmarks.study.results import FAILED, FINISHED
+from benchmarks.study.run_folder import HISTORY_FILE, read_history
+from benchmarks.study.summary import summarize_run
 from callbacks import PeakMemoryMonitor, PretrainedInterpolation, TrainingSeconds
 from lightning_modules import SequenceClassifier
 from tests.quiet_trainer import quiet_trainer

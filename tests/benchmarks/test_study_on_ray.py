@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from transformers import BertConfig
 
-from benchmarks.study.execution import is_locked, read_history, run_folder
 from benchmarks.study.grid import expand_runs
 from benchmarks.study.results import FINISHED, ResultsFile
+from benchmarks.study.run_folder import is_locked, read_history, run_folder
 from benchmarks.study.study_file import load_study
 
 cluster_utils = pytest.importorskip("ray.cluster_utils", reason="Ray is not installed (pip install -e '.[ray]')")

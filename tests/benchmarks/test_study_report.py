@@ -13,11 +13,12 @@ import pytest
 
 from benchmarks.study.curves import mean_curve
 from benchmarks.study.definition import Study
-from benchmarks.study.execution import HISTORY_FILE, read_history, run_folder, summarize_run
 from benchmarks.study.grid import Run, expand_runs
 from benchmarks.study.report import write_report
 from benchmarks.study.results import FAILED, FINISHED, Result
+from benchmarks.study.run_folder import HISTORY_FILE, read_history, run_folder
 from benchmarks.study.study_file import load_study
+from benchmarks.study.summary import summarize_run
 
 STUDY = """
 title: Made up

@@ -16,20 +16,16 @@ import pytest
 
 import benchmarks.study.runner
 from benchmarks.study.__main__ import main
+from benchmarks.study.bookkeeping import collect, missing_runs
 from benchmarks.study.definition import Study
 from benchmarks.study.estimate import duration, estimate_run_seconds, estimate_study_seconds
-from benchmarks.study.execution import (
-    cli_arguments,
-    command_line_value,
-    is_locked,
-    read_result,
-    run_folder,
-    tensorboard_folder,
-    write_result,
-)
 from benchmarks.study.grid import Run, expand_runs
+from benchmarks.study.progress import Watcher
 from benchmarks.study.results import FAILED, FINISHED, Result, ResultsFile
-from benchmarks.study.runner import Slot, StudyRunner, collect, find_slots, missing_runs
+from benchmarks.study.run_arguments import cli_arguments, command_line_value, tensorboard_folder
+from benchmarks.study.run_folder import is_locked, read_result, run_folder, write_result
+from benchmarks.study.runner import StudyRunner
+from benchmarks.study.slots import find_slots
 from benchmarks.study.study_file import load_study
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,7 +39,7 @@ budget: {steps: 1}
 PROGRAM = """
 import os, signal, sys, time
 from pathlib import Path
-from benchmarks.study.execution import write_result
+from benchmarks.study.run_folder import write_result
 from benchmarks.study.results import Result
 way, folder, id = sys.argv[1:]
 if way == "killed":
@@ -73,7 +69,21 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
 
-SLOTS = [Slot("cpu 0", {"OMP_NUM_THREADS": "3"}), Slot("cpu 1", {"OMP_NUM_THREADS": "3"})]
+SLOTS = [{"OMP_NUM_THREADS": "3"}] * 2
+
+
+class Witness(Watcher):
+    """Keeps which runs have started and ended."""
+
+    def __init__(self) -> None:
+        self.started: list[Run] = []
+        self.ended: list[Run] = []
+
+    def start(self, run: Run) -> None:
+        self.started.append(run)
+
+    def end(self, run: Run, result: Result) -> None:
+        self.ended.append(run)
 
 
 @pytest.mark.usefixtures("stand_in")
@@ -81,14 +91,13 @@ def test_every_end_of_a_process_is_a_row_with_its_reason(tmp_path: Path) -> None
     study = study_of(tmp_path, "killed", "broken", "fine")
     runs = expand_runs(study)
     with ResultsFile(tmp_path / "r.sqlite") as store:
-        ended = []
-        runner = StudyRunner(study, None, tmp_path, store, SLOTS, on_end=lambda run, result: ended.append(run.id))
-        assert runner.execute(runs)
+        witness = Witness()
+        assert StudyRunner(study, None, tmp_path, store, SLOTS, witness).execute(runs)
         rows = {row.labels["way"]: row for row in store.results().values()}
     assert {way: row.status for way, row in rows.items()} == {"killed": FAILED, "broken": FAILED, "fine": FINISHED}
     assert rows["killed"].reason == "killed by SIGKILL (out of memory?)"
     assert rows["broken"].reason == "exit status 3: RuntimeError: out of paper"
-    assert sorted(ended) == sorted(run.id for run in runs)
+    assert sorted(run.id for run in witness.ended) == sorted(run.id for run in runs)
     environment = (run_folder(tmp_path, runs[2]) / "environment").read_text()
     assert "'OMP_NUM_THREADS': '3'" in environment
 
@@ -98,7 +107,7 @@ def test_a_run_that_takes_too_long_is_ended(tmp_path: Path) -> None:
     study = dataclasses.replace(study_of(tmp_path, "stuck"), timeout_minutes=0.01)
     (run,) = expand_runs(study)
     with ResultsFile(tmp_path / "r.sqlite") as store:
-        assert StudyRunner(study, None, tmp_path, store, SLOTS).execute([run])
+        assert StudyRunner(study, None, tmp_path, store, SLOTS, Watcher()).execute([run])
         assert store.results()[run.id].reason == "stopped after timeout_minutes: 0.01"
 
 
@@ -108,7 +117,7 @@ def test_failed_runs_are_retried_and_counted_and_finished_ones_are_left(tmp_path
     runs = expand_runs(study)
     with ResultsFile(tmp_path / "r.sqlite") as store:
         for attempt in (1, 2):
-            StudyRunner(study, None, tmp_path, store, SLOTS).execute(missing_runs(runs, store))
+            StudyRunner(study, None, tmp_path, store, SLOTS, Watcher()).execute(missing_runs(runs, store))
             rows = {row.labels["way"]: row for row in store.results().values()}
             assert (rows["broken"].attempts, rows["fine"].attempts) == (attempt, 1)
         assert [run.cell.name for run in missing_runs(runs, store)] == ["broken"]
@@ -120,15 +129,15 @@ def test_an_interrupt_ends_the_runs_and_leaves_no_row(tmp_path: Path) -> None:
     study = study_of(tmp_path, "stuck")
     (run,) = expand_runs(study)
     with ResultsFile(tmp_path / "r.sqlite") as store:
-        started: list[Run] = []
 
-        def interrupt(run: Run) -> None:
-            started.append(run)
-            threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+        class Interrupting(Witness):
+            def start(self, run: Run) -> None:
+                super().start(run)
+                threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
 
-        runner = StudyRunner(study, None, tmp_path, store, SLOTS, on_start=interrupt)
-        assert not runner.execute([run])
-        assert started == [run]
+        witness = Interrupting()
+        assert not StudyRunner(study, None, tmp_path, store, SLOTS, witness).execute([run])
+        assert witness.started == [run]
         assert store.results() == {}
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
@@ -207,7 +216,7 @@ def test_results_of_other_data_are_told(
     path = tmp_path / "study.yaml"
     path.write_text(STUDY.replace("settings: null", "fine: {settings: {data.data_dir: '${DATA:-null}'}}"))
     (run,) = expand_runs(load_study(path))
-    config = tensorboard_folder(cli_arguments(run, tmp_path)) / "config.yaml"
+    config = tensorboard_folder(run, tmp_path) / "config.yaml"
     config.parent.mkdir(parents=True)
     study = [str(path), "--output", str(tmp_path), "--jobs", "1", "--device", "cpu"]
 
@@ -260,7 +269,7 @@ def test_a_run_that_another_process_executes_is_left_to_it(tmp_path: Path) -> No
         assert other.stdout is not None
         assert other.stdout.readline() == "locked\n"
         with ResultsFile(tmp_path / "r.sqlite") as store:
-            runner = StudyRunner(study, None, tmp_path, store, SLOTS)
+            runner = StudyRunner(study, None, tmp_path, store, SLOTS, Watcher())
             assert runner.execute([run])
             assert runner.skipped == [run]
             assert store.results() == {}
@@ -275,20 +284,18 @@ def test_a_run_that_another_process_finished_meanwhile_is_taken_over(tmp_path: P
     study = study_of(tmp_path, "fine", "good")
     first, second = expand_runs(study)
 
-    def start(run: Run) -> None:
-        if run == first:
-            folder = run_folder(tmp_path, second)
-            folder.mkdir(parents=True)
-            write_result(folder, Result(second.id, FINISHED, "", {"way": "good"}, 0, final={"val/accuracy": 0.7}))
+    class Overtaken(Witness):
+        def start(self, run: Run) -> None:
+            if run == first:
+                folder = run_folder(tmp_path, second)
+                folder.mkdir(parents=True)
+                write_result(folder, Result(second.id, FINISHED, "", {"way": "good"}, 0, final={"val/accuracy": 0.7}))
 
     with ResultsFile(tmp_path / "r.sqlite") as store:
-        ended: list[Run] = []
-        runner = StudyRunner(
-            study, None, tmp_path, store, SLOTS[:1], on_start=start, on_end=lambda run, result: ended.append(run)
-        )
-        assert runner.execute([first, second])
+        witness = Overtaken()
+        assert StudyRunner(study, None, tmp_path, store, SLOTS[:1], witness).execute([first, second])
         assert store.results()[second.id].final == {"val/accuracy": 0.7}
-    assert ended == [first, second]
+    assert witness.ended == [first, second]
 
 
 def test_a_result_cut_off_in_writing_is_none(tmp_path: Path) -> None:
@@ -299,19 +306,19 @@ def test_a_result_cut_off_in_writing_is_none(tmp_path: Path) -> None:
 
 def test_cores_and_gpus_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
-    assert [slot.environment["OMP_NUM_THREADS"] for slot in find_slots(device="cpu")] == ["1"] * 8
+    assert [slot["OMP_NUM_THREADS"] for slot in find_slots(device="cpu")] == ["1"] * 8
     slots = find_slots(threads=3, device="cpu")
-    assert [slot.environment["OMP_NUM_THREADS"] for slot in slots] == ["3", "3"]
-    assert all(slot.environment["CUDA_VISIBLE_DEVICES"] == "" for slot in slots)
+    assert [slot["OMP_NUM_THREADS"] for slot in slots] == ["3", "3"]
+    assert all(slot["CUDA_VISIBLE_DEVICES"] == "" for slot in slots)
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
     slots = find_slots()
-    assert [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in slots] == ["2", "5"]
-    assert [slot.environment["OMP_NUM_THREADS"] for slot in slots] == ["4", "4"]
-    assert [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in find_slots(jobs=3)] == ["2", "5", "2"]
+    assert [slot["CUDA_VISIBLE_DEVICES"] for slot in slots] == ["2", "5"]
+    assert [slot["OMP_NUM_THREADS"] for slot in slots] == ["4", "4"]
+    assert [slot["CUDA_VISIBLE_DEVICES"] for slot in find_slots(jobs=3)] == ["2", "5", "2"]
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,-1,4")
-    assert [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in find_slots()] == ["3"]
+    assert [slot["CUDA_VISIBLE_DEVICES"] for slot in find_slots()] == ["3"]
 
     for none in ("", "-1"):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", none)

@@ -72,13 +72,11 @@ def write_report(study: Study, runs: Sequence[Run], results: Mapping[str, Result
     of_cell = {cell: [histories[id] for id in group["id"] if id in histories] for cell, group in frame.groupby("cell")}
     cells["evaluations"] = [evaluations_per_step(of_cell[cell]) for cell in cells["cell"]]
 
+    regret, options = "", study.report.regret
+    if options is not None:
+        of_regret = regret_frame(frame, results, options, axes)
+        regret = write_regret(of_regret, options, frame, code_version(frame), folder)
     writer = _Writer(study, frame, cells, of_cell, folder)
-    options = study.report.regret
-    regret = (
-        ""
-        if options is None
-        else write_regret(regret_frame(frame, results, options, axes), options, frame, writer.code(), folder)
-    )
     sections = [writer.head(), regret, *writer.tables(), writer.tuning(), writer.published(), writer.failures()]
     cells.to_csv(folder / "cells.csv", index=False, float_format="%.6g")
     frame.drop(columns="cell").to_csv(folder / "runs.csv", index=False, float_format="%.6g")
@@ -86,6 +84,24 @@ def write_report(study: Study, runs: Sequence[Run], results: Mapping[str, Result
     path = folder / "report.md"
     path.write_text("\n\n".join(section for section in sections if section) + "\n", encoding="utf-8")
     return path
+
+
+def code_version(runs: pd.DataFrame) -> str:
+    """Say which version of the code the finished runs are of, and whether it is one that can be checked out.
+
+    Args:
+        runs: Rows of `statistics.runs_frame`.
+    """
+    commits = Counter(_finished(runs)["commit"])
+    if len(commits) == 1:
+        (commit,) = commits
+        if not commit:
+            return "code: **unknown version**, no run recorded its commit"
+        if commit.endswith("-dirty"):
+            return f"code: **uncommitted changes**, all runs at commit {commit}"
+        return f"code: all runs at commit {commit}, one version of the code"
+    counts = (f"{number_of(range(n), 'run')} at {commit or 'an unknown commit'}" for commit, n in commits.items())
+    return f"code: **not one version**, {', '.join(counts)}; `--again '*'` repeats all runs"
 
 
 class _Writer:
@@ -122,8 +138,8 @@ class _Writer:
             f"{status.get(MISSING, 0)} missing",
             f"seconds of training, all runs together: {duration(self.runs['train_seconds'].sum())}",
             f"written {datetime.now(UTC):%Y-%m-%d} by `{self._command()}`",
-            *self._machines(),
-            self.code(),
+            *(f"machine: {machine}" for machine in sorted(set(_finished(self.runs)["machine"]))),
+            code_version(self.runs),
         ]
         lines.append("\n".join(f"- {fact}" for fact in facts))
         lines.append(HOW_TO_READ.format(counted="last" if study.report.primary == "final" else "best"))
@@ -292,25 +308,6 @@ class _Writer:
         by_accuracy = cells["metric"].iloc[0].endswith("/accuracy")
         return f"; {'the majority-class baseline' if by_accuracy else 'a constant prediction'} scores {score:.3f}"
 
-    def _machines(self) -> list[str]:
-        return [f"machine: {machine}" for machine in sorted(set(self._finished()["machine"]))]
-
-    def code(self) -> str:
-        """Say which version of the code the runs are of, and whether it is one version that can be checked out."""
-        commits = Counter(self._finished()["commit"])
-        if len(commits) == 1:
-            (commit,) = commits
-            if not commit:
-                return "code: **unknown version**, no run recorded its commit"
-            if commit.endswith("-dirty"):
-                return f"code: **uncommitted changes**, all runs at commit {commit}"
-            return f"code: all runs at commit {commit}, one version of the code"
-        counts = (f"{number_of(range(n), 'run')} at {commit or 'an unknown commit'}" for commit, n in commits.items())
-        return f"code: **not one version**, {', '.join(counts)}; `--again '*'` repeats all runs"
-
-    def _finished(self) -> pd.DataFrame:
-        return self.runs[self.runs["status"] == FINISHED]
-
     def _command(self) -> str:
         study = self.study
         variant = study.name.removeprefix(study.path.stem).removeprefix("-")
@@ -318,6 +315,10 @@ class _Writer:
 
     def _label(self, row: Mapping[str, Any], axes: Sequence[str]) -> str:
         return " · ".join(str(row[axis]) for axis in axes if row[axis] != "") or "all"
+
+
+def _finished(runs: pd.DataFrame) -> pd.DataFrame:
+    return runs[runs["status"] == FINISHED]
 
 
 def _mean(mean: float, se: float) -> str:

@@ -21,7 +21,8 @@ from benchmarks.study.regret import (
     regret_frame,
     summarize,
 )
-from benchmarks.study.regret_report import regret_figure
+from benchmarks.study.regret_figures import regret_figure
+from benchmarks.study.regret_report import write_regret
 from benchmarks.study.report import write_report
 from benchmarks.study.results import FAILED, FINISHED, Result
 from benchmarks.study.statistics import runs_frame
@@ -235,7 +236,7 @@ def test_the_figure_has_a_dot_per_setting_and_a_stroke_per_mean(study: Study) ->
         assert sorted(line.get_xdata()) == pytest.approx(sorted(of_method)), method
 
 
-def test_the_report_of_a_part_and_of_the_whole(study: Study, tmp_path: Path) -> None:
+def test_the_report_has_the_section_and_its_files(study: Study, tmp_path: Path) -> None:
     runs, results = expand_runs(study), made_up(study)
     write_report(study, runs, results, tmp_path, tmp_path / "whole")
     text = (tmp_path / "whole" / "report.md").read_text()
@@ -259,19 +260,27 @@ def test_the_report_of_a_part_and_of_the_whole(study: Study, tmp_path: Path) -> 
     for name in ("regret_all.png", "profile_all.png", "ranks_all.png", "regret.csv"):
         assert (tmp_path / "whole" / name).is_file()
     assert len(pd.read_csv(tmp_path / "whole" / "regret.csv")) == 24 + 6  # and the best of the grid
+
+
+def section_of(study: Study, results: dict[str, Result], folder: Path) -> str:
+    """The section about these results alone."""
+    assert study.report.regret is not None
+    runs = runs_frame(study, expand_runs(study), results)
+    return write_regret(frame_of(study, results), study.report.regret, runs, "code: abc", folder)
+
+
+def test_the_section_of_a_part_says_what_is_compared(study: Study, tmp_path: Path) -> None:
+    runs, results = expand_runs(study), made_up(study)
     part = {run.id: results[run.id] for run in runs if run.cell.labels["setting"] == "a" and run.seed == 0}
-    write_report(study, runs, part, tmp_path, tmp_path / "part")
-    assert "4 of 24 runs are done. 1 of 3 settings" in (tmp_path / "part" / "regret.md").read_text()
+    assert "4 of 24 runs are done. 1 of 3 settings" in section_of(study, part, tmp_path)
     # The settings that all methods have done are compared, whatever else some have.
     without = {run.id: results[run.id] for run in runs if label_of(run) not in (("b", "other"), ("c", "other"))}
-    write_report(study, runs, without, tmp_path, tmp_path / "without")
-    lines = (tmp_path / "without" / "regret.md").read_text().split("### All settings")[1].splitlines()
+    lines = section_of(study, without, tmp_path).split("### All settings")[1].splitlines()
     columns = [cell.strip() for cell in lines[2].split("|")]
     (own,) = [line for line in lines[:12] if line.startswith("| own |")]
     assert own.split("|")[columns.index("mean, settings of all methods (1)")].strip() == "0.015"
     (first, *_) = part
-    write_report(study, runs, {first: results[first]}, tmp_path, tmp_path / "one")
-    assert "no setting has all rates of the grid yet" in (tmp_path / "one" / "regret.md").read_text()
+    assert "no setting has all rates of the grid yet" in section_of(study, {first: results[first]}, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,10 @@ import pytest
 from benchmarks.study.curves import mean_curve
 from benchmarks.study.definition import Study
 from benchmarks.study.grid import Run, expand_runs
-from benchmarks.study.report import write_report
+from benchmarks.study.report import code_version, write_report
 from benchmarks.study.results import FAILED, FINISHED, Result
 from benchmarks.study.run_folder import HISTORY_FILE, read_history, run_folder
+from benchmarks.study.statistics import runs_frame
 from benchmarks.study.study_file import load_study
 from benchmarks.study.summary import summarize_run
 
@@ -149,6 +150,8 @@ def test_the_report_s_numbers(written: Path) -> None:
     assert "4 cells, 4 seeds each; 15 runs finished, 1 failed, 0 missing" in report
     assert "the majority-class baseline scores 0.515" in report
     assert "All seeds of a row draw on the same training examples" in report
+    runs = pd.read_csv(written / "runs.csv", keep_default_na=False)
+    assert f"- {code_version(runs)}\n" in report
 
     rows = {(row["optimizer"], row["learning rate"]): row for row in table_after(report, "## sst2")}
     salsa, gld, adamw = rows["SaLSA", "—"], rows["GLD", "—"], rows["AdamW", "1e-4"]
@@ -216,26 +219,24 @@ def test_figures_of_the_same_numbers_are_the_same_files(study: Study, written: P
 @pytest.mark.parametrize(
     ("commits", "line"),
     [
-        (["abc"], "- code: all runs at commit abc, one version of the code"),
-        (["abc-dirty"], "- code: **uncommitted changes**, all runs at commit abc-dirty"),
-        ([None], "- code: **unknown version**, no run recorded its commit"),
+        (["abc"], "code: all runs at commit abc, one version of the code"),
+        (["abc-dirty"], "code: **uncommitted changes**, all runs at commit abc-dirty"),
+        ([None], "code: **unknown version**, no run recorded its commit"),
         (
             ["abc", "def"],
-            "- code: **not one version**, 8 runs at abc, 7 runs at def; `--again '*'` repeats all runs",
+            "code: **not one version**, 8 runs at abc, 7 runs at def; `--again '*'` repeats all runs",
         ),
-        (["abc", None], "8 runs at abc, 7 runs at an unknown commit"),
+        (
+            ["abc", None],
+            "code: **not one version**, 8 runs at abc, 7 runs at an unknown commit; `--again '*'` repeats all runs",
+        ),
     ],
 )
-def test_a_report_says_whether_one_version_of_the_code_made_it(
-    study: Study, tmp_path: Path, commits: list[str | None], line: str
-) -> None:
-    runs, results = made_up_results(study, tmp_path)
-    for i, (id, result) in enumerate(results.items()):
-        machine = {**result.machine, "commit": commits[i % len(commits)]}
-        results[id] = dataclasses.replace(result, machine=machine)
-    report = write_report(study, runs, results, tmp_path, tmp_path / "report").read_text()
-    assert line in report
-    assert ("one version of the code" in report) == (commits == ["abc"])
+def test_a_report_says_whether_one_version_of_the_code_made_it(commits: list[str | None], line: str) -> None:
+    made = [commits[i % len(commits)] or "" for i in range(15)]
+    runs = pd.DataFrame({"status": [FINISHED] * 15 + [FAILED], "commit": [*made, "ghi"]})
+    assert code_version(runs) == line
+    assert ("one version of the code" in line) == (commits == ["abc"])
 
 
 def test_tables_are_also_there_as_csv(written: Path) -> None:
@@ -263,8 +264,7 @@ def test_a_run_is_told_with_the_commit_of_its_code(study: Study, tmp_path: Path)
     told, untold = runs[0].id, runs[1].id
     results[told] = dataclasses.replace(results[told], machine={"commit": "abc-dirty"})
     results[untold] = dataclasses.replace(results[untold], machine={})
-    write_report(study, runs, results, tmp_path, tmp_path / "report")
-    commits = pd.read_csv(tmp_path / "report" / "runs.csv", keep_default_na=False).set_index("id")["commit"]
+    commits = runs_frame(study, runs, results).set_index("id")["commit"]
     assert (commits[told], commits[untold]) == ("abc-dirty", "")
 
 

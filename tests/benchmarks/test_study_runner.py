@@ -228,10 +228,10 @@ def test_results_of_other_data_are_told(
 
     assert "warning" not in told("/b", "/a")  # nothing is kept: it is the first start
     assert "warning: 1 result kept from data_dir /b, which is now /a (--again" in told("/b", "/a")
-    assert "kept from data_dir null, which is now /a" in told("null", "/a")
-    assert "kept from data_dir /b, which is now null" in told("/b", None)
-    assert "warning" not in told("/a", "/c/../a")
-    assert "warning" not in told("null", None)
+    assert "kept from data_dir null, which is now /a" in told("null", "/a", "--dry-run")
+    assert "kept from data_dir /b, which is now null" in told("/b", None, "--dry-run")
+    assert "warning" not in told("/a", "/c/../a", "--dry-run")
+    assert "warning" not in told("null", None, "--dry-run")
     assert "warning" not in told("/b", "/a", "--report-only")
 
 

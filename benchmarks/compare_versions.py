@@ -31,6 +31,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from benchmarks import markdown
+
 ROOT = Path(__file__).parent.parent
 WIDTH, ROWS, CLASSES = 64, 32, 4
 
@@ -131,17 +133,22 @@ class Run:
 
 
 def difference(one: Sequence[float], other: Sequence[float]) -> float:
-    """Largest relative difference of two series; 0 where they are equal to the last bit."""
+    """Return the largest relative difference of two series; 0 where they are equal to the last bit."""
     return max(abs(a - b) / max(abs(a), 1e-12) for a, b in zip(one, other, strict=True))
 
 
+def verdict(apart: float) -> str:
+    """Return what the table says of a difference."""
+    return "equal" if apart == 0 else f"{apart:.1e} apart"
+
+
 def compare_steps(other: Path, steps: int, names: Sequence[str]) -> float:
-    """Train with both versions in turn, and print a row for every optimizer; returns the largest difference."""
+    """Train with both versions in turn, print a row for every optimizer, and return the largest difference."""
     before, after = package_of(other), package_of(ROOT)
     torch.manual_seed(0)
     hidden = [layer for _ in range(3) for layer in (nn.Linear(WIDTH, WIDTH), nn.Tanh(), nn.Dropout(0.1))]
     model = nn.Sequential(*hidden, nn.Linear(WIDTH, CLASSES))
-    print("| optimizer | losses | step before, ms | step after, ms | ratio |\n| --- | --- | --- | --- | --- |")
+    print(markdown.head(["optimizer", "losses", "step before, ms", "step after, ms", "ratio"]))
     worst = 0.0
     for name, make in methods(steps).items():
         if names and name not in names:
@@ -156,8 +163,7 @@ def compare_steps(other: Path, steps: int, names: Sequence[str]) -> float:
         old, new = (1000 * statistics.median(run.seconds[5:] or run.seconds) for run in runs)
         # The median of the ratios pair by pair: a machine that slows down slows both.
         ratio = statistics.median(b / a for a, b in zip(runs[0].seconds, runs[1].seconds, strict=True))
-        equal = "equal" if apart == 0 else f"{apart:.1e} apart"
-        print(f"| {name} | {equal} | {old:.3f} | {new:.3f} | {ratio:.3f} |", flush=True)
+        print(markdown.row([name, verdict(apart), *(f"{each:.3f}" for each in (old, new, ratio))]), flush=True)
     return worst
 
 
@@ -176,10 +182,10 @@ def logged_losses(tree: Path, config: str, folder: Path) -> list[float]:
 
 
 def compare_runs(other: Path, names: Sequence[str]) -> float:
-    """Run the command lines of both trees, and print a row for every configuration; returns the largest difference."""
+    """Run the command lines of both trees, print a row for every configuration, and return the largest difference."""
     found = {file.stem for file in (ROOT / "configs/optimizers").glob("*.yaml")}
     found &= {file.stem for file in (other / "configs/optimizers").glob("*.yaml")}
-    print("| configuration | steps | losses |\n| --- | --- | --- |")
+    print(markdown.head(["configuration", "steps", "losses"]))
     worst = 0.0
     for config in sorted(found):
         if names and config not in names:
@@ -189,7 +195,7 @@ def compare_runs(other: Path, names: Sequence[str]) -> float:
             before, after = run(other, folder=Path(folder) / "a"), run(ROOT, folder=Path(folder) / "b")
         apart = difference(before, after)
         worst = max(worst, apart)
-        print(f"| {config} | {len(after)} | {'equal' if apart == 0 else f'{apart:.1e} apart'} |", flush=True)
+        print(markdown.row([config, len(after), verdict(apart)]), flush=True)
     return worst
 
 

@@ -19,9 +19,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
 import statistics
-import subprocess
 import sys
 import time
 import warnings
@@ -35,6 +33,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer, seed_everythin
 from torch.optim import AdamW
 from torch.utils.data import DataLoader
 
+from benchmarks import markdown
+from benchmarks.own_process import measured_in_new_process
 from callbacks import PeakMemoryMonitor, TrainingSeconds
 from datamodules import GLUEDataModule
 from lightning_modules import SequenceClassifier
@@ -103,24 +103,29 @@ class Meter(Callback):
             self.seconds += seconds
 
 
-class Passes:
-    """Sum of the seconds in a module's `evaluate` and `evaluate_many`."""
+class PassMeter(Meter):
+    """Sums, beside what `Meter` does, the seconds in the closures' `evaluate` and `evaluate_many`."""
 
-    def __init__(self, module: SequenceClassifier) -> None:
-        self.seconds = 0.0
-        self._closures_of = module.step_closures
-        module.step_closures = self._measured  # type: ignore[assignment,method-assign]
+    def __init__(self) -> None:
+        super().__init__()
+        self.pass_seconds = 0.0
 
-    def _measured(self, *arguments: Any) -> StepClosures:
-        step = self._closures_of(*arguments)
-        for name in ("evaluate", "evaluate_many"):
-            setattr(step, name, partial(self._timed, getattr(step, name)))
-        return step
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        closures_of: Callable[..., StepClosures] = pl_module.step_closures  # type: ignore[assignment]
+
+        def timed_closures(*arguments: Any) -> StepClosures:
+            step = closures_of(*arguments)
+            for name in ("evaluate", "evaluate_many"):
+                setattr(step, name, partial(self._timed, getattr(step, name)))
+            return step
+
+        pl_module.step_closures = timed_closures  # type: ignore[assignment]
 
     def _timed(self, function: Callable[..., Any], *arguments: Any) -> Any:
         started = time.perf_counter()
         result = function(*arguments)
-        self.seconds += time.perf_counter() - started
+        if self._seen >= WARM_UP:
+            self.pass_seconds += time.perf_counter() - started
         return result
 
 
@@ -225,22 +230,9 @@ def overhead(options: argparse.Namespace, setting: str, method: str) -> dict[str
     batches = few_batches(options, options.steps + WARM_UP)
     if cached:  # an epoch that fills the files
         trainer_of(max_epochs=1, limit_val_batches=0).fit(module, batches)
-    passes, steps = Passes(module), []
-
-    class Division(Callback):
-        def on_train_batch_start(self, *_: Any) -> None:
-            steps.append((-time.perf_counter(), -passes.seconds))
-
-        def on_train_batch_end(self, *_: Any) -> None:
-            started, before = steps[-1]
-            steps[-1] = (started + time.perf_counter(), before + passes.seconds)
-
-    trainer_of(Division(), max_epochs=1, limit_val_batches=0).fit(module, batches)
-    timed = steps[WARM_UP:]
-    return {
-        "step": sum(seconds for seconds, _ in timed) / len(timed),
-        "passes": sum(seconds for _, seconds in timed) / len(timed),
-    }
+    meter = PassMeter()
+    trainer_of(meter, max_epochs=1, limit_val_batches=0).fit(module, batches)
+    return {"step": meter.seconds / meter.steps, "passes": meter.pass_seconds / meter.steps}
 
 
 def cache(options: argparse.Namespace, setting: str, method: str) -> dict[str, float]:
@@ -280,16 +272,15 @@ class Bench:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
-        self.targets = [["target", "measured", "", ""], ["---", "---:", "---:", "---"]]
+        self.targets: list[list[str]] = []
 
     def measure(self, what: str, setting: str, method: str) -> dict[str, float]:
         print(f"{what}: {setting}, {method}", file=sys.stderr, flush=True)
         environment = PROMPT_RETURN if what == "peak_memory" else {}
-        command = [sys.executable, "-m", "benchmarks.gradient_free", *sys.argv[1:], "--measure", what, setting, method]
-        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | environment)
-        if done.returncode:
-            raise SystemExit(f"{what}, {setting}, {method} failed:\n{done.stderr[-2000:]}")
-        return json.loads(done.stdout.strip().splitlines()[-1])
+        try:
+            return measured_in_new_process("gradient_free", ["--measure", what, setting, method], environment)
+        except RuntimeError as error:
+            raise SystemExit(str(error)) from None
 
     def target(self, name: str, value: float, bound: float, at_most: bool) -> None:
         reached = value <= bound if at_most else value >= bound
@@ -372,20 +363,13 @@ def main() -> None:
     )
     bench = Bench(options)
     for part in options.parts:
-        print(f"\n{part}\n", flush=True)
-        for number, row in enumerate(getattr(bench, part)()):
-            print_row(row)
-            if number == 0:
-                print_row(["---", *["---:"] * (len(row) - 1)])
-    if len(bench.targets) > 2:
+        rows = getattr(bench, part)()
+        print(f"\n{part}\n\n{markdown.head(next(rows), numbers=True)}", flush=True)
+        for row in rows:
+            print(markdown.row(row), flush=True)
+    if bench.targets:
         print("\ntargets\n")
-        for row in bench.targets:
-            print_row(row)
-
-
-def print_row(cells: list[str]) -> None:
-    """Print a row of a markdown table."""
-    print("| " + " | ".join(cells) + " |", flush=True)
+        print(markdown.table(["target", "measured", "", ""], bench.targets, numbers=True))
 
 
 def parser() -> argparse.ArgumentParser:

@@ -26,6 +26,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from transformers import BertConfig, BertForSequenceClassification
 
 import cli
+from benchmarks import markdown
 from callbacks.checkpoints.checkpoint_reading import read_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -166,7 +167,7 @@ def table(kills: list[Kill]) -> str:
         "kills before the first checkpoint": sum(not kill.newest_step for kill in kills),
         "step reached": kills[-1].newest_step if kills else 0,
     }
-    return "\n".join(["| | |", "| --- | ---: |", *(f"| {name} | {count} |" for name, count in counts.items())])
+    return markdown.table(["", ""], counts.items(), numbers=True)
 
 
 def main() -> None:

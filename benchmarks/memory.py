@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,6 +25,8 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrainedModel
 
+from benchmarks import markdown
+from benchmarks.own_process import measured_in_new_process
 from benchmarks.study.machine import describe_machine
 from callbacks.reports.peak_memory_monitor import resident_bytes, restart_peak
 from lightning_modules.closures import StepClosures
@@ -158,31 +159,19 @@ def closures_of(model: nn.Module, batch: dict[str, Tensor], optimizer: Optimizer
     )
 
 
-def measured_in_new_process(name: str) -> dict[str, int]:
-    """Measure a method in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.memory", *sys.argv[1:], "--only", name]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise RuntimeError(f"{name}: {(done.stderr.strip().splitlines() or ['killed, out of memory?'])[-1]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
-
-
 def table(found: dict[str, dict[str, int]]) -> str:
     """Return the measurements as a Markdown table, one line per method."""
     whole = next(iter(found.values()))
     evaluation = found.get("evaluation", {}).get("peak")
-    lines = [
-        "| method | peak, MiB | bytes per parameter | of evaluation | beside the weights, MiB | copies at most, MiB |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
-    ]
+    columns = ["method", "peak, MiB", "bytes per parameter", "of evaluation", "beside the weights, MiB"]
+    rows = []
     for name, each in found.items():
         ratio = "—" if evaluation is None else f"{each['peak'] / evaluation:.3f}"
-        expected = METHODS[name].copies * each["trainable"]
-        lines.append(
-            f"| {name} | {each['peak'] / MIB:.0f} | {each['peak'] / whole['parameters']:.2f} | {ratio} | "
-            f"{(each['peak'] - each['weights']) / MIB:.0f} | {expected / MIB:.0f} |"
-        )
-    return "\n".join(lines)
+        cells = [f"{each['peak'] / MIB:.0f}", f"{each['peak'] / whole['parameters']:.2f}", ratio]
+        cells += [f"{(each['peak'] - each['weights']) / MIB:.0f}"]
+        cells += [f"{METHODS[name].copies * each['trainable'] / MIB:.0f}"]
+        rows.append([name, *cells])
+    return markdown.table([*columns, "copies at most, MiB"], rows, numbers=True)
 
 
 def main() -> None:
@@ -196,7 +185,7 @@ def main() -> None:
     commit = describe_machine()["commit"]
     for name in options.methods:
         try:
-            found[name] = measured_in_new_process(name)
+            found[name] = measured_in_new_process("memory", ["--only", name])
             print(f"{name}: {found[name]['peak'] / MIB:.0f} MiB", file=sys.stderr)
         except RuntimeError as error:
             print(f"not measured: {error}", file=sys.stderr)

@@ -23,6 +23,7 @@ from datasets import Dataset, DatasetDict
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from benchmarks import markdown
 from callbacks import TrainingSeconds
 from datamodules import TextDataModule
 from lightning_modules import LinearWithWarmup, Schedule, SequenceClassifier
@@ -96,12 +97,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             dataset=str(folder / "rows"), tokenizer="offline:all-MiniLM-L6-v2", eval_batch_size=64, **columns
         )
         names = [f"test/{metric}" for metric in data.metrics]
-        print(f"| optimizer | best val/loss | {' | '.join(names)} | seconds |")
-        print(f"| --- | ---: | {'---: | ' * len(names)}---: |")
+        print(markdown.head(["optimizer", "best val/loss", *names, "seconds"], numbers=True))
         for method in options.methods:
             scores, seconds = train(data, method, options.epochs, folder)
-            found = " | ".join(f"{scores[name]:.3f}" for name in names)
-            print(f"| {method} | {scores['val/loss']:.3f} | {found} | {seconds:.0f} |", flush=True)
+            shown = [f"{scores[name]:.3f}" for name in ("val/loss", *names)]
+            print(markdown.row([method, *shown, f"{seconds:.0f}"]), flush=True)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,6 +32,7 @@ import torch
 from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, AutoModelForSequenceClassification
 
+from benchmarks import markdown
 from datamodules import GLUEDataModule
 from lightning_modules import SequenceClassifier
 from lightning_modules.batches.length_split import split_by_length
@@ -43,7 +45,8 @@ from optimizers.named_parts import layer_modules
 
 MINILM = "offline:all-MiniLM-L6-v2"
 FORMS = ("padded", "4 parts", "linear layers packed", "layers packed")  # of MiniLM, a BERT
-# Widths of a model and heads of attention whose shapes of batches are measured.
+# Least and most tokens of a text, and widths of a model with its heads of attention: shapes that are measured.
+SPREADS = {"short even": (8, 8), "short uneven": (3, 40), "long even": (92, 96), "long uneven": (12, 128)}
 WIDTHS = ((64, 2), (192, 6), (384, 12), (384, 6), (768, 12))
 # How a family's configuration calls width, layers, heads and the width within a layer, and what else it needs.
 _NAMES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
@@ -122,9 +125,9 @@ def print_task(task: str, options: argparse.Namespace) -> None:
         rate.append(products_per_second())
         for form in FORMS:
             seconds[form].append(processor_seconds(partial(run_all, model, batches, form, packings)) / len(batches))
-    tokens = sum(int(batch["attention_mask"].sum()) for batch in batches) / len(batches)
+    tokens = mean_tokens(batches)
     places = sum(batch["attention_mask"].numel() for batch in batches) / len(batches)
-    limit = 6 * sum(each.numel() for layer in layers for each in layer.parameters()) * tokens / statistics.median(rate)
+    limit = seconds_of_products(layers, batches, statistics.median(rate))
     print(f"{task}: {tokens:.0f} tokens in {places:.0f} places; products at {statistics.median(rate):.3g} per second")
     for form in FORMS:
         median = statistics.median(seconds[form])
@@ -134,32 +137,29 @@ def print_task(task: str, options: argparse.Namespace) -> None:
 
 def print_families(options: argparse.Namespace) -> None:
     """Print a table of seconds per batch, padded and as chosen by itself, of every family and task."""
-    print("| model | task | packed | padded, s | as chosen, s | times padded | times the products |")
-    print("| --- | --- | --- | ---: | ---: | ---: | ---: |")
-    for family in options.families:
-        for task in options.tasks:
-            data, batches = data_of(task, options)
-            if family in FAMILIES:
-                model = family_model(family, num_labels=data.num_labels)
-            else:
-                model = SequenceClassifier(family, num_labels=data.num_labels).model
-            packing = packing_of(model)
-            # Special tokens are elsewhere in other vocabularies; what is computed takes as long.
-            pad = getattr(model.config, "pad_token_id", 0) or 0
-            for batch in batches:
-                batch["input_ids"] = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, pad)
-            padded, chosen, rates = [], [], []
-            for _ in range(options.repeats):
-                padded.append(processor_seconds(partial(run_chosen, model, batches, None)) / len(batches))
-                chosen.append(processor_seconds(partial(run_chosen, model, batches, packing)) / len(batches))
-                rates.append(products_per_second())
-            tokens = sum(int(batch["attention_mask"].sum()) for batch in batches) / len(batches)
-            parameters = sum(each.numel() for layer in packing.layers for each in layer.parameters())
-            limit = 6 * parameters * tokens / max(rates)
-            form = packing.form if any(packing.pays(batch["attention_mask"]) for batch in batches) else "nothing"
-            one, other = min(padded), min(chosen)
-            cells = [f"{one:.3f}", f"{other:.3f}", f"{other / one:.2f}", f"{other / limit:.2f}"]
-            print(f"| {Path(family).name} | {task} | {form} | {' | '.join(cells)} |", flush=True)
+    columns = ["model", "task", "packed", "padded, s", "as chosen, s", "times padded", "times the products"]
+    print(markdown.head(columns, numbers=True))
+    for family, task in product(options.families, options.tasks):
+        data, batches = data_of(task, options)
+        if family in FAMILIES:
+            model = family_model(family, num_labels=data.num_labels)
+        else:
+            model = SequenceClassifier(family, num_labels=data.num_labels).model
+        packing = packing_of(model)
+        # Special tokens are elsewhere in other vocabularies; what is computed takes as long.
+        pad = getattr(model.config, "pad_token_id", 0) or 0
+        for batch in batches:
+            batch["input_ids"] = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, pad)
+        padded, chosen, rates = [], [], []
+        for _ in range(options.repeats):
+            padded.append(processor_seconds(partial(run_chosen, model, batches, None)) / len(batches))
+            chosen.append(processor_seconds(partial(run_chosen, model, batches, packing)) / len(batches))
+            rates.append(products_per_second())
+        limit = seconds_of_products(packing.layers, batches, max(rates))
+        form = packing.form if any(packing.pays(batch["attention_mask"]) for batch in batches) else "nothing"
+        one, other = min(padded), min(chosen)
+        cells = [f"{one:.3f}", f"{other:.3f}", f"{other / one:.2f}", f"{other / limit:.2f}"]
+        print(markdown.row([Path(family).name, task, form, *cells]), flush=True)
 
 
 def print_compiled(options: argparse.Namespace) -> None:
@@ -188,28 +188,24 @@ def seconds_with_children() -> float:
 def print_shapes(families: Sequence[str], repeats: int) -> None:
     """Print the time of what is chosen by itself beside that of the padded batch, over batches of many shapes."""
     ratios: dict[str, float] = {}
-    spreads = {"short even": (8, 8), "short uneven": (3, 40), "long even": (92, 96), "long uneven": (12, 128)}
-    for family in families:
-        for width, heads in WIDTHS:
-            model = family_model(family, width, depth=2, heads=heads)
-            packing = packing_of(model)
-            for name, (least, most) in spreads.items():
-                for texts in (1, 4, 16, 64):
-                    lengths = torch.linspace(least, most, texts).long()
-                    mask = (torch.arange(int(lengths.max())) < lengths[:, None]).long()
-                    shape = f"{family}, {width} wide, {heads} heads, {texts} texts, {name}"
-                    if not packing.pays(mask):
-                        print(f"{shape}: as it is", flush=True)
-                        continue
-                    batch = {"input_ids": torch.randint(5, 1000, mask.shape) * mask, "attention_mask": mask}
-                    found: dict[bool, list[float]] = {False: [], True: []}
-                    count = max(1, 2048 // mask.numel())
-                    for _ in range(repeats):
-                        for is_chosen, seconds in found.items():
-                            run = partial(run_chosen, model, [batch] * count, packing if is_chosen else None)
-                            seconds.append(processor_seconds(run))
-                    ratios[shape] = min(found[True]) / min(found[False])
-                    print(f"{shape}: {packing.form} packed, {ratios[shape]:.2f} x padded", flush=True)
+    for family, (width, heads) in product(families, WIDTHS):
+        model = family_model(family, width, depth=2, heads=heads)
+        packing = packing_of(model)
+        for (name, (least, most)), texts in product(SPREADS.items(), (1, 4, 16, 64)):
+            lengths = torch.linspace(least, most, texts).long()
+            mask = (torch.arange(int(lengths.max())) < lengths[:, None]).long()
+            shape = f"{family}, {width} wide, {heads} heads, {texts} texts, {name}"
+            if not packing.pays(mask):
+                print(f"{shape}: as it is", flush=True)
+                continue
+            batch = {"input_ids": torch.randint(5, 1000, mask.shape) * mask, "attention_mask": mask}
+            batches = [batch] * max(1, 2048 // mask.numel())
+            padded, chosen = [], []
+            for _ in range(repeats):
+                padded.append(processor_seconds(partial(run_chosen, model, batches, None)))
+                chosen.append(processor_seconds(partial(run_chosen, model, batches, packing)))
+            ratios[shape] = min(chosen) / min(padded)
+            print(f"{shape}: {packing.form} packed, {ratios[shape]:.2f} x padded", flush=True)
     for worst in sorted(ratios, key=ratios.__getitem__)[-3:]:
         print(f"slowest: {worst}, {ratios[worst]:.2f} x padded")
 
@@ -284,6 +280,16 @@ def print_costs(repeats: int) -> None:
                 f"microseconds beside {per_layer:.0f}",
                 flush=True,
             )
+
+
+def mean_tokens(batches: Sequence[dict[str, Tensor]]) -> float:
+    """Return the number of tokens in a batch."""
+    return statistics.fmean(int(batch["attention_mask"].sum()) for batch in batches)
+
+
+def seconds_of_products(layers: Sequence[nn.Module], batches: Sequence[dict[str, Tensor]], rate: float) -> float:
+    """Return the limit: the seconds that the products of a batch take at so many operations per second."""
+    return 6 * sum(each.numel() for layer in layers for each in layer.parameters()) * mean_tokens(batches) / rate
 
 
 def products_per_second() -> float:

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from transformers import pipeline
 
+from benchmarks import markdown
 from datamodules.generated.synthetic_source import SyntheticSource
 from datamodules.glue.glue_tasks import find_task
 from lightning_modules import SequenceClassifier
@@ -72,15 +73,16 @@ def compare(
     calls |= {f"predict_texts, {tokens} tokens per batch": by_classifier(tokens) for tokens in tokens_per_batch}
     seconds = measure(calls, rounds)
     first = next(iter(seconds.values()))
-    lines = ["| | seconds | texts per second | times the pipeline's |", "| --- | --- | --- | --- |"]
-    for name, spent in seconds.items():
-        lines.append(f"| {name} | {spent:.1f} | {len(texts) / spent:.0f} | {first / spent:.2f} |")
+    rows = [
+        [name, f"{spent:.1f}", f"{len(texts) / spent:.0f}", f"{first / spent:.2f}"] for name, spent in seconds.items()
+    ]
     gap = max(
         abs(one[label] - other[label])
         for one, other in zip(found["pipeline"], found["classifier"], strict=True)
         for label in one
     )
-    return "\n".join([*lines, "", f"largest difference of a probability: {gap:.1e}"])
+    table = markdown.table(["", "seconds", "texts per second", "times the pipeline's"], rows)
+    return f"{table}\n\nlargest difference of a probability: {gap:.1e}"
 
 
 def main() -> None:

@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from benchmarks import markdown
+
 
 class Parts:
     """Processor seconds by the innermost part.
@@ -56,8 +58,8 @@ class Parts:
         """Return the seconds and shares of the parts, the largest first."""
         total = sum(self.seconds.values())
         rows = sorted(self.seconds.items(), key=lambda each: -each[1])
-        lines = [f"| {part} | {seconds:.2f} | {seconds / total:.0%} |" for part, seconds in rows]
-        return "\n".join(["| part | seconds | share |", "| --- | --- | --- |", *lines, f"| sum | {total:.2f} | 100% |"])
+        shown = [[part, f"{seconds:.2f}", f"{seconds / total:.0%}"] for part, seconds in [*rows, ("sum", total)]]
+        return markdown.table(["part", "seconds", "share"], shown)
 
 
 def main() -> None:

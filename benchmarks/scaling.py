@@ -9,6 +9,7 @@ that all numbers of ranks make the same steps.
 from __future__ import annotations
 
 import argparse
+import itertools
 import logging
 import math
 import os
@@ -34,8 +35,8 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader, DistributedSampler
 from transformers import BertConfig
 
+from benchmarks import markdown
 from benchmarks.study.machine import describe_machine
-from benchmarks.study.report import markdown_table
 from lightning_modules import SequenceClassifier
 from lightning_modules.closures import StepClosures
 from lightning_modules.trainer.reduction import reduced
@@ -240,6 +241,33 @@ def search_seconds(ranks: int, trials: float, latency: float, forward: float) ->
     return trials * (forward + 2 * latency * math.log2(ranks))
 
 
+def row_of_steps(found: Measurement, predicted: float) -> dict[str, float]:
+    """Return the columns of the first table.
+
+    Args:
+        found: The measurement.
+        predicted: The bytes per step that are to be expected.
+    """
+    return {
+        "steps per s": found.steps_per_second,
+        "trials per step": found.evaluations,
+        "bytes per step": found.bytes_per_step,
+        "predicted": predicted,
+        "collectives per step": found.messages_per_step,
+        "share of time": found.collective_share,
+    }
+
+
+def row_of_a_trial(found: Measurement) -> dict[str, float]:
+    """Return the columns of the second table."""
+    return {
+        "trial": 1e3 * found.trial_seconds,
+        "forward pass": 1e3 * found.forward_seconds,
+        "all-reduce": 1e3 * found.all_reduce_seconds,
+        "trial ÷ model": found.trial_seconds / (found.forward_seconds + found.all_reduce_seconds),
+    }
+
+
 def report(rows: list[dict[str, Any]], trials: list[dict[str, Any]], machine: dict[str, Any], arguments: str) -> str:
     """Return the report as Markdown.
 
@@ -265,16 +293,16 @@ def report(rows: list[dict[str, Any]], trials: list[dict[str, Any]], machine: di
             "what they gain. Bytes are of the tensors that a rank hands to collectives; predicted: gradients, one "
             "float32 per trial, and four numbers per step; three collectives of 12 bytes in all at a run's start are "
             "spread over its steps. The share of time includes waiting for other ranks.",
-            markdown_table(_formatted(pd.DataFrame(rows), ".4g")),
+            markdown.table_of(_formatted(pd.DataFrame(rows), ".4g")),
             "## What a trial costs, measured",
             "Milliseconds of one trial, of the forward pass in it and of an all-reduce of one number, each after a "
             f"barrier, of the slowest rank, medians of {TRIALS}. By the model a trial takes what the other two do. "
             "Ranks that share cores with each other and with other programs take turns: each of the three holds waits.",
-            markdown_table(_formatted(pd.DataFrame(trials), ".3g")),
+            markdown.table_of(_formatted(pd.DataFrame(trials), ".3g")),
             "## What a trial costs by the model",
             "One trial is a forward pass on the rank's own share of the batch, and an all-reduce of one number, "
             "2 l log2(R) with l the latency of a link. Without the forward pass:",
-            markdown_table(_formatted(model, ".3g")),
+            markdown.table_of(_formatted(model, ".3g")),
         ]
     )
 
@@ -302,35 +330,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder for report.md")
     arguments = parser.parse_args()
     machine, rows, trials = describe_machine(), [], []
-    for model in arguments.models:
-        for optimizer in arguments.optimizers:
-            for ranks in arguments.ranks:
-                found = measured_on(ranks, model, optimizer, arguments.steps)[0]
-                rows.append(
-                    {
-                        "model": model,
-                        "optimizer": optimizer,
-                        "ranks": ranks,
-                        "steps per s": found.steps_per_second,
-                        "trials per step": found.evaluations,
-                        "bytes per step": found.bytes_per_step,
-                        "predicted": predicted_bytes(found, optimizer) if ranks > 1 else 0.0,
-                        "collectives per step": found.messages_per_step,
-                        "share of time": found.collective_share,
-                    }
-                )
-                trials.append(
-                    {
-                        "model": model,
-                        "optimizer": optimizer,
-                        "ranks": ranks,
-                        "trial": 1e3 * found.trial_seconds,
-                        "forward pass": 1e3 * found.forward_seconds,
-                        "all-reduce": 1e3 * found.all_reduce_seconds,
-                        "trial ÷ model": found.trial_seconds / (found.forward_seconds + found.all_reduce_seconds),
-                    }
-                )
-                print(rows[-1] | trials[-1], flush=True)
+    for model, optimizer, ranks in itertools.product(arguments.models, arguments.optimizers, arguments.ranks):
+        found = measured_on(ranks, model, optimizer, arguments.steps)[0]
+        run = {"model": model, "optimizer": optimizer, "ranks": ranks}
+        rows.append(run | row_of_steps(found, predicted_bytes(found, optimizer) if ranks > 1 else 0.0))
+        trials.append(run | row_of_a_trial(found))
+        print(rows[-1] | trials[-1], flush=True)
     text = report(rows, trials, machine, shlex.join(sys.argv[1:]))
     print(text)
     if arguments.out is not None:

@@ -20,6 +20,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks import markdown
+
 ROOT = Path(__file__).parent.parent
 FIT = ("fit", "--config", "configs/quickstart.yaml", "--config", "configs/trainer/cpu.yaml")
 WATCHED = ("--trainer.callbacks+", "stopwatch.Stopwatch")
@@ -67,11 +69,11 @@ def compare(before: Path, after: Path, rounds: int) -> str:
     """Return a table of both trees' seconds and their ratio."""
     measure(before), measure(after)
     seconds = [(measure(before), measure(after)) for _ in range(rounds)]
-    lines = ["| | before, s | after, s | ratio |", "| --- | --- | --- | --- |"]
+    rows = []
     for row, name in enumerate(ROWS):
         old, new = (min(each[version][row] for each in seconds) for version in (0, 1))
-        lines.append(f"| {name} | {old:.2f} | {new:.2f} | {new / old:.2f} |")
-    return "\n".join(lines)
+        rows.append([name, f"{old:.2f}", f"{new:.2f}", f"{new / old:.2f}"])
+    return markdown.table(["", "before, s", "after, s", "ratio"], rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

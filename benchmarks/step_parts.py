@@ -22,8 +22,10 @@ from unittest.mock import patch
 import torch
 from torch import nn
 
+from benchmarks import markdown
 from benchmarks.run_parts import Parts
-from benchmarks.step_cost import PACKAGED, Method, Stopwatch, batches_of, methods, model_named
+from benchmarks.step_cost import PACKAGED, batches_of, model_named
+from benchmarks.step_methods import Method, Stopwatch, methods
 from lightning_modules.batches.batch_rows import Batch
 from lightning_modules.closures import StepClosures
 from lightning_modules.models.cpu_products import products_of_a_run
@@ -77,11 +79,10 @@ def table(seconds: dict[str, dict[str, float]]) -> str:
     """Return the seconds as markdown, a column for each method; the last line has the sums relative to the first's."""
     names = list(seconds)
     sums = {name: sum(seconds[name].values()) for name in names}
-    rows = [["part, s", *names], ["---", *["---:"] * len(names)]]
-    rows += [[part, *(f"{seconds[name][part]:.2f}" for name in names)] for part in [*PARTS, REST]]
+    rows = [[part, *(f"{seconds[name][part]:.2f}" for name in names)] for part in [*PARTS, REST]]
     rows += [["sum", *(f"{sums[name]:.2f}" for name in names)]]
     rows += [[f"relative to {names[0]}", *(f"{sums[name] / sums[names[0]]:.2f}" for name in names)]]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    return markdown.table(["part, s", *names], rows, numbers=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

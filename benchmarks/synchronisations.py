@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.optim import AdamW
 
+from benchmarks import markdown
 from optimizers import GLD, AdamSLS, LineSearchMeZO, MeZO, ParabolicAdam, SaLSA
 
 STEPS = 20
@@ -71,10 +72,8 @@ def main() -> None:
     if parser.parse_args().device == "cpu" or not torch.cuda.is_available():
         print("Not counted: there is no CUDA device.")
         sys.exit(0)
-    print("| method | synchronisations per step | trials per step |\n| --- | ---: | ---: |")
-    for name in METHODS:
-        waits, trials = count(name)
-        print(f"| {name} | {waits:.2f} | {trials:.2f} |")
+    rows = [[name, *(f"{each:.2f}" for each in count(name))] for name in METHODS]
+    print(markdown.table(["method", "synchronisations per step", "trials per step"], rows, numbers=True))
 
 
 if __name__ == "__main__":

@@ -24,6 +24,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks import markdown
+
 ROOT = Path(__file__).resolve().parents[1]
 WORDS = re.split(
     " ",
@@ -118,13 +120,14 @@ def main() -> None:
                 for size in (rows, rows // 10):
                     cache = root / f"cache {label.replace('/', ' ')} {size} {repeat}"
                     cold.setdefault((label, size), []).append(start(kind, sizes[size], cache, checkout))
-        print("| first start | rows | rows per second | rows per second of processor time | memory, MiB |")
-        print("| --- | ---: | ---: | ---: | ---: |")
+        columns = ["first start", "rows", "rows per second", "rows per second of processor time", "memory, MiB"]
+        print(markdown.head(columns, numbers=True))
         for (label, size), found in cold.items():
-            seconds = statistics.median(each["seconds"] for each in found)
-            processor = statistics.median(each["processor"] for each in found)
-            memory = statistics.median(each["memory"] for each in found)
-            print(f"| {label} | {size} | {size / seconds:,.0f} | {size / processor:,.0f} | {memory:,.0f} |", flush=True)
+            seconds, processor, memory = (
+                statistics.median(each[name] for each in found) for name in ("seconds", "processor", "memory")
+            )
+            rates = [f"{size / each:,.0f}" for each in (seconds, processor)]
+            print(markdown.row([label, size, *rates, f"{memory:,.0f}"]), flush=True)
         warm: dict[int, list[float]] = {rows: [], 1000: []}
         cache = root / "warm"
         for size in warm:
@@ -132,9 +135,8 @@ def main() -> None:
         for _ in range(arguments.repeats):
             for size, found_seconds in warm.items():
                 found_seconds.append(start("own", sizes[size], cache)["whole"])
-        print("\n| second start, TextDataModule | seconds |\n| --- | ---: |")
-        for size, found_seconds in warm.items():
-            print(f"| {size} rows | {statistics.median(found_seconds):.2f} |")
+        shown = [[f"{size} rows", f"{statistics.median(found):.2f}"] for size, found in warm.items()]
+        print("\n" + markdown.table(["second start, TextDataModule", "seconds"], shown, numbers=True))
 
 
 if __name__ == "__main__":

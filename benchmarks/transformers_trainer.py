@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,32 +87,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     splits = [read(options.data / file, options.task) for file in files]
     splits = [each.map(tokenize, batched=True, remove_columns=["texts"]) for each in splits]
 
-    settings = TrainingArguments(
-        output_dir=str(options.output),
-        num_train_epochs=options.epochs,
-        per_device_train_batch_size=32,
-        per_device_eval_batch_size=32,
-        learning_rate=5e-5,
-        weight_decay=0.01,
-        lr_scheduler_type="linear",
-        warmup_steps=0.1,
-        max_grad_norm=0.0,
-        train_sampling_strategy=options.sampling,
-        bf16=options.bf16,
-        use_cpu=True,
-        logging_steps=1,
-        report_to="tensorboard" if options.run == "fit" else "none",
-        eval_strategy="epoch" if options.run == "fit" else "no",
-        save_strategy="epoch" if options.run == "fit" else "no",
-        save_total_limit=1,
-        load_best_model_at_end=options.run == "fit",
-        metric_for_best_model="eval_loss",
-        seed=options.seed,
-        dataloader_pin_memory=False,
-    )
     trainer = Trainer(
         model,
-        settings,
+        settings_of(options),
         train_dataset=splits[0],
         eval_dataset=splits[-1],
         data_collator=DataCollatorWithPadding(tokenizer),
@@ -127,12 +104,44 @@ def main(arguments: Sequence[str] | None = None) -> None:
     elif options.run == "validate":
         print(json.dumps(trainer.evaluate()))
     else:
-        predictions: Any = trainer.predict(splits[0]).predictions
-        shares = np.exp(predictions - predictions.max(-1, keepdims=True))
-        table = pd.read_csv(options.data, keep_default_na=False)
-        table["prediction"] = [model.config.id2label[each] for each in predictions.argmax(-1)]
-        table[["probability_0", "probability_1"]] = shares / shares.sum(-1, keepdims=True)
-        table.to_csv(options.output / "predictions.csv", index=False)
+        write_predictions(trainer.predict(splits[0]).predictions, options.data, model.config.id2label, options.output)
+
+
+def settings_of(options: argparse.Namespace) -> TrainingArguments:
+    """Return the arguments of the training, alike for all tasks."""
+    is_fit = options.run == "fit"
+    return TrainingArguments(
+        output_dir=str(options.output),
+        num_train_epochs=options.epochs,
+        per_device_train_batch_size=32,
+        per_device_eval_batch_size=32,
+        learning_rate=5e-5,
+        weight_decay=0.01,
+        lr_scheduler_type="linear",
+        warmup_steps=0.1,
+        max_grad_norm=0.0,
+        train_sampling_strategy=options.sampling,
+        bf16=options.bf16,
+        use_cpu=True,
+        logging_steps=1,
+        report_to="tensorboard" if is_fit else "none",
+        eval_strategy="epoch" if is_fit else "no",
+        save_strategy="epoch" if is_fit else "no",
+        save_total_limit=1,
+        load_best_model_at_end=is_fit,
+        metric_for_best_model="eval_loss",
+        seed=options.seed,
+        dataloader_pin_memory=False,
+    )
+
+
+def write_predictions(logits: Any, rows: Path, names: Mapping[int, str], folder: Path) -> None:
+    """Write rows with their prediction and the probabilities of both labels beside them."""
+    shares = np.exp(logits - logits.max(-1, keepdims=True))
+    table = pd.read_csv(rows, keep_default_na=False)
+    table["prediction"] = [names[each] for each in logits.argmax(-1)]
+    table[["probability_0", "probability_1"]] = shares / shares.sum(-1, keepdims=True)
+    table.to_csv(folder / "predictions.csv", index=False)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import json
 import os
 import re
@@ -31,6 +32,7 @@ from typing import NamedTuple
 
 import torch
 
+from benchmarks import markdown
 from benchmarks.study.machine import ROOT, describe_machine
 from datamodules.glue.row_selection import sample
 from lightning_modules import SequenceClassifier
@@ -133,19 +135,14 @@ def table_of_fits(task: str, options: argparse.Namespace, scratch: Path) -> str:
                 found.append(run(command, Path(folder)))
                 report(f"{task}, {name}", found[-1])
     first = next(iter(runs))
-    lines = [
-        f"## fit, {task}: {options.rows} rows, {options.epochs} epochs",
-        "",
-        f"| | seconds | times the first | memory, MiB | val/loss | val/{SCORES[task]} |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
+    rows = []
     for name, found in runs.items():
         scored = [scores(each.output, task) for each in found]
         cells = [spread([each.seconds for each in found], ".1f"), f"{ratio(found, runs[first]):.2f}"]
         cells += [f"{statistics.median(each.mebibytes for each in found):.0f}"]
-        cells += [mean_and_error([each[score] for each in scored]) for score in (0, 1)]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append([name, *cells, *(mean_and_error([each[score] for each in scored]) for score in (0, 1))])
+    columns = ["", "seconds", "times the first", "memory, MiB", "val/loss", f"val/{SCORES[task]}"]
+    return f"## fit, {task}: {options.rows} rows, {options.epochs} epochs\n\n{markdown.table(columns, rows)}"
 
 
 def table_of_predictions(options: argparse.Namespace, scratch: Path) -> str:
@@ -154,44 +151,41 @@ def table_of_predictions(options: argparse.Namespace, scratch: Path) -> str:
     model = SequenceClassifier(num_labels=2, label_names=["0", "1"]).export(
         scratch / "model", facts={"max_length": 128}
     )
-    counts = (options.texts, FEW)
-    files = {count: write_texts(options.data_dir, scratch / f"texts_{count}.csv", count) for count in counts}
-    ours = {"validate": "cli.py validate", "predict": "cli.py predict"}
-    lines = [
-        f"## Evaluation and prediction, {options.texts} texts",
-        "",
-        "| | seconds | times the first | net | net, times the first | memory, MiB |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    for kind, own in ours.items():
-        runs: dict[tuple[str, int], list[Run]] = {}
+    files = {
+        count: write_texts(options.data_dir, scratch / f"texts_{count}.csv", count) for count in (options.texts, FEW)
+    }
+    rows = []
+    for kind in ("validate", "predict"):
+        first, *_ = names = [*THEIRS, f"cli.py {kind}"]
+        runs: dict[tuple[str, int], list[Run]] = {(name, count): [] for name in names for count in files}
         found: dict[str, dict[str, list[float]]] = {}
-        for _ in range(options.repeats):
-            for name in (*THEIRS, own):
-                for count, file in files.items():
-                    with tempfile.TemporaryDirectory(dir=scratch) as folder:
-                        command = our_prediction(kind, file, model)
-                        if name != own:
-                            command = their_command(kind, file, model, THEIRS[name])
-                        done = run(command, Path(folder))
-                        if kind == "predict" and count != FEW:
-                            found[name] = probabilities(Path(folder))
-                    runs.setdefault((name, count), []).append(done)
-                    report(f"{kind}, {count} texts, {name}", done)
-        first = next(iter(THEIRS))
-        for name in (*THEIRS, own):
+        for _, (name, count) in itertools.product(range(options.repeats), runs):
+            command = our_prediction(kind, files[count], model)
+            if name in THEIRS:
+                command = their_command(kind, files[count], model, THEIRS[name])
+            with tempfile.TemporaryDirectory(dir=scratch) as folder:
+                runs[name, count].append(run(command, Path(folder)))
+                if kind == "predict" and count != FEW:
+                    found[name] = probabilities(Path(folder))
+            report(f"{kind}, {count} texts, {name}", runs[name, count][-1])
+        for name in names:
             whole, few = runs[name, options.texts], runs[name, FEW]
-            net = [one.seconds - other.seconds for one, other in zip(whole, few, strict=True)]
-            their_net = [
-                one.seconds - other.seconds
-                for one, other in zip(runs[first, options.texts], runs[first, FEW], strict=True)
-            ]
+            net, their_net = net_seconds(whole, few), net_seconds(runs[first, options.texts], runs[first, FEW])
             cells = [spread([each.seconds for each in whole], ".1f"), f"{ratio(whole, runs[first, options.texts]):.2f}"]
             cells += [spread(net, ".1f"), f"{statistics.median(net) / statistics.median(their_net):.2f}"]
             cells += [f"{statistics.median(each.mebibytes for each in whole):.0f}"]
-            lines.append(f"| {name}{f', {kind}' if name != own else ''} | {' | '.join(cells)} |")
+            rows.append([f"{name}, {kind}" if name in THEIRS else name, *cells])
     gaps = ", ".join(f"{name} {largest_gap(found[first], each):.1e}" for name, each in found.items() if name != first)
-    return "\n".join([*lines, "", f"Largest difference of a text's probability from the first row's: {gaps}."])
+    columns = ["", "seconds", "times the first", "net", "net, times the first", "memory, MiB"]
+    return (
+        f"## Evaluation and prediction, {options.texts} texts\n\n{markdown.table(columns, rows)}\n\n"
+        f"Largest difference of a text's probability from the first row's: {gaps}."
+    )
+
+
+def net_seconds(whole: Sequence[Run], few: Sequence[Run]) -> list[float]:
+    """Return the seconds of each run without those that the same program takes for a few texts."""
+    return [one.seconds - other.seconds for one, other in zip(whole, few, strict=True)]
 
 
 def run(command: Sequence[str], folder: Path) -> Run:

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from benchmarks import markdown
 from benchmarks.study import figures
 from benchmarks.study.definition import RegretOptions
-from benchmarks.study.markdown import markdown_table
 from benchmarks.study.regret import (
     average_ranks,
     best_rate,
@@ -112,7 +112,7 @@ def _table(frame: pd.DataFrame) -> str:
                 "cost": _number(_mean_over_settings(group, "cost"), 2),
             }
         )
-    return markdown_table(rows)
+    return markdown.table_of(rows)
 
 
 def _search_table(frame: pd.DataFrame) -> str:
@@ -139,7 +139,7 @@ def _search_table(frame: pd.DataFrame) -> str:
             "score, last search": _points(scores["searched_score"], method, "mean"),
         }
         rows.append(row)
-    return markdown_table(rows)
+    return markdown.table_of(rows)
 
 
 def _settings_table(frame: pd.DataFrame) -> str:
@@ -159,13 +159,13 @@ def _settings_table(frame: pd.DataFrame) -> str:
                 "its score": _number(values["score"].mean()),
             }
         )
-    return markdown_table(rows)
+    return markdown.table_of(rows)
 
 
 def _by_setting(frame: pd.DataFrame) -> str:
     regrets = frame.groupby(["setting", "method"], sort=False)["loss_regret"].mean().unstack()
     rows = [{"setting": str(setting)} | row.map(_number).to_dict() for setting, row in regrets.iterrows()]
-    return markdown_table(rows)
+    return markdown.table_of(rows)
 
 
 def _figures(frame: pd.DataFrame, name: str, folder: Path) -> list[str]:

@@ -11,12 +11,12 @@ from typing import Any
 
 import pandas as pd
 
+from benchmarks import markdown
 from benchmarks.study import figures
 from benchmarks.study.curves import History, evaluations_per_step, load_histories, mean_curve
 from benchmarks.study.definition import Published, Study, label_of
 from benchmarks.study.estimate import duration, number_of
 from benchmarks.study.grid import Run
-from benchmarks.study.markdown import markdown_table
 from benchmarks.study.regret import regret_frame
 from benchmarks.study.regret_report import write_regret
 from benchmarks.study.results import FAILED, FINISHED, Result
@@ -183,7 +183,7 @@ class _Writer:
             ]
             if label is not None:
                 parts.append(f"### {label}")
-            parts += [markdown_table(rows), f"![score against seconds of training, tuning counted]({figure})"]
+            parts += [markdown.table_of(rows), f"![score against seconds of training, tuning counted]({figure})"]
             tables.append(tuned)
         pd.concat(tables).to_csv(self.folder / "tuning.csv", index=False, float_format="%.6g")
         return "\n\n".join(parts)
@@ -195,7 +195,7 @@ class _Writer:
         for source in self.study.published:
             rows = [self._published_row(source, row) for row in source.rows]
             parts.append(f"{source.source}: {source.measure}." + (f" {source.note}" if source.note else ""))
-            parts.append(markdown_table(rows))
+            parts.append(markdown.table_of(rows))
         return "\n\n".join(parts)
 
     def failures(self) -> str:
@@ -206,7 +206,7 @@ class _Writer:
             {"run": self._label(row, self.axes) + f" · seed {row['seed']}", "id": row["id"], "reason": row["reason"]}
             for _, row in failed.iterrows()
         ]
-        return "## Failed runs\n\n" + markdown_table(rows)
+        return "## Failed runs\n\n" + markdown.table_of(rows)
 
     def curves(self) -> pd.DataFrame:
         tables = []
@@ -254,7 +254,7 @@ class _Writer:
             rows.append(row)
         budgets = ", ".join(dict.fromkeys(cells["budget"]))
         judged = f"Judged by {metric}{self._baseline(cells)}. Every run: {budgets}."
-        parts = [f"## {label or 'Results'}", judged, markdown_table(rows)]
+        parts = [f"## {label or 'Results'}", judged, markdown.table_of(rows)]
         return "\n\n".join([*parts, *self._figures(cells, runs, label)])
 
     def _figures(self, cells: pd.DataFrame, runs: pd.DataFrame, label: str | None) -> list[str]:

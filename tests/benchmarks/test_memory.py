@@ -26,16 +26,16 @@ def test_a_method_without_gradients_takes_what_an_evaluation_does(monkeypatch, c
 
 
 def test_a_method_that_dies_is_left_out_of_the_table(monkeypatch, capsys):
-    def measured(name):
-        if name != "evaluation":
-            raise RuntimeError(f"{name}: killed, out of memory?")
+    def measured(module, arguments):
+        if arguments != ["--only", "evaluation"]:
+            raise RuntimeError(f"{' '.join(arguments)}: killed, out of memory?")
         return {"parameters": 10, "weights": 40, "trainable": 40, "peak": 2**20}
 
     monkeypatch.setattr(memory, "measured_in_new_process", measured)
     monkeypatch.setattr(sys, "argv", ["memory", "--methods", "evaluation", "SaLSA"])
     memory.main()
     printed = capsys.readouterr()
-    assert "not measured: SaLSA: killed, out of memory?" in printed.err
+    assert "not measured: --only SaLSA: killed, out of memory?" in printed.err
     assert "| evaluation | 1 | 104857.60 | 1.000 | 1 | 0 |" in printed.out
     assert "- command: `python -m benchmarks.memory --methods evaluation SaLSA`" in printed.out
     assert "| SaLSA" not in printed.out

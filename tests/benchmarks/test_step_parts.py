@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks import step_parts
-from benchmarks.step_cost import methods
+from benchmarks.step_methods import methods
 from tests.architectures import tiny_model
 
 SEARCHES = {"trials", "slopes", "averages for a search", "copies for a search", "moves of a search"}

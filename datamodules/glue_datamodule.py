@@ -46,8 +46,7 @@ class GLUEDataModule(TokenizedDataModule):
         max_train_samples: Train on this many rows, chosen at random. Default: all.
         max_eval_samples: Validate and test on this many random rows of each split; predict all rows. Default: all.
         sample_seed: Seed of the random choices of rows.
-        minority_keep_fraction: Fraction of the rarest class's training rows to keep, above 0 and up to 1; applied
-            before ``max_train_samples``. Default: keep all.
+        minority_keep_fraction: Fraction of the rarest class to keep, before ``max_train_samples``. Default: all of it.
         group_by_length: Put training rows of similar length into the same batch, which saves padding.
         cache_dir: Folder for tokenized rows. Default: ``linetune`` inside the folder where `datasets` keeps its own.
         synthetic_seed: Seed of generated rows.

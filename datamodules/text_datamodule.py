@@ -38,8 +38,7 @@ READING_VERSION = 1
 class TextDataModule(TokenizedDataModule):
     """Labelled texts of the user: CSV, TSV, JSON lines or Parquet files, or a data set of `datasets`.
 
-    docs/own_data.md has examples, the batches' contents and what is refused. Columns, kind of task and label names that
-    are found in the training rows are saved in the hyperparameters and in checkpoints.
+    Columns, kind of task and label names that are found are saved in checkpoints. docs/own_data.md has examples.
 
     Args:
         train_file: Training rows, as a path, a glob pattern, or several; .csv, .tsv, .jsonl or .parquet.

@@ -68,8 +68,7 @@ class PeakRate:
     `splits_slope` says so, and `update` where `is_due` says so.
 
     Args:
-        peak_fraction: :math:`q`. Steps all the way to the minimiser of the expected loss gain most now, but leave a
-            noise in the parameters that later steps have to take out.
+        peak_fraction: :math:`q`. Steps all the way to the minimiser gain most now, but leave noise to later steps.
         shortest_run: A run of T steps goes a share of `shortest_run` / T at least: it has no time for small steps.
         largest_fraction: The largest share that a short run goes, unless `peak_fraction` is larger.
         prior_agreement: The agreement that is expected before anything is measured.

@@ -39,7 +39,7 @@ class StepClosures:
         backward: Accumulates the gradient of its argument; a gradient scaler may scale in here.
         device: Where the model is; its generator is replayed beside the CPU's.
         mean_over_ranks: Averages a tensor over the ranks of a distributed run. Default: one rank.
-        without_gradient_sync: Context in which backward passes but the last keep gradients to their rank. Default: none.
+        without_gradient_sync: Context in which all backward passes but the last keep gradients local. Default: none.
         module: The module that ``compute_loss`` uses, for :meth:`evaluate_many`.
         mean_over: How many terms a micro-batch's loss is a mean over, :math:`n`, or the sum of their weights. Default:
             its examples.

@@ -71,7 +71,7 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         trainable: Which parameters train: ``all``, the ``head`` (all above the layers), or the ``new`` ones, which the
             checkpoint did not hold. Frozen modules run in eval mode.
         cache_features: Whether to keep the output of a frozen encoder on disk, in a folder if one is named.
-        skip_padding: Whether the layers leave padding out. Default: on a CPU, where it saves time; see :class:`Packing`.
+        skip_padding: Whether the layers leave padding out. Default: on a CPU where it is faster, see :class:`Packing`.
         split_by_length: In how many parts of similar length a batch goes through the model, to save padding.
         gradient_checkpointing: Whether to compute activations again in the backward pass in place of keeping them.
         compile: Whether to compile the model by torch.compile.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import re
 import warnings
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -15,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import BaseFinetuning, ModelCheckpoint
+from lightning.pytorch.callbacks import BaseFinetuning
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
@@ -23,29 +22,12 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from lightning_modules import (
     ClosureModule,
     GradientClip,
-    LinearWithWarmup,
     ModelError,
     Schedule,
-    SequenceClassifier,
-    Triangular,
 )
 from lightning_modules.batches.batch_rows import count_examples
-from optimizers import GLD, AdamSLS, ParabolicAdam, ParamGroups, SaLSA
-from tests.quiet_trainer import quiet_trainer
-from tests.tiny_models import TinyData, save_tiny_bert
-
-
-class Regression(ClosureModule):
-    """Least squares on tuples of tensors."""
-
-    def __init__(self, **training: Any) -> None:
-        super().__init__(**training)
-        torch.manual_seed(0)
-        self.layer = nn.Linear(3, 1)
-
-    def compute_loss(self, batch: Any) -> Tensor:
-        inputs, targets = batch
-        return nn.functional.mse_loss(self.layer(inputs).squeeze(-1), targets)
+from optimizers import GLD, ParabolicAdam, ParamGroups, SaLSA
+from tests.lightning_modules.regression import Regression, data, fit
 
 
 class Weighted(Regression):
@@ -58,19 +40,6 @@ class Weighted(Regression):
 
     def mean_over(self, batch: Any) -> float:
         return float(batch[2].sum())
-
-
-def data(batch_size: int, weighted: bool = False, count: int = 24) -> DataLoader:
-    generator = torch.Generator().manual_seed(1)
-    inputs = torch.randn(count, 3, generator=generator)
-    tensors = [inputs, inputs.sum(1)] + ([torch.rand(count, generator=generator)] if weighted else [])
-    return DataLoader(TensorDataset(*tensors), batch_size=batch_size)
-
-
-def fit(module: LightningModule, loader: Any, folder: Path, **options: Any) -> Trainer:
-    trainer = quiet_trainer(default_root_dir=folder, **({"max_epochs": 2} | options))
-    trainer.fit(module, loader, data(7))
-    return trainer
 
 
 @pytest.mark.parametrize("optimizer", [partial(torch.optim.SGD, lr=0.1), SaLSA])
@@ -370,233 +339,12 @@ def test_a_batch_of_no_examples_is_one_line(batch: Any) -> None:
         count_examples(batch)
 
 
-def checkpoint(folder: Path, **options: Any) -> tuple[str, str]:
-    tiny = str(save_tiny_bert(folder / "m"))
-    trainer = quiet_trainer(max_steps=1, limit_val_batches=0, default_root_dir=folder)
-    trainer.fit(SequenceClassifier(tiny, optimizer=AdamSLS, **options), TinyData())
-    trainer.save_checkpoint(folder / "a.ckpt")
-    return tiny, str(folder / "a.ckpt")
-
-
-def test_a_checkpoint_with_labels_in_another_order_is_refused(tmp_path: Path) -> None:
-    tiny, path = checkpoint(tmp_path, label_names=("entailment", "not_entailment"))
-    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path)
-    other = SequenceClassifier(tiny, label_names=("not_entailment", "entailment"))
-    with pytest.raises(ModelError, match=r"labels in another order, entailment, not_entailment, than the task's"):
-        trainer.validate(other, TinyData(), ckpt_path=path, verbose=False)
-
-
-@pytest.mark.parametrize(
-    ("task", "fn", "own"),
-    [
-        ({"num_labels": 1, "problem_type": "regression"}, "validate", "a regression"),
-        ({"num_labels": 3, "label_names": ("low", "mid", "high")}, "validate", "3 labels (low, mid, high)"),
-        ({"label_names": ("same", "other")}, "fit", "2 labels (same, other)"),
-    ],
-)
-def test_a_checkpoint_of_another_task_names_both_and_the_way_out(
-    tmp_path: Path, task: dict[str, Any], fn: str, own: str
-) -> None:
-    tiny, path = checkpoint(tmp_path, label_names=("bad", "good"))
-    trainer = quiet_trainer(max_steps=2, default_root_dir=tmp_path)
-    said = rf"of another task, 2 labels \(bad, good\), than this run's, {re.escape(own)}; keep .*logger.init_args.name"
-    with pytest.raises(ModelError, match=said):
-        getattr(trainer, fn)(SequenceClassifier(tiny, optimizer=AdamSLS, **task), TinyData(), ckpt_path=path)
-
-
-def test_labels_of_other_names_may_take_a_checkpoints_weights_but_for_a_fit(tmp_path: Path) -> None:
-    tiny, path = checkpoint(tmp_path, label_names=("bad", "good"))
-    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path)
-    other = SequenceClassifier(tiny, label_names=("no", "yes"))
-    trainer.validate(other, TinyData(), ckpt_path=path, verbose=False)
-    saved = torch.load(path, weights_only=True)["state_dict"]
-    assert all(torch.equal(value, saved[name]) for name, value in other.state_dict().items())
-
-
-def test_a_checkpoint_with_another_adapter_is_named(tmp_path: Path) -> None:
-    from peft import LoraConfig
-
-    _, path = checkpoint(tmp_path, adapter=LoraConfig(r=2, target_modules=["query"]))
-    with pytest.raises(ModelError, match=r"the checkpoint's adapter is LoraConfig, the model's none"):
-        SequenceClassifier.load_from_checkpoint(path)
-    rebuilt = SequenceClassifier.load_from_checkpoint(path, adapter=LoraConfig(r=2, target_modules=["query"]))
-    assert any("lora" in name for name, _ in rebuilt.named_parameters())
-
-
-class OwnSchedule(Regression):
-    """Makes its optimizer and its schedule itself, as any LightningModule may."""
-
-    interval = "epoch"
-
-    def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.SGD(self.parameters(), lr=1.0)
-        schedule = torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.1)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": self.interval}}
-
-
-@pytest.mark.parametrize(("interval", "rate"), [("epoch", 1e-2), ("step", 1e-6)])
-def test_a_schedule_of_a_modules_own_advances_when_it_says(interval: str, rate: float, tmp_path: Path) -> None:
-    module = OwnSchedule()
-    module.interval = interval
-    trainer = fit(module, data(8), tmp_path)
-    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(rate)
-
-
-class OwnFrequency(OwnSchedule):
-    """Has a schedule that advances every so many steps or epochs."""
-
-    frequency = 2
-
-    def configure_optimizers(self) -> Any:
-        made = OwnSchedule.configure_optimizers(self)
-        made["lr_scheduler"]["frequency"] = self.frequency
-        return made
-
-
-class Automatic(LightningModule):
-    """The same, trained by Lightning itself."""
-
-    configure_optimizers = OwnFrequency.configure_optimizers
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(3, 1)
-
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        return nn.functional.mse_loss(self.layer(batch[0]).squeeze(-1), batch[1])
-
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        pass
-
-
-class Rates(Callback):
-    """Keeps the learning rate before each batch."""
-
-    def __init__(self) -> None:
-        self.seen: list[float] = []
-
-    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
-        self.seen.append(trainer.optimizers[0].param_groups[0]["lr"])
-
-
-@pytest.mark.parametrize("interval", ["step", "epoch"])
-@pytest.mark.parametrize("frequency", [2, 3])
-def test_a_schedules_frequency_is_that_of_automatic_optimization(interval: str, frequency: int, tmp_path: Path) -> None:
-    seen = []
-    for module in (OwnFrequency(), Automatic()):
-        rates = Rates()
-        module.interval, module.frequency = interval, frequency
-        fit(module, data(5), tmp_path, max_epochs=7, callbacks=[rates])  # 5 batches an epoch
-        seen.append(rates.seen)
-    assert seen[0] == seen[1]
-    assert len(set(seen[0])) > 2
-
-
-def test_a_plateau_by_steps_is_refused(tmp_path: Path) -> None:
-    class ByPlateau(OwnSchedule):
-        def configure_optimizers(self) -> Any:
-            optimizer = torch.optim.SGD(self.parameters(), lr=1.0)
-            schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
-            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step", "frequency": 3}}
-
-    with pytest.raises(ModelError, match=r"ReduceLROnPlateau with interval step and frequency 3: it advances"):
-        fit(ByPlateau(), data(8), tmp_path)
-
-
 def test_a_rate_for_an_optimizer_without_one_is_refused_in_words_of_the_module(tmp_path: Path) -> None:
     for optimizer, why in (GLD, "GLD takes no lr"), (SaLSA, "SaLSA finds its own step size"):
         module = Regression(optimizer=optimizer)
         module.lr = 0.25
         with pytest.raises(ModelError, match=f"^lr: the module's attribute lr is 0.25, and {why}; do not set lr"):
             fit(module, data(8), tmp_path)
-
-
-class SavesInTheEnd(Callback):
-    """Saves at the end of an epoch, before the module's own hook, by which a schedule advances."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def on_train_epoch_end(self, trainer: Trainer, *_: Any) -> None:
-        trainer.save_checkpoint(self.path)
-
-
-def rates_of_epochs(epochs: int, folder: Path, *savers: Callback, ckpt_path: Path | None = None) -> list[float]:
-    rates = Rates()
-    options: dict[str, Any] = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False}
-    trainer = Trainer(default_root_dir=folder, max_epochs=epochs, callbacks=[rates, *savers], **options)
-    trainer.fit(OwnFrequency(), data(8), data(7), ckpt_path=ckpt_path)
-    return rates.seen
-
-
-@pytest.fixture(scope="module")
-def rates_without_a_break(tmp_path_factory: pytest.TempPathFactory) -> list[float]:
-    torch.manual_seed(0)
-    return rates_of_epochs(6, tmp_path_factory.mktemp("straight"))
-
-
-@pytest.mark.parametrize("before_the_schedule", [False, True])
-@pytest.mark.parametrize("epochs", [1, 2, 3, 4])
-def test_a_schedules_frequency_counts_the_epochs_before_a_checkpoint(
-    epochs: int, before_the_schedule: bool, tmp_path: Path, rates_without_a_break: list[float]
-) -> None:
-    saved = tmp_path / "saved.ckpt"
-    saver = ModelCheckpoint(tmp_path, "saved", save_on_train_epoch_end=False)
-    rates_of_epochs(epochs, tmp_path, SavesInTheEnd(saved) if before_the_schedule else saver)
-    resumed = rates_of_epochs(6, tmp_path / "resumed", ckpt_path=saved)
-    assert resumed == rates_without_a_break[3 * epochs :]
-
-
-class Halving:
-    """A schedule as other packages have them: no subclass of torch's."""
-
-    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
-        self.optimizer = optimizer
-
-    def step(self) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] /= 2
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        pass
-
-
-class StepsOnItsOwn(Regression):
-    """Advances its schedule by Lightning's hook, which modules with others' schedules define."""
-
-    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        for _ in range(2):
-            scheduler.step()
-
-
-@pytest.mark.parametrize(("kind", "factor"), [(Regression, 1 / 8), (StepsOnItsOwn, 1 / 64)])
-@pytest.mark.parametrize("epochs", [1, 3])
-def test_a_schedule_that_is_not_torchs_advances_as_its_module_says(
-    kind: type[Regression], factor: float, epochs: int, tmp_path: Path
-) -> None:
-    schedule = Schedule(Halving, "epoch" if epochs == 3 else "step")  # type: ignore[arg-type]
-    module = kind(optimizer=partial(torch.optim.SGD, lr=1.0), lr_scheduler=schedule)
-    trainer = fit(module, data(8), tmp_path, max_epochs=epochs)  # 3 batches an epoch
-    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(factor)
-
-
-class TwoSchedules(Regression):
-    """Has two schedules for one optimizer, as any LightningModule may."""
-
-    def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.SGD(self.parameters(), lr=1.0)
-        return [optimizer], [
-            {"scheduler": torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=gamma), "interval": interval}
-            for gamma, interval in ((0.1, "step"), (0.5, "epoch"))
-        ]
-
-
-def test_several_schedules_of_a_modules_own_all_advance(tmp_path: Path) -> None:
-    trainer = fit(TwoSchedules(), data(8), tmp_path, max_epochs=1)
-    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.5e-3)
 
 
 class Unfreezing(BaseFinetuning):
@@ -644,31 +392,6 @@ def test_the_state_of_an_older_version_is_one_line(tmp_path: Path) -> None:
         Trainer(accelerator="cpu", max_epochs=4, logger=False, default_root_dir=tmp_path).fit(
             Regression(optimizer=ParabolicAdam), data(8), ckpt_path=tmp_path / "a.ckpt"
         )
-
-
-SCHEDULES: dict[str, Any] = {
-    "triangular": Triangular,
-    "cosine annealing": torch.optim.lr_scheduler.CosineAnnealingLR,
-    "linear": partial(torch.optim.lr_scheduler.LinearLR, start_factor=1.0, end_factor=0.1, total_iters=None),
-    "one cycle": partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=0.05),
-    "warm-up": LinearWithWarmup,
-}
-
-
-@pytest.mark.parametrize("interval", ["step", "epoch"])
-@pytest.mark.parametrize("name", SCHEDULES)
-def test_a_run_that_is_resumed_for_longer_follows_its_own_length(name: str, interval: Any, tmp_path: Path) -> None:
-    def module() -> Regression:
-        sgd = partial(torch.optim.SGD, lr=0.05)
-        return Regression(optimizer=sgd, lr_scheduler=Schedule(SCHEDULES[name], interval))
-
-    straight, resumed = Rates(), Rates()
-    fit(module(), data(8), tmp_path, max_epochs=4, callbacks=[straight])
-    first = fit(module(), data(8), tmp_path, max_epochs=2)
-    first.save_checkpoint(tmp_path / "half.ckpt")
-    trainer = quiet_trainer(max_epochs=4, default_root_dir=tmp_path, callbacks=[resumed])
-    trainer.fit(module(), data(8), data(7), ckpt_path=tmp_path / "half.ckpt")
-    assert resumed.seen == pytest.approx(straight.seen[len(straight.seen) // 2 :])
 
 
 @pytest.mark.parametrize("batches_per_step", [1, 2])

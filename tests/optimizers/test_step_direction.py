@@ -1,0 +1,37 @@
+"""StepDirection: the direction of an optimizer's step, by a copy of it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import SGD, AdamW
+
+from optimizers import step_direction
+from optimizers.step_direction import StepDirection
+
+
+def test_a_direction_shows_in_spite_of_the_rounding_of_bfloat16() -> None:
+    torch.manual_seed(0)
+    rough, exact = (nn.Parameter(torch.ones(500, dtype=dtype)) for dtype in (torch.bfloat16, torch.float32))
+    rough.grad = torch.randn(500).bfloat16()
+    exact.grad = rough.grad.float()
+    (found,), (expected,) = (StepDirection(AdamW([each], lr=1e-5), [1.0]).find() for each in (rough, exact))
+    assert (found - expected).norm() < 0.02 * expected.norm()
+
+
+def test_a_copy_of_an_optimizer_calls_none_of_its_hooks() -> None:
+    weight = nn.Parameter(torch.ones(2))
+    weight.grad = torch.ones(2)
+    optimizer, calls = SGD([weight], lr=1.0), []
+    optimizer.register_step_pre_hook(lambda *_: calls.append("before"))
+    optimizer.register_step_post_hook(lambda *_: calls.append("after"))
+    StepDirection(optimizer, [1.0]).find()
+    assert calls == []
+
+
+def test_another_torch_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = step_direction._NOT_PUBLIC - {"_optimizer_step_pre_hooks"}
+    monkeypatch.setattr(step_direction, "_NOT_PUBLIC", names)
+    with pytest.raises(RuntimeError, match=r"torch 2\.\d+.*_optimizer_step_pre_hooks"):
+        StepDirection(SGD([nn.Parameter(torch.ones(2))], lr=1.0), [1.0])

@@ -46,6 +46,8 @@ class ParamGroups:
         lr_factors: Factors on the optimizer's learning rate by part (`embeddings`, `layer.0`, …, `head`), 0 or more,
             in place of the powers of `lr_decay`.
         lrs: Learning rates by part, in place of the optimizer's.
+        new_lr_factor: A further factor, above 0, on the learning rate of parameters that did not come from the
+            checkpoint, such as a new head; nothing where all that trains is new. None: the optimizer's own, 1 for most.
 
     Raises:
         ValueError: A setting is out of range; the model lacks a part that is named, or has fewer parts than bundles, or
@@ -64,6 +66,7 @@ class ParamGroups:
     lr_decay: float = 1.0
     lr_factors: dict[str, float] | None = None
     lrs: dict[str, float] | None = None
+    new_lr_factor: float | None = None
 
     def __post_init__(self) -> None:
         is_count = isinstance(self.units, int) and not isinstance(self.units, bool) and self.units >= 1
@@ -72,6 +75,8 @@ class ParamGroups:
         for name, decay in (("weight_decay", self.weight_decay), ("anchor_decay", self.anchor_decay)):
             require(decay is None or decay >= 0, name, decay, "at least 0")
         require(self.lr_decay > 0, "lr_decay", self.lr_decay, "above 0")
+        new_factor = self.new_lr_factor
+        require(new_factor is None or new_factor > 0, "new_lr_factor", new_factor, "above 0, or None")
         for argument, table in (("lr_factors", self.lr_factors), ("lrs", self.lrs)):
             for part, value in (table or {}).items():
                 require(value >= 0, f"{argument}: {part}", value, "at least 0")
@@ -95,13 +100,21 @@ class ParamGroups:
         decays = {"weight_decay": self.weight_decay, "anchor_decay": self.anchor_decay}
         decays = {name: decay for name, decay in decays.items() if decay is not None}
         vectors = set() if self.decay_norm_and_bias else _norm_and_bias_names(model)
+        factor = 1.0 if self.new_lr_factor is None else self.new_lr_factor
+        # Where all that trains is new, there is nothing that it could learn faster than.
+        is_divided = factor != 1 and any(
+            parameter.requires_grad and name not in new_names for name, parameter in model.named_parameters()
+        )
         groups: dict[tuple[Any, ...], dict[str, Any]] = {}
         for name, parameter in model.named_parameters():
             if not parameter.requires_grad:
                 continue
             rate_of, rate = rates.get(name, ("", {}))
-            key = (units[name], rate_of, name in vectors)
+            is_new = is_divided and name in new_names
+            key = (units[name], rate_of, is_new, name in vectors)
             if key not in groups:
+                if is_divided:
+                    rate = _scaled(rate, factor if is_new else 1.0)
                 groups[key] = {
                     "params": [],
                     "name": self._group_name(*key),
@@ -117,7 +130,7 @@ class ParamGroups:
             raise ValueError(f"no parameter trains in a {type(model).__name__}: all have requires_grad=False")
         places = {unit: index for index, unit in enumerate(dict.fromkeys(units.values()))}
         parts = {part: index for index, part in enumerate(dict.fromkeys(part for part, _ in rates.values()))}
-        return [groups[key] for key in sorted(groups, key=lambda key: (places[key[0]], parts.get(key[1], 0), key[2]))]
+        return [groups[key] for key in sorted(groups, key=lambda key: (places[key[0]], parts.get(key[1], 0), *key[2:]))]
 
     def _units(self, model: nn.Module, order: Sequence[str]) -> dict[str, str]:
         """Return the unit of every trainable parameter by the parameter's name, from the bottom to the top."""
@@ -150,12 +163,17 @@ class ParamGroups:
             rates[part.name] = rate
         return {name: (part.name, rates[part.name]) for part in parts for name, _ in part.parameters}
 
-    def _group_name(self, unit: str, part: str, is_vector: bool) -> str:
+    def _group_name(self, unit: str, part: str, is_new: bool, is_vector: bool) -> str:
         if self.units == "tensor":
             return unit
         # A unit of several parts whose rates differ is several groups, named after the parts.
         name = part if part and self.units not in ("layer", "qkv") else unit
-        return f"{name}.no_decay" if is_vector else name
+        return f"{name}{'.new' if is_new else ''}{'.no_decay' if is_vector else ''}"
+
+
+def _scaled(rate: dict[str, float], factor: float) -> dict[str, float]:
+    """Return a group's `lr` or `lr_factor` times a factor."""
+    return {"lr": rate["lr"] * factor} if "lr" in rate else {"lr_factor": rate.get("lr_factor", 1.0) * factor}
 
 
 def scale_learning_rates(optimizer: Optimizer) -> None:

@@ -39,6 +39,7 @@ from linetune.jsonargparse_private import actions_on, frames_to_cause, own_defau
 from linetune.linked_values import DATA_TO_MODEL, fill_in
 from linetune.lost_rank import line_about_lost_rank
 from linetune.named_checkpoint import named_checkpoint, saved_values
+from linetune.requeued_job import StartedBy, checkpoint_of_requeued_job, started_by
 from linetune.trainer import LinetuneTrainer
 from linetune.trainer_numbers import check_trainer_numbers
 from linetune.warning_lines import warnings_in_one_line
@@ -152,7 +153,8 @@ class LinetuneCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         # Lightning's own takes the model's class and arguments from the checkpoint, over what the user wrote.
         config, subcommand = self.section, str(self.config.get("subcommand"))
-        path = named_checkpoint(config, subcommand)
+        path = checkpoint_of_requeued_job(config, self.given) if subcommand == "fit" else None
+        path = path or named_checkpoint(config, subcommand)
         if path != config.get("ckpt_path"):
             config.ckpt_path = path
         self.saved = saved_values(path, subcommand)
@@ -198,6 +200,13 @@ class LinetuneCLI(LightningCLI):
             trainer = super().instantiate_trainer(**kwargs)
         except (TypeError, ValueError, MisconfigurationException) as error:
             raise MisconfigurationException(f"trainer: {error}") from error
+        except RuntimeError as error:
+            if "--ntasks-per-node" not in str(error):  # what Lightning says about SLURM's options
+                raise
+            raise MisconfigurationException(f"trainer: {error}") from error
+        text = started_by(self.given)
+        if text is not None:
+            trainer.callbacks.append(StartedBy(text))  # type: ignore[attr-defined]
         write_atomically(trainer)
         return trainer
 

@@ -14,7 +14,6 @@ from typing import Any
 import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -32,9 +31,8 @@ def last_checkpoint(config: Namespace, subcommand: str) -> str | None:
     """Return the newest whole checkpoint of an experiment, and say in a line which it is, or that there is none.
 
     Looked through are the folders that the trainer's ModelCheckpoint may write into: its own `dirpath`, and
-    ``save_dir/name/*/checkpoints`` of the first logger, for every version there; under SLURM also what Lightning saves
-    before a job is requeued. With the configuration that a run saved, that run's folder alone is looked through, and
-    for `fit` those of the runs that went on from it.
+    ``save_dir/name/*/checkpoints`` of the first logger, for every version there. With the configuration that a run
+    saved, that run's folder alone is looked through, and for `fit` those of the runs that went on from it.
 
     Args:
         config: The configuration of the subcommand.
@@ -53,27 +51,43 @@ def last_checkpoint(config: Namespace, subcommand: str) -> str | None:
         found = _of_run(beside, found or []) if subcommand == "fit" else [beside]
     if found is None:
         return "last"
-    files = [file for folder in found for file in (folder.glob("*.ckpt") if folder.is_dir() else [])]
-    files += _saved_for_requeue(config.trainer)
-    # A link to the newest file comes after the file itself.
-    newest_first = sorted(files, key=lambda file: (-_changed(file), file.is_symlink()))
+    files = files_in(found)
     for folder in found:
         remove_leftovers(folder)
-    for file in newest_first:
+    file = newest_whole(files, subcommand)
+    if file is not None:
+        say(f"ckpt_path last: {os.path.relpath(file)} ({len(files)} found)")
+        return str(file)
+    where = ", ".join(sorted({_shown(folder) for folder in found})) or "any run's folder"
+    if subcommand != "fit":
+        raise MisconfigurationException(f"ckpt_path: last: there is no whole checkpoint in {where}")
+    say(f"ckpt_path last: there is no whole checkpoint in {where}: THE RUN STARTS FROM THE BEGINNING")
+    return None
+
+
+def files_in(folders: Sequence[Path]) -> list[Path]:
+    """Return the checkpoints in folders, files and folders of sharded ones."""
+    return [file for folder in folders for file in (folder.glob("*.ckpt") if folder.is_dir() else [])]
+
+
+def newest_whole(files: Sequence[Path], subcommand: str) -> Path | None:
+    """Return the newest whole checkpoint of several, and say which are skipped; None if there is none.
+
+    Args:
+        files: The checkpoints.
+        subcommand: The subcommand; `fit` needs one that a run can go on from.
+    """
+    # A link to the newest file comes after the file itself.
+    for file in sorted(files, key=lambda file: (-_changed(file), file.is_symlink())):
         try:
             checkpoint = read_without_shards(file)
             if subcommand == "fit":
                 check_resumable(checkpoint)
         except (OSError, MisconfigurationException, ModelError) as error:
             reason = str(error).removeprefix("ckpt_path: ").removeprefix(f"{file} ")
-            _say(f"ckpt_path last: skipped {os.path.relpath(file)}: {reason}")
+            say(f"ckpt_path last: skipped {os.path.relpath(file)}: {reason}")
             continue
-        _say(f"ckpt_path last: {os.path.relpath(file)} ({len(files)} found)")
-        return str(file)
-    where = ", ".join(sorted({_shown(folder) for folder in found})) or "any run's folder"
-    if subcommand != "fit":
-        raise MisconfigurationException(f"ckpt_path: last: there is no whole checkpoint in {where}")
-    _say(f"ckpt_path last: there is no whole checkpoint in {where}: THE RUN STARTS FROM THE BEGINNING")
+        return file
     return None
 
 
@@ -151,11 +165,6 @@ def _went_on_from(folder: Path) -> list[Path]:
     return [Path(path).parent.resolve() for path in paths if path]
 
 
-def _saved_for_requeue(trainer: Namespace) -> list[Path]:
-    root = Path(trainer.get("default_root_dir") or os.getcwd())
-    return sorted(root.glob("hpc_ckpt_*.ckpt")) if SLURMEnvironment.detect() else []
-
-
 def _changed(file: Path) -> int:
     """Return when a file was changed, in nanoseconds; 0 for a link to nothing."""
     return file.stat().st_mtime_ns if file.exists() else 0
@@ -168,5 +177,6 @@ def _shown(folder: Path) -> str:
 
 
 @rank_zero_only
-def _say(line: str) -> None:
+def say(line: str) -> None:
+    """Print a line on standard error, in the main process alone."""
     print(line, file=sys.stderr, flush=True)

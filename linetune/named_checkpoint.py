@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from callbacks.checkpoints.checkpoint_reading import read_without_shards
@@ -33,7 +34,25 @@ def named_checkpoint(config: Namespace, subcommand: str) -> str | None:
         raise ModelError(f"ckpt_path: {path!r} is not allowed; the path of a checkpoint, or last")
     if path == "best" and config.get("config"):
         return str(best_of_run(str(config.config[-1])))
-    return last_checkpoint(config, subcommand) if path == "last" else path
+    path = last_checkpoint(config, subcommand) if path == "last" else path
+    if path is None:
+        _refuse_another_runs(config.trainer)
+    return path
+
+
+def _refuse_another_runs(trainer: Namespace) -> None:
+    """Refuse to run without a checkpoint where Lightning would take one that it has saved for a requeued job.
+
+    Under SLURM it takes ``hpc_ckpt_N.ckpt`` of ``default_root_dir`` in place of the model, whatever run has left it
+    there, and for each subcommand (lightning 2.6.6). ``SaveOnInterrupt`` writes no such file.
+    """
+    root = Path(trainer.get("default_root_dir") or os.getcwd())
+    found = sorted(root.glob("hpc_ckpt_*.ckpt"))
+    if found and SLURMEnvironment.detect():
+        raise MisconfigurationException(
+            f"ckpt_path: under SLURM Lightning would take the weights of {found[-1]}, which another run may have left; "
+            "give --ckpt_path FILE, or move it away"
+        )
 
 
 def saved_values(path: str | None, subcommand: str) -> dict[str, dict[str, Any]]:

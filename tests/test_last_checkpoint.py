@@ -106,17 +106,6 @@ def test_where_checkpoints_may_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert last_checkpoint(configuration(tmp_path, logger(tmp_path, "WandbLogger")), "fit") == "last"
 
 
-def test_a_job_that_slurm_requeues_goes_on_from_what_lightning_saved(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    saved(tmp_path / "exp/version_0/checkpoints/last.ckpt", age=20)
-    requeued = saved(tmp_path / "hpc_ckpt_1.ckpt", age=10)
-    config = configuration(tmp_path, logger(tmp_path))
-    assert last_checkpoint(config, "fit") != str(requeued)
-    monkeypatch.setattr("linetune.last_checkpoint.SLURMEnvironment.detect", lambda: True)
-    assert last_checkpoint(config, "fit") == str(requeued)
-
-
 def test_the_configuration_of_a_run_stands_for_that_run_and_those_that_went_on_from_it(tmp_path: Path) -> None:
     first, other, second, third = (
         saved(tmp_path / f"exp/version_{number}/checkpoints/last.ckpt", age=40 - 10 * number) for number in range(4)

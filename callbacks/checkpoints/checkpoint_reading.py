@@ -99,9 +99,20 @@ def saved_step(path: str | Path) -> int | None:
     Args:
         path: The file, or the folder of a sharded checkpoint.
     """
+    step = saved_entry(path, "global_step")
+    return None if step is None else int(step)
+
+
+def saved_entry(path: str | Path, key: str) -> Any:
+    """Return an entry of a checkpoint without comparing checksums; None if there is none or it cannot be read.
+
+    Args:
+        path: The file, or the folder of a sharded checkpoint.
+        key: The entry, such as ``global_step``.
+    """
     file = Path(path) / "meta.pt" if Path(path).is_dir() else Path(path)
     try:
-        return int(_load(file, "cpu", mmap=True)["global_step"])
+        return _load(file, "cpu", mmap=True)[key]
     except (OSError, *_NOT_READABLE):
         return None
 

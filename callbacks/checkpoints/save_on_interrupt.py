@@ -1,9 +1,10 @@
-"""Saving a checkpoint when a run is asked to end, by Ctrl-C or SIGTERM."""
+"""Saving a checkpoint when a run is asked to end, by Ctrl-C, SIGTERM or SLURM's signal before a job is requeued."""
 
 from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 from types import FrameType
@@ -11,6 +12,8 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.pytorch.trainer.connectors.signal_connector import _HandlersCompose
 from lightning.pytorch.utilities import rank_zero_only
 
 # `Trainer.fit(ckpt_path="last")` looks for names that begin with ModelCheckpoint.CHECKPOINT_NAME_LAST
@@ -19,14 +22,18 @@ FILE_NAME = "last-interrupted.ckpt"
 
 
 class SaveOnInterrupt(Callback):
-    """Ends a fit after the batch at hand on Ctrl-C or SIGTERM, with a checkpoint that it can go on from.
+    """Ends a fit after the batch at hand on Ctrl-C, SIGTERM or SLURM's signal, with a checkpoint to go on from.
 
     The checkpoint is ``last-interrupted.ckpt`` in the folder of the trainer's ModelCheckpoint, where
     ``Trainer.fit(ckpt_path="last")`` finds it; without a ModelCheckpoint nothing is saved.
     One line says what was kept and how to go on. The process ends with the usual status, 130 after Ctrl-C and 143 after
     SIGTERM, where Lightning's own handling ends with 1 and 0 (lightning 2.6.6). A second Ctrl-C ends it at once.
-    Several ranks end together, whichever got the signal. Other signals, those that SLURM requeues with among them, are
-    left to Lightning.
+    Several ranks end together, whichever got the signal.
+
+    Where Lightning requeues SLURM's jobs (``SLURMEnvironment(auto_requeue=True)``, its default under ``srun``), so does
+    this callback, once the checkpoint is written; the status is 138 after SIGUSR1. Lightning's own handler saves in the
+    middle of a step, of a search's trial as well, and runs collectives while other ranks run those of the step
+    (lightning 2.6.6).
 
     The command line has it in every fit.
 
@@ -39,13 +46,15 @@ class SaveOnInterrupt(Callback):
         self._asked: int | None = None
         self._is_active = False
         self._is_saving = False
+        self._is_ending = False
         self._previous: dict[int, Any] = {}
         self._process = os.getpid()
         self._trainer: Trainer | None = None
         self._launcher: Any = None  # of the processes of the other ranks, where this one has started them
+        self._requeue_signal: int | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._asked, self._is_active = None, False
+        self._asked, self._is_active, self._is_ending = None, False, False
         self._process = os.getpid()
         # Before the loaders' processes are forked, which inherit it and go on with their batch.
         self._handle(signal.SIGINT)
@@ -55,6 +64,9 @@ class SaveOnInterrupt(Callback):
         self._launcher = trainer.strategy.launcher
         # After Lightning has put its own there.
         self._handle(signal.SIGTERM)
+        self._requeue_signal = _requeue_signal(trainer)
+        if self._requeue_signal is not None:
+            self._handle(self._requeue_signal)
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         # After an epoch's last batch its end is due: a run that is complete with it ends as usual.
@@ -77,10 +89,11 @@ class SaveOnInterrupt(Callback):
         progress["is_last_batch"] = False
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._stop_handling(signal.SIGINT, signal.SIGTERM)
+        self._stop_handling(*self._previous)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._stop_handling(signal.SIGINT, signal.SIGTERM)
+        # At an end that was asked for, SLURM's SIGTERM may still be to come.
+        self._stop_handling(*([signal.SIGINT] if self._is_ending else self._previous))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         # Lightning has put back the handlers that it found when training began, this one among them.
@@ -101,6 +114,8 @@ class SaveOnInterrupt(Callback):
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:
             return  # a process of a loader
+        if self._is_ending and number != signal.SIGINT:
+            return  # Lightning's own handler would begin a collective that other ranks take no part in
         # A callback that raises in on_exception keeps Lightning from telling this one.
         if not self._is_active or (self._trainer is not None and self._trainer.interrupted):
             previous = self._previous.get(number)
@@ -113,7 +128,8 @@ class SaveOnInterrupt(Callback):
             self._asked = number
             name = signal.Signals(number).name
             # No print: the signal may have come in the middle of one.
-            os.write(2, f"\n{name}: the run ends after this batch{_HOW[number]}\n".encode())
+            how = "; a second Ctrl-C ends it at once" if number == signal.SIGINT else ""
+            os.write(2, f"\n{name}: the run ends after this batch{how}\n".encode())
             if number == signal.SIGTERM and self._launcher is not None:
                 self._launcher.kill(number)
 
@@ -122,10 +138,22 @@ class SaveOnInterrupt(Callback):
         if trainer.world_size > 1:
             asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
         if asked and self._is_active:
-            number = self._asked or signal.SIGTERM
-            self._is_active = False
+            number = self._agreed_signal(trainer)
+            self._is_active, self._is_ending = False, True
             self._save(trainer, signal.Signals(number).name)
+            if number == self._requeue_signal:
+                _requeue()
             raise SystemExit(128 + number)
+
+    def _agreed_signal(self, trainer: Trainer) -> int:
+        """Return the signal that the run ends with, the same on all ranks; one to end comes before one to requeue."""
+        if self._requeue_signal is not None:
+            is_requeued = self._asked in (None, self._requeue_signal)
+            if trainer.world_size > 1:
+                is_requeued = trainer.strategy.reduce_boolean_decision(is_requeued, all=True)
+            if is_requeued:
+                return self._requeue_signal
+        return self._asked if self._asked in (signal.SIGINT, signal.SIGTERM) else signal.SIGTERM
 
     def _save(self, trainer: Trainer, name: str) -> None:
         where = f"{name} in epoch {trainer.current_epoch} after step {trainer.global_step}"
@@ -146,7 +174,27 @@ class SaveOnInterrupt(Callback):
             self._is_saving = False
 
 
-_HOW: dict[int, str] = {signal.SIGINT: "; a second Ctrl-C ends it at once", signal.SIGTERM: ""}
+def _requeue_signal(trainer: Trainer) -> int | None:
+    """Return the signal on which Lightning requeues a run's job; None if there is none, or a user's own handler."""
+    environment = trainer._accelerator_connector.cluster_environment
+    if not isinstance(environment, SLURMEnvironment) or not environment.auto_requeue:
+        return None
+    number = environment.requeue_signal
+    return number if isinstance(signal.getsignal(number), _HandlersCompose) else None
+
+
+@rank_zero_only
+def _requeue() -> None:
+    """Let SLURM queue the job again under its number; say why where it does not."""
+    array, job = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ["SLURM_JOB_ID"]
+    if array is not None:
+        job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    try:
+        done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True)
+        reason = "" if done.returncode == 0 else done.stderr or f"exit status {done.returncode}"
+    except OSError as error:
+        reason = str(error)
+    _say(f"SLURM job {job}: {'not requeued: ' + ' '.join(reason.split()) if reason else 'requeued'}")
 
 
 @rank_zero_only

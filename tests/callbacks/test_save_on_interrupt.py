@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: a checkpoint to go on from, a line, and the usual status."""
+"""Ctrl-C, SIGTERM and SLURM's signal: a checkpoint to go on from, a line, and the usual status."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,15 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from callbacks import SaveOnInterrupt
 from lightning_modules import ClosureModule
+from optimizers import SaLSA
+from tests.ranks import on_ranks
 
 BATCHES = 5
 
@@ -27,8 +31,8 @@ BATCHES = 5
 class Small(ClosureModule):
     """A linear regression."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, **training: Any) -> None:
+        super().__init__(**training)
         self.body = nn.Linear(4, 1)
 
     def compute_loss(self, batch: Tensor) -> Tensor:
@@ -64,7 +68,14 @@ def rows(batches: int) -> DataLoader:
     return DataLoader(torch.randn(8 * batches, 4, generator=torch.Generator().manual_seed(1)), batch_size=8)
 
 
-def fit(folder: Path, *callbacks: Callback, resume: str | None = None, validated: bool = True, **options: Any) -> Any:
+def fit(
+    folder: Path,
+    *callbacks: Callback,
+    resume: str | None = None,
+    validated: bool = True,
+    make: Callable[[], Small] = Small,
+    **options: Any,
+) -> Any:
     torch.manual_seed(0)
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
     saver = ModelCheckpoint(filename="last" if resume is None else "resumed")
@@ -75,7 +86,7 @@ def fit(folder: Path, *callbacks: Callback, resume: str | None = None, validated
         callbacks=[*callbacks, saver],
         **(quiet | options),
     )
-    module = Small()
+    module = make()
     trainer.fit(module, rows(BATCHES), rows(3) if validated else None, ckpt_path=resume)
     return module
 
@@ -183,3 +194,124 @@ def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
     assert run.returncode == -signal.SIGINT
     assert "SIGINT: the run ends after this batch; a second Ctrl-C ends it at once" in errors
     assert "Traceback" not in errors
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The environment that `srun` gives a task of job 17, and a `scontrol` that writes down what it is asked for."""
+    for name in [name for name in os.environ if name.startswith("SLURM_")]:
+        monkeypatch.delenv(name)
+    values = {"JOB_ID": 17, "JOB_NAME": "fit", "NTASKS": 1, "NTASKS_PER_NODE": 1, "NNODES": 1, "PROCID": 0, "LOCALID": 0}
+    for name, value in (values | {"NODEID": 0}).items():
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+    scontrol = tmp_path / "bin" / "scontrol"
+    scontrol.parent.mkdir()
+    scontrol.write_text(f"#!/bin/sh\necho \"$@\" >> '{tmp_path}/asked'\n")
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{scontrol.parent}:{os.environ['PATH']}")
+    return scontrol
+
+
+class SignalsWithinAStep(Small):
+    """Gets a signal at the second loss of its fourth step, where a line search has moved the parameters."""
+
+    def __init__(self, number: int | None = None) -> None:
+        super().__init__(optimizer=SaLSA)
+        self.number, self.losses = number, 0
+
+    def compute_loss(self, batch: Tensor) -> Tensor:
+        if self.training and self.trainer.global_step == 3:
+            self.losses += 1
+            if self.losses == 2 and self.number is not None:
+                os.kill(os.getpid(), self.number)
+        return super().compute_loss(batch)
+
+
+def test_slurms_signal_saves_after_the_step_and_requeues_the_job(
+    tmp_path: Path, slurm: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.getsignal(signal.SIGUSR1)
+    expected = fit(tmp_path / "whole", make=SignalsWithinAStep)
+    assert expected.losses > 1
+    with pytest.raises(SystemExit) as ended:
+        fit(tmp_path / "cut", SaveOnInterrupt(), make=lambda: SignalsWithinAStep(signal.SIGUSR1))
+    assert ended.value.code == 128 + signal.SIGUSR1
+    path = tmp_path / "cut" / "checkpoints" / "last-interrupted.ckpt"
+    kept, requeued = capfd.readouterr().err.splitlines()[-2:]
+    assert kept.startswith("interrupted by SIGUSR1 in epoch 0 after step 4: kept ")
+    assert requeued == "SLURM job 17: requeued"
+    assert (tmp_path / "asked").read_text() == "requeue 17\n"
+    # What Lightning would go on from, which it saves within the step.
+    assert not list(tmp_path.rglob("hpc_ckpt_*"))
+    found = fit(tmp_path / "cut", resume=str(path), make=SignalsWithinAStep)
+    assert torch.equal(expected.body.weight, found.body.weight)
+    assert signal.getsignal(signal.SIGUSR1) == before
+
+
+@pytest.mark.parametrize(
+    ("script", "said"), [("echo no such job >&2; exit 1", "not requeued: no such job"), (None, "not requeued: ")]
+)
+def test_a_job_that_slurm_does_not_requeue(
+    tmp_path: Path,
+    slurm: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    script: str | None,
+    said: str,
+) -> None:
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "16")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
+    slurm.write_text(f"#!/bin/sh\n{script}\n")
+    if script is None:
+        monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SystemExit) as ended:
+        fit(tmp_path, Signals("train", 2, signal.SIGUSR1), SaveOnInterrupt())
+    assert ended.value.code == 128 + signal.SIGUSR1
+    assert f"SLURM job 16_2: {said}" in capfd.readouterr().err
+    assert (tmp_path / "checkpoints" / "last-interrupted.ckpt").is_file()
+
+
+def test_a_job_that_is_to_end_is_not_requeued(tmp_path: Path, slurm: Path) -> None:
+    first, second = Signals("train", 2, signal.SIGUSR1), Signals("train", 2, signal.SIGTERM)
+    with pytest.raises(SystemExit) as ended:
+        fit(tmp_path, first, second, SaveOnInterrupt())
+    assert ended.value.code == 143
+    assert not (tmp_path / "asked").exists()
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_where_lightning_does_not_requeue_the_signal_is_not_touched(tmp_path: Path, slurm: Path, own: bool) -> None:
+    before = signal.getsignal(signal.SIGUSR1)
+    expected: Any = before
+    try:
+        if own:
+            expected = lambda number, frame: None  # noqa: E731
+            signal.signal(signal.SIGUSR1, expected)
+        seen: list[Any] = []
+
+        class Looks(Callback):
+            def on_train_batch_end(self, *_: Any) -> None:
+                seen.append(signal.getsignal(signal.SIGUSR1))
+
+        fit(tmp_path, SaveOnInterrupt(), Looks(), plugins=[SLURMEnvironment(auto_requeue=own)])
+        assert seen == [expected] * 2 * BATCHES
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def requeue_on_two_ranks(rank: int, folder: Path, got_it: int) -> None:
+    os.environ |= {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_PROCID": str(rank)}
+    os.environ["SLURM_LOCALID"] = str(rank)
+    signals = Signals("train", 2, signal.SIGUSR1, rank=got_it)
+    strategy = DDPStrategy(process_group_backend="gloo")
+    with pytest.raises(SystemExit) as ended:
+        fit(folder, signals, SaveOnInterrupt(), strategy=strategy, devices=2)
+    assert ended.value.code == 128 + signal.SIGUSR1
+    assert signals.seen[-1] == "train 2"
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_ranks_are_requeued_together_whichever_got_the_signal(tmp_path: Path, slurm: Path, rank: int) -> None:
+    on_ranks(requeue_on_two_ranks, tmp_path, rank)
+    assert (tmp_path / "asked").read_text() == "requeue 17\n"
+    assert (tmp_path / "checkpoints" / "last-interrupted.ckpt").is_file()

@@ -107,6 +107,41 @@ def test_an_interrupted_run_goes_on_with_the_last_checkpoint(
     assert f"ckpt_path last: skipped {os.path.relpath(newest)}: is not whole: " in capsys.readouterr().err
 
 
+def test_a_job_that_slurm_starts_again_goes_on_with_its_own_run(
+    tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another job of the experiment has saved a newer checkpoint meanwhile."""
+    for name in ("SLURM_ARRAY_JOB_ID", "SLURM_RESTART_COUNT", "SLURM_NTASKS_PER_NODE", "SLURM_NNODES"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"NTASKS": 1, "PROCID": 0, "LOCALID": 0, "NODEID": 0, "JOB_NAME": "fit"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+    interrupted = "{class_path: tests.callbacks.test_save_on_interrupt.Signals, init_args: {place: train, step: 1}}"
+    options = [*short_run(tiny), "--trainer.logger.init_args.save_dir", str(tmp_path)]
+    options += ["--trainer.callbacks+", interrupted]
+    for job in ("17", "18"):
+        monkeypatch.setenv("SLURM_JOB_ID", job)
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["fit", *options])
+        assert ended.value.code == 143
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    capsys.readouterr()
+    cli.main(["fit", *options])
+    output = capsys.readouterr()
+    kept = os.path.relpath(tmp_path / "quickstart/version_0/checkpoints/last-interrupted.ckpt")
+    assert f"SLURM job 17 starts again: it goes on from {kept}\n" in output.err
+    assert re.search(r"^resumed from .*version_0.*: epoch 0, step 1$", output.out, re.MULTILINE)
+
+
+def test_slurms_options_that_lightning_refuses_are_one_line(
+    tiny: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SLURM_NTASKS_PER_NODE", raising=False)
+    monkeypatch.setenv("SLURM_JOB_NAME", "fit")
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    assert "Use `--ntasks-per-node=2`" in failed("fit", *short_run(tiny), capsys=capsys)
+
+
 def test_a_saved_configuration_names_its_checkpoint_from_any_folder(
     tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

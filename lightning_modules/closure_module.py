@@ -51,6 +51,7 @@ from lightning_modules.trainer.step_axis import StepAxis
 from lightning_modules.trainer.trainer_callbacks import callbacks_of
 from lightning_modules.trainer.whole_evaluation import WholeEvaluation
 from optimizers import ParabolicAdam, ParamGroups
+from optimizers.own_generators import GeneratorAccess, generators_within
 from optimizers.replayed import BufferPlace, moving_buffers
 
 # Lightning weights a logged loss by an integer; weights of batches need not be integers.
@@ -119,6 +120,7 @@ class ClosureModule(LightningModule):
         self._logged_skipped: int | None = None
         self._own_step_size = OwnStepSize()
         self._buffers_that_move: list[BufferPlace] = []
+        self._generators_within: list[GeneratorAccess] = []
         self._sharded_modules: list[FSDPModule] = []
         self._metrics_within: list[Metric | MetricCollection] = []
         self.new_parameter_names: Sequence[str] = ()
@@ -249,6 +251,7 @@ class ClosureModule(LightningModule):
             # Scaled gradients are the scaler's to look at.
             parameters=[] if self._has_scaler else [p for group in optimizer.param_groups for p in group["params"]],
             buffers=self._buffers_that_move,
+            generators=self._generators_within,
             after_evaluation=partial(reshard, self._sharded_modules),
             computation=LoggedOnce(self, self._metrics_within).computation,
         )
@@ -343,7 +346,7 @@ class ClosureModule(LightningModule):
         # A run that is resumed within an epoch has no start of one.
         self._modes.train(self.trainer.optimizers)
         self._buffers_that_move, self._sharded_modules = moving_buffers(self), sharded_modules(self)
-        self._metrics_within = metrics_within(self)
+        self._generators_within, self._metrics_within = generators_within(self.modules()), metrics_within(self)
         self._own_step_size, self._logged_skipped = OwnStepSize(), None
 
     def on_train_epoch_start(self) -> None:

@@ -16,6 +16,7 @@ from lightning_modules.batches.batch_rows import count_examples
 from lightning_modules.errors import ModelError
 from optimizers import candidate_losses
 from optimizers.finite_steps import all_finite
+from optimizers.own_generators import GeneratorAccess
 from optimizers.random_state import ReplayedDraws
 from optimizers.replayed import BufferPlace, ReplayedBuffers
 
@@ -46,6 +47,7 @@ class StepClosures:
         sum_over_ranks: Sums a tensor over the ranks, whose :math:`n` may differ. Default: one rank.
         parameters: Those whose gradients :attr:`finite` is about.
         buffers: What forward passes may change in the module. Default: nothing.
+        generators: Random number generators that the module holds. Default: none.
         after_evaluation: Called when the loss has been evaluated, before parameters may move. Default: nothing to do.
         computation: Context that each computation of the loss runs in, besides those of this class. Default: none.
 
@@ -78,6 +80,7 @@ class StepClosures:
         parameters: Sequence[Tensor] = (),
         buffers: Sequence[BufferPlace] = (),
         after_evaluation: Callable[[], None] = lambda: None,
+        generators: Sequence[GeneratorAccess] = (),
         computation: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self._compute_loss = compute_loss
@@ -98,7 +101,7 @@ class StepClosures:
         self._module = module
         self._losses_of_candidates: list[Callable[..., Tensor]] | None = None
         self._versions = _versions(batches)
-        self._draws = ReplayedDraws([self._device])
+        self._draws = ReplayedDraws([self._device], generators)
         self._buffers = ReplayedBuffers(buffers)
         self._parameters = parameters
         self._among_ranks = sum_over_ranks is not None

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
+from optimizers.own_generators import generators_within
 from optimizers.random_state import ReplayedDraws
 
 # Rows with this label do not count: the default of torch's ignore_index.
@@ -173,7 +174,7 @@ def candidate_losses(
             placed = {name: value for p, value in zip(parameters, candidate, strict=True) for name in names[p]}
             return functional_call(wrapped, placed, (), tie_weights=False)
 
-        draws = ReplayedDraws(value.device for value in values)
+        draws = ReplayedDraws((value.device for value in values), generators_within(module.modules()))
         with torch.no_grad(), torch.compiler.set_stance("force_eager"):
             if module not in _NOT_VECTORISED:
                 try:

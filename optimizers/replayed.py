@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from optimizers.own_generators import generators_within
 from optimizers.random_state import ReplayedDraws
 from optimizers.step_contract import Closure, Evaluate
 
@@ -104,7 +105,8 @@ def replayed(closure: Closure, evaluate: Evaluate, module: nn.Module) -> tuple[C
 
     Without this, a search compares losses under different masks, and finds step sizes of nearly 0. Buffers such as the
     running statistics of batch normalisation are moved once, whatever the number of trials. The random numbers of the
-    step are drawn from the stream once: the next step has other masks.
+    step are drawn from the stream once: the next step has other masks. Replayed are the global generators of torch,
+    Python and numpy, and those that the module and its parts have as attributes.
 
     Args:
         closure: Clears the gradients, computes the loss, runs backward and returns the loss.
@@ -125,7 +127,8 @@ def replayed(closure: Closure, evaluate: Evaluate, module: nn.Module) -> tuple[C
             closure, evaluate = replayed(closure, evaluate, model)
             optimizer.step(closure, evaluate=evaluate)
     """
-    draws = ReplayedDraws(parameter.device for parameter in module.parameters())
+    devices, generators = (parameter.device for parameter in module.parameters()), generators_within(module.modules())
+    draws = ReplayedDraws(devices, generators)
     buffers = ReplayedBuffers(moving_buffers(module))
 
     def again(function: Callable[[], Any]) -> Callable[[], Any]:

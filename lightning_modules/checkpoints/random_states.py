@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
+from optimizers.own_generators import GeneratorAccess
 from optimizers.random_state import generator_states, set_generator_states
 
 RandomStates = dict[str, Tensor]
@@ -62,6 +65,27 @@ def set_random_states(states: RandomStates, device: torch.device, generators: It
     for number, generator in enumerate(generators):
         if f"generator{number}" in states:
             generator.set_state(states[f"generator{number}"])
+
+
+def saved_states(generators: Iterable[GeneratorAccess]) -> list[Any]:
+    """Return the states of generators that modules hold, as a checkpoint may hold them.
+
+    Args:
+        generators: The generators.
+    """
+    return [apply_to_collection(each.read(), np.ndarray, torch.from_numpy) for each in generators]
+
+
+def put_back(states: Sequence[Any], generators: Sequence[GeneratorAccess]) -> None:
+    """Put back what :func:`saved_states` returned; of another number of generators nothing is put back.
+
+    Args:
+        states: The states.
+        generators: The generators, in the same order.
+    """
+    for state, generator in zip(states, generators, strict=True) if len(states) == len(generators) else ():
+        is_torchs = isinstance(state, Tensor)
+        generator.write(state if is_torchs else apply_to_collection(state, Tensor, Tensor.numpy))
 
 
 def _as_numbers(values: Sequence[float]) -> Tensor:

@@ -22,7 +22,14 @@ from lightning_modules.checkpoints.loop_progress import (
     is_within_epoch,
     repeats_validation,
 )
-from lightning_modules.checkpoints.random_states import RandomStates, random_states, set_random_states
+from lightning_modules.checkpoints.random_states import (
+    RandomStates,
+    put_back,
+    random_states,
+    saved_states,
+    set_random_states,
+)
+from optimizers.own_generators import generators_within
 
 ENTRY = "resumption"
 
@@ -34,6 +41,7 @@ class Resumption:
       the data loader's iterator is made again from the latter, and the batches that were trained on are drawn from it
       and dropped: the rest of the epoch's order comes. A loader with ``state_dict`` and ``load_state_dict``
       (torchdata's StatefulDataLoader) is given its state instead, which loads no batch.
+    - The states of the generators that the module and its parts have as attributes.
     - The batches that wait for an accumulated step, of every rank.
     - The logged metrics that callbacks and schedules read.
 
@@ -99,11 +107,12 @@ class Resumption:
         checkpoint[ENTRY] = {
             "ranks": trainer.world_size,
             "random_states": _of_all_ranks(now, module),
+            "own_generators": _objects_of_all_ranks(saved_states(generators_within(module.modules())), trainer),
             "epoch_start": {name: _of_all_ranks(states, module) for name, states in self._epoch_start.items()},
             "sampler_seeds": [sampler.seed for sampler in _seeded_samplers(trainer)],
-            "waiting": _batches_of_all_ranks(waiting, trainer),
+            "waiting": _objects_of_all_ranks(waiting, trainer),
             # Of a stream of unknown length Lightning fetches a batch ahead, to know the last one.
-            "fetched": _batches_of_all_ranks(_fetched_ahead(trainer), trainer),
+            "fetched": _objects_of_all_ranks(_fetched_ahead(trainer), trainer),
             "metrics": {name: value.detach().cpu() for name, value in trainer.callback_metrics.items()},
             "facts": dict(facts),
         }
@@ -151,6 +160,8 @@ class Resumption:
             fetched = loaded["fetched"]
             self._go_to_batch(module, states, None if isinstance(fetched, int) else _share(fetched, trainer))
         set_random_states(_of_rank(loaded["random_states"], trainer), module.device, _generators(trainer))
+        own = loaded.get("own_generators", 0)  # earlier versions have none
+        put_back([] if isinstance(own, int) else _share(own, trainer), generators_within(module.modules()))
         waiting = loaded["waiting"]
         if isinstance(waiting, int):
             rank_zero_warn(f"{waiting} batches of an accumulated step are left out: the checkpoint could not hold them")
@@ -213,9 +224,9 @@ def _share(of_ranks: list[list[Any]], trainer: Trainer) -> list[Any]:
     return of_ranks[trainer.global_rank % len(of_ranks)]
 
 
-def _batches_of_all_ranks(batches: Sequence[Any], trainer: Trainer) -> list[list[Any]] | int:
-    """Return the batches of each rank, or their number where a checkpoint cannot hold them."""
-    own = [move_data_to_device(batch, torch.device("cpu")) for batch in batches]
+def _objects_of_all_ranks(objects: Sequence[Any], trainer: Trainer) -> list[list[Any]] | int:
+    """Return each rank's objects (batches), or their number where a checkpoint cannot hold them."""
+    own = [move_data_to_device(each, torch.device("cpu")) for each in objects]
     if not all(map(_is_plain, own)):
         return len(own)
     if trainer.world_size == 1 or not own:

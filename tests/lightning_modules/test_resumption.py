@@ -359,6 +359,28 @@ def test_the_rest_of_an_epochs_order_comes_and_then_that_of_the_next(make: str, 
         assert_resumes(name, whole, OTHERS["adamw"], **options)
 
 
+class OwnGenerators(Net):
+    """A net that adds noise from generators of all kinds that it holds."""
+
+    def __init__(self, **training: Any) -> None:
+        super().__init__(**training)
+        self.of_torch = self.layers[0].generator = torch.Generator().manual_seed(0)
+        self.of_python = random.Random(0)
+        self.of_numpy, self.of_numpys_old = np.random.default_rng(0), np.random.RandomState(0)
+
+    def compute_loss(self, batch: Any) -> Tensor:
+        noise = torch.randn(4, generator=self.of_torch) + self.of_python.gauss(0, 1)
+        noise = noise + float(self.of_numpy.normal()) + float(self.of_numpys_old.normal())
+        return super().compute_loss((batch[0] + 0.3 * noise, *batch[1:]))
+
+
+def test_generators_that_a_module_holds_go_on(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"module": OwnGenerators, "max_epochs": 2}
+    trainer, course = run(ALL["salsa"], course=Course(tmp_path, (8,)), **options)
+    whole = final_state(trainer), course, trainer.logger.lines
+    assert_resumes("batch8", whole, ALL["salsa"], **options)
+
+
 def test_a_run_in_double_precision_goes_on_bit_for_bit(tmp_path: Path) -> None:
     options = {"precision": "64-true", "make_loader": lambda: DataLoader(TensorDataset(*tensors()), BATCH)}
     trainer, course = run(OTHERS["adamw"], course=Course(tmp_path, (8,)), **options)

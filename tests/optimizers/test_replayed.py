@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import random
 import warnings
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -94,3 +96,37 @@ def test_searches_that_keep_failing_say_once_what_to_check(make):
     assert len(told) == 1
     assert "optimizers.replayed(closure, evaluate, model)" in told[0]
     assert math.isfinite(optimizer.param_groups[0]["lr"])
+
+
+def test_draws_of_any_generator_are_those_of_the_first_run():
+    """Speech models of transformers draw their masks and the layers that they leave out from numpy, some from Python.
+
+    Each generator goes on as if there had been one run, and what is drawn between two runs is not drawn again.
+    """
+    model = nn.Sequential(nn.Linear(2, 1))
+    model[0].torch, model.python = torch.Generator(), random.Random()
+    model.numpy, model[0].old_numpy = np.random.default_rng(0), np.random.RandomState()
+    bits = model.numpy.bit_generator.state
+
+    def loss_now():
+        global_draws = torch.rand(()).item(), random.random(), np.random.rand(), np.random.randn()
+        own_draws = torch.rand((), generator=model[0].torch).item(), model.python.random(), model.numpy.normal()
+        return torch.tensor([*global_draws, *own_draws, model[0].old_numpy.randn()])
+
+    def seed():
+        for generator in (torch.manual_seed, model[0].torch.manual_seed, random.seed, model.python.seed):
+            generator(0)
+        np.random.seed(0)
+        model[0].old_numpy.seed(0)
+        model.numpy.bit_generator.state = bits
+
+    seed()
+    first, between, after = loss_now(), loss_now(), loss_now()
+    seed()
+    closure, evaluate = replayed(loss_now, loss_now, model)
+    assert torch.equal(closure(), first)
+    assert torch.equal(evaluate(), first)
+    assert torch.equal(loss_now(), between)
+    assert torch.equal(evaluate(), first)
+    assert torch.equal(closure(), first)
+    assert torch.equal(loss_now(), after)

@@ -276,7 +276,7 @@ class ClosureModule(LightningModule):
         """Whether a gradient scaler runs the steps, as with ``precision: 16-mixed``."""
         return getattr(self.trainer.precision_plugin, "scaler", None) is not None
 
-    def _log_step(self, loss: Tensor, num_examples: int, seconds: float) -> None:
+    def _log_step(self, loss: Tensor, num_examples: float | Tensor, seconds: float) -> None:
         self.log("train/loss", loss, prog_bar=True)
         step_size = self._single_optimizer().param_groups[0].get("lr")
         if step_size is not None:
@@ -302,8 +302,10 @@ class ClosureModule(LightningModule):
         options: dict[str, Any] = {"on_epoch": True, "on_step": False, "add_dataloader_idx": False, "sync_dist": True}
         for part in self.prepare_batch(batch, f"{stage}{set_index}"):
             # Lightning 2.6 averages the batch sizes of ranks as integers, and rounds down: each is made divisible.
-            terms = max(1, round(float(self.mean_over(part)) * _WEIGHT_UNITS)) * self.trainer.world_size
-            self.log(name, checked_loss(self.compute_loss(part)), batch_size=terms, **options)
+            terms, loss = float(self.mean_over(part)), checked_loss(self.compute_loss(part))
+            units = max(1, round(terms * _WEIGHT_UNITS)) * self.trainer.world_size if terms else 0
+            # A mean over no terms is NaN, and counts for nothing.
+            self.log(name, loss if units else 0.0, batch_size=units, **options)
 
     # Optimizer and schedule
 

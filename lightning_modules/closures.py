@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, MutableMapping, MutableSequence, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from copy import copy
 from functools import partial
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from lightning_modules.batches.batch_rows import count_examples
+from lightning_modules.batches.copied_batch import copied
 from lightning_modules.errors import ModelError
 from optimizers import candidate_losses
 from optimizers.finite_steps import all_finite
@@ -53,7 +53,8 @@ class StepClosures:
 
     Attributes:
         batches: The micro-batches.
-        num_examples: Number of examples in all micro-batches.
+        num_examples: Number of examples in all micro-batches; of terms where a batch is an object that only
+            ``mean_over`` knows.
         finite: 0-dim bool tensor, filled in by :meth:`closure`: whether loss and gradients are finite on all ranks.
         loss: 0-dim float32 tensor, filled in by :meth:`closure`. A gradient scaler runs the closure itself and calls
             ``optimizer.step`` without it; the optimizer then reads the loss that the gradients belong to from here.
@@ -79,15 +80,15 @@ class StepClosures:
         sum_over_ranks: Callable[[Tensor], Tensor] | None = None,
         parameters: Sequence[Tensor] = (),
         buffers: Sequence[BufferPlace] = (),
-        after_evaluation: Callable[[], None] = lambda: None,
         generators: Sequence[GeneratorAccess] = (),
+        after_evaluation: Callable[[], None] = lambda: None,
         computation: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self._compute_loss = compute_loss
         self.batches = batches
-        self.num_examples = sum(count_examples(batch) for batch in batches)
         self._device = torch.device(device)
         terms = [(mean_over or count_examples)(batch) for batch in batches]
+        self.num_examples = _number_of_examples(batches, terms)
         # Weights on a device are not asked: that would stall it.
         if all(not isinstance(term, Tensor) for term in terms) and not sum(terms) > 0:
             raise ModelError(f"mean_over: the losses of a step are means over {sum(terms):g} terms; above 0 is needed")
@@ -125,7 +126,7 @@ class StepClosures:
             for index, (batch, weight) in enumerate(zip(self.batches, self._weights, strict=True)):
                 is_last = index == len(self.batches) - 1
                 with nullcontext() if is_last else self._without_gradient_sync():
-                    loss = _fresh_loss(self._compute_loss, batch) * weight
+                    loss = _share(_fresh_loss(self._compute_loss, batch), weight)
                     if not isinstance(loss, Tensor) or not loss.requires_grad:
                         raise ModelError(
                             "compute_loss returned a loss without a gradient: it is a number, was detached, or uses no "
@@ -158,7 +159,7 @@ class StepClosures:
         with self._computation():
             total = torch.zeros((), dtype=torch.float32, device=self._device)
             for batch, weight in zip(self.batches, self._weights, strict=True):
-                total += _fresh_loss(self._compute_loss, batch) * weight
+                total += _share(_fresh_loss(self._compute_loss, batch), weight)
             self._after_evaluation()
             return self._mean_over_ranks(total)
 
@@ -183,7 +184,7 @@ class StepClosures:
         with self._computation():
             totals = torch.zeros(len(values[0]), dtype=torch.float32, device=self._device)
             for losses, weight in zip(self._losses_of_candidates, self._weights, strict=True):
-                totals += losses(parameters, values) * weight
+                totals += _share(losses(parameters, values), weight)
             return self._mean_over_ranks(totals)
 
     @contextmanager
@@ -205,16 +206,38 @@ def _versions(batches: Sequence[Any]) -> list[int]:
     return [leaf._version for leaf in tree_leaves(batches) if isinstance(leaf, Tensor) and not leaf.is_inference()]
 
 
+def _number_of_examples(batches: Sequence[Any], terms: Sequence[float | Tensor]) -> float | Tensor:
+    try:
+        return sum(map(count_examples, batches))
+    except ModelError:
+        return sum(terms)
+
+
 def _shares(terms: Sequence[float | Tensor]) -> list[float | Tensor]:
     total = sum(terms)
     return [term / total for term in terms]
 
 
+def _share(loss: Tensor, weight: float | Tensor) -> Tensor:
+    """Return what a loss adds to that of the step: 0 without a weight, since a mean over no terms is NaN."""
+    share = loss * weight
+    if isinstance(share, Tensor) and (isinstance(weight, Tensor) or not weight):
+        return torch.where(torch.as_tensor(weight == 0, device=share.device), 0.0, share)
+    return share
+
+
 def _fresh_loss(compute_loss: Callable[[Any], Tensor], batch: Any) -> Tensor:
     # Inside one autocast context PyTorch keeps low-precision copies of the weights; between trials those are stale.
     torch.clear_autocast_cache()
-    # It may take entries out of its batch.
-    return checked_loss(compute_loss(copy(batch) if isinstance(batch, MutableMapping | MutableSequence) else batch))
+    try:
+        return checked_loss(compute_loss(copied(batch)))
+    except RuntimeError as error:
+        if torch.is_grad_enabled() or "does not require grad" not in str(error):
+            raise
+        raise ModelError(
+            "compute_loss takes a gradient itself, and trials and evaluations are computed without gradients; let it "
+            "take its gradient within torch.enable_grad()"
+        ) from error
 
 
 def checked_loss(loss: Any) -> Tensor:

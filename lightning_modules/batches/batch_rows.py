@@ -31,14 +31,20 @@ def count_examples(batch: Any) -> int:
     is_windows = isinstance(batch, Mapping) and isinstance(batch.get("text"), Tensor)
     count = _first_dimension(batch.get("labels", batch.get("idx", batch["text"])) if is_windows else batch)
     if not count:
-        raise ModelError(f"a batch of no examples: {type(batch).__name__} without a tensor that has rows")
+        raise ModelError(
+            f"a batch of no examples: {type(batch).__name__} without a tensor that has rows; where its examples are "
+            "counted in another way, define mean_over(batch), which returns their number"
+        )
     return count
 
 
 def rows_of(batches: Sequence[Any]) -> str:
     """Return the row numbers of some batches (``idx``), or where they have none, how many examples they are of."""
     if not all(isinstance(batch, Mapping) and isinstance(batch.get("idx"), Tensor) for batch in batches):
-        return f"of {sum(map(count_examples, batches))} examples without row numbers (idx)"
+        try:
+            return f"of {sum(map(count_examples, batches))} examples without row numbers (idx)"
+        except ModelError:  # an object that only a module's mean_over knows
+            return f"of type {type(batches[0]).__name__}, without row numbers (idx)"
     rows = [row for batch in batches for row in batch["idx"].reshape(-1).tolist()]
     more = f", … ({len(rows)} in all)" if len(rows) > _LISTED_ROWS else ""
     return f"of rows {', '.join(map(str, rows[:_LISTED_ROWS]))}{more}"

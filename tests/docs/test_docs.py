@@ -14,7 +14,8 @@ from types import ModuleType
 
 import pytest
 import torch
-from transformers import BertConfig
+from torch.utils.data import DataLoader
+from transformers import BertConfig, GPT2Config, GPT2LMHeadModel
 
 import cli
 import optimizers
@@ -109,6 +110,22 @@ def test_the_line_search_of_the_page_searches_in_every_fifth_step(tmp_path: Path
         searched.append(optimizer.last_step.evaluations > 0)
     assert searched == [True, False, False, False, False] * 3
     assert losses[-1] < losses[0]
+
+
+def test_the_language_model_of_the_page_weights_its_batches_by_tokens(tmp_path: Path) -> None:
+    sizes = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 16, "vocab_size": 20}
+    GPT2LMHeadModel(GPT2Config(bos_token_id=1, eos_token_id=2, **sizes)).save_pretrained(tmp_path / "tiny")
+    (tmp_path / "language_model.py").write_text(modules_of("adding_a_task.md")[1])
+    page = module_of(tmp_path / "language_model.py", "language_model")
+    ids = torch.randint(3, 20, (6, 10))
+    labels = torch.where(torch.arange(10) < torch.tensor([[4], [9], [3], [7], [10], [5]]), ids, -100)
+    rows = [{"input_ids": one, "labels": other} for one, other in zip(ids, labels, strict=True)]
+    module = page.LanguageModel(str(tmp_path / "tiny"), optimizer=optimizers.SaLSA)
+    trainer = quiet_trainer(max_epochs=1, default_root_dir=tmp_path)
+    trainer.fit(module, DataLoader(rows, batch_size=4), DataLoader(rows, batch_size=4))
+    with torch.no_grad():
+        whole = float(module.eval().compute_loss({"input_ids": ids, "labels": labels}))
+    assert float(trainer.callback_metrics["val/loss"]) == pytest.approx(whole, rel=1e-5)
 
 
 def test_the_data_of_the_page_trains_the_module_and_predicts(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -25,7 +26,7 @@ from lightning_modules import (
     ModelError,
     Schedule,
 )
-from lightning_modules.batches.batch_rows import count_examples
+from lightning_modules.batches.batch_rows import count_examples, rows_of
 from optimizers import GLD, ParabolicAdam, ParamGroups, SaLSA
 from tests.lightning_modules.regression import Regression, data, fit
 
@@ -239,6 +240,48 @@ def test_a_bound_on_the_gradient_is_above_zero() -> None:
 )
 def test_examples_are_counted_in_any_batch(batch: Any, count: int) -> None:
     assert count_examples(batch) == count
+
+
+class Graphs:
+    """Rows in an object in which nobody finds a tensor."""
+
+    __slots__ = ("rows",)
+
+    def __init__(self, rows: list[tuple[Tensor, ...]]) -> None:
+        self.rows = [torch.stack(column) for column in zip(*rows, strict=True)]
+
+
+class OnGraphs(Regression):
+    """Least squares on such objects, of which a batch whose targets are NaN has none to count."""
+
+    def compute_loss(self, batch: Graphs) -> Tensor:
+        return super().compute_loss(batch.rows)
+
+    def mean_over(self, batch: Graphs) -> Tensor:
+        return batch.rows[1].isfinite().sum()
+
+
+def test_examples_of_any_object_are_those_that_its_module_counts(tmp_path: Path) -> None:
+    rows = data(8).dataset
+    graphs = DataLoader(rows, batch_size=8, collate_fn=Graphs)
+    module, twin = OnGraphs(optimizer=SaLSA), Regression(optimizer=SaLSA)
+    assert float(fit(module, graphs, tmp_path, limit_val_batches=0).callback_metrics["train/examples_per_second"]) > 0
+    fit(twin, data(8), tmp_path, limit_val_batches=0)
+    assert torch.equal(module.layer.weight, twin.layer.weight)
+    uncounted = type("Uncounted", (OnGraphs,), {"mean_over": ClosureModule.mean_over})
+    with pytest.raises(ModelError, match=r"Graphs without a tensor that has rows; .* define mean_over"):
+        fit(uncounted(), graphs, tmp_path, limit_val_batches=0)
+    assert rows_of([Graphs(list(rows))]) == "of type Graphs, without row numbers (idx)"
+
+
+def test_a_batch_without_terms_counts_for_nothing_in_an_evaluation(tmp_path: Path) -> None:
+    inputs, targets = data(24).dataset.tensors
+    nothing = TensorDataset(torch.cat([inputs, inputs]), torch.cat([targets, targets * math.nan]))
+    trainer, module = quiet_trainer(default_root_dir=tmp_path), OnGraphs()
+    (result,) = trainer.validate(module, DataLoader(nothing, batch_size=12, collate_fn=Graphs), verbose=False)
+    with torch.no_grad():
+        expected = float(Regression.compute_loss(module, (inputs, targets)))
+    assert result["val/loss"] == pytest.approx(expected, rel=1e-6)
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,93 @@ def test_a_loss_may_take_entries_out_of_its_batch(kind: Any) -> None:
     step = StepClosures(loss_of, [batch], zero_grad=model.zero_grad, backward=Tensor.backward)
     assert torch.equal(step.closure(), step.evaluate())
     assert set(batch) == {"input", "y"}
+
+
+@dataclass
+class Graphs:
+    """A batch that is an object, as those of libraries for graphs."""
+
+    x: Tensor
+    y: Tensor
+
+
+@pytest.mark.parametrize("wrapped", [lambda inner: {"loader": inner}, lambda inner: (inner, 1), lambda inner: [inner]])
+def test_a_loss_may_take_entries_out_of_batches_within_its_batch(wrapped: Any) -> None:
+    """A batch of several loaders is a dict or a list of their batches."""
+    model = nn.Linear(3, 1)
+
+    def loss_of(batch: Any) -> Tensor:
+        inner = batch[0 if isinstance(batch, tuple | list) else "loader"]
+        return nn.functional.mse_loss(model(inner["x"]), inner.pop("y"))
+
+    batch = {"x": torch.randn(8, 3), "y": torch.randn(8, 1)}
+    step = StepClosures(loss_of, [wrapped(batch)], zero_grad=model.zero_grad, backward=Tensor.backward)
+    assert torch.equal(step.closure(), step.evaluate())
+    assert set(batch) == {"x", "y"}
+
+
+def test_a_loss_may_replace_attributes_of_its_batch() -> None:
+    model = nn.Linear(3, 3)
+
+    def loss_of(graphs: Graphs) -> Tensor:
+        graphs.x = model(graphs.x)
+        return nn.functional.mse_loss(graphs.x, graphs.y)
+
+    batch = Graphs(torch.randn(8, 3), torch.randn(8, 3))
+    step = StepClosures(loss_of, [batch], zero_grad=model.zero_grad, backward=Tensor.backward)
+    assert torch.equal(step.closure(), step.evaluate())
+    assert not batch.x.requires_grad
+
+
+def test_a_micro_batch_without_terms_counts_for_nothing() -> None:
+    """A mean over no terms is NaN: a language model's over a batch without any label."""
+    model = nn.Linear(3, 2)
+    inputs, labels = torch.randn(8, 3), torch.randint(2, (8,))
+
+    def step_of(batches: Any, terms: Any) -> StepClosures:
+        return StepClosures(
+            lambda batch: nn.functional.cross_entropy(model(batch[0]), batch[1]),
+            batches,
+            zero_grad=model.zero_grad,
+            backward=Tensor.backward,
+            mean_over=terms,
+            module=model,
+        )
+
+    expected = step_of([(inputs, labels)], None)
+    loss, gradient = expected.closure(), model.weight.grad
+    candidates = [torch.stack([p.detach(), p.detach() + 0.1]) for p in model.parameters()]
+    losses = expected.evaluate_many(list(model.parameters()), candidates)
+    batches = [(inputs, labels), (inputs, torch.full((8,), -100))]
+    for terms in (lambda batch: int((batch[1] >= 0).sum()), lambda batch: (batch[1] >= 0).sum()):
+        step = step_of(batches, terms)
+        assert torch.equal(step.closure(), loss)
+        assert torch.equal(model.weight.grad, gradient)
+        assert torch.equal(step.evaluate(), loss)
+        assert torch.equal(step.evaluate_many(list(model.parameters()), candidates), losses)
+
+
+def test_a_loss_that_takes_a_gradient_without_enabling_it_is_one_line() -> None:
+    """Gradient penalties, forces: they are computed in trials too, as in evaluations."""
+    model = nn.Linear(3, 1)
+
+    def penalty(inputs: Tensor) -> Tensor:
+        inputs = inputs.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(model(inputs).square().sum(), inputs, create_graph=True)
+        return gradient.square().mean()
+
+    def enabled(inputs: Tensor) -> Tensor:
+        with torch.enable_grad():
+            return penalty(inputs)
+
+    batches = [torch.randn(8, 3)]
+    step = StepClosures(penalty, batches, zero_grad=model.zero_grad, backward=Tensor.backward)
+    step.closure()
+    with pytest.raises(ModelError, match=r"within torch\.enable_grad\(\)"):
+        step.evaluate()
+    step = StepClosures(enabled, batches, zero_grad=model.zero_grad, backward=Tensor.backward)
+    assert torch.equal(step.closure(), step.evaluate())
+    assert not step.evaluate().requires_grad
 
 
 def test_a_loss_that_changes_its_batch_in_place_is_computed_once() -> None:

@@ -1,0 +1,36 @@
+"""Copies of a batch that a loss may take apart, without a copy of its tensors."""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping, MutableSequence
+from copy import copy
+from typing import Any
+
+from torch import Tensor
+
+
+def copied(batch: Any) -> Any:
+    """Return a batch whose entries and attributes may be taken out and replaced, with the same tensors.
+
+    Args:
+        batch: A batch of any kind: containers, also one within another, or an object with attributes.
+    """
+    if isinstance(batch, MutableMapping):
+        return _with_copied_parts(batch, batch.items())
+    if isinstance(batch, MutableSequence):
+        return _with_copied_parts(batch, enumerate(batch))
+    if isinstance(batch, tuple):
+        parts = [copied(part) for part in batch]
+        changed = any(part is not own for part, own in zip(parts, batch, strict=True))
+        return (batch._make(parts) if hasattr(batch, "_make") else type(batch)(parts)) if changed else batch
+    # Dataclasses, graphs; a tensor has attributes too.
+    return copy(batch) if hasattr(batch, "__dict__") and not isinstance(batch, Tensor) else batch
+
+
+def _with_copied_parts(batch: Any, parts: Any) -> Any:
+    new = copy(batch)
+    for place, part in parts:
+        own = copied(part)
+        if own is not part:
+            new[place] = own
+    return new

@@ -29,6 +29,7 @@ from lightning_modules import (
 from lightning_modules.batches.batch_rows import count_examples, rows_of
 from optimizers import GLD, ParabolicAdam, ParamGroups, SaLSA
 from tests.lightning_modules.regression import Regression, data, fit
+from tests.quiet_trainer import quiet_trainer
 
 
 class Weighted(Regression):

@@ -64,9 +64,7 @@ def checkpoint_of_requeued_job(config: Namespace, arguments: Sequence[str]) -> s
     job = f"SLURM job {os.environ['SLURM_JOB_ID']} starts again"
     folders = checkpoint_folders(config.trainer)
     if folders is None:
-        say(
-            f"{job}: its checkpoints are not known with this logger; dirpath of a ModelCheckpoint would name their folder"
-        )
+        say(f"{job}: its checkpoints are not found with this logger; give a ModelCheckpoint a dirpath")
         return None
     own = [file for file in files_in(folders) if saved_entry(file, STARTED_BY) == text]
     path = newest_whole(own, "fit")

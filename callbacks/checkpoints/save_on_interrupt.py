@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -70,13 +70,14 @@ class SaveOnInterrupt(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         # After an epoch's last batch its end is due: a run that is complete with it ends as usual.
-        if not trainer.is_last_batch:
-            self._end_if_asked(trainer)
+        if not trainer.is_last_batch and self._is_to_end(trainer):
+            trainer._logger_connector.update_train_step_metrics()  # which Lightning does after this hook
+            self._end(trainer)
 
     def on_validation_batch_end(self, trainer: Trainer, *_: Any) -> None:
         # Ranks may differ in their number of batches: several of them finish the validation.
-        if trainer.world_size == 1 and not trainer.sanity_checking:
-            self._end_if_asked(trainer)
+        if trainer.world_size == 1 and not trainer.sanity_checking and self._is_to_end(trainer):
+            self._end(trainer)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if not (self._is_saving and trainer.validating):
@@ -133,17 +134,19 @@ class SaveOnInterrupt(Callback):
             if number == signal.SIGTERM and self._launcher is not None:
                 self._launcher.kill(number)
 
-    def _end_if_asked(self, trainer: Trainer) -> None:
+    def _is_to_end(self, trainer: Trainer) -> bool:
         asked = self._asked is not None
         if trainer.world_size > 1:
             asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
-        if asked and self._is_active:
-            number = self._agreed_signal(trainer)
-            self._is_active, self._is_ending = False, True
-            self._save(trainer, signal.Signals(number).name)
-            if number == self._requeue_signal:
-                _requeue()
-            raise SystemExit(128 + number)
+        return asked and self._is_active
+
+    def _end(self, trainer: Trainer) -> NoReturn:
+        number = self._agreed_signal(trainer)
+        self._is_active, self._is_ending = False, True
+        self._save(trainer, signal.Signals(number).name)
+        if number == self._requeue_signal:
+            _requeue()
+        raise SystemExit(128 + number)
 
     def _agreed_signal(self, trainer: Trainer) -> int:
         """Return the signal that the run ends with, the same on all ranks; one to end comes before one to requeue."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
@@ -121,6 +123,23 @@ def test_a_run_goes_on_where_sigterm_ended_it(
     assert torch.equal(expected.body.weight, found.body.weight)
 
 
+def test_the_last_step_before_the_end_is_logged(tmp_path: Path) -> None:
+    def losses(*runs: str) -> list[str]:
+        files = [tmp_path / "logs" / run / "metrics.csv" for run in runs]
+        rows = [row for file in files for row in csv.DictReader(file.read_text().splitlines())]
+        return [row["train/loss"] for row in rows if row["train/loss"]]
+
+    def log(run: str) -> dict[str, Any]:
+        return {"logger": CSVLogger(tmp_path, name="logs", version=run), "log_every_n_steps": 1, "validated": False}
+
+    fit(tmp_path / "whole", **log("whole"))
+    with pytest.raises(SystemExit):
+        fit(tmp_path / "cut", Signals("train", 3), SaveOnInterrupt(), **log("cut"))
+    fit(tmp_path, resume=str(tmp_path / "logs" / "cut" / "checkpoints" / "last-interrupted.ckpt"), **log("rest"))
+    assert losses("cut", "rest") == losses("whole")
+    assert len(losses("cut")) == 3
+
+
 def test_ctrl_c_ends_with_130_and_gives_its_handler_back(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     fit(tmp_path, SaveOnInterrupt())
@@ -201,7 +220,15 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The environment that `srun` gives a task of job 17, and a `scontrol` that writes down what it is asked for."""
     for name in [name for name in os.environ if name.startswith("SLURM_")]:
         monkeypatch.delenv(name)
-    values = {"JOB_ID": 17, "JOB_NAME": "fit", "NTASKS": 1, "NTASKS_PER_NODE": 1, "NNODES": 1, "PROCID": 0, "LOCALID": 0}
+    values = {
+        "JOB_ID": 17,
+        "JOB_NAME": "fit",
+        "NTASKS": 1,
+        "NTASKS_PER_NODE": 1,
+        "NNODES": 1,
+        "PROCID": 0,
+        "LOCALID": 0,
+    }
     for name, value in (values | {"NODEID": 0}).items():
         monkeypatch.setenv(f"SLURM_{name}", str(value))
     scontrol = tmp_path / "bin" / "scontrol"

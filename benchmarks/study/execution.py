@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import TextIO
 
 from benchmarks.study.grid import Cell, Run
-from benchmarks.study.results import Result
+from benchmarks.study.results import FINISHED, Result
 from benchmarks.study.run_arguments import cli_arguments, tensorboard_folder
 from benchmarks.study.run_folder import (
     HISTORY_FILE,
     RESULT_FILE,
     last_error_line,
     locked,
+    read_result,
     run_folder,
     write_result,
 )
@@ -28,7 +29,7 @@ BUSY_EXIT_STATUS = 75  # EX_TEMPFAIL: another process is executing the same run
 
 
 def execute_run(run: Run, output: Path, attempt: int = 1) -> Result:
-    """Train one run in this process and write its result into its folder.
+    """Train one run in this process and write its result into its folder; a run that has finished is not repeated.
 
     The folder is locked during the run.
 
@@ -41,6 +42,9 @@ def execute_run(run: Run, output: Path, attempt: int = 1) -> Result:
     folder = run_folder(output, run)
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
+        known = read_result(folder)
+        if known is not None and known.status == FINISHED:
+            return known  # made by another job since the command was written
         for stale in (RESULT_FILE, HISTORY_FILE):
             (folder / stale).unlink(missing_ok=True)
         arguments = cli_arguments(run, output)

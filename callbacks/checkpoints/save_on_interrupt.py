@@ -127,6 +127,9 @@ class SaveOnInterrupt(Callback):
             os.kill(self._process, number)
         else:
             self._asked = number
+            # Who ends a run ends its loaders' processes with it: timeout, systemd, SLURM. Where one of them dies torch
+            # would raise an error in the middle of the step, and the run needs no more batches.
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             name = signal.Signals(number).name
             # No print: the signal may have come in the middle of one.
             how = "; a second Ctrl-C ends it at once" if number == signal.SIGINT else ""

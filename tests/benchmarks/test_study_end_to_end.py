@@ -247,3 +247,4 @@ def test_a_study_starts_from_the_configs_that_a_run_starts_from(tmp_path: Path) 
     assert (result.status, result.reason) == (FINISHED, "")
     assert result.steps == 2
     assert not list(tmp_path.rglob("*.ckpt"))
+    assert execute_run(run, tmp_path / "out", attempt=2) == result  # as a second job does, of commands written before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -66,8 +67,9 @@ class Signals(Callback):
         self._at(trainer, "end")
 
 
-def rows(batches: int) -> DataLoader:
-    return DataLoader(torch.randn(8 * batches, 4, generator=torch.Generator().manual_seed(1)), batch_size=8)
+def rows(batches: int, workers: int = 0) -> DataLoader:
+    drawn = torch.randn(8 * batches, 4, generator=torch.Generator().manual_seed(1))
+    return DataLoader(drawn, batch_size=8, num_workers=workers, multiprocessing_context="fork" if workers else None)
 
 
 def fit(
@@ -76,6 +78,7 @@ def fit(
     resume: str | None = None,
     validated: bool = True,
     make: Callable[[], Small] = Small,
+    workers: int = 0,
     **options: Any,
 ) -> Any:
     torch.manual_seed(0)
@@ -89,7 +92,7 @@ def fit(
         **(quiet | options),
     )
     module = make()
-    trainer.fit(module, rows(BATCHES), rows(3) if validated else None, ckpt_path=resume)
+    trainer.fit(module, rows(BATCHES, workers), rows(3) if validated else None, ckpt_path=resume)
     return module
 
 
@@ -152,6 +155,33 @@ def test_ctrl_c_ends_with_130_and_gives_its_handler_back(tmp_path: Path, caplog:
     with pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGINT)
     signal.signal(signal.SIGINT, before[0])  # after an exception Lightning puts back what it found, which hands on
+
+
+class EndsLoaders(Signals):
+    """Sends a signal to its own process and to those of the loaders, as one does that ends a group of processes."""
+
+    def _at(self, trainer: Trainer, place: str) -> None:
+        if (self.place, self.step) == (place, trainer.global_step):
+            loaders = multiprocessing.active_children()
+            assert len(loaders) == 2
+            os.kill(os.getpid(), self.number)
+            # By another process: torch's workers take it otherwise from the one that they belong to.
+            subprocess.run(["kill", *(str(each.pid) for each in loaders)], check=True)
+            for each in loaders:
+                each.join(60)
+                assert each.exitcode == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_whose_loaders_end_with_it_is_saved(tmp_path: Path, number: int) -> None:
+    before = signal.getsignal(signal.SIGCHLD)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            fit(tmp_path, EndsLoaders("train", 2, number), SaveOnInterrupt(), workers=2, validated=False)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    assert ended.value.code == 128 + number
+    assert (tmp_path / "checkpoints" / "last-interrupted.ckpt").is_file()
 
 
 def test_lightnings_own_last_checkpoint_is_that_of_the_interruption(tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ class SaveOnInterrupt(Callback):
             self._asked = number
             # Who ends a run ends its loaders' processes with it: timeout, systemd, SLURM. Where one of them dies torch
             # would raise an error in the middle of the step, and the run needs no more batches.
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            signal.signal(signal.SIGCHLD, _go_on)
             name = signal.Signals(number).name
             # No print: the signal may have come in the middle of one.
             how = "; a second Ctrl-C ends it at once" if number == signal.SIGINT else ""
@@ -178,6 +178,10 @@ class SaveOnInterrupt(Callback):
             _say(f"interrupted by {where}: kept {shown}; go on by the same command with --ckpt_path {shown}")
         finally:
             self._is_saving = False
+
+
+def _go_on(number: int, frame: FrameType | None) -> None:
+    """Do nothing: with SIG_DFL Python reports a race for a signal that came just before."""
 
 
 def _requeue_signal(trainer: Trainer) -> int | None:

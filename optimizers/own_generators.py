@@ -21,7 +21,7 @@ class GeneratorAccess(NamedTuple):
     """
 
     read: Callable[[], Any]
-    write: Callable[[Any], None]
+    write: Callable[[Any], Any]
 
 
 def global_generators() -> list[GeneratorAccess]:

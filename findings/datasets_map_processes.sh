@@ -4,7 +4,8 @@
 # masks or synonyms drawn for the first quarter of the rows come again in the second. The module `random` is seeded anew in each
 # process, and a generator passed through `fn_kwargs` is copied as well. Drawing by the row's number is right. torch's
 # DataLoader seeds its workers apart.
-# Seen, 8 rows: 8 different numbers with one process, 2 with four; 8 with a generator for every row.
+# Seen, 8 rows: 2 different numbers with four processes.
+# Not yet run in this form: the numbers are to be filled in from its output.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -3,7 +3,7 @@
 # validation, the best checkpoint and the last one are of the weights that are being trained, at the high constant rate that the
 # averaging wants; so `test(ckpt_path="best")` scores a model without averaging, and a run of which the files alone are kept has
 # lost its average. The figure that the log ends with is not the returned model's.
-# Seen, a noisy regression: loss of the module 0.0110, of the last checkpoint 0.0672, which is also the last validation's.
+# Not yet run in this form: the numbers are to be filled in from its output.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

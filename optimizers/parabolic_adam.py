@@ -79,6 +79,8 @@ class ParabolicAdam(torch.optim.Optimizer):
     takes_progress = True
     checks_finite = True
     keeps_gradients = True
+    # The factor that a ClosureModule gives parameters that did not come from a checkpoint (docs/parabolic_adam.md).
+    new_lr_factor = 10.0
     # Arguments of earlier versions, and what is in their place.
     renamed_arguments: ClassVar[dict[str, str]] = {
         "c": "now peak_fraction = 2 (1 - c)",

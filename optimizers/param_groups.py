@@ -84,6 +84,15 @@ class ParamGroups:
         if both:
             raise ValueError(f"lr_factors and lrs both have an entry for {', '.join(both)}; a part takes one of them")
 
+    @property
+    def sets_rates(self) -> bool:
+        """Whether learning rates are said to differ, or not to, between parts or between new parameters and others."""
+        return self._rates_differ or self.new_lr_factor is not None
+
+    @property
+    def _rates_differ(self) -> bool:
+        return self.lr_decay != 1 or bool(self.lr_factors) or bool(self.lrs)
+
     def __call__(
         self, model: nn.Module, new_parameter_names: Collection[str] = (), order: Sequence[str] = ()
     ) -> list[dict[str, Any]]:
@@ -102,9 +111,8 @@ class ParamGroups:
         vectors = set() if self.decay_norm_and_bias else _norm_and_bias_names(model)
         factor = 1.0 if self.new_lr_factor is None else self.new_lr_factor
         # Where all that trains is new, there is nothing that it could learn faster than.
-        is_divided = factor != 1 and any(
-            parameter.requires_grad and name not in new_names for name, parameter in model.named_parameters()
-        )
+        are_new = {name in new_names for name, parameter in model.named_parameters() if parameter.requires_grad}
+        is_divided = factor != 1 and len(are_new) == 2
         groups: dict[tuple[Any, ...], dict[str, Any]] = {}
         for name, parameter in model.named_parameters():
             if not parameter.requires_grad:
@@ -147,7 +155,7 @@ class ParamGroups:
 
     def _rates(self, model: nn.Module, order: Sequence[str]) -> dict[str, tuple[str, dict[str, float]]]:
         """Return part and rate (a group's `lr` or `lr_factor`) of every trainable parameter, where rates differ."""
-        if self.lr_decay == 1 and not self.lr_factors and not self.lrs:
+        if not self._rates_differ:
             return {}
         parts = named_parts(model, order)
         known = [part.name for part in parts]

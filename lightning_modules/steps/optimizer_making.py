@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from torch.optim import Optimizer
 from lightning_modules.errors import ModelError
 from lightning_modules.models.sharded_model import sharded_modules
 from lightning_modules.steps.combinations import check_combination
-from lightning_modules.steps.factories import is_installed, name_of, parameters_of, unset_keywords
+from lightning_modules.steps.factories import is_installed, made_by, name_of, parameters_of, unset_keywords
 from lightning_modules.steps.fused import fused_keywords
 from lightning_modules.steps.optimizer_calls import check_step
 from lightning_modules.steps.own_step_size import check_rate_writers
@@ -43,10 +44,10 @@ def make_optimizer(
     factory, trainer, trained = module.optimizer, module.trainer, module.trained_module
     known = {"steps_per_epoch": length.steps_per_epoch, "total_steps": length.total_steps}
     fused = fused_keywords(factory, trained, trainer.strategy.root_device, scales_gradients)
-    optimizer = _made_with_groups(module, {**unset_keywords(factory, known), **keywords, **fused})
+    groups = _division(module)
+    optimizer = _made_with_groups(module, groups, {**unset_keywords(factory, known), **keywords, **fused})
     treated = {"scales_gradients": scales_gradients, "clips_gradients": module.gradient_clip is not None}
     check_step(optimizer, ranks=trainer.world_size, **treated)
-    groups = module.param_groups or ParamGroups()
     check_combination(optimizer, groups, has_schedule=module.lr_scheduler is not None, **treated)
     check_rate_writers(optimizer, module)
     try:
@@ -58,20 +59,28 @@ def make_optimizer(
     return optimizer
 
 
-def _made_with_groups(module: ClosureModule, keywords: Mapping[str, Any]) -> Optimizer:
+def _division(module: ClosureModule) -> ParamGroups:
+    """Return how a module is divided; where that says nothing of rates, new parameters get the optimizer's factor."""
+    division = module.param_groups or ParamGroups()
+    if division.sets_rates:
+        return division
+    return replace(division, new_lr_factor=getattr(made_by(module.optimizer), "new_lr_factor", None))
+
+
+def _made_with_groups(module: ClosureModule, division: ParamGroups, keywords: Mapping[str, Any]) -> Optimizer:
     """Return the optimizer of a module's parameter groups.
 
     A factory with an argument ``model`` gets the trained module, one with an argument ``params`` or any other first
     argument the parameter groups. One that takes one group alone gets it, as long as nobody has asked for a division.
     """
     factory: Callable[..., Optimizer] = module.optimizer
-    division, trained = module.param_groups, module.trained_module
+    trained, is_asked_for = module.trained_module, module.param_groups is not None
     takes_model, takes_groups = _arguments(factory)
-    if division is not None and not takes_groups:
+    if is_asked_for and not takes_groups:
         name = name_of(factory)
         raise ModelError(f"param_groups: {name} makes its own groups from the model; leave param_groups out")
     try:
-        groups = (division or ParamGroups())(trained, module.new_parameter_names, module.module_order)
+        groups = division(trained, module.new_parameter_names, module.module_order)
     except ValueError as error:
         raise ModelError(f"param_groups: {error}") from error
     if takes_model:
@@ -81,7 +90,7 @@ def _made_with_groups(module: ClosureModule, keywords: Mapping[str, Any]) -> Opt
         return _made(partial(factory, groups), factory, keywords)
     except ModelError:
         # torch's LBFGS takes one group alone; a model's default is two, with and without weight decay.
-        if division is not None or len(groups) == 1:
+        if is_asked_for or len(groups) == 1:
             raise
         together = ParamGroups(decay_norm_and_bias=True)(trained, module.new_parameter_names, module.module_order)
         try:

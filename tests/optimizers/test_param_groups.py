@@ -34,11 +34,17 @@ def assert_all_once(model: nn.Module, groups: list[dict[str, Any]]) -> None:
     weight_decay=st.one_of(st.none(), st.floats(0, 1)),
     decay_norm_and_bias=st.booleans(),
     lr_decay=st.floats(0.1, 2),
+    new_lr_factor=st.one_of(st.none(), st.floats(0.1, 10)),
 )
 def test_every_setting_gives_each_parameter_one_group(
-    units: Any, weight_decay: float | None, decay_norm_and_bias: bool, lr_decay: float
+    units: Any,
+    weight_decay: float | None,
+    decay_norm_and_bias: bool,
+    lr_decay: float,
+    new_lr_factor: float | None,
 ) -> None:
-    groups = ParamGroups(units, weight_decay, None, decay_norm_and_bias, lr_decay)(BERT, {"classifier.weight"})
+    division = ParamGroups(units, weight_decay, None, decay_norm_and_bias, lr_decay, new_lr_factor=new_lr_factor)
+    groups = division(BERT, {"classifier.weight"})
     assert_all_once(BERT, groups)
     by_name(groups)
     assert all(len(group["new"]) == len(group["params"]) for group in groups)
@@ -163,6 +169,25 @@ def test_explicit_factors_and_rates() -> None:
     )
 
 
+def test_new_parameters_have_a_factor_of_their_own() -> None:
+    new = {"classifier.weight", "classifier.bias"}
+    division = ParamGroups(lr_factors={"head": 3.0}, lrs={"layer.0": 1e-6}, new_lr_factor=10.0)
+    optimizer = torch.optim.AdamW(division(BERT, new), lr=1e-3)
+    scale_learning_rates(optimizer)
+    rates = {name: group["lr"] for name, group in by_name(optimizer.param_groups).items() if "no_decay" not in name}
+    assert rates == pytest.approx(
+        {"embeddings": 1e-3, "layer.0": 1e-6, "layer.1": 1e-3, "layer.2": 1e-3, "head": 3e-3, "head.new": 3e-2}
+    )
+    rate = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert [rate[id(p)] for p in BERT.classifier.parameters()] == pytest.approx([3e-2, 3e-2])
+    assert_all_once(BERT, optimizer.param_groups)
+
+
+@pytest.mark.parametrize("new", [[], [name for name, _ in BERT.named_parameters()]], ids=["none", "all"])
+def test_where_nothing_or_everything_is_new_there_is_no_factor(new: list[str]) -> None:
+    assert ParamGroups(new_lr_factor=10.0)(BERT, new) == ParamGroups()(BERT, new)
+
+
 def test_an_optimizer_that_knows_factors_keeps_its_rates() -> None:
     class Knowing(torch.optim.SGD):
         def __init__(self, params: Any) -> None:
@@ -183,6 +208,7 @@ def test_an_optimizer_that_knows_factors_keeps_its_rates() -> None:
         ({"weight_decay": -1.0}, "weight_decay: -1.0 is not allowed; at least 0"),
         ({"anchor_decay": -1.0}, "anchor_decay: -1.0 is not allowed; at least 0"),
         ({"lr_decay": 0.0}, "lr_decay: 0.0 is not allowed; above 0"),
+        ({"new_lr_factor": 0.0}, "new_lr_factor: 0.0 is not allowed; above 0, or None"),
         ({"lr_factors": {"head": -1.0}}, "lr_factors: head: -1.0 is not allowed"),
         ({"lrs": {"head": float("nan")}}, "lrs: head: nan is not allowed"),
         ({"lrs": {"head": 1.0}, "lr_factors": {"head": 1.0}}, "both have an entry for head"),

@@ -175,52 +175,6 @@ def test_a_strangers_optimizer_is_first_class(tmp_path: Path) -> None:
         fit(Regression(optimizer=partial(Stranger, lr=0.1), gradient_clip=GradientClip(1.0)), data(8), tmp_path)
 
 
-class WithNewLayer(Regression):
-    """Two layers, one of which no checkpoint has held."""
-
-    def __init__(self, **training: Any) -> None:
-        super().__init__(**training)
-        self.old = nn.Linear(3, 3)
-        self.new_parameter_names = ["layer.weight", "layer.bias"]
-
-    def compute_loss(self, batch: Any) -> Tensor:
-        return super().compute_loss((self.old(batch[0]), batch[1]))
-
-
-@pytest.mark.parametrize(
-    ("optimizer", "groups", "factor"),
-    [
-        (ParabolicAdam, None, ParabolicAdam.new_lr_factor),
-        (partial(ParabolicAdam, weight_decay=0.0), ParamGroups(weight_decay=0.0), ParabolicAdam.new_lr_factor),
-        (ParabolicAdam, ParamGroups(new_lr_factor=3.0), 3.0),
-        (ParabolicAdam, ParamGroups(new_lr_factor=1.0), 1.0),
-        (SaLSA, None, 1.0),
-        (partial(torch.optim.AdamW, lr=0.01), None, 1.0),
-    ],
-)
-def test_new_parameters_learn_as_much_faster_as_the_optimizer_says(
-    optimizer: Any, groups: ParamGroups | None, factor: float, tmp_path: Path
-) -> None:
-    module = WithNewLayer(optimizer=optimizer, param_groups=groups)
-    made = fit(module, data(8), tmp_path, max_epochs=1).optimizers[0]
-    factors = {id(p): group.get("lr_factor", 1.0) for group in made.param_groups for p in group["params"]}
-    assert [factors[id(p)] for p in module.layer.parameters()] == [factor] * 2
-    assert [factors[id(p)] for p in module.old.parameters()] == [1.0] * 2
-
-
-def test_rates_by_part_leave_new_parameters_without_a_factor(tmp_path: Path) -> None:
-    save_tiny_bert(tmp_path / "bert")
-    module = SequenceClassifier(str(tmp_path / "bert"), num_labels=2, param_groups=ParamGroups(lr_decay=0.5))
-    module.new_parameter_names = ("classifier.weight", "classifier.bias")
-    trainer = quiet_trainer(default_root_dir=tmp_path, max_steps=1)
-    trainer.fit(module, TinyData())
-    factors = {
-        group["name"].removesuffix(".no_decay"): group["lr_factor"] for group in trainer.optimizers[0].param_groups
-    }
-    assert factors["head"] == 1.0
-    assert not any(name.endswith(".new") for name in factors)
-
-
 class Stream(IterableDataset):
     """Rows that do not say how many they are."""
 

@@ -190,7 +190,9 @@ def _requeue_signal(trainer: Trainer) -> int | None:
     if not isinstance(environment, SLURMEnvironment) or not environment.auto_requeue:
         return None
     number = environment.requeue_signal
-    return number if isinstance(signal.getsignal(number), _HandlersCompose) else None
+    if number is None or not isinstance(signal.getsignal(number), _HandlersCompose):
+        return None
+    return number
 
 
 @rank_zero_only

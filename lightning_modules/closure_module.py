@@ -42,7 +42,7 @@ from lightning_modules.steps.optimizer_making import make_optimizer
 from lightning_modules.steps.optimizer_modes import OptimizerModes
 from lightning_modules.steps.own_step_size import OwnStepSize
 from lightning_modules.steps.unused_parameters import check_gradients_of_ranks
-from lightning_modules.trainer.averaged_buffers import average_no_constants, check_averaged_precision
+from lightning_modules.trainer.averaged_buffers import average_no_constants
 from lightning_modules.trainer.earlier_fit import check_fresh
 from lightning_modules.trainer.lightning_callbacks import check_rate_monitor, check_trainer, without_present
 from lightning_modules.trainer.reduction import reduced
@@ -331,7 +331,6 @@ class ClosureModule(LightningModule):
             check_optimizer_state(checkpoint, self.trainer.optimizers[0])
             keep_precision(self.trainer.optimizers[0], checkpoint)
         self._modes.begin(self.trainer, checkpoint.get("training_weights", []))
-        check_averaged_precision(self.trainer)
         average_no_constants(self.trainer)
         for optimizer in self.trainer.optimizers:
             if hasattr(optimizer, "keeps_gradients"):

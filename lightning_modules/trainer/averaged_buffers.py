@@ -1,4 +1,4 @@
-"""Averages of the weights by Lightning's callbacks: which buffers they take over as they are, in which precision."""
+"""Buffers that an average of the weights takes over as they are: whole numbers, and what a model computes itself."""
 
 from __future__ import annotations
 
@@ -10,27 +10,7 @@ from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from lightning_modules.errors import ModelError
 from lightning_modules.trainer.trainer_callbacks import callbacks_of
-
-
-def check_averaged_precision(trainer: Trainer) -> None:
-    """Refuse an average of trained weights in half precision.
-
-    It is kept in their precision (lightning 2.6.6): with a decay of 0.999 an update of a bfloat16 weight rounds to
-    nothing until the weight has moved by two to four times its size, so that validations, checkpoints and the module
-    after the fit have the weights of the first step.
-
-    Raises:
-        ModelError: if a callback averages weights that are trained in half precision.
-    """
-    for callback in callbacks_of(trainer, WeightAveraging):
-        for parameter in trainer.lightning_module.parameters():
-            if parameter.requires_grad and parameter.dtype in (torch.bfloat16, torch.float16):
-                raise ModelError(
-                    f"trainer.callbacks: {type(callback).__name__}: an average of {str(parameter.dtype)[6:]} weights "
-                    "stands still, since its updates round to nothing; choose precision 32-true, bf16-mixed or 16-mixed"
-                )
 
 
 def average_no_constants(trainer: Trainer) -> None:

@@ -1,4 +1,4 @@
-"""Averages of the weights by Lightning's callbacks: which buffers they average, and in which precision."""
+"""Averages of the weights by Lightning's callbacks: which buffers they average."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, Wei
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from lightning_modules import ModelError, SequenceClassifier
-from tests.quiet_trainer import quiet_trainer
+from lightning_modules import SequenceClassifier
 from tests.tiny_models import TinyData, save_tiny_bert
 
 AVERAGES = {
@@ -87,15 +86,3 @@ def test_an_average_that_lightning_keeps_elsewhere_is_told(tiny: str, tmp_path: 
 
     with pytest.raises(RuntimeError, match="Elsewhere of this Lightning has no AveragedModel in _average_model"):
         fit(tiny, 0.1, Elsewhere(), root=tmp_path)
-
-
-@pytest.mark.parametrize("precision", ["bf16-true", "16-true"])
-def test_an_average_in_half_precision_is_refused(precision: Any, tiny: str, tmp_path: Path) -> None:
-    module = SequenceClassifier(tiny, optimizer=partial(torch.optim.SGD, lr=0.1))
-    trainer = quiet_trainer(
-        precision=precision, callbacks=[EMAWeightAveraging()], default_root_dir=tmp_path, max_epochs=1
-    )
-    with pytest.raises(
-        ModelError, match=r"^trainer.callbacks: EMAWeightAveraging: an average of b?float16 weights stands"
-    ):
-        trainer.fit(module, TinyData())

@@ -1,7 +1,8 @@
 """Train with ParabolicAdam or SaLSA in your own loop with accelerate: accumulation, checkpoints, resuming.
 
 accelerate's wrapper of an optimizer takes no `evaluate`. A hook of torch, run in front of every step of the optimizer
-itself, hands over the loss of the step and a function that computes it again.
+itself, hands over the loss of the step and a function that computes it again. For the groups of the optimizer, and a
+new head that learns faster, see `hf_trainer.py`.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from tests.tiny_models import rows, save_tiny_bert
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 METHODS = {"salsa": SaLSA, "parabolic": partial(ParabolicAdam, total_steps=8)}
 OTHERS = {"gld": GLD, "adamw": partial(torch.optim.AdamW, lr=1e-3)}
+DIVISION = ParamGroups(new_lr_factor=ParabolicAdam.new_lr_factor)
 DATA = [{name: row[name] for name in ("input_ids", "attention_mask", "labels")} for row in rows(32)]
 
 
@@ -29,8 +30,11 @@ def example(name):
 
 
 def model(tmp_path):
+    """Return a classifier from a checkpoint that holds the encoder alone, and the names of what is new."""
     folder = save_tiny_bert(tmp_path / "model", hidden_dropout_prob=0.1)
-    return transformers.AutoModelForSequenceClassification.from_pretrained(folder)
+    transformers.AutoModel.from_pretrained(folder).save_pretrained(folder)
+    made, info = transformers.AutoModelForSequenceClassification.from_pretrained(folder, output_loading_info=True)
+    return made, info["missing_keys"]
 
 
 def assert_equal(one, other):
@@ -51,8 +55,9 @@ def trainer(method, tmp_path, **options):
         "logging_strategy": "no",
     }
     arguments = transformers.TrainingArguments(str(tmp_path / "out"), **(defaults | options))
+    net, new = model(tmp_path)
     return example("hf_trainer").SearchTrainer(
-        (METHODS | OTHERS)[method], model=model(tmp_path), args=arguments, train_dataset=DATA
+        lambda model: (METHODS | OTHERS)[method](DIVISION(model, new)), model=net, args=arguments, train_dataset=DATA
     )
 
 
@@ -67,6 +72,13 @@ def test_transformers_trainer(method, tmp_path):
     assert all(loss == evaluated for loss, evaluated in measured), (
         "the loss at the start is what evaluate computes there"
     )
+    factors = {
+        name: group["lr_factor"]
+        for group in through.optimizer.param_groups
+        for name, parameter in through.model.named_parameters()
+        if any(parameter is each for each in group["params"])
+    }
+    assert {name for name, factor in factors.items() if factor == 10} == {"classifier.weight", "classifier.bias"}
     resumed = trainer(method, tmp_path)
     resumed.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-4"))
     assert_equal(through.model, resumed.model)
@@ -79,7 +91,7 @@ def test_transformers_trainer_with_other_optimizers(method, tmp_path):
     before = [p.detach().clone() for p in of_run.model.parameters()]
     of_run.train()
     assert not all(torch.equal(a, b) for a, b in zip(before, of_run.model.parameters(), strict=True))
-    assert of_run.micro_batches == of_run.losses == []
+    assert of_run.micro_batches == []
 
 
 def watched(optimizer, measured):
@@ -106,8 +118,8 @@ def test_accelerate_loop(method, tmp_path):
         accelerate.state.AcceleratorState._reset_state(True)
         torch.manual_seed(0)
         accelerator = accelerate.Accelerator(cpu=True, gradient_accumulation_steps=2)
-        net = model(tmp_path)
-        optimizer = METHODS[method](ParamGroups()(net))
+        net, new = model(tmp_path)
+        optimizer = METHODS[method](DIVISION(net, new))
         losses = loop.Losses(accelerator, optimizer)
         watched(optimizer, measured)
         return accelerator, *accelerator.prepare(net, optimizer, DataLoader(DATA, batch_size=4)), losses

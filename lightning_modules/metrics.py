@@ -49,7 +49,7 @@ DEFAULTS: dict[ProblemType, tuple[str, ...]] = {
     "multi_label_classification": ("micro_f1", "macro_f1"),
     "regression": ("pearson", "spearman"),
 }
-LOWER_IS_BETTER = ("mae", "rmse", "loss")
+_LOWER_IS_BETTER = ("mae", "rmse", "loss")
 
 
 class MatthewsCorrelation(MulticlassConfusionMatrix):
@@ -134,6 +134,11 @@ def build_metric(name: str, num_labels: int, problem_type: ProblemType | None = 
         # torchmetrics 1.9.0 warns of every one that it keeps all scores, which no rank correlation does without.
         warnings.filterwarnings("ignore", "Metric `SpearmanCorrcoef` will save all targets")
         return SpearmanCorrCoef()
+
+
+def mode_of(name: str) -> Literal["min", "max"]:
+    """Return whether the least or the largest value of a metric, or of the loss, is the best one."""
+    return "min" if name in _LOWER_IS_BETTER else "max"
 
 
 def predicted_labels(outputs: Tensor, problem_type: ProblemType) -> Tensor:

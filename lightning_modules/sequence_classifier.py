@@ -26,7 +26,7 @@ from lightning_modules.features.feature_cache import FeatureCache, fingerprint_o
 from lightning_modules.features.frozen_encoder import Features, FrozenEncoder
 from lightning_modules.ignored_warnings import ignore_calls_between_libraries, ignore_frozen_in_eval_mode
 from lightning_modules.losses import LossOptions, ProblemType, TaskLoss, check_problem_type, task_loss
-from lightning_modules.metrics import LOWER_IS_BETTER, EvaluationMetrics, check_metrics, predicted_labels, reset_metrics
+from lightning_modules.metrics import EvaluationMetrics, check_metrics, mode_of, predicted_labels, reset_metrics
 from lightning_modules.models.adapters import AdapterConfig, check_kind_of_adapter, kind_of_adapter
 from lightning_modules.models.classifier_model import classifier_model
 from lightning_modules.models.computed_buffers import computed_buffers, restore_rounded
@@ -144,8 +144,8 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         self.task_loss: TaskLoss = task_loss(self.problem_type, self.loss_options, self.label_names)
         self.temperature = 1.0
         self.calibrated_predictions = calibrated_predictions
-        self.main_metric = f"val/{names[0] if names else 'loss'}"
-        self.main_metric_mode = "min" if self.main_metric.removeprefix("val/") in LOWER_IS_BETTER else "max"
+        main = names[0] if names else "loss"
+        self.main_metric, self.main_metric_mode = f"val/{main}", mode_of(main)
         pad_token_id = getattr(loaded.model.config, "pad_token_id", None)
         self.model, self.new_parameter_names, self.module_order, self.adapted = classifier_model(
             loaded,
@@ -202,12 +202,12 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
 
     def configure_callbacks(self) -> Sequence[Callback]:
         if self.trainer.state.fn == "fit" and type(self) is SequenceClassifier:  # a subclass may log other names
-            logged = [
-                f"{self._prefix('val', place)}/{name}"
+            modes = {
+                f"{self._prefix('val', place)}/{name}": mode_of(name)
                 for place, metrics in enumerate(self.val_metrics)
                 for name in cast(EvaluationMetrics, metrics).named_metrics()
-            ]
-            check_monitors(self.trainer, logged, self.lr_scheduler.monitor if self.lr_scheduler is not None else None)
+            }
+            check_monitors(self.trainer, modes, self.lr_scheduler)
         return [*super().configure_callbacks(), *without_present([RowOrder()], self.trainer)]
 
     def train(self, mode: bool = True) -> SequenceClassifier:

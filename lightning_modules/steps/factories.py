@@ -27,20 +27,16 @@ def unset_keywords(factory: Callable[..., Any], offered: dict[str, Any]) -> dict
         schedule = partial(OneCycleLR, max_lr=1e-3)
         unset_keywords(schedule, {"total_steps": 80})  # {"total_steps": 80}
     """
+    taken = {*getattr(factory, "keywords", {}), *parameters_of(factory)}
+    return {name: value for name, value in offered.items() if name in taken and value_of(factory, name) is None}
+
+
+def value_of(factory: Callable[..., Any], name: str) -> Any:
+    """Return the value that a factory's keyword is set to, or else its default; ``None`` without one."""
     given = getattr(factory, "keywords", {})
-    parameters = parameters_of(factory)
-    unset = {}
-    for name, value in offered.items():
-        if name in given:
-            current = given[name]
-        elif name in parameters:
-            default = parameters[name].default
-            current = None if default is inspect.Parameter.empty else default
-        else:
-            continue
-        if current is None:
-            unset[name] = value
-    return unset
+    parameter = parameters_of(factory).get(name)
+    default = None if parameter is None or parameter.default is inspect.Parameter.empty else parameter.default
+    return given.get(name, default)
 
 
 def parameters_of(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:

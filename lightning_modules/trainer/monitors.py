@@ -3,46 +3,62 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import LambdaCallback
 
 from lightning_modules.errors import ModelError
+from lightning_modules.schedules import Schedule
+from lightning_modules.steps.factories import value_of
 from lightning_modules.trainer.trainer_callbacks import callbacks_of
 
+_Mode = Literal["min", "max"]
 TRAINING = ("train/loss", "train/step_size")
 # The packages whose callbacks log no validation loss or metric.
 _OWN = ("lightning", "callbacks", "lightning_modules", "linetune")
 
 
-def check_monitors(trainer: Trainer, metrics: Iterable[str], schedule: str | None) -> None:
-    """Refuse the name of a logged value in another spelling: ``val_loss`` for ``val/loss``.
+def check_monitors(trainer: Trainer, modes: Mapping[str, _Mode], schedule: Schedule | None) -> None:
+    """Refuse the name of a logged value in another spelling, ``val_loss`` for ``val/loss``, and the wrong ``mode``.
 
     Lightning's callbacks look for their value when the first validation is over, and end the run if there is none.
-    Other names are left to them, since callbacks log values too, and so is every name where the user has a callback of
-    another package, which may log it.
+    Their ``mode`` is min unless told otherwise, as that of ReduceLROnPlateau is: of an accuracy the worst checkpoint is
+    then kept as the best, and a run is stopped, or its learning rate reduced, because it improves.
+
+    Other names are left to the callbacks, since callbacks log values too, and so is every name where the user has a
+    callback of another package, which may log it.
 
     Args:
         trainer: A trainer that is about to fit.
-        metrics: Names of what its module logs in a validation.
-        schedule: What the module's schedule watches, if it has one.
+        modes: Names of what its module logs in a validation, and whether the least or the largest is the best.
+        schedule: The module's schedule, if it has one.
 
     Raises:
-        ModelError: one line: who watches, what, and its name.
+        ModelError: one line: who watches, what, and its name or the mode to give.
     """
     callbacks = callbacks_of(trainer, Callback)
+    watched = [(f"trainer.callbacks: {type(each).__name__}: ", getattr(each, "monitor", None)) for each in callbacks]
+    for callback, (who, name) in zip(callbacks, watched, strict=True):
+        _check_mode(f"{who}mode", getattr(callback, "mode", None), name, modes)
+    if schedule is not None:
+        watched.append(("model.lr_scheduler.", schedule.monitor))
+        _check_mode("model.lr_scheduler.scheduler.mode", value_of(schedule.scheduler, "mode"), schedule.monitor, modes)
     if any(type(each).__module__.split(".")[0] not in _OWN or isinstance(each, LambdaCallback) for each in callbacks):
         return
-    logged = {_letters(name): name for name in (*TRAINING, *metrics)}
-    watched = [
-        (f"trainer.callbacks: {type(callback).__name__}: monitor", getattr(callback, "monitor", None))
-        for callback in callbacks
-    ]
-    for who, name in [*watched, ("model.lr_scheduler.monitor", schedule)]:
+    logged = {_letters(name): name for name in (*TRAINING, *modes)}
+    for who, name in watched:
         meant = logged.get(_letters(name)) if isinstance(name, str) else None
         if meant is not None and meant != name:
-            raise ModelError(f"{who}: {name} is not logged; it is called {meant}")
+            raise ModelError(f"{who}monitor: {name} is not logged; it is called {meant}")
+
+
+def _check_mode(where: str, mode: Any, name: str | None, modes: Mapping[str, _Mode]) -> None:
+    best = mode if name is None else modes.get(name, mode)
+    if mode in ("min", "max") and mode != best:
+        better = "lower" if best == "min" else "higher"
+        raise ModelError(f"{where}: {mode} for {name}, which is better when it is {better}; give {best}")
 
 
 def _letters(name: str) -> str:

@@ -245,6 +245,27 @@ def test_an_argument_that_was_renamed_says_its_new_name(
             ],
             "model.lr_scheduler.monitor: train_loss is not logged; it is called train/loss",
         ),
+        # Lightning's and torch's mode is min unless told otherwise.
+        (
+            ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor", "val/accuracy"],
+            "trainer.callbacks: EarlyStopping: mode: min for val/accuracy, which is better when it is higher; give max",
+        ),
+        (
+            [
+                "--trainer.callbacks+=ModelCheckpoint",
+                "--trainer.callbacks.monitor=val/loss",
+                "--trainer.callbacks.mode=max",
+            ],
+            "trainer.callbacks: ModelCheckpoint: mode: max for val/loss, which is better when it is lower; give min",
+        ),
+        (
+            [
+                "--model.optimizer=torch.optim.SGD",
+                "--model.lr_scheduler.scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau",
+                "--model.lr_scheduler.monitor=val/accuracy",
+            ],
+            "model.lr_scheduler.scheduler.mode: min for val/accuracy, which is better when it is higher; give max",
+        ),
         # Known by nobody before the first validation: a callback may log it.
         (
             ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor", "val/f1"],
@@ -252,7 +273,7 @@ def test_an_argument_that_was_renamed_says_its_new_name(
         ),
     ],
 )
-def test_what_is_watched_and_never_logged_is_one_line(
+def test_what_is_watched_wrongly_is_one_line(
     watching: list[str], expected: str, tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = [*short_run(tiny), "--trainer.logger", "false", "--trainer.default_root_dir", str(tmp_path)]

@@ -6,7 +6,7 @@ import argparse
 import fnmatch
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.study.bookkeeping import collect, forget, missing_runs
@@ -111,19 +111,17 @@ def _main(options: argparse.Namespace) -> int:
             for run in missing:
                 print(shlex.join(run_command(study, run, output, options.variant)))
             return 0
-        slots = find_slots(options.jobs, options.threads, options.device)
         if options.dry_run:
-            _print_grid(study, runs, missing, store, len(slots))
+            _print_grid(study, runs, missing, store, len(find_slots(options.jobs, options.threads, options.device)))
             return 0
-        finished = True
         if missing and not options.report_only:
             for run in missing:
                 cli_arguments(run, output)  # raises for settings that cannot be resolved, before any run starts
-            if options.launcher == "ray":
-                finished = _execute_on_ray(study, options, runs, missing, output, store)
-            else:
-                finished = _execute_all(study, options.variant, runs, missing, output, store, slots)
-        return _report(study, runs, store, output, options.report) if finished else INTERRUPTED_EXIT_STATUS
+            execute = _execute_on_ray if options.launcher == "ray" else _execute_here
+            if not execute(study, options, runs, missing, output, store):
+                print("interrupted; start again to go on where it stopped", file=sys.stderr)
+                return INTERRUPTED_EXIT_STATUS
+        return _report(study, runs, store, output, options.report)
 
 
 def _finished_runs(runs: Sequence[Run], store: ResultsFile, pattern: str) -> list[Run]:
@@ -161,18 +159,18 @@ def _execute_one(study: Study, runs: Sequence[Run], output: Path, wanted: str, a
     return 0
 
 
-def _execute_all(
+def _execute_here(
     study: Study,
-    variant: str | None,
+    options: argparse.Namespace,
     runs: Sequence[Run],
     missing: Sequence[Run],
     output: Path,
     store: ResultsFile,
-    slots: Sequence[Mapping[str, str]],
 ) -> bool:
+    slots = find_slots(options.jobs, options.threads, options.device)
     _announce(study, runs, missing, store, len(slots))
     progress = Progress(len(runs), len(runs) - len(missing))
-    runner = StudyRunner(study, variant, output, store, slots, progress)
+    runner = StudyRunner(study, options.variant, output, store, slots, progress)
     try:
         finished = runner.execute(missing)
     finally:
@@ -181,7 +179,7 @@ def _execute_all(
         print(
             f"{len(runner.skipped)} runs are being executed by another process; start again for them", file=sys.stderr
         )
-    return _told(finished)
+    return finished
 
 
 def _execute_on_ray(
@@ -198,7 +196,7 @@ def _execute_on_ray(
     try:
         runner = RayRunner(study, output, store, options.threads or 1, options.device, progress)
         _announce(study, runs, missing, store, runner.runs_at_a_time)
-        return _told(runner.execute(missing))
+        return runner.execute(missing)
     finally:
         progress.close()
 
@@ -207,12 +205,6 @@ def _announce(study: Study, runs: Sequence[Run], missing: Sequence[Run], store: 
     estimate = estimate_study_seconds(study, missing, store.results([run.id for run in runs]), max(1, at_a_time))
     about = f", about {duration(estimate)}" if estimate is not None else ""
     print(f"{study.name}: {len(missing)} runs to do, {at_a_time} at a time{about}", file=sys.stderr)
-
-
-def _told(finished: bool) -> bool:
-    if not finished:
-        print("interrupted; start again to go on where it stopped", file=sys.stderr)
-    return finished
 
 
 def _check(study: Study, output: Path) -> int:

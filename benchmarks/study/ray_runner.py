@@ -107,7 +107,9 @@ class RayRunner:
             result = Result.from_json(self._ray.get(reference))
         except self._ray.exceptions.RayError as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            result = summarize_run(run, run_folder(self.output, run), f"{type(error).__name__}: {reason}"[:500], 0.0)
+            reason = f"{type(error).__name__}: {reason}"[:500]
+            folder, attempt = run_folder(self.output, run), next_attempt(run, self.store)
+            result = summarize_run(run, folder, reason, wall_seconds=0.0, attempt=attempt)
         self.store.record(result)
         self.watcher.start(run)
         self.watcher.end(run, result)

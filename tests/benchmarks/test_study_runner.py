@@ -9,7 +9,9 @@ import subprocess
 import sys
 import textwrap
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -196,6 +198,46 @@ def test_finished_runs_are_repeated_when_asked_by_name(tmp_path: Path, capsys: p
     capsys.readouterr()
     assert main([*study, "--again", "SaLSA*"]) == 2
     assert "--again 'SaLSA*' matches no finished run; names are such as 'fine · seed 0'" in capsys.readouterr().err
+
+
+class DyingRay:
+    """Stands in for a Ray cluster with a GPU, whose tasks all die."""
+
+    class exceptions:
+        class RayError(Exception):
+            pass
+
+    def init(self, **_: object) -> None:
+        pass
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": 2.0, "GPU": 1.0}
+
+    def remote(self, **_: object) -> Callable[..., SimpleNamespace]:
+        return lambda function: SimpleNamespace(remote=lambda run, *others: run.id)
+
+    def wait(self, references: list[str], timeout: float) -> tuple[list[str], list[str]]:
+        return references, []
+
+    def get(self, reference: str) -> str:
+        raise self.exceptions.RayError("the worker died")
+
+    def shutdown(self) -> None:
+        pass
+
+
+def test_a_machine_without_a_gpu_starts_runs_on_the_gpus_of_a_cluster_and_counts_attempts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study_of(tmp_path, "fine")
+    monkeypatch.setitem(sys.modules, "ray", DyingRay())
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    study = [str(tmp_path / "study.yaml"), "--output", str(tmp_path), "--launcher", "ray", "--device", "cuda"]
+    for attempts in (1, 2, 3):
+        assert main(study) == 1
+        with ResultsFile(tmp_path / "results.sqlite") as store:
+            (result,) = store.results().values()
+        assert (result.status, result.reason, result.attempts) == (FAILED, "RayError: the worker died", attempts)
 
 
 def test_a_class_stands_before_its_arguments_whichever_axis_each_is_of(tmp_path: Path) -> None:

@@ -48,6 +48,10 @@ class ModelExporter(Callback):
         self._step_sizes: dict[str, dict[str, float]] = {}  # per unit, the largest and the last
         self._metrics: dict[str, float] = {}
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":  # of an earlier fit nothing is kept; a checkpoint's step sizes are loaded after this
+            self._step_sizes, self._metrics = {}, {}
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not hasattr(pl_module, "export"):
             rank_zero_warn(f"ModelExporter: {type(pl_module).__name__} has no method export; nothing will be written")

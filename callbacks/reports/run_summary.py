@@ -30,6 +30,10 @@ class RunSummary(Callback):
         self._validations: BestValidation[dict[str, float]] = BestValidation()
         self._trained = False
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":  # of an earlier fit nothing is said
+            self._validations, self._trained = BestValidation(), False
+
     @rank_zero_only
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._trained = True

@@ -120,13 +120,23 @@ def test_the_card_has_the_step_sizes_that_were_found(tmp_path: Path) -> None:
 
 def test_a_resumed_run_remembers_its_largest_step_size(tmp_path: Path) -> None:
     module = tiny_classifier(tmp_path / "start", optimizer=ADAMW)
-    fit(module, tmp_path, ModelExporter(), ModelCheckpoint(tmp_path, filename="one"), max_epochs=1)
-    facts = torch.load(tmp_path / "one.ckpt", weights_only=True)["training_facts"]
-    assert facts["step_sizes"] == {"model": {"largest": 0.01, "last": 0.01}}
     exporter = ModelExporter()
-    exporter.load_state_dict({"step_sizes": {"model": {"largest": 5.0, "last": 1.0}}})
-    fit(module, tmp_path, exporter, enable_checkpointing=False, max_epochs=1)
+    fit(module, tmp_path, exporter, ModelCheckpoint(tmp_path, filename="one"), max_epochs=1)
+    checkpoint = torch.load(tmp_path / "one.ckpt", weights_only=True)
+    assert checkpoint["training_facts"]["step_sizes"] == {"model": {"largest": 0.01, "last": 0.01}}
+    checkpoint["callbacks"][exporter.state_key]["step_sizes"]["model"]["largest"] = 5.0
+    torch.save(checkpoint, tmp_path / "one.ckpt")
+    trainer = quiet_trainer(default_root_dir=tmp_path, callbacks=[ModelExporter()], max_epochs=2)
+    trainer.fit(module, Data(), ckpt_path=str(tmp_path / "one.ckpt"))
     assert "| model | 5 | 0.01 |" in (tmp_path / "model-v1" / "README.md").read_text()
+
+
+def test_an_exporter_of_another_fit_knows_nothing_of_the_one_before(tmp_path: Path) -> None:
+    exporter = ModelExporter()
+    for rate in (0.5, 0.25):
+        module = tiny_classifier(tmp_path / "start", optimizer=partial(torch.optim.AdamW, lr=rate))
+        fit(module, tmp_path, exporter, enable_checkpointing=False, max_epochs=1)
+    assert "| model | 0.25 | 0.25 |" in (tmp_path / "model-v1" / "README.md").read_text()
 
 
 def test_a_bottleneck_adapter_has_a_folder_of_its_own_format(tmp_path: Path) -> None:

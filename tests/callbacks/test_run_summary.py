@@ -1,0 +1,20 @@
+"""What a run prints at its end, where its callback has served another fit before."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from callbacks import RunSummary
+from tests.callbacks.test_best_validation import fit
+
+
+def test_a_summary_of_a_shorter_fit_says_nothing_of_the_one_before(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    summary = RunSummary()
+    fit(tmp_path / "first", summary, max_epochs=3)
+    assert "last, step 12" in capsys.readouterr().out
+    fit(tmp_path / "second", summary, max_epochs=1)
+    assert "last, step 4" in capsys.readouterr().out

@@ -23,7 +23,8 @@ class HyperparameterLogger(Callback):
     """
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.is_global_zero:
+        loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+        if not loggers or not trainer.is_global_zero:
             return
         from torch.utils.tensorboard.summary import hparams  # here: other loggers do without tensorboard
 
@@ -37,11 +38,10 @@ class HyperparameterLogger(Callback):
             if name.startswith("val")
         }
         step = max(0, trainer.global_step - 1)  # where Lightning's own curves end
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.log_metrics(reached, step)
-                for summary in (start, end):
-                    logger.experiment.file_writer.add_summary(summary, step)
+        for logger in loggers:
+            logger.log_metrics(reached, step)
+            for summary in (start, end):
+                logger.experiment.file_writer.add_summary(summary, step)
 
 
 def hyperparameters(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
@@ -42,6 +43,13 @@ def test_a_finished_run_is_a_row_with_its_metrics(tmp_path: Path) -> None:
     for name in ("accuracy", "loss"):
         last = EventAccumulator(str(trainer.log_dir)).Reload().Scalars(f"hp/{name}")[-1]
         assert last.value == pytest.approx(float(trainer.callback_metrics[f"val/{name}"]))
+
+
+def test_other_loggers_do_without_tensorboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard.summary", None)
+    trainer = quiet_trainer(max_steps=1, logger=CSVLogger(tmp_path), callbacks=[HyperparameterLogger()])
+    trainer.fit(SequenceClassifier(str(save_tiny_bert(tmp_path / "model"))), TinyData())
+    assert trainer.global_step == 1
 
 
 def test_an_optimizers_state_is_not_among_its_arguments(tmp_path: Path) -> None:

@@ -7,6 +7,10 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from linetune.config_files import config_of_checkpoint, named_config
 
+# How a config is given: before its path, or in one word with it.
+_CONFIG = ("-c", "--config")
+_CONFIG_WITH_VALUE = ("-c=", "--config=")
+
 
 def check_argument_order(arguments: Sequence[str]) -> None:
     """Refuse an argument of a class that stands before the class.
@@ -40,9 +44,9 @@ def configs_first(arguments: list[str]) -> list[str]:
     others: list[str] = []
     rest = iter(arguments)
     for argument in rest:
-        if argument in ("-c", "--config"):
+        if argument in _CONFIG:
             configs += [argument, *map(named_config, islice(rest, 1))]
-        elif argument.startswith(("--config=", "-c=")):
+        elif argument.startswith(_CONFIG_WITH_VALUE):
             configs.append(named_config(argument))
         else:
             others.append(argument)
@@ -61,7 +65,7 @@ def export_arguments(arguments: list[str]) -> list[str]:
         "--onnx=true" if argument == "--onnx" and after.startswith("--") else argument
         for argument, after in zip(arguments, following, strict=True)
     ]
-    has_config = any(argument in ("-c", "--config") or argument.startswith("--config=") for argument in arguments)
+    has_config = any(argument in _CONFIG or argument.startswith(_CONFIG_WITH_VALUE) for argument in arguments)
     path = value_of(arguments, "--ckpt_path")
     if has_config or value_of(arguments, "--to") is None:
         return arguments

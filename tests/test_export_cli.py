@@ -191,6 +191,7 @@ def test_the_configuration_of_a_checkpoint(tmp_path: Path) -> None:
     assert export_arguments(given) == added
     assert export_arguments(["--onnx", "false"]) == ["--onnx", "false"]
     assert export_arguments(["--to=x", "--onnx", "--config=y"]) == ["--to=x", "--onnx=true", "--config=y"]
+    assert export_arguments(["-c=y", *given])[:3] == ["-c=y", *given[:2]]
     assert export_arguments(["--help"]) == ["--help"]
     with pytest.raises(MisconfigurationException, match="export needs a checkpoint"):
         export_arguments(["--to", "x"])

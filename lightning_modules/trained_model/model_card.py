@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from transformers import PretrainedConfig
@@ -29,9 +30,9 @@ def model_card(config: PretrainedConfig, base: str, facts: Mapping[str, Any], *,
             ``max_length`` (tokens), ``pairs`` (whether an input is a pair of texts), ``temperature`` (of calibration).
         onnx: Whether there is a ``model.onnx``.
     """
-    is_hub_name = base and not base.startswith((OFFLINE_PREFIX, "/", "."))
+    is_elsewhere = base.startswith((OFFLINE_PREFIX, "/", ".")) or Path(base).is_dir()
     metadata = ["library_name: transformers", "pipeline_tag: text-classification", "tags:", "- linetune"]
-    if is_hub_name:
+    if base and not is_elsewhere:  # the hub takes the name of a repository alone
         metadata.append(f"base_model: {base}")
     names = [str(name) for _, name in sorted((config.id2label or {}).items())]
     is_regression = config.problem_type == "regression"

@@ -17,11 +17,12 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 from tokenizers import Tokenizer, models
-from transformers import PreTrainedTokenizerFast
+from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 from datamodules import TextDataModule
 from lightning_modules import BottleneckConfig, ModelError, SequenceClassifier
 from lightning_modules.trained_model.export import fold_targets, new_folder
+from lightning_modules.trained_model.model_card import model_card
 from tests.architectures import save_pretrained_backbone
 from tests.tiny_texts import LABELS, tiny_classifier, tiny_texts, tiny_tokenizer
 
@@ -364,3 +365,13 @@ def test_the_model_card_states_what_is_known(tmp_path: Path) -> None:
     bare = (tiny_classifier(tmp_path / "one", num_labels=1).export(tmp_path / "bare") / "README.md").read_text()
     assert bare.count("Not recorded.") == 3
     assert "base_model" not in bare
+
+
+def test_a_folder_that_training_began_with_is_no_model_of_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "model").mkdir(parents=True)
+    config = PretrainedConfig(problem_type="regression")
+    assert "base_model" not in model_card(config, "runs/model", {})
+    assert "\nbase_model: google/bert\n" in model_card(config, "google/bert", {})

@@ -6,9 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from datamodules.errors import DataError
 from datamodules.labels.label_cells import missing_labels
-from datamodules.sources.text_source import Part, with_texts
+from datamodules.sources.arrow_columns import first_true, is_text
+from datamodules.sources.text_source import Part
 
 
 def usable_rows(
@@ -17,7 +20,7 @@ def usable_rows(
     """Return the rows that have a text and, in each label column, a label.
 
     Args:
-        part: Rows.
+        part: Rows as they were read.
         texts: The text columns.
         labels: The label columns; none where labels do not matter.
         names_of_numbers: Names of the numbers in the label column, if the data set names them; -1 is no label then.
@@ -26,13 +29,20 @@ def usable_rows(
     Raises:
         DataError: A text is empty and rows are not to be left out, or a column holds no texts.
     """
-    part = with_texts(part, texts, drop_empty)
-    if not drop_empty or not labels:
-        return part
-    unlabelled = np.zeros(len(part.table), dtype=bool)
-    for column in labels:
-        cells = part.table[column].combine_chunks()
-        unlabelled |= missing_labels(cells, names_of_numbers).to_numpy(zero_copy_only=False)
-    kept = np.flatnonzero(~unlabelled)
-    rows = kept if part.kept is None else np.asarray(part.kept)[kept]
-    return Part(part.table.take(pa.array(kept)), part.place, part.first_row, rows)
+    table = part.table
+    unusable = np.zeros(len(table), dtype=bool)
+    for name in texts:
+        cells = table[name]
+        if not is_text(cells.type) and not pa.types.is_null(cells.type):
+            raise DataError(f"{part.place}: the text column {name!r} holds {cells.type}, not texts")
+        cells = cells.cast(pa.string())
+        table = table.set_column(table.column_names.index(name), name, cells)
+        blank = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(cells), ""), True)
+        if not drop_empty and (row := first_true(blank)) is not None:
+            raise DataError(f"{part.where(row)}: the text in column {name!r} is empty; drop_empty leaves such rows out")
+        unusable |= blank.to_numpy()
+    for name in labels if drop_empty else ():
+        missing = missing_labels(table[name].combine_chunks(), names_of_numbers)
+        unusable |= missing.to_numpy(zero_copy_only=False)
+    rows = table.filter(pa.array(~unusable)) if unusable.any() else table
+    return Part(rows, part.place, part.first_row, np.flatnonzero(~unusable))

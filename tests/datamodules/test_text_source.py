@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from datamodules import DataError
 from datamodules.sources.dataset_source import load_splits
 from datamodules.sources.file_source import FileSource
-from datamodules.sources.text_source import with_texts
+from datamodules.texts.usable_rows import usable_rows
 
 LITERALS = ["NA", "None", "null", "nan", "N/A", "#N/A", "-inf", "1e5", "007", "true", "2020-01-01", " padded ", "\\N"]
 
@@ -227,7 +227,7 @@ def test_empty_texts_are_refused_with_their_row_or_left_out(tmp_path):
     file = write(tmp_path, "rows.csv", 'text,label\na,1\n"",2\n  ,3\nb,4\n')
     (part,) = FileSource(file, "train_file").parts()
     with pytest.raises(DataError, match=r"rows\.csv, row 2: the text in column 'text' is empty; drop_empty leaves"):
-        with_texts(part, ["text"], drop_empty=False)
-    kept = with_texts(part, ["text"], drop_empty=True)
+        usable_rows(part, ["text"], [], None, drop_empty=False)
+    kept = usable_rows(part, ["text"], [], None, drop_empty=True)
     assert kept.table["label"].to_pylist() == ["1", "4"]
     assert kept.where(1).endswith("rows.csv, row 4")

@@ -29,10 +29,11 @@ def report_splits(
         held_out: Whether the validation rows are held out of the training rows.
     """
     lines = [_rows_line(splits, held_out)]
-    labelled = {name: rows for name, rows in splits.items() if "label" in rows.column_names}
+    labelled = {name: column_of(rows, "label") for name, rows in splits.items() if "label" in rows.column_names}
     if label_names and labelled:
-        lines += _class_table(labelled, label_names)
-        _warn_of_missing_labels(labelled, label_names)
+        counts = {name: count_labels(labels, len(label_names)) for name, labels in labelled.items()}
+        lines += _class_table(counts, label_names)
+        _warn_of_missing_labels(counts, label_names)
     lines += [_cut_line(name, rows, limit, keeps_more) for name, rows in splits.items()]
     rank_zero_info("\n".join(lines))
     names = list(splits)
@@ -52,26 +53,22 @@ def _rows_line(splits: Mapping[str, datasets.Dataset], held_out: bool) -> str:
     return f"rows: {', '.join(said)}"
 
 
-def _class_table(splits: Mapping[str, datasets.Dataset], label_names: Sequence[str]) -> list[str]:
-    counts = []
-    for rows in splits.values():
-        counts.append(count_labels(column_of(rows, "label"), len(label_names)))
+def _class_table(counts: Mapping[str, Sequence[int]], label_names: Sequence[str]) -> list[str]:
     shown = [name if len(name) <= 40 else f"{name[:37]}..." for name in label_names[:MAX_CLASSES]]
     width = max(len(name) for name in ["label", *shown])
-    heads = [f"{name:>10}" for name in splits]
+    heads = [f"{name:>10}" for name in counts]
     lines = [f"{'label':<{width}}  {'  '.join(heads)}"]
     for label, name in enumerate(shown):
-        cells = [f"{count[label]:>{len(head)}}" for count, head in zip(counts, heads, strict=True)]
+        cells = [f"{each[label]:>{len(head)}}" for each, head in zip(counts.values(), heads, strict=True)]
         lines.append(f"{name:<{width}}  {'  '.join(cells)}")
     more = len(label_names) - len(shown)
     return [*lines, *([f"... and {more} more"] if more else [])]
 
 
-def _warn_of_missing_labels(splits: Mapping[str, datasets.Dataset], label_names: Sequence[str]) -> None:
-    for split in [name for name in splits if name != "train"]:
-        counts = count_labels(column_of(splits[split], "label"), len(label_names))
-        missing = [name for name, count in zip(label_names, counts, strict=True) if count == 0]
-        if missing:
+def _warn_of_missing_labels(counts: Mapping[str, Sequence[int]], label_names: Sequence[str]) -> None:
+    for split, of_split in counts.items():
+        missing = [name for name, count in zip(label_names, of_split, strict=True) if count == 0]
+        if missing and split != "train":
             named = ", ".join(missing[:3]) + ", ..." * (len(missing) > 3)
             which = f"{len(missing)} of {len(label_names)} labels are in no {split} row"
             rank_zero_warn(f"{which}, so that its scores do not cover them: {named}")

@@ -65,9 +65,7 @@ def label_texts(cells: pa.Array, names_of_numbers: Sequence[str] | None, part: P
     if names_of_numbers is not None and pa.types.is_integer(cells.type):
         known = pc.if_else(pc.and_(pc.greater_equal(cells, 0), pc.less(cells, len(names_of_numbers))), cells, None)
         return pc.take(pa.array(names_of_numbers, pa.string()), known)
-    if is_text(cells.type):
-        return cells.cast(pa.string())
-    if pa.types.is_integer(cells.type):
+    if is_text(cells.type) or pa.types.is_integer(cells.type) or pa.types.is_null(cells.type):
         return cells.cast(pa.string())
     if pa.types.is_boolean(cells.type):
         return pc.if_else(cells, "True", "False")
@@ -77,8 +75,6 @@ def label_texts(cells: pa.Array, names_of_numbers: Sequence[str] | None, part: P
             [None if v is None else str(int(v)) if math.isfinite(v) and v == int(v) else str(v) for v in values],
             pa.string(),
         )
-    if pa.types.is_null(cells.type):
-        return cells.cast(pa.string())
     raise DataError(
         f"{part.place}: the label column {column!r} holds {cells.type}; labels are texts, numbers or lists of them"
     )

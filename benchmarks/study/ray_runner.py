@@ -158,17 +158,26 @@ def execute_on_node(
     timer.daemon = True
     if timeout_minutes is not None:
         timer.start()
-    waited = time.monotonic()
+    try:
+        return execute_when_free(run, output, attempt).to_json()
+    finally:
+        timer.cancel()
+
+
+def execute_when_free(run: Run, output: Path, attempt: int) -> Result:
+    """Train one run, after a wait for another process that has it: that of a node that has just died ends a bit later.
+
+    Raises:
+        BlockingIOError: The other process does not end.
+    """
+    deadline = time.monotonic() + BUSY_WAIT_SECONDS
     while True:
         try:
-            return execute_run(run, output, attempt).to_json()
+            return execute_run(run, output, attempt)
         except BlockingIOError:
-            # The process of a node that has just died ends a moment later.
-            if time.monotonic() - waited > BUSY_WAIT_SECONDS:
+            if time.monotonic() > deadline:
                 raise
             time.sleep(POLL_SECONDS)
-        finally:
-            timer.cancel()
 
 
 def give_up(run: Run, folder: Path, attempt: int, minutes: float) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +18,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
+import benchmarks.study.ray_runner
 import benchmarks.study.runner
 from benchmarks.study.__main__ import main
 from benchmarks.study.bookkeeping import collect, missing_runs
@@ -23,6 +26,7 @@ from benchmarks.study.definition import Study
 from benchmarks.study.estimate import duration, estimate_run_seconds, estimate_study_seconds
 from benchmarks.study.grid import Run, expand_runs
 from benchmarks.study.progress import Watcher
+from benchmarks.study.ray_runner import execute_on_node
 from benchmarks.study.results import FAILED, FINISHED, Result, ResultsFile
 from benchmarks.study.run_arguments import cli_arguments, command_line_value, tensorboard_folder
 from benchmarks.study.run_folder import is_locked, read_result, run_folder, write_result
@@ -238,6 +242,32 @@ def test_a_machine_without_a_gpu_starts_runs_on_the_gpus_of_a_cluster_and_counts
         with ResultsFile(tmp_path / "results.sqlite") as store:
             (result,) = store.results().values()
         assert (result.status, result.reason, result.attempts) == (FAILED, "RayError: the worker died", attempts)
+
+
+def test_a_run_on_a_node_that_had_to_wait_for_another_process_still_has_a_time_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (run,) = expand_runs(study_of(tmp_path, "fine"))
+    calls: list[Run] = []
+
+    def busy_then_stuck(run: Run, *_: object) -> None:
+        calls.append(run)
+        if len(calls) == 1:
+            raise BlockingIOError
+        time.sleep(600)
+
+    monkeypatch.setattr(benchmarks.study.ray_runner, "execute_run", busy_then_stuck)
+    arguments = (run, 2, str(tmp_path), [], tmp_path, {}, 0.02)
+    process = multiprocessing.get_context("fork").Process(target=execute_on_node, args=arguments)
+    process.start()
+    process.join(120)
+    try:
+        assert process.exitcode == 1
+    finally:
+        process.kill()
+    result = read_result(run_folder(tmp_path, run))
+    assert result is not None
+    assert (result.status, result.reason, result.attempts) == (FAILED, "stopped after timeout_minutes: 0.02", 2)
 
 
 def test_a_class_stands_before_its_arguments_whichever_axis_each_is_of(tmp_path: Path) -> None:

@@ -57,7 +57,8 @@ def expand_cells(study: Study) -> list[Cell]:
     """Return all cells of the grid, the first axis varying slowest.
 
     Raises:
-        ValueError: Two levels of a cell append to the same list, or one table of the report would mix metrics.
+        ValueError: Two axes of a cell have one name, two of its levels append to the same list, or one table of the
+            report would mix metrics.
     """
     cells = []
     for levels in _combinations(study.axes):
@@ -76,6 +77,10 @@ def expand_cells(study: Study) -> list[Cell]:
             metric = level.metric or metric
             budget = level.budget or budget
         labels = {axis.name: level.label for axis, level in levels}
+        if len(labels) < len(levels):
+            names = [axis.name for axis, _ in levels]
+            cell = " · ".join(level.label for _, level in levels)
+            raise ValueError(f"{study.path}: two axes of the cell '{cell}' are called {max(names, key=names.count)!r}")
         cells.append(Cell(labels, tuple(configs), settings, metric, budget))
     _check_metrics(study, cells)
     return cells

@@ -144,3 +144,11 @@ def test_one_table_of_two_metrics_is_refused(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"mix val/accuracy and val/loss: set report\.tables_by to the axis"):
             expand_cells(study_of(tmp_path, text, AXIS=axis))
     assert len(expand_cells(study_of(tmp_path, text, AXIS="data"))) == 4
+
+
+def test_two_axes_of_one_name_in_a_cell_are_refused(tmp_path: Path) -> None:
+    """Their labels would be one, and two cells one row of the report."""
+    axes = "{task: {a: {axes: {rate: {low: {settings: {x: 1}}, high: {settings: {x: 2}}}}}}, rate: {one: {}}}"
+    study = study_of(tmp_path, f"axes: {axes}\nseeds: 1\nbudget: {{steps: 1}}\n")
+    with pytest.raises(ValueError, match="two axes of the cell 'a · low · one' are called 'rate'"):
+        expand_cells(study)

@@ -109,7 +109,8 @@ def heading(options: argparse.Namespace) -> str:
     versions = ", ".join(f"{name} {machine[name]}" for name in ("torch", "lightning", "transformers"))
     command = (
         "python -m benchmarks.whole_run --data-dir path/to/glue "
-        f"--tasks {' '.join(options.tasks)} --texts {options.texts} --repeats {options.repeats}"
+        f"--tasks {' '.join(options.tasks)} --rows {options.rows} --epochs {options.epochs} --texts {options.texts} "
+        f"--repeats {options.repeats}"
     )
     return (
         f"# Whole runs\n\n- command: `{command}`\n"

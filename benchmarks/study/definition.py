@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -109,15 +109,18 @@ class Study:
 
     def axis_names(self) -> list[str]:
         """Return the names of all axes, nested ones after the axis that holds them."""
-        return list(dict.fromkeys(axis_names(self.axes)))
+        return list(labels_by_axis(self.axes))
 
 
-def axis_names(axes: Sequence[Axis]) -> Iterator[str]:
-    """Yield the names of axes, nested ones after the axis that holds them."""
+def labels_by_axis(axes: Sequence[Axis]) -> dict[str, list[str]]:
+    """Return the labels of all levels by the name of their axis, nested axes after the one that holds them."""
+    found: dict[str, list[str]] = {}
     for axis in axes:
-        yield axis.name
         for level in axis.levels:
-            yield from axis_names(level.axes)
+            found[axis.name] = list(dict.fromkeys([*found.get(axis.name, []), level.label]))
+            for name, labels in labels_by_axis(level.axes).items():
+                found[name] = list(dict.fromkeys([*found.get(name, []), *labels]))
+    return found
 
 
 def label_of(value: Any) -> str:

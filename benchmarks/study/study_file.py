@@ -15,8 +15,8 @@ from benchmarks.study.definition import (
     RegretOptions,
     ReportOptions,
     Study,
-    axis_names,
     label_of,
+    labels_by_axis,
 )
 from benchmarks.study.yaml_file import merge, read_yaml
 
@@ -91,17 +91,6 @@ def load_study(path: str | Path, variant: str | None = None) -> Study:
     return reader.study({key: value for key, value in content.items() if key != "variants"}, path, variant)
 
 
-def _labels_by_axis(axes: Sequence[Axis]) -> dict[str, list[str]]:
-    """Return the labels of all levels by axis."""
-    found: dict[str, list[str]] = {}
-    for axis in axes:
-        for level in axis.levels:
-            found[axis.name] = list(dict.fromkeys([*found.get(axis.name, []), level.label]))
-            for name, labels in _labels_by_axis(level.axes).items():
-                found[name] = list(dict.fromkeys([*found.get(name, []), *labels]))
-    return found
-
-
 class _Reader:
     """Converts the mapping of a file into a `Study`; errors name the file and the key."""
 
@@ -117,7 +106,6 @@ class _Reader:
             if key not in content:
                 raise self.fail("", f"the key {key!r} is missing")
         axes = self.axes(content["axes"], "axes")
-        names = list(dict.fromkeys(axis_names(axes)))
         return Study(
             name=path.stem if variant is None else f"{path.stem}-{variant}",
             path=path,
@@ -130,7 +118,7 @@ class _Reader:
             budget=self.budget(content["budget"], "budget"),
             metric=self.metric(content.get("metric", "val/accuracy"), "metric"),
             report=self.report(content.get("report", {}), axes),
-            published=self.published(content.get("published", ()), names),
+            published=self.published(content.get("published", ()), list(labels_by_axis(axes))),
             timeout_minutes=self.positive(content.get("timeout_minutes"), "timeout_minutes"),
             expected_seconds=self.positive(content.get("expected_seconds"), "expected_seconds"),
         )
@@ -260,7 +248,7 @@ class _Reader:
         return tuple(Level(label, (), dict.fromkeys(keys, value)) for label, value in zip(labels, values, strict=True))
 
     def report(self, value: Any, axes: tuple[Axis, ...]) -> ReportOptions:
-        names = list(dict.fromkeys(axis_names(axes)))
+        names = list(labels_by_axis(axes))
         self.keys(value, REPORT_KEYS, "report")
         options = {"tables_by": "task" if "task" in names else None, **value}
         for key in ("tables_by", "tune_over"):
@@ -279,7 +267,7 @@ class _Reader:
         for key in ("settings", "grid"):
             if not isinstance(value.get(key), str):
                 raise self.fail(f"report.regret.{key}", f"expected a label, got {value.get(key)!r}")
-        levels = _labels_by_axis(axes)
+        levels = labels_by_axis(axes)
         if value["settings"] not in levels:
             raise self.fail(
                 "report.regret.settings", f"no axis {value['settings']!r} (the study has: {', '.join(levels)})"

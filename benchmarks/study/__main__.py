@@ -136,7 +136,7 @@ def _finished_runs(runs: Sequence[Run], store: ResultsFile, pattern: str) -> lis
 def _warn_of_other_data(runs: Sequence[Run], output: Path) -> None:
     for (then, now), count in other_data(runs, output).items():
         print(
-            f"study: warning: {number_of(range(count), 'result')} kept from data_dir {then or 'null'}, which is now "
+            f"study: warning: {number_of(count, 'result')} kept from data_dir {then or 'null'}, which is now "
             f"{now or 'null'} (--again repeats finished runs)",
             file=sys.stderr,
         )
@@ -239,8 +239,8 @@ def _print_grid(study: Study, runs: Sequence[Run], missing: Sequence[Run], store
     for row in [header, *rows]:
         print("  ".join(value.ljust(width) for value, width in zip(row, widths, strict=True)).rstrip())
     total = estimate_study_seconds(study, missing, known, slots)
-    grid = f"{number_of(cells, 'cell')}, {number_of(study.seeds, 'seed')} each: {number_of(runs, 'run')}"
-    print(f"\n{grid}, {len(missing)} to do")
+    grid = f"{number_of(len(cells), 'cell')}, {number_of(len(study.seeds), 'seed')} each"
+    print(f"\n{grid}: {number_of(len(runs), 'run')}, {len(missing)} to do")
     took = "unknown before the first run has finished" if total is None else f"about {duration(total)}"
     print(f"estimate: {took}, {slots} at a time")
 

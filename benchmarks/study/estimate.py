@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Mapping, Sequence
 
 from benchmarks.study.definition import Study
 from benchmarks.study.grid import Run
@@ -51,6 +51,6 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def number_of(things: Sized, name: str) -> str:
+def number_of(count: int, name: str) -> str:
     """Return a count with its noun: ``1 seed``, ``3 seeds``."""
-    return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"
+    return f"{count} {name}{'' if count == 1 else 's'}"

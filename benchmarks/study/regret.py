@@ -199,13 +199,13 @@ def _interval(draws: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def losses_by_setting(frame: pd.DataFrame, name: str = "loss") -> pd.DataFrame:
+def losses_by_setting(frame: pd.DataFrame) -> pd.DataFrame:
     """Return mean losses over seeds, a row per setting and a column per method, of what can be compared.
 
     Methods that have no run in the setting that most methods have are left out, then settings that one of the others
     lacks. Failed runs are infinite.
     """
-    table = frame.pivot_table(index="setting", columns="method", values=name, aggfunc="mean", sort=False)
+    table = frame.pivot_table(index="setting", columns="method", values="loss", aggfunc="mean", sort=False)
     if table.empty:
         return table
     fullest = table.notna().sum(axis=1).idxmax()

@@ -18,6 +18,7 @@ from benchmarks.study.regret import (
     summarize,
 )
 from benchmarks.study.regret_figures import profile_figure, rank_figure, regret_figure
+from benchmarks.study.statistics import MISSING
 
 CSV_FILE = "regret.csv"
 SECTION_FILE = "regret.md"
@@ -51,7 +52,7 @@ def write_regret(frame: pd.DataFrame, options: RegretOptions, runs: pd.DataFrame
         folder: Folder of the report.
     """
     frame.to_csv(folder / CSV_FILE, index=False, float_format="%.6g")
-    done = int((runs["status"] != "missing").sum())
+    done = int((runs["status"] != MISSING).sum())
     if frame.empty:
         text = f"## Regret\n\n{done} of {len(runs)} runs are done; no setting has all rates of the grid yet."
     else:

@@ -100,7 +100,7 @@ def code_version(runs: pd.DataFrame) -> str:
         if commit.endswith("-dirty"):
             return f"code: **uncommitted changes**, all runs at commit {commit}"
         return f"code: all runs at commit {commit}, one version of the code"
-    counts = (f"{number_of(range(n), 'run')} at {commit or 'an unknown commit'}" for commit, n in commits.items())
+    counts = (f"{number_of(n, 'run')} at {commit or 'an unknown commit'}" for commit, n in commits.items())
     return f"code: **not one version**, {', '.join(counts)}; `--again '*'` repeats all runs"
 
 
@@ -133,8 +133,8 @@ class _Writer:
             lines.append(study.description)
         status = self.runs["status"].value_counts()
         facts = [
-            f"{number_of(self.cells, 'cell')}, {number_of(study.seeds, 'seed')} each; "
-            f"{status.get('finished', 0)} runs finished, {status.get(FAILED, 0)} failed, "
+            f"{number_of(len(self.cells), 'cell')}, {number_of(len(study.seeds), 'seed')} each; "
+            f"{status.get(FINISHED, 0)} runs finished, {status.get(FAILED, 0)} failed, "
             f"{status.get(MISSING, 0)} missing",
             f"seconds of training, all runs together: {duration(self.runs['train_seconds'].sum())}",
             f"written {datetime.now(UTC):%Y-%m-%d} by `{self._command()}`",
@@ -175,7 +175,7 @@ class _Writer:
                     "method": method,
                     "values tried": f"{row['tries']} of {row['of']}" if row["of"] > 1 else "none to try",
                     "seconds": _number(row["seconds"], 3),
-                    f"{metric}": _mean(row["score"], row["score_se"]),
+                    metric: _mean(row["score"], row["score_se"]),
                     "n": str(row["n"]),
                 }
                 for method, table in by_method.items()

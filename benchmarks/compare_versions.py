@@ -40,20 +40,20 @@ WIDTH, ROWS, CLASSES = 64, 32, 4
 Make = Callable[[ModuleType, nn.Module], torch.optim.Optimizer]
 
 
-def by_layer(package: ModuleType, model: nn.Module) -> list[dict[str, Any]]:
-    """Parameter groups in which every layer is a unit."""
+def by_layer(model: nn.Module) -> list[dict[str, Any]]:
+    """Return parameter groups in which every layer is a unit."""
     layers = [layer for layer in model if isinstance(layer, nn.Linear)]  # type: ignore[attr-defined]
     return [{"params": list(layer.parameters()), "name": f"layer.{i}"} for i, layer in enumerate(layers)]
 
 
 def methods(steps: int) -> dict[str, Make]:
-    """Every optimizer, with its defaults and in the settings that take other ways through the code."""
+    """Return every optimizer, with its defaults and in the settings that take other ways through the code."""
 
     def whole(name: str, **options: Any) -> Make:
         return lambda package, model: getattr(package, name)(model.parameters(), **options)
 
     def layered(name: str, **options: Any) -> Make:
-        return lambda package, model: getattr(package, name)(by_layer(package, model), **options)
+        return lambda package, model: getattr(package, name)(by_layer(model), **options)
 
     return {
         "AdamSLS": whole("AdamSLS"),
@@ -79,22 +79,22 @@ def methods(steps: int) -> dict[str, Make]:
     }
 
 
-def package_of(tree: Path, name: str = "optimizers") -> ModuleType:
-    """A tree's own copy of a package, whatever was imported under its name before."""
+def optimizers_of(tree: Path) -> ModuleType:
+    """Return a tree's own copy of the package `optimizers`, whatever was imported under its name before."""
 
-    def ours(module: str) -> bool:
-        return module == name or module.startswith(f"{name}.")
+    def is_of_package(module: str) -> bool:
+        return module.split(".")[0] == "optimizers"
 
-    before = {module: sys.modules.pop(module) for module in list(sys.modules) if ours(module)}
+    before = {module: sys.modules.pop(module) for module in list(sys.modules) if is_of_package(module)}
     sys.path.insert(0, str(tree))
     try:
-        package = importlib.import_module(name)
+        package = importlib.import_module("optimizers")
     finally:
         sys.path.remove(str(tree))
-        for module in [module for module in sys.modules if ours(module)]:
+        for module in [module for module in sys.modules if is_of_package(module)]:
             del sys.modules[module]
         sys.modules.update(before)
-    assert Path(str(package.__file__)).is_relative_to(tree.resolve()), f"{name} came from {package.__file__}"
+    assert Path(str(package.__file__)).is_relative_to(tree.resolve()), f"optimizers came from {package.__file__}"
     return package
 
 
@@ -144,7 +144,7 @@ def verdict(apart: float) -> str:
 
 def compare_steps(other: Path, steps: int, names: Sequence[str]) -> float:
     """Train with both versions in turn, print a row for every optimizer, and return the largest difference."""
-    before, after = package_of(other), package_of(ROOT)
+    before, after = optimizers_of(other), optimizers_of(ROOT)
     torch.manual_seed(0)
     hidden = [layer for _ in range(3) for layer in (nn.Linear(WIDTH, WIDTH), nn.Tanh(), nn.Dropout(0.1))]
     model = nn.Sequential(*hidden, nn.Linear(WIDTH, CLASSES))
@@ -168,7 +168,7 @@ def compare_steps(other: Path, steps: int, names: Sequence[str]) -> float:
 
 
 def logged_losses(tree: Path, config: str, folder: Path) -> list[float]:
-    """The training losses of a short run of a tree's command line with one of its configurations."""
+    """Return the training losses of a short run of a tree's command line with one of its configurations."""
     configs = ["quickstart", f"optimizers/{config}", "trainer/cpu"]
     arguments = [part for each in configs for part in ("--config", f"configs/{each}.yaml")]
     arguments += ["--data.max_train_samples", "192", "--data.max_eval_samples", "32", "--trainer.max_epochs", "1"]

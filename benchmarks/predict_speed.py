@@ -31,10 +31,10 @@ MAX_LENGTH = 256
 BATCH_SIZE = 32
 
 
-def mixed_texts(count: int, seed: int = 0) -> list[str]:
+def mixed_texts(count: int) -> list[str]:
     """Return texts of one to many generated sentences."""
-    chance = random.Random(seed)
-    sentences = SyntheticSource(find_task("sst2"), seed).read("train")["sentence"]
+    chance = random.Random(0)
+    sentences = SyntheticSource(find_task("sst2")).read("train")["sentence"]
     lengths = [max(1, round(chance.lognormvariate(0.5, 0.9))) for _ in range(count)]
     return [" ".join(chance.choices(sentences, k=length)) for length in lengths]
 
@@ -50,9 +50,7 @@ def measure(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, fl
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def compare(
-    folder: str, texts: Sequence[str], rounds: int, tokens_per_batch: Sequence[int], batch_size: int = 32
-) -> str:
+def compare(folder: str, texts: Sequence[str], rounds: int, tokens_per_batch: Sequence[int]) -> str:
     """Return a table of texts per second with the model in a folder."""
     classifier = SequenceClassifier(folder)
     classify: Callable[..., Any] = pipeline("text-classification", model=folder, device="cpu")

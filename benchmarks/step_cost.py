@@ -114,8 +114,8 @@ def measure(options: argparse.Namespace, device: torch.device) -> None:
             model.forward = torch.autocast(device.type, torch.bfloat16)(model.forward)
         return model
 
-    wanted = options.methods or list(methods(options.steps))
     available = methods(options.steps)
+    wanted = options.methods or list(available)
     unknown = sorted(set(wanted) - set(available))
     if unknown:
         parser().error(f"--methods: {', '.join(unknown)} unknown; there are {', '.join(available)}")

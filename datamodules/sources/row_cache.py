@@ -42,8 +42,7 @@ def stored(
     Raises:
         DataError: The file cannot be written.
     """
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
-    file = cache_dir / f"{digest}.arrow"
+    file = file_of(cache_dir, key, ".arrow")
     if _is_whole(file):  # one that is not is written again
         with contextlib.suppress(Exception):
             return datasets.Dataset.from_file(str(file))
@@ -58,6 +57,12 @@ def stored(
         unfinished = Path(stream.name)
         stream.write(_END_MARK + b"%08x" % _checksum(unfinished, unfinished.stat().st_size))
     return datasets.Dataset.from_file(str(file))
+
+
+def file_of(cache_dir: Path, key: dict[str, Any], suffix: str) -> Path:
+    """Return the file of the cache for everything that its content depends on, in JSON types."""
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
+    return cache_dir / f"{digest}{suffix}"
 
 
 @contextmanager

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from datamodules.labels.label_kind import LabelKind, ProblemType, find_kind
-from datamodules.sources.row_cache import new_file
+from datamodules.sources.row_cache import file_of, new_file
 from datamodules.sources.text_source import TextSource
 from datamodules.texts.column_choice import USUAL_LABEL, USUAL_TEXT, choose_label_columns, choose_text_columns
 from datamodules.texts.usable_rows import usable_rows
@@ -67,7 +66,7 @@ def find_task(source: TextSource, options: TaskOptions, cache_dir: Path) -> Text
         DataError: There is a choice, or the labels are of no allowed kind.
     """
     key = {"rows": source.fingerprint(), "options": asdict(options), "version": TASK_VERSION}
-    file = cache_dir / f"{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]}.json"
+    file = file_of(cache_dir, key, ".json")
     # A damaged file is written again.
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
         return _from_json(file.read_text(encoding="utf-8"))

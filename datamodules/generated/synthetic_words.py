@@ -32,9 +32,9 @@ def pick(rng: random.Random, items: Sequence[T]) -> T:
     return items[int(rng.random() * len(items))]
 
 
-def pick_other(rng: random.Random, items: Sequence[T], *taken: T) -> T:
-    """Return one of several items other than those that are taken."""
-    return pick(rng, [item for item in items if item not in taken])
+def pick_other(rng: random.Random, items: Sequence[T], taken: T) -> T:
+    """Return one of several items other than one that is taken."""
+    return pick(rng, [item for item in items if item != taken])
 
 
 def chance(rng: random.Random, probability: float) -> bool:

@@ -93,6 +93,7 @@ class PretrainedInterpolation(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
             return
+        self._start_file = None  # of an earlier fit; that of a checkpoint is loaded after this
         if isinstance(trainer.strategy, DeepSpeedStrategy | FSDPStrategy | ModelParallelStrategy):
             raise MisconfigurationException(
                 f"PretrainedInterpolation: {type(trainer.strategy).__name__} shards the parameters, which the search "

@@ -113,6 +113,14 @@ def test_a_module_of_ones_own_goes_back_towards_the_start_of_the_fit(tmp_path: P
     assert other.state_dict()["start_file"] == str(tmp_path / "start_weights-v1.pt")
 
 
+def test_a_run_that_goes_on_does_not_go_back_to_where_another_one_started(tmp_path: Path) -> None:
+    search, saver = PretrainedInterpolation(), ModelCheckpoint(tmp_path / "second", filename="one")
+    fit(Plain(optimizer=ADAMW), tmp_path / "first", search, enable_checkpointing=False, max_epochs=1)
+    fit(Plain(optimizer=ADAMW), tmp_path / "second", saver, max_epochs=1)
+    with pytest.raises(MisconfigurationException, match=r"goes on has no start_weights\.pt with the weights that it"):
+        fit(Plain(optimizer=ADAMW), tmp_path, search, resume=saver.best_model_path, enable_checkpointing=False)
+
+
 class WithState(Plain):
     """Keeps something beside tensors in its `state_dict`."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from argparse import Namespace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -44,6 +45,11 @@ def test_both_sides_read_the_same_rows(tmp_path: Path) -> None:
     assert [(text, row["label"]) for row in theirs for text in row["texts"]] == [
         (row["sentence"], row["label"]) for row in ours
     ]
+
+
+def test_the_heading_names_the_command_with_the_size_of_its_runs() -> None:
+    options = Namespace(tasks=["mrpc"], rows=7, epochs=3, texts=0, repeats=2)
+    assert " --tasks mrpc --rows 7 --epochs 3 --texts 0 --repeats 2`" in whole_run.heading(options)
 
 
 def test_scores_are_of_the_last_validation_on_both_sides(capsys: pytest.CaptureFixture[str]) -> None:

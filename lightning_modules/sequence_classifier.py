@@ -34,6 +34,7 @@ from lightning_modules.models.head_bias import start_head_at
 from lightning_modules.models.pretrained import check_label_order, load_sequence_classifier
 from lightning_modules.models.sharded_model import sharded_modules
 from lightning_modules.models.trainable_parts import Trainable, frozen_modules
+from lightning_modules.steps.factories import value_of
 from lightning_modules.trained_model.export import can_hold_mean
 from lightning_modules.trained_model.start_weights import start_weights
 from lightning_modules.trained_model.trained_classifier import TrainedClassifier
@@ -207,7 +208,9 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
                 for place, metrics in enumerate(self.val_metrics)
                 for name in cast(EvaluationMetrics, metrics).named_metrics()
             }
-            check_monitors(self.trainer, modes, self.lr_scheduler)
+            schedule = self.lr_scheduler
+            watched = None if schedule is None else (schedule.monitor, value_of(schedule.scheduler, "mode"))
+            check_monitors(self.trainer, modes, watched)
         return [*super().configure_callbacks(), *without_present([RowOrder()], self.trainer)]
 
     def train(self, mode: bool = True) -> SequenceClassifier:

@@ -10,8 +10,6 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import LambdaCallback
 
 from lightning_modules.errors import ModelError
-from lightning_modules.schedules import Schedule
-from lightning_modules.steps.factories import value_of
 from lightning_modules.trainer.trainer_callbacks import callbacks_of
 
 _Mode = Literal["min", "max"]
@@ -20,7 +18,7 @@ TRAINING = ("train/loss", "train/step_size")
 _OWN = ("lightning", "callbacks", "lightning_modules", "linetune")
 
 
-def check_monitors(trainer: Trainer, modes: Mapping[str, _Mode], schedule: Schedule | None) -> None:
+def check_monitors(trainer: Trainer, modes: Mapping[str, _Mode], schedule: tuple[str, Any] | None) -> None:
     """Refuse the name of a logged value in another spelling, ``val_loss`` for ``val/loss``, and the wrong ``mode``.
 
     Lightning's callbacks look for their value when the first validation is over, and end the run if there is none.
@@ -33,7 +31,7 @@ def check_monitors(trainer: Trainer, modes: Mapping[str, _Mode], schedule: Sched
     Args:
         trainer: A trainer that is about to fit.
         modes: Names of what its module logs in a validation, and whether the least or the largest is the best.
-        schedule: The module's schedule, if it has one.
+        schedule: What the module's schedule watches and its ``mode``, if it has one.
 
     Raises:
         ModelError: one line: who watches, what, and its name or the mode to give.
@@ -43,8 +41,9 @@ def check_monitors(trainer: Trainer, modes: Mapping[str, _Mode], schedule: Sched
     for callback, (who, name) in zip(callbacks, watched, strict=True):
         _check_mode(f"{who}mode", getattr(callback, "mode", None), name, modes)
     if schedule is not None:
-        watched.append(("model.lr_scheduler.", schedule.monitor))
-        _check_mode("model.lr_scheduler.scheduler.mode", value_of(schedule.scheduler, "mode"), schedule.monitor, modes)
+        monitor, mode = schedule
+        watched.append(("model.lr_scheduler.", monitor))
+        _check_mode("model.lr_scheduler.scheduler.mode", mode, monitor, modes)
     if any(type(each).__module__.split(".")[0] not in _OWN or isinstance(each, LambdaCallback) for each in callbacks):
         return
     logged = {_letters(name): name for name in (*TRAINING, *modes)}

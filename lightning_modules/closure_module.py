@@ -20,7 +20,12 @@ from torch.optim import Optimizer
 from torchmetrics import Metric, MetricCollection
 
 from lightning_modules.batches.batch_rows import count_examples
-from lightning_modules.checkpoints.checkpoint_check import check_loadable, check_moved_parameters, check_optimizer_state
+from lightning_modules.checkpoints.checkpoint_check import (
+    check_entries,
+    check_loadable,
+    check_moved_parameters,
+    check_optimizer_state,
+)
 from lightning_modules.checkpoints.checkpoint_file import check_file
 from lightning_modules.checkpoints.given_patience import keep_given_patience
 from lightning_modules.checkpoints.model_checkpoints import carry_over_best, save_by_step_and_time
@@ -393,6 +398,7 @@ class ClosureModule(LightningModule):
         self._resumption.save(checkpoint, self, self._pending_batches, place)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        check_entries(checkpoint)
         is_fit = self._trainer is not None and self.trainer.state.fn == "fit"
         check_loadable(checkpoint, self, type(self.trained_module).__name__, is_fit)
         if self._trainer is not None and isinstance(self.trainer.precision_plugin, DoublePrecision):

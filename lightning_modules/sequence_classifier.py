@@ -19,7 +19,7 @@ from lightning_modules.batches.batch_rows import Batch, count_examples
 from lightning_modules.batches.input_limits import check_data
 from lightning_modules.batches.length_split import split_by_length as parts_by_length
 from lightning_modules.batches.windows import mean_per_text
-from lightning_modules.checkpoints.checkpoint_check import check_task
+from lightning_modules.checkpoints.checkpoint_check import check_entries, check_task
 from lightning_modules.closure_module import ClosureModule
 from lightning_modules.errors import ModelError
 from lightning_modules.features.feature_cache import FeatureCache, fingerprint_of
@@ -398,6 +398,7 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         checkpoint["task"] = task | self.task_loss.facts()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        check_entries(checkpoint)
         check_kind_of_adapter(checkpoint, self.adapted)
         names = checkpoint.get("hyper_parameters", {}).get("label_names") or ()
         check_label_order("ckpt_path: the checkpoint", names, self.hparams["label_names"] or ())

@@ -10,6 +10,7 @@ import sysconfig
 import traceback
 from pathlib import Path
 from pydoc import locate
+from types import FrameType
 from typing import Any, NoReturn, get_args
 
 import torch
@@ -31,6 +32,11 @@ _SUBCOMMAND_OF_KEY = re.compile(rf"\b({'|'.join(SUBCOMMANDS)})\.")
 # Of an entry of a list or a dict.
 _NOT_TEXT = re.compile(r"^Expected a <class 'str'>\. Got value: (True|False|None|[\d.]+)$")
 OWN_PACKAGES = ("callbacks", "datamodules", "lightning_modules", "optimizers")
+# What may be given in place of the classes of linetune's own that are the defaults.
+_CLASSES_OF_ONES_OWN = {
+    "model": "the import path of a LightningModule",
+    "data": "the import path of a LightningDataModule",
+}
 
 
 class OneLineErrorParser(LightningArgumentParser):
@@ -108,7 +114,25 @@ def explanation(parser: ArgumentParser, message: str, error: BaseException | Non
     else:
         said = str(refusal.cause)
     allowed = allowed_optimizers() if keys == ["model", "optimizer"] else ""
-    return f"{'.'.join(keys)}: {said}{allowed}{class_path_now(refusal.expected)}"
+    if len(keys) == 1 and keys[0] in _CLASSES_OF_ONES_OWN and made_from is None:
+        allowed = f"; allowed: {_CLASSES_OF_ONES_OWN[keys[0]]}, as FILE.CLASS for FILE.py in the folder that you are in"
+    return f"{'.'.join(keys)}: {said}{place_in_ones_own_file(refusal.cause)}{allowed}{class_path_now(refusal.expected)}"
+
+
+def place_in_ones_own_file(cause: BaseException) -> str:
+    """Return where an error came up in a file that a class was looked for in, unless that file is installed."""
+    frames = [(frame, line) for frame, line in traceback.walk_tb(cause.__traceback__) if not _is_machinery(frame)]
+    if not any(frame.f_code.co_name == "<module>" for frame, _ in frames):
+        return ""  # it was not imported, or has a syntax error, which names its place
+    frame, line = frames[-1]
+    return f" ({os.path.relpath(frame.f_code.co_filename)}, line {line})"
+
+
+def _is_machinery(frame: FrameType) -> bool:
+    """Return whether a frame is of Python, of an installed package or of the command line."""
+    file, paths = frame.f_code.co_filename, sysconfig.get_paths()
+    installed = file.startswith(("<", paths["stdlib"], paths["purelib"], paths["platlib"]))
+    return installed or package_of(frame) in ("cli", "linetune", "__main__", *OWN_PACKAGES)
 
 
 def is_about_a_form(cause: BaseException) -> bool:

@@ -156,7 +156,8 @@ class AdamWL2SP(Optimizer):
 
     def _state_of(self, param: Tensor, amsgrad: bool) -> dict[str, Any]:
         if param.grad is not None and param.grad.is_sparse:
-            raise RuntimeError("AdamWL2SP does not support sparse gradients")
+            shape = tuple(param.shape)
+            raise ValueError(f"AdamWL2SP does not take sparse gradients (nn.Embedding, sparse=False): {shape}")
         state = self.state[param]
         if "step" not in state:
             state["step"] = torch.tensor(0.0, dtype=torch.float32)

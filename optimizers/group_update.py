@@ -44,7 +44,7 @@ class GroupUpdate:
             if param.grad is None or not param.numel():
                 continue
             if param.grad.is_sparse or param.is_complex():
-                kind = "sparse gradients" if param.grad.is_sparse else "complex parameters"
+                kind = "sparse gradients (nn.Embedding, sparse=False)" if param.grad.is_sparse else "complex parameters"
                 raise ValueError(f"line search optimizers do not take {kind}: {tuple(param.shape)} in a group")
             owners.append(param)
         self.owners = owners

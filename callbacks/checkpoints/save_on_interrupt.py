@@ -10,15 +10,18 @@ import threading
 from types import FrameType
 from typing import Any, NoReturn
 
+import lightning
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.environments import SLURMEnvironment
-from lightning.pytorch.trainer.connectors.signal_connector import _HandlersCompose
 from lightning.pytorch.utilities import rank_zero_only
 
 # `Trainer.fit(ckpt_path="last")` looks for names that begin with ModelCheckpoint.CHECKPOINT_NAME_LAST
 # (lightning 2.6.6).
 FILE_NAME = "last-interrupted.ckpt"
+# What is used of Trainer and is not public: two connectors, and what of each. A strategy for one device does not know
+# the cluster that it runs in, and the last step before the end is logged by nobody else.
+_NOT_PUBLIC = (("_accelerator_connector", "cluster_environment"), ("_logger_connector", "update_train_step_metrics"))
 
 
 class SaveOnInterrupt(Callback):
@@ -28,7 +31,8 @@ class SaveOnInterrupt(Callback):
     ``Trainer.fit(ckpt_path="last")`` finds it; without a ModelCheckpoint nothing is saved.
     One line says what was kept and how to go on. The process ends with the usual status, 130 after Ctrl-C and 143 after
     SIGTERM, where Lightning's own handling ends with 1 and 0 (lightning 2.6.6). A second Ctrl-C ends it at once.
-    Several ranks end together, whichever got the signal.
+    Several ranks end together, whichever got the signal. Another version of Lightning that lacks what this callback
+    needs is named when a fit starts.
 
     Where Lightning requeues SLURM's jobs (``SLURMEnvironment(auto_requeue=True)``, its default under ``srun``), so does
     this callback, once the checkpoint is written; the status is 138 after SIGUSR1. Lightning's own handler saves in the
@@ -54,6 +58,7 @@ class SaveOnInterrupt(Callback):
         self._requeue_signal: int | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        _check_private_names(trainer)
         self._asked, self._is_active, self._is_ending = None, False, False
         self._process = os.getpid()
         # Before the loaders' processes are forked, which inherit it and go on with their batch.
@@ -184,15 +189,23 @@ def _go_on(number: int, frame: FrameType | None) -> None:
     """Do nothing: with SIG_DFL Python reports a race for a signal that came just before."""
 
 
+def _check_private_names(trainer: Trainer) -> None:
+    """Raise a RuntimeError unless all of `_NOT_PUBLIC` is where it was, at the start rather than at an interruption."""
+    for connector, name in _NOT_PUBLIC:
+        if not hasattr(getattr(trainer, connector, None), name):
+            raise RuntimeError(f"lightning {lightning.__version__}: Trainer has no {connector}.{name}")
+
+
 def _requeue_signal(trainer: Trainer) -> int | None:
     """Return the signal on which Lightning requeues a run's job; None if there is none, or a user's own handler."""
     environment = trainer._accelerator_connector.cluster_environment
     if not isinstance(environment, SLURMEnvironment) or not environment.auto_requeue:
         return None
     number = environment.requeue_signal
-    if number is None or not isinstance(signal.getsignal(number), _HandlersCompose):
+    if number is None:
         return None
-    return number
+    is_lightnings = str(getattr(signal.getsignal(number), "__module__", None)).startswith("lightning.")
+    return number if is_lightnings else None
 
 
 @rank_zero_only

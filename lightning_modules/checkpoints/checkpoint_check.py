@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,16 @@ from torch.optim import Optimizer
 
 from lightning_modules.errors import ModelError
 
+# What entries of a checkpoint are, where they are there.
+_KINDS: dict[str, tuple[type, str]] = {
+    "state_dict": (Mapping, "dict"),
+    "hyper_parameters": (Mapping, "dict"),
+    "loops": (Mapping, "dict"),
+    "callbacks": (Mapping, "dict"),
+    "optimizer_states": (list, "list"),
+    "optimizer_names": (list, "list"),
+    "lr_schedulers": (list, "list"),
+}
 # What a run goes on from beside the weights; Lightning starts anew, or stops with a KeyError, where one is absent.
 _TO_RESUME = ("optimizer_states", "lr_schedulers", "loops", "callbacks")
 
@@ -20,6 +31,22 @@ _TO_RESUME = ("optimizer_states", "lr_schedulers", "loops", "callbacks")
 def is_distributed(checkpoint: dict[str, Any]) -> bool:
     """Return whether a strategy that shards the model has loaded and compared the weights by itself."""
     return "loops" in checkpoint and "state_dict" not in checkpoint
+
+
+def check_entries(checkpoint: Mapping[str, Any]) -> None:
+    """Check that the entries of a checkpoint are of the kind that is read of them, before any of them is read.
+
+    Args:
+        checkpoint: A Lightning checkpoint.
+
+    Raises:
+        ModelError: if one is not; it names the entry, what it is and what it has to be.
+    """
+    for name, (kind, word) in _KINDS.items():
+        if name in checkpoint and not isinstance(checkpoint[name], kind):
+            raise ModelError(
+                f"ckpt_path: {name} of the checkpoint is a {type(checkpoint[name]).__name__}, not a {word}"
+            )
 
 
 def check_loadable(checkpoint: dict[str, Any], module: LightningModule, model: str, is_fit: bool) -> None:
@@ -64,6 +91,8 @@ def check_resumable(checkpoint: dict[str, Any]) -> None:
             f"ckpt_path: {absent[0]} of the checkpoint cannot be read without running code: it holds {names}; its "
             "weights can be validated, and a run goes on from it once torch.serialization.add_safe_globals allows that"
         )
+    if not absent and "fit_loop" not in checkpoint["loops"]:
+        raise ModelError("ckpt_path: the checkpoint has no loops.fit_loop: fit cannot go on from it")
     if absent:
         raise ModelError(
             f"ckpt_path: the checkpoint has no {absent[0]}, as under save_weights_only: fit cannot go on from it, "
@@ -113,7 +142,7 @@ def _task_in_words(num_labels: int, names: Sequence[str], problem_type: str) -> 
 
 
 def check_weights(checkpoint: dict[str, Any], parameters: Mapping[str, Tensor]) -> None:
-    """Check that no weight in a checkpoint is NaN.
+    """Check that no weight in a checkpoint is NaN, or of a type that torch would cut down to the parameter's.
 
     Args:
         checkpoint: A Lightning checkpoint.
@@ -123,8 +152,19 @@ def check_weights(checkpoint: dict[str, Any], parameters: Mapping[str, Tensor]) 
         ModelError: if one is; it names the parameter.
     """
     for name, stored in checkpoint.get("state_dict", {}).items():  # a distributed one has it elsewhere
-        if name in parameters and isinstance(stored, Tensor) and stored.is_floating_point() and stored.isnan().any():
+        if name not in parameters or not isinstance(stored, Tensor):
+            continue
+        if _kind_of_numbers(stored) != _kind_of_numbers(parameters[name]):
+            raise ModelError(
+                f"ckpt_path: {name} is of {stored.dtype} in the checkpoint and of {parameters[name].dtype} in the model"
+            )
+        if stored.is_floating_point() and stored.isnan().any():
             raise ModelError(f"ckpt_path: the checkpoint's weights are damaged or of a diverged run: {name} holds NaN")
+
+
+def _kind_of_numbers(tensor: Tensor) -> str:
+    """Return of which kind a tensor's numbers are; floating-point ones of any precision are alike."""
+    return "complex" if tensor.is_complex() else "real" if tensor.is_floating_point() else str(tensor.dtype)
 
 
 def check_architecture(checkpoint: dict[str, Any], expected: Mapping[str, Tensor], model: str) -> None:
@@ -199,6 +239,7 @@ def check_optimizer_state(checkpoint: dict[str, Any], optimizer: Optimizer) -> N
         )
     if absent:
         raise ModelError(f"ckpt_path: the checkpoint's state of {name} is not whole: its groups lack {absent[0]}")
+    _check_options(state["param_groups"], optimizer)
     _check_entries(state["param_groups"], entries, optimizer)
 
 
@@ -232,6 +273,25 @@ def _absent_options(stored: list[dict[str, Any]], optimizer: Optimizer) -> list[
     return sorted({name for own, found in pairs for name in own.keys() - found.keys()})
 
 
+def _check_options(groups: list[dict[str, Any]], optimizer: Optimizer) -> None:
+    """Check that the options in stored groups are numbers or sequences where the optimizer's own are."""
+    for own, stored in zip(optimizer.param_groups, groups, strict=True):
+        for name in own.keys() & stored.keys() - {"params"}:
+            value, found = own[name], stored[name]
+            is_right = True
+            if isinstance(value, tuple | list):
+                is_right = isinstance(found, tuple | list)
+            elif name == "lr" and isinstance(value, int | float):
+                is_right = isinstance(found, int | float | Tensor) and math.isfinite(found)
+            elif isinstance(value, int | float):
+                is_right = isinstance(found, int | float | Tensor | None)
+            if not is_right:
+                raise ModelError(
+                    f"ckpt_path: the checkpoint's state of {type(optimizer).__name__} is damaged: {name} of a group is "
+                    f"{found!r}, of the run's {value!r}"
+                )
+
+
 def _check_entries(groups: list[dict[str, Any]], entries: dict[Any, Any], optimizer: Optimizer) -> None:
     """Check that the moments in an optimizer's state are there and of their parameter's shape."""
     missing, name = 0, type(optimizer).__name__
@@ -249,12 +309,22 @@ def _check_entries(groups: list[dict[str, Any]], entries: dict[Any, Any], optimi
                     f"ckpt_path: the checkpoint's state of {name} is not whole: parameter {index} lacks {absent}"
                 )
             for entry in sorted(there):
-                shapes = tuple(found[index][entry].shape), tuple(parameter.shape)
+                shapes = _shape(found[index], entry), tuple(parameter.shape)
                 if shapes[0] != shapes[1]:
                     raise ModelError(
                         f"ckpt_path: the checkpoint's state of {name} is not this model's: {entry} of parameter "
                         f"{index} is {shapes[0]}, the parameter {shapes[1]}"
                     )
+                if _kind_of_numbers(found[index][entry]) != _kind_of_numbers(parameter):
+                    raise ModelError(
+                        f"ckpt_path: the checkpoint's state of {name} is damaged: {entry} of parameter {index} is of "
+                        f"{found[index][entry].dtype}"
+                    )
+            if there and not isinstance(found[index].get("step", 0), int | float | Tensor):
+                raise ModelError(
+                    f"ckpt_path: the checkpoint's state of {name} is damaged: step of parameter {index} is "
+                    f"{found[index]['step']!r}"
+                )
     if missing:
         rank_zero_info(
             f"{missing} parameters have no state of {name} in the checkpoint, as before a first step; it starts anew"

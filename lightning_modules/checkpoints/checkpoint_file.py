@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from lightning_modules.checkpoints.checkpoint_check import check_entries
 from lightning_modules.errors import ModelError
 
 
@@ -43,3 +44,4 @@ def check_file(path: Any, is_trusted: bool) -> None:
         raise ModelError(f"{path} is not a checkpoint that torch reads with weights_only=True: {reason}") from error
     if not isinstance(found, dict) or not {"state_dict", "pytorch-lightning_version"} <= found.keys():
         raise ModelError(f"{path} is not a checkpoint of Lightning: state_dict or pytorch-lightning_version is absent")
+    check_entries(found)

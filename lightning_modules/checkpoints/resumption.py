@@ -291,5 +291,5 @@ def _data_fetcher(trainer: Trainer) -> Any:
     """Lightning's iterator over the training batches, for which it has no public name."""
     fetcher = getattr(trainer.fit_loop, "_data_fetcher", None)
     if not all(hasattr(fetcher, name) for name in ("__iter__", "__next__", "fetched", "done")):
-        raise RuntimeError(f"Lightning {lightning.__version__}: fit_loop._data_fetcher is not what it was in 2.6.6")
+        raise RuntimeError(f"lightning {lightning.__version__}: fit_loop has no _data_fetcher as it was in 2.6.6")
     return fetcher

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import lightning
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.compile import to_uncompiled
 from torch import nn
-
-from lightning_modules.errors import ModelError
 
 
 def compile_model(model: nn.Module) -> None:
@@ -30,10 +29,10 @@ def compile_loss_alone(module: LightningModule) -> None:
         module: A module with ``compute_loss``; nothing is done to one that Lightning has not compiled.
 
     Raises:
-        ModelError: if Lightning keeps the compiler elsewhere than 2.6 does.
+        RuntimeError: if lightning is of a version that this was not written for.
     """
     if not hasattr(module, "_compiler_ctx"):
-        raise ModelError("this version of Lightning does not say whether a module is compiled (_compiler_ctx)")
+        raise RuntimeError(f"lightning {lightning.__version__}: LightningModule has no _compiler_ctx")
     context: dict[str, Any] | None = module._compiler_ctx
     if context is not None:
         to_uncompiled(module)

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
+from traceback import walk_tb
 from types import MethodType
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -119,7 +120,7 @@ def step_context(optimizer: LightningOptimizer, is_first: bool) -> Iterator[None
         is_first: Whether it is the run's first step, in which an optimizer may turn out not to fit the model.
 
     Raises:
-        ModelError: if the first step of another package's optimizer fails on its own account.
+        ModelError: if an optimizer refuses the first step, or another package's fails in it on its own account.
     """
     needs_graph = _needs_graph(optimizer.optimizer)
     # Fused attention has no second derivative.
@@ -160,15 +161,20 @@ def _needs_second_gradient(optimizer: Optimizer) -> bool:
 
 @contextmanager
 def _first_step(optimizer: Optimizer) -> Iterator[None]:
-    """Say in one line why another package's optimizer fails in its first step; errors of the loss stay as they are."""
+    """Say in one line why an optimizer does not go with a model, where its first step tells.
+
+    Of ours that is what they refuse, a ValueError; of another package's any error. Errors of the loss stay as they are.
+    """
     try:
         yield
     except Exception as error:
-        traceback, of_loss = error.__traceback__, False
-        while traceback is not None:
-            of_loss = of_loss or traceback.tb_frame.f_code.co_filename == inspect.getfile(StepClosures)
-            traceback = traceback.tb_next
-        if isinstance(error, (ModelError, MisconfigurationException)) or of_loss or not is_installed(type(optimizer)):
+        frames = [frame for frame, _ in walk_tb(error.__traceback__)]
+        of_loss = any(frame.f_code.co_filename == inspect.getfile(StepClosures) for frame in frames)
+        raised_in = str(frames[-1].f_globals.get("__name__"))
+        is_refusal = isinstance(error, ValueError) and raised_in.startswith("optimizers.")
+        if isinstance(error, (ModelError, MisconfigurationException)) or of_loss:
+            raise
+        if not is_refusal and not is_installed(type(optimizer)):
             raise
         # It is chosen where nobody has chosen another form.
         way_out = "; try fused: false" if any(group.get("fused") for group in optimizer.param_groups) else ""

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from callbacks import SaveOnInterrupt
+from callbacks.checkpoints import save_on_interrupt
 from lightning_modules import ClosureModule
 from optimizers import SaLSA
 from tests.ranks import on_ranks
@@ -372,3 +373,15 @@ def test_ranks_are_requeued_together_whichever_got_the_signal(tmp_path: Path, sl
     on_ranks(requeue_on_two_ranks, tmp_path, rank)
     assert (tmp_path / "asked").read_text() == "requeue 17\n"
     assert (tmp_path / "checkpoints" / "last-interrupted.ckpt").is_file()
+
+
+@pytest.mark.parametrize("number", range(len(save_on_interrupt._NOT_PUBLIC)))
+def test_another_lightning_is_named_before_the_first_step(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = list(save_on_interrupt._NOT_PUBLIC)
+    names[number] = (names[number][0], "no_such_name")
+    monkeypatch.setattr(save_on_interrupt, "_NOT_PUBLIC", tuple(names))
+    with pytest.raises(RuntimeError, match=rf"lightning 2\.\d+.*Trainer has no {names[number][0]}\.no_such_name"):
+        fit(tmp_path, SaveOnInterrupt())
+    assert not list(tmp_path.iterdir())

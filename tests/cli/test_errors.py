@@ -321,3 +321,32 @@ def test_the_program_ends_with_status_2_and_no_traceback() -> None:
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert "linetune: error:" in done.stderr
+
+
+FILES_OF_ONES_OWN = {
+    "absent.Own": ("", "model: No module named 'absent'; allowed: the import path of a LightningModule, as FILE.CLASS"),
+    "broken.Own": ("class Own(:", "model: invalid syntax (broken.py, line 1); allowed: "),
+    "imports.Own": (
+        "import os\nimport absent",
+        "model: No module named 'absent' (FOLDER/imports.py, line 2); allowed: ",
+    ),
+    "raises.Own": ("\nabsent()", "model: name 'absent' is not defined (FOLDER/raises.py, line 2); allowed: "),
+    "other.Own": ("class Own: ...", "got 'other.Own'; allowed: the import path of a LightningModule, as FILE.CLASS"),
+    "other:Own": ("class Own: ...", "got 'other:Own'; allowed: the import path of a LightningModule, as FILE.CLASS"),
+}
+
+
+@pytest.mark.parametrize("given", FILES_OF_ONES_OWN)
+def test_a_file_of_ones_own_that_cannot_be_used_is_one_line_with_its_place(
+    given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text, line = FILES_OF_ONES_OWN[given]
+    monkeypatch.syspath_prepend(tmp_path)
+    if text:
+        (tmp_path / f"{re.split('[.:]', given)[0]}.py").write_text(text)
+    assert line.replace("FOLDER", os.path.relpath(tmp_path)) in failed("fit", "--model", given, capsys=capsys)
+
+
+def test_data_of_ones_own_are_looked_for_in_the_same_way(capsys: pytest.CaptureFixture[str]) -> None:
+    line = "data: No module named 'absent'; allowed: the import path of a LightningDataModule, as FILE.CLASS"
+    assert line in failed("fit", "--data", "absent.Own", capsys=capsys)

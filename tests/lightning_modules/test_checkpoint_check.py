@@ -100,7 +100,19 @@ def of_another_shape(checkpoint: dict[str, Any]) -> None:
     checkpoint["optimizer_states"][0]["state"][0]["exp_avg"] = torch.zeros(3)
 
 
+def changed_to(value: Any, *path: Any) -> Callable[[dict[str, Any]], None]:
+    """Return what puts something in the place of an entry of a checkpoint, or what a function makes of that entry."""
+
+    def change(checkpoint: Any) -> None:
+        for key in path[:-1]:
+            checkpoint = checkpoint[key]
+        checkpoint[path[-1]] = value(checkpoint[path[-1]]) if callable(value) else value
+
+    return change
+
+
 GROUP = ("optimizer_states", 0, "param_groups", 0)
+STATE = ("optimizer_states", 0, "state", 0)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -119,6 +131,18 @@ GROUP = ("optimizer_states", 0, "param_groups", 0)
         (dropped("optimizer_states", 0, "param_groups"), "is not whole: KeyError"),
         (dropped("optimizer_states", 0, "state"), "is not whole: KeyError"),
         (dropped("optimizer_states", 0, "state", 0, "exp_avg_sq"), "parameter 0 lacks exp_avg_sq"),
+        (changed_to(None, "hyper_parameters"), "hyper_parameters of the checkpoint is a NoneType, not a dict"),
+        (changed_to([], "state_dict"), "state_dict of the checkpoint is a list, not a dict"),
+        (changed_to(None, "optimizer_names"), "optimizer_names of the checkpoint is a NoneType, not a list"),
+        (changed_to({}, "loops"), r"the checkpoint has no loops\.fit_loop"),
+        (changed_to(Tensor.long, "state_dict", "body.weight"), r"body\.weight is of torch\.int64 in the checkpoint"),
+        (changed_to("0.1", *GROUP, "lr"), "lr of a group is '0.1', of the run's "),
+        (changed_to(float("nan"), *GROUP, "lr"), "lr of a group is nan, of the run's "),
+        (changed_to(3, *GROUP, "betas"), "betas of a group is 3, of the run's "),
+        (changed_to("x", *GROUP, "eps"), "eps of a group is 'x', of the run's "),
+        (changed_to(None, *STATE, "exp_avg"), "exp_avg of parameter 0 is of type NoneType"),
+        (changed_to(Tensor.long, *STATE, "exp_avg"), r"exp_avg of parameter 0 is of torch\.int64"),
+        (changed_to("x", *STATE, "step"), "step of parameter 0 is 'x'"),
         (of_another_shape, r"exp_avg of parameter 0 is \(3,\), the parameter \(2, 4\)"),
     ],
 )
@@ -134,6 +158,14 @@ def test_half_a_checkpoint_is_one_line(
     with pytest.raises(ModelError, match=rf"^ckpt_path: .*{expected}") as error:
         resumed(tmp_path, name, changed)
     assert "\n" not in str(error.value)
+
+
+def test_an_entry_of_another_kind_is_one_line_without_a_trainer_too(
+    checkpoints: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    torch.save(checkpoints["AdamW"] | {"hyper_parameters": None}, tmp_path / "changed.ckpt")
+    with pytest.raises(ModelError, match="hyper_parameters of the checkpoint is a NoneType, not a dict"):
+        Small.load_from_checkpoint(tmp_path / "changed.ckpt")
 
 
 @pytest.mark.parametrize(("name", "counter"), [("AdamSLS", "searches"), ("SaLSA", "steps_since_search")])

@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LinearLR
 
 from benchmarks.compatibility.optimizers import SmallClassifier, loader
 from lightning_modules import GradientClip, ModelError, Schedule, SequenceClassifier
-from optimizers import ParamGroups, SaLSA
+from optimizers import SGDSLS, AdamWL2SP, ParabolicAdam, ParamGroups, SaLSA
 from optimizers.random_state import ReplayedDraws
 from tests.optimizers.test_under_lightning import half_precision
 from tests.quiet_trainer import quiet_trainer
@@ -130,6 +130,37 @@ def test_a_sparse_gradient_that_no_module_tells_of_names_the_way_out():
     with pytest.raises(ModelError, match=r"does not support sparse gradients; try fused: false$"):
         fit(Table(optimizer=partial(torch.optim.SGD, lr=0.1)))
     fit(Table(optimizer=partial(torch.optim.SGD, lr=0.1, fused=False)))
+
+
+class SparseTable(SmallClassifier):
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.table = torch.nn.Embedding(2, 1, sparse=True)
+
+    def compute_loss(self, batch):
+        return super().compute_loss(batch) + self.table(torch.zeros(1, dtype=torch.long)).sum()
+
+
+class ComplexOffset(SmallClassifier):
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.offset = torch.nn.Parameter(torch.ones(2, dtype=torch.cfloat))
+
+    def compute_loss(self, batch):
+        return super().compute_loss(batch) + self.offset.abs().sum()
+
+
+@pytest.mark.parametrize("method", [ParabolicAdam, SaLSA, SGDSLS, AdamWL2SP])
+def test_a_sparse_gradient_that_our_optimizers_refuse_is_one_line(method):
+    line = rf"optimizer: {method.__name__} .*sparse gradients \(.*sparse=False.*\(2, 1\)"
+    with pytest.raises(ModelError, match=line):
+        fit(SparseTable(optimizer=method))
+
+
+@pytest.mark.parametrize("method", [ParabolicAdam, SaLSA, SGDSLS])
+def test_complex_parameters_that_our_optimizers_refuse_are_one_line(method):
+    with pytest.raises(ModelError, match=rf"optimizer: {method.__name__} .*complex parameters: \(2,\)"):
+        fit(ComplexOffset(optimizer=method))
 
 
 def test_an_error_of_the_loss_or_of_ones_own_optimizer_keeps_its_traceback():

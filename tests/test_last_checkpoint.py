@@ -15,7 +15,7 @@ from linetune.last_checkpoint import checkpoint_folders, last_checkpoint
 
 WHOLE = {
     **{"state_dict": {}, "pytorch-lightning_version": "2.6.6", "epoch": 0, "global_step": 3},
-    **{"optimizer_states": [{}], "lr_schedulers": [], "loops": {}, "callbacks": {}},
+    **{"optimizer_states": [{}], "lr_schedulers": [], "loops": {"fit_loop": {}}, "callbacks": {}},
 }
 
 # The first line of a configuration that lightning 2.6.6 has saved.

@@ -38,7 +38,7 @@ def shard_model(trainer: Trainer, module: nn.Module, model: nn.Module) -> None:
             f"trainer.strategy: ModelParallelStrategy with data_parallel_size {ranks} on {trainer.world_size} devices "
             f"does not shard this model; set data_parallel_size: {trainer.world_size} and tensor_parallel_size: 1"
         )
-    if not getattr(strategy, "_save_distributed_checkpoint", True):
+    if not strategy._save_distributed_checkpoint:
         # lightning 2.6.6 with torch 2.13 saves them and fails at loading the optimizer's state.
         raise ModelError(
             "trainer.strategy: save_distributed_checkpoint: false writes checkpoints that no run can go on from; leave "

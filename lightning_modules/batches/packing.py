@@ -17,7 +17,8 @@ from lightning_modules.batches.packed_batch import PackedBatch, is_states
 from lightning_modules.batches.relative_positions import positions_within, relative_attentions
 from lightning_modules.errors import ModelError, first_line
 from lightning_modules.models.cpu_products import by_small_products
-from lightning_modules.models.tiny_input import LOGITS_ROUNDING, padded_texts
+from lightning_modules.models.logits_rounding import equal_but_for_rounding
+from lightning_modules.models.tiny_input import padded_texts
 from optimizers.call_order import evaluating
 
 Form = Literal["layers", "around attention", "linear"]
@@ -175,16 +176,18 @@ class Packing:
             with evaluating(self._model):
                 if form == "around attention":
                     self._attention = self._given_masks(texts)
-                padded = self._model(**texts).logits.float()
+                padded = self._model(**texts).logits
                 with ExitStack() as hooks:
                     batch = PackedBatch(texts["attention_mask"])
                     self._put_hooks(batch, form, hooks)
-                    found = self._model(**texts).logits.float()
+                    found = self._model(**texts).logits
+                if not batch.is_used:
+                    return False
+                return equal_but_for_rounding(padded, found, self._model, lambda: self._model(**texts).logits)
         except Exception as error:
             # What runs padded and not packed has layers of another kind.
             rank_zero_info(f"{type(self._model).__name__}: its {form} do not run without padding: {first_line(error)}")
             return False
-        return batch.is_used and bool((padded - found).abs().max() <= LOGITS_ROUNDING * padded.abs().max())
 
     def _given_masks(self, texts: dict[str, Tensor]) -> list[nn.Module]:
         """Return the innermost modules of the layers that get both states and a mask or bias of pairs of tokens."""

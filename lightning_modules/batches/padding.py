@@ -12,7 +12,8 @@ from transformers import PreTrainedTokenizerBase
 from lightning_modules.batches.batch_rows import Batch
 from lightning_modules.batches.input_limits import longest_input
 from lightning_modules.errors import ModelError, first_line
-from lightning_modules.models.tiny_input import LOGITS_ROUNDING, padded_texts, tiny_input
+from lightning_modules.models.logits_rounding import equal_but_for_rounding
+from lightning_modules.models.tiny_input import padded_texts, tiny_input
 from optimizers.call_order import evaluating
 
 # Tokens of the text that is tried, and the width that it is padded to: beyond the 64 tokens of Reformer's chunks.
@@ -114,13 +115,12 @@ class Padding:
         padded = padded_texts(self._model, (_TEXT, width), width, side)
         try:
             with evaluating(self._model):
-                alone = self._forward(text).float()
-                found = self._forward(padded)[:1].float()
+                alone, found = self._forward(text), self._forward(padded)[:1]
+                return equal_but_for_rounding(alone, found, self._model, lambda: self._forward(text))
         except Exception as error:
             # It may need more than tokens, or kernels of another device; whether it can train is seen when it does.
             rank_zero_info(f"{type(self._model).__name__}: its padding is not checked: {first_line(error)}")
             return True
-        return bool((alone - found).abs().max() <= LOGITS_ROUNDING * alone.abs().max())
 
 
 def padded_on(batch: Batch, side: str) -> Batch:

@@ -13,8 +13,6 @@ from lightning_modules.errors import first_line
 from optimizers import call_order
 
 LENGTH = 8
-# The largest difference between logits, as a share of the largest of them, that rounding makes in float32.
-LOGITS_ROUNDING = 5e-5
 
 
 def tiny_input(config: Any, length: int = LENGTH, device: torch.device | str = "cpu") -> dict[str, Tensor]:

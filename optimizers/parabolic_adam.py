@@ -17,6 +17,7 @@ from optimizers.failed_searches import MANY_FAILURES, warn_of_failures
 from optimizers.group_update import GroupUpdate, over_ranks
 from optimizers.parabola import LARGEST_PROBE, LEAST_PROBE, measure_parabola
 from optimizers.peak_rate import PeakRate, PeakRateState
+from optimizers.relative_change import rate_of_whole_change
 from optimizers.scalars import gather
 from optimizers.slopes import split_slope
 from optimizers.step_contract import Closure, Evaluate, Loss, StepRecord, UnitReport, as_loss
@@ -26,6 +27,9 @@ from optimizers.warmup_and_decay import decay_factor, warmup_factor
 
 # The share of the run over which the learning rate rises, as is usual for Adam.
 _WARMUP = 0.1
+# The least peak, as a share of the learning rate at which a step may change a matrix by as much as its own size. Sharp
+# directions that a pretrained model starts with keep the measured rate small, and only steps of some size leave them.
+_LEAST_CHANGE = 0.01
 # The weight of the past in the averages over searches that monitors show.
 _SMOOTHING = 0.9
 _STATE = tuple(field.name for field in fields(PeakRateState))
@@ -36,8 +40,8 @@ class ParabolicAdam(torch.optim.Optimizer):
     r"""AdamW with warm-up and linear decay whose peak learning rate is measured: nothing to tune.
 
     .. math:: x_{k+1} = x_k - \eta_k (d_k + \lambda x_k), \qquad
-        \eta_k = \min\left(1, \tfrac{k}{T / 10}\right) \left(1 - \tfrac{k - 1}{T}\right) q \,
-        \max_{j \le k} r_j \exp \overline{\log \sqrt{2 f_j / a_j}} .
+        \eta_k = \min\left(1, \tfrac{k}{T / 10}\right) \left(1 - \tfrac{k - 1}{T}\right)
+        \max\left(l, q \max_{j \le k} r_j \exp \overline{\log \sqrt{2 f_j / a_j}}\right) .
 
     :math:`d_k = \hat m_k / (\sqrt{\hat v_k} + \epsilon)` is Adam's direction, :math:`f` the loss of a batch and
     :math:`a` its curvature along the step, which a forward pass at a probe measures now and then.
@@ -45,7 +49,8 @@ class ParabolicAdam(torch.optim.Optimizer):
     :math:`s / a`, and Polyak's step, :math:`2 f / s`. The slope :math:`s = \langle g_k, d_k \rangle`, which is noisy,
     cancels out. The gradient agreement :math:`r` is the share of the slope that the momentum's older gradients explain:
     what a batch has in common with others. Both are measured in the first half of the run, by the constants of
-    `PeakRate`, and anew where more tensors begin to train. docs/parabolic_adam.md has the derivation.
+    `PeakRate`, and anew where more tensors begin to train. The peak is at least :math:`l`, a hundredth of the rate at
+    which a step changes the typical matrix by its own size. docs/parabolic_adam.md has the derivation.
 
     A step whose loss or gradient is not finite is left out; on an accelerator its gradient counts as zero instead.
 
@@ -209,6 +214,7 @@ class ParabolicAdam(torch.optim.Optimizer):
         if tensors > group["most_tensors"]:
             # A direction through what has trained so far says nothing about the rest.
             state = replace(estimator.begin(state.steps - 1, state.log_distance), steps=state.steps)
+            state.least_peak = _LEAST_CHANGE * rate_of_whole_change(updates)
         done = self.progress
         if done is None and self.total_steps is not None:
             done = state.steps / self.total_steps

@@ -28,6 +28,7 @@ class PeakRateState:
         distance_weight: The sum of the weights in that mean.
         minimiser: The distance to the minimiser of the expected loss that is in force: agreement times distance, by
             default the largest so far.
+        least_peak: What the peak learning rate is at least, whatever has been measured; 0 by default.
     """
 
     steps: int = 0
@@ -38,6 +39,7 @@ class PeakRateState:
     log_distance: float = 0.0
     distance_weight: float = 0.0
     minimiser: float = 0.0
+    least_peak: float = 0.0
 
     @property
     def age(self) -> int:
@@ -224,5 +226,5 @@ class PeakRate:
         return max(self.peak_fraction, min(self.largest_fraction, of_short_run))
 
     def peak(self, state: PeakRateState, total_steps: float | None = None) -> float:
-        """Return the peak learning rate by what has been measured so far; 0 before the first search."""
-        return self.share(total_steps) * state.minimiser
+        """Return the peak learning rate by what has been measured so far; `least_peak` before the first search."""
+        return max(state.least_peak, self.share(total_steps) * state.minimiser)

@@ -20,7 +20,7 @@ def reference(problem, steps, peak_fraction=0.12, total_steps=None, weight_decay
     point, adam, trace = problem.start, Adam(problem.start), Trace()
     distances, weights, expected, measured, last = [], [], 0.0, 0.0, 0
     share = max(peak_fraction, min(0.5, 13 / total_steps)) if total_steps else peak_fraction
-    minimiser = 0.0
+    minimiser, least = 0.0, 0.01 * whole_change(point)
     for step in range(steps):
         schedule = 1.0
         if total_steps is not None:
@@ -57,7 +57,7 @@ def reference(problem, steps, peak_fraction=0.12, total_steps=None, weight_decay
             found = agreement * mean(distances, weights)
             minimiser = max(minimiser, found) if total_steps else found
             last = step + 1
-        step_size = schedule * share * minimiser
+        step_size = schedule * max(least, share * minimiser)
         decayed = [[x - step_size * weight_decay * x for x in unit] for unit in point]
         point = along(decayed, direction, step_size)
         trace.loss.append(loss)
@@ -65,6 +65,13 @@ def reference(problem, steps, peak_fraction=0.12, total_steps=None, weight_decay
         trace.step_size.append([step_size] * len(point))
         trace.point.append(point)
     return trace
+
+
+def whole_change(point):
+    """The median over matrices of the rate at which a step of rank one has the norm of a random matrix like them."""
+    matrices = [array for unit in point for array in unit if array.ndim == 2]
+    sizes = [np.sqrt((each**2).mean()) * sum(np.sqrt(each.shape)) for each in matrices]
+    return np.median([size / np.sqrt(each.size) for size, each in zip(sizes, matrices, strict=True)])
 
 
 def mean(found, weights):
@@ -178,7 +185,25 @@ def test_only_a_schedule_lets_the_step_size_fall(known):
         peaks.append(group["lr"] / optimizer.schedule(step + 1) / 0.12)
         minimisers.append(group["agreement"] * math.exp(group["log_distance"]))
     assert min(np.diff(minimisers)) < 0
-    assert peaks == pytest.approx(np.maximum.accumulate(minimisers) if known else minimisers)
+    largest = np.maximum.accumulate(minimisers) if known else minimisers
+    assert peaks == pytest.approx(np.maximum(largest, optimizer.param_groups[0]["least_peak"] / 0.12))
+
+
+def test_a_sharp_direction_does_not_keep_the_rate_below_a_hundredth_of_the_weights() -> None:
+    # One steep entry beside a matrix that still has all to learn: the loss rises beyond a step of 1e-5.
+    matrix, steep = torch.nn.Parameter(torch.full((40, 90), 0.2)), torch.nn.Parameter(torch.ones(1))
+    optimizer = ParabolicAdam([matrix, steep], total_steps=100)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = matrix.mean().square() + 1e5 * (steep - 1 + 1e-6).square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    group = optimizer.param_groups[0]
+    assert group["minimiser"] < 1e-4
+    assert group["lr"] == pytest.approx(0.1 * 0.01 * 0.2 * (40**-0.5 + 90**-0.5))
 
 
 def test_a_quotient_of_two_negative_sums_is_no_agreement():

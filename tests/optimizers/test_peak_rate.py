@@ -137,3 +137,16 @@ def test_a_state_can_be_saved_and_loaded_as_plain_values():
 def test_the_constants_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         PeakRate().peak_fraction = 0.1
+
+
+def test_the_peak_is_no_lower_than_the_least() -> None:
+    estimator = PeakRate()
+    low, high = estimator.begin(), estimator.begin()
+    low.least_peak, high.least_peak = 1e-9, 1.0
+    for state in (low, high):
+        assert estimator.peak(state) == state.least_peak
+        state.steps += 1
+    free = estimator.update(low, loss=0.5, slope=1.0, curvature=100.0)
+    assert free == pytest.approx(0.12 * 0.15 * 0.1)
+    assert estimator.update(high, loss=0.5, slope=1.0, curvature=100.0) == 1.0
+    assert high.minimiser == low.minimiser

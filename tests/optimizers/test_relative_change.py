@@ -1,0 +1,54 @@
+"""The learning rate at which a step of Adam is as large as the matrices that it changes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from optimizers.directions import adam
+from optimizers.group_update import GroupUpdate
+from optimizers.relative_change import rate_of_whole_change
+
+
+def rate_of(*groups: Sequence[Tensor]) -> float:
+    updates = []
+    for tensors in groups:
+        params = [torch.nn.Parameter(tensor) for tensor in tensors]
+        for param in params:
+            param.grad = torch.ones_like(param)
+        updates.append(GroupUpdate({"params": params, "lr_factor": 1.0}, {p: {} for p in params}, adam))
+    return rate_of_whole_change(updates)
+
+
+@pytest.mark.parametrize("shape", [(200, 200), (50, 800), (800, 50)])
+@pytest.mark.parametrize("scale", [0.02, 3.0])
+def test_a_step_of_equal_entries_is_as_large_as_a_random_matrix(shape: tuple[int, int], scale: float) -> None:
+    """Spectral norms by a singular value decomposition."""
+    rng = np.random.default_rng(0)
+    matrix = scale * rng.normal(size=shape)
+    step = np.outer(rng.choice([-1, 1], shape[0]), rng.choice([-1, 1], shape[1]))  # signs, rank one
+    expected = np.linalg.norm(matrix, 2) / np.linalg.norm(step, 2)
+    assert rate_of([torch.tensor(matrix)]) == pytest.approx(expected, rel=0.05)
+
+
+def test_the_typical_matrix_counts_whatever_its_group() -> None:
+    small, middle, large = (torch.full((4, 9), value) for value in (0.1, 0.6, 50.0))
+    zeros, vector = torch.zeros(4, 9), torch.full((7,), 9.0)
+    assert rate_of([large, vector, small], [zeros, middle]) == pytest.approx(0.6 * (1 / 2 + 1 / 3))
+
+
+def test_a_convolution_is_a_matrix_of_its_rows() -> None:
+    assert rate_of([torch.full((4, 3, 1, 3), 0.5)]) == pytest.approx(rate_of([torch.full((4, 9), 0.5)]))
+
+
+@pytest.mark.parametrize("tensors", [[], [torch.ones(5)], [torch.zeros(2, 2)]])
+def test_without_a_matrix_there_is_no_rate(tensors: list[Tensor]) -> None:
+    assert rate_of(tensors) == 0.0
+
+
+def test_half_precision_does_not_overflow() -> None:
+    assert rate_of([torch.full((300, 300), 200.0, dtype=torch.float16)]) == pytest.approx(400 / 300**0.5, rel=1e-3)

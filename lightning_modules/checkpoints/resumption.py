@@ -144,7 +144,8 @@ class Resumption:
         if has_ended_epoch(trainer):
             begin_next_epoch(trainer)
         elif not within:
-            _data_fetcher(trainer).done = True
+            fetcher = _data_fetcher(trainer)
+            fetcher.done, fetcher.batches = True, []  # of a stream it has fetched one ahead
         if not loaded:
             return [], {}
         if loaded["ranks"] != trainer.world_size:

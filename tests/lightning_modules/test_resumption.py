@@ -195,6 +195,11 @@ def test_a_resumed_run_is_the_run_that_was_not_interrupted(name: str, moment: st
 PLACES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "last batch": ({}, ("batch6", "batch12")),
     "last batch, no validation": ({"limit_val_batches": 0}, ("batch6",)),
+    "last batch of a stream, no validation": (
+        {"limit_val_batches": 0, "make_loader": lambda: DataLoader(Stream(), BATCH)},
+        ("batch6", "batch12"),
+    ),
+    "validations of every other epoch": ({"check_val_every_n_epoch": 2}, ("batch6", "batch12")),
     "before and after a validation": ({"val_check_interval": 0.5}, ("batch3", "validation3", "validation6")),
     "validations across epochs": (
         {"val_check_interval": 4, "check_val_every_n_epoch": None},

@@ -270,6 +270,23 @@ def test_a_closure_alone_is_enough_and_leaves_no_gradient(method):
         one.step(evaluate=lambda: torch.ones(3))
 
 
+@pytest.mark.parametrize("method", [GLD, *METHODS])
+def test_losses_within_one_autocast_context_are_of_the_weights_of_their_trials(method):
+    within, around = Task(), Task()
+    one, other = method(within.model.parameters()), method(around.model.parameters())
+
+    def evaluate():
+        with torch.autocast("cpu", torch.bfloat16):
+            return around.loss()
+
+    for _ in range(3):
+        with torch.autocast("cpu", torch.bfloat16):
+            one.step(evaluate=within.loss)
+        other.step(evaluate=evaluate)
+    assert same_bits(within.bits(), around.bits())
+    assert not same_bits(within.bits(), Task().bits())
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_frozen_parameters_stay(method):
     task = Task()

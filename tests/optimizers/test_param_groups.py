@@ -74,7 +74,7 @@ def test_without_settings_one_group_holds_the_model() -> None:
 def test_biases_and_norms_do_not_decay() -> None:
     model = tiny_model("roberta")
     groups = by_name(ParamGroups(weight_decay=0.1)(model))
-    assert set(groups) == {"model", "model.no_decay"}
+    assert list(groups) == ["model", "model.no_decay"]
     assert groups["model"]["weight_decay"] == 0.1
     assert groups["model.no_decay"]["weight_decay"] == 0
     assert groups["model.no_decay"]["unit"] == "model"
@@ -88,6 +88,14 @@ def test_a_norm_over_two_dimensions_does_not_decay_either() -> None:
     groups = by_name(ParamGroups(weight_decay=0.1)(model))
     assert [parameter is model[2].weight for parameter in groups["model.no_decay"]["params"]] == [True]
     assert [parameter is model[0].weight for parameter in groups["model"]["params"]] == [True]
+
+
+def test_a_bias_of_two_dimensions_does_not_decay_either() -> None:
+    """XLNet's attention has one for each head."""
+    model = nn.Linear(4, 4, bias=False)
+    model.r_w_bias = nn.Parameter(torch.zeros(2, 4))
+    groups = by_name(ParamGroups(weight_decay=0.1)(model))
+    assert [parameter is model.r_w_bias for parameter in groups["model.no_decay"]["params"]] == [True]
 
 
 @pytest.mark.parametrize(

@@ -213,7 +213,8 @@ def test_steps_that_a_gradient_scaler_skips_are_counted_and_its_scale_is_resumed
     """A scale of 2²⁴ overflows and is halved until it does not: as many steps are skipped as it is halved."""
     plugin = scaler_of(2.0**24)
     module = Spoilt(optimizer=optimizer)
-    trainer, watch = fit(module, batches(16, {}), tmp_path, plugins=[plugin])
+    with pytest.warns(UserWarning, match="train/skipped_steps: the gradient scaler left out a step to halve its scale"):
+        trainer, watch = fit(module, batches(16, {}), tmp_path, plugins=[plugin])
     skipped = watch.logged[-1]
     assert 0 < skipped < 16
     assert plugin.scaler.get_scale() == 2.0**24 / 2**skipped
@@ -230,7 +231,8 @@ def test_steps_that_a_gradient_scaler_skips_are_counted_and_its_scale_is_resumed
 
 def test_a_loss_that_is_not_finite_is_skipped_under_a_scaler_as_well(tmp_path: Path) -> None:
     module = Spoilt(optimizer=SaLSA)
-    _, watch = fit(module, batches(6, {2: "nan", 4: "inf"}), tmp_path, plugins=[scaler_of(2.0**4)])
+    with pytest.warns(UserWarning, match="train/skipped_steps: a step is left out, since its loss"):
+        _, watch = fit(module, batches(6, {2: "nan", 4: "inf"}), tmp_path, plugins=[scaler_of(2.0**4)])
     assert watch.logged == [0, 0, 1, 1, 2, 2]
     assert watch.unchanged == [False, False, True, False, True, False]
 

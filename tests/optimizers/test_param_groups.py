@@ -12,6 +12,7 @@ from torch import nn
 from transformers import RobertaPreLayerNormConfig, RobertaPreLayerNormForSequenceClassification
 
 from optimizers import ParamGroups, named_parts, scale_learning_rates
+from optimizers.param_groups import attention_projection
 from tests.architectures import ARCHITECTURES, tiny_model
 
 BERT = tiny_model("bert", num_layers=3)
@@ -122,6 +123,24 @@ def test_qkv_units(architecture: str, units: set[str]) -> None:
             assert {tuple(p.shape) for p in parameters} <= {(width, 16), (16, width), (width,)}
             assert len(parameters) == (1 if architecture == "modernbert" else 2)
     assert {group["unit"] for group in groups} >= {"embeddings", "head"}
+
+
+@pytest.mark.parametrize(
+    ("name", "projection"),
+    [
+        ("layers.0.self_attn.q_proj.weight", "query"),
+        ("layer.0.attention.key.bias", "key"),
+        ("transformer.h.0.attn.v_lin.weight", "value"),
+        ("attention.query_key_value.weight", "qkv"),
+        ("attention.key_value.weight", "qkv"),
+        ("attention.kv_proj.weight", "qkv"),
+        ("attn.qkv_proj.weight", "qkv"),
+        ("self_attn.in_proj_bias", "qkv"),
+        ("self_attn.out_proj.weight", "rest"),
+    ],
+)
+def test_a_projection_is_known_by_its_name(name: str, projection: str) -> None:
+    assert attention_projection(name) == projection
 
 
 def test_bundles_are_neighbours_of_equal_size() -> None:

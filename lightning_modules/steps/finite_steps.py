@@ -73,7 +73,7 @@ class FiniteSteps:
             optimizer.step(closure=step.closure, **offered)
         left_out = checked.left_out if checked.was_called else has_scaler
         loss = step.loss if checked.loss is None else torch.tensor(checked.loss, dtype=torch.float32)
-        self._count(left_out or _left_out_itself(inner, counted), loss, step, has_scaler and not checked.was_called)
+        self._count(left_out or _left_out_itself(inner, counted), loss, step, has_scaler and left_out)
         return loss
 
     def finish(self) -> None:

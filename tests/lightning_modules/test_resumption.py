@@ -245,10 +245,13 @@ def test_saving_has_no_effect_on_a_run(tmp_path: Path) -> None:
         assert_same(*states)
 
 
+@pytest.mark.parametrize("interval", [1.0, 2])
 @pytest.mark.parametrize("by_hand", [False, True])
 @pytest.mark.parametrize("name", ["adamw", "schedule-free adamw"])
-def test_a_run_that_max_steps_ended_within_an_epoch_goes_on_there(name: str, by_hand: bool, tmp_path: Path) -> None:
-    options: dict[str, Any] = {"max_epochs": None, "training": {"lr_scheduler": HALVED}}
+def test_a_run_that_max_steps_ended_within_an_epoch_goes_on_there(
+    name: str, by_hand: bool, interval: float, tmp_path: Path
+) -> None:
+    options = {"max_epochs": None, "training": {"lr_scheduler": HALVED}, "val_check_interval": interval}
     whole, course = run(ALL[name], max_steps=15, **options)
     trainer, first = run(ALL[name], max_steps=8, course=Course(tmp_path), **options)
     if by_hand:

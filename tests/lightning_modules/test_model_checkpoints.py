@@ -165,7 +165,7 @@ def test_the_best_checkpoint_is_the_best_of_the_whole_run(tmp_path: Path, losses
 
 @pytest.mark.parametrize("mode", ["min", "max"])
 @pytest.mark.parametrize("third", [0.05, 0.3, 0.7])
-def test_the_best_two_are_the_best_two_of_the_whole_run(tmp_path: Path, mode: Literal["min", "max"], third: float) -> None:
+def test_the_best_two_are_those_of_the_whole_run(tmp_path: Path, mode: Literal["min", "max"], third: float) -> None:
     first, second = (ModelCheckpoint(monitor="val/given", mode=mode, save_top_k=2) for _ in range(2))
     newest = ModelCheckpoint(filename="newest")
     fit(tmp_path / "old", first, newest, module=Small([0.1, 0.5]))

@@ -97,7 +97,7 @@ def complete_validation_counts(trainer: Trainer) -> None:
     It counts the batch once more then. Left as they are, the totals are those of an interrupted validation until the
     next epoch, and a run that resumes from a checkpoint of this time validates on a single batch.
     """
-    total = trainer.fit_loop.epoch_loop.val_loop.batch_progress.total
+    total: Any = trainer.fit_loop.epoch_loop.val_loop.batch_progress.total
     total.ready = total.started = total.completed = total.processed
 
 

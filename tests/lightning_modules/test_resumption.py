@@ -251,7 +251,8 @@ def test_saving_has_no_effect_on_a_run(tmp_path: Path) -> None:
 def test_a_run_that_max_steps_ended_within_an_epoch_goes_on_there(
     name: str, by_hand: bool, interval: float, tmp_path: Path
 ) -> None:
-    options = {"max_epochs": None, "training": {"lr_scheduler": HALVED}, "val_check_interval": interval}
+    training = {"lr_scheduler": HALVED}
+    options: dict[str, Any] = {"max_epochs": None, "training": training, "val_check_interval": interval}
     whole, course = run(ALL[name], max_steps=15, **options)
     trainer, first = run(ALL[name], max_steps=8, course=Course(tmp_path), **options)
     if by_hand:

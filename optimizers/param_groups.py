@@ -15,8 +15,8 @@ from optimizers.named_parts import Part, named_parts
 _QUERY, _KEY, _VALUE = (
     re.compile(rf"(^|_)({letter}|{word})(_|$)") for letter, word in (("q", "query"), ("k", "key"), ("v", "value"))
 )
-# Projections that hold several: Wqkv, qkv_proj, query_key_value, kv_proj, GPT-2's c_attn, torch's own in_proj_weight.
-_FUSED = re.compile(r"qkv|query_key_value|c_attn|in_proj_(weight|bias)|(^|_)(kv|key_value)(_|$)")
+# Projections that hold several and do not say so word by word: Wqkv, kv_proj, GPT-2's c_attn, torch's in_proj_weight.
+_FUSED = re.compile(r"qkv|c_attn|in_proj_(weight|bias)|(^|_)kv(_|$)")
 
 
 @dataclass(frozen=True)

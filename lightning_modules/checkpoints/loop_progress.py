@@ -91,6 +91,16 @@ def has_ended_epoch(trainer: Trainer) -> bool:
     return epoch.processed >= epoch.started
 
 
+def complete_validation_counts(trainer: Trainer) -> None:
+    """Count a batch that a validation had begun as done, once Lightning knows that it begins that validation anew.
+
+    It counts the batch once more then. Left as they are, the totals are those of an interrupted validation until the
+    next epoch, and a run that resumes from a checkpoint of this time validates on a single batch.
+    """
+    total: Any = trainer.fit_loop.epoch_loop.val_loop.batch_progress.total
+    total.ready = total.started = total.completed = total.processed
+
+
 def begin_next_epoch(trainer: Trainer) -> None:
     """Begin a resumed run's first epoch as any other one: its start, its iterator, its first batch."""
     loop: Any = trainer.fit_loop

@@ -77,7 +77,6 @@ def carry_over_best(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
             "best_model_path": best or _present(state["best_model_path"], resumed_from),
             "best_model_score": kept.get(best),
             "kth_best_model_path": worst if len(kept) == callback.save_top_k else "",
-            "kth_value": kept[worst] if len(kept) == callback.save_top_k else callback.kth_value,
             "last_model_path": "",
         }
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lightning_modules.checkpoints.loop_progress import (
     begin_next_epoch,
+    complete_validation_counts,
     correct_progress,
     has_ended_epoch,
     is_validation_of_a_stop,
@@ -138,11 +139,13 @@ class Resumption:
         self._loaded, self._loader_states, self._is_stopped = {}, [], False
         if not trainer.fit_loop.is_resuming:
             return [], {}
+        complete_validation_counts(trainer)
         within = is_within_epoch(trainer)
         if has_ended_epoch(trainer):
             begin_next_epoch(trainer)
         elif not within:
-            _data_fetcher(trainer).done = True
+            fetcher = _data_fetcher(trainer)
+            fetcher.done, fetcher.batches = True, []  # of a stream it has fetched one ahead
         if not loaded:
             return [], {}
         if loaded["ranks"] != trainer.world_size:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -72,7 +73,7 @@ class FiniteSteps:
             optimizer.step(closure=step.closure, **offered)
         left_out = checked.left_out if checked.was_called else has_scaler
         loss = step.loss if checked.loss is None else torch.tensor(checked.loss, dtype=torch.float32)
-        self._count(left_out or _left_out_itself(inner, counted), loss, step, has_scaler and not checked.was_called)
+        self._count(left_out or _left_out_itself(inner, counted), loss, step, has_scaler and left_out)
         return loss
 
     def finish(self) -> None:
@@ -103,7 +104,7 @@ class FiniteSteps:
                 f"max_skipped_steps: the loss, its gradients or all trials were not finite in {self.in_a_row} steps in "
                 f"a row; the last: {found}"
             )
-        if self.skipped == 1 and by_scaler:
+        if self.skipped == 1 and by_scaler and math.isfinite(loss):
             rank_zero_warn(
                 "train/skipped_steps: the gradient scaler left out a step to halve its scale, as is usual at the start "
                 "of 16-mixed; it is counted there, as any further one"

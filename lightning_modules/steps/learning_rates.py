@@ -193,6 +193,7 @@ class LearningRates:
     def resume_in_epoch(self, module: LightningModule, place: Mapping[str, int]) -> None:
         """Go on from where :meth:`place_in_epoch` was; end the epoch if its end was due."""
         self._validated = bool(place.get("validated", False))
+        self._in_epoch = not has_ended_epoch(module.trainer)  # of an epoch within which it goes on, there is no start
         if place.get("epoch_end_due", False):
             self.at_epoch_end(module, place.get("epoch"))
 

@@ -27,7 +27,7 @@ from benchmarks.compatibility.optimizers import SmallClassifier
 from callbacks import StepSizeMonitor
 from lightning_modules import ModelError, Schedule
 from lightning_modules.trainer import lightning_callbacks, step_axis
-from optimizers import ParabolicAdam, SaLSA
+from optimizers import ParabolicAdam, ParamGroups, SaLSA
 from tests.quiet_trainer import quiet_trainer
 
 ADAMW = partial(torch.optim.AdamW, lr=1e-5)
@@ -61,14 +61,18 @@ def test_lr_find_suggests_a_rate_that_later_fits_take(tmp_path):
 
 def test_a_rate_that_is_found_at_the_start_of_a_fit_goes_into_its_schedule(tmp_path):
     schedule = Schedule(partial(LinearLR, start_factor=0.5, total_iters=8))
-    module = SmallClassifier(optimizer=ADAMW, lr_scheduler=schedule, accumulate_grad_batches=2)
+    faster = ParamGroups(new_lr_factor=10.0)
+    module = SmallClassifier(optimizer=ADAMW, lr_scheduler=schedule, accumulate_grad_batches=2, param_groups=faster)
+    module.new_parameter_names = [name for name, _ in module.named_parameters()][:2]
     finder = LearningRateFinder(num_training_steps=15)
     fit = trainer(tmp_path, finder)
     fit.fit(module, loader())
     assert fit.global_step == 20
     assert finder.optimal_lr is not None
     found = finder.optimal_lr.suggestion()
-    assert fit.optimizers[0].param_groups[0]["lr"] == pytest.approx(found, rel=1e-6)
+    rates = {id(p): group["lr"] for group in fit.optimizers[0].param_groups for p in group["params"]}
+    first, second, *others = (rates[id(parameter)] for parameter in module.parameters())
+    assert [first, second, *others] == pytest.approx([10 * found, 10 * found, *[found] * len(others)], rel=1e-6)
     assert found > 1e-5
 
 

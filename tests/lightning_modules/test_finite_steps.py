@@ -202,6 +202,28 @@ def test_an_optimizer_that_calls_the_closure_again_gets_the_loss_where_the_param
     assert losses == pytest.approx([moved] if early else [first, moved])
 
 
+class Clearing(torch.optim.SGD):
+    """Clears the gradients before it calls the closure, which a closure does as well."""
+
+    set_to_none = True
+
+    def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+        self.zero_grad(self.set_to_none)
+        return super().step(closure)
+
+
+@pytest.mark.parametrize("set_to_none", [False, True])
+def test_an_optimizer_that_clears_gradients_before_the_closure_gets_them_again(
+    set_to_none: bool, tmp_path: Path
+) -> None:
+    ends = []
+    for kind in (torch.optim.SGD, type("Clears", (Clearing,), {"set_to_none": set_to_none})):
+        module = Spoilt(optimizer=partial(kind, lr=0.1))
+        fit(module, batches(2, {}), tmp_path)
+        ends.append(nn.utils.parameters_to_vector(module.parameters()))
+    assert torch.equal(*ends)
+
+
 def scaler_of(scale: float) -> MixedPrecision:
     return MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu", init_scale=scale))
 
@@ -213,7 +235,8 @@ def test_steps_that_a_gradient_scaler_skips_are_counted_and_its_scale_is_resumed
     """A scale of 2²⁴ overflows and is halved until it does not: as many steps are skipped as it is halved."""
     plugin = scaler_of(2.0**24)
     module = Spoilt(optimizer=optimizer)
-    trainer, watch = fit(module, batches(16, {}), tmp_path, plugins=[plugin])
+    with pytest.warns(UserWarning, match="train/skipped_steps: the gradient scaler left out a step to halve its scale"):
+        trainer, watch = fit(module, batches(16, {}), tmp_path, plugins=[plugin])
     skipped = watch.logged[-1]
     assert 0 < skipped < 16
     assert plugin.scaler.get_scale() == 2.0**24 / 2**skipped
@@ -228,9 +251,17 @@ def test_steps_that_a_gradient_scaler_skips_are_counted_and_its_scale_is_resumed
     assert seen == [2.0**24 / 2**skipped]
 
 
+def test_steps_that_a_fused_kernel_skips_under_a_scaler_are_counted(tmp_path: Path) -> None:
+    plugin = scaler_of(2.0**24)
+    with pytest.warns(UserWarning, match="train/skipped_steps: the gradient scaler left out a step"):
+        _, watch = fit(Spoilt(optimizer=OTHERS["torch fused adamw"]), batches(16, {}), tmp_path, plugins=[plugin])
+    assert plugin.scaler.get_scale() == 2.0**24 / 2 ** watch.logged[-1] < 2.0**24
+
+
 def test_a_loss_that_is_not_finite_is_skipped_under_a_scaler_as_well(tmp_path: Path) -> None:
     module = Spoilt(optimizer=SaLSA)
-    _, watch = fit(module, batches(6, {2: "nan", 4: "inf"}), tmp_path, plugins=[scaler_of(2.0**4)])
+    with pytest.warns(UserWarning, match="train/skipped_steps: a step is left out, since its loss"):
+        _, watch = fit(module, batches(6, {2: "nan", 4: "inf"}), tmp_path, plugins=[scaler_of(2.0**4)])
     assert watch.logged == [0, 0, 1, 1, 2, 2]
     assert watch.unchanged == [False, False, True, False, True, False]
 

@@ -6,7 +6,7 @@ import time
 import warnings
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -161,6 +161,20 @@ def test_the_best_checkpoint_is_the_best_of_the_whole_run(tmp_path: Path, losses
     assert Path(saver.best_model_path).parent == tmp_path / which / "checkpoints"
     assert float(saver.best_model_score) == pytest.approx(min(loss, 0.1))
     assert Path(best).is_file()
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+@pytest.mark.parametrize("third", [0.05, 0.3, 0.7])
+def test_the_best_two_are_those_of_the_whole_run(tmp_path: Path, mode: Literal["min", "max"], third: float) -> None:
+    first, second = (ModelCheckpoint(monitor="val/given", mode=mode, save_top_k=2) for _ in range(2))
+    newest = ModelCheckpoint(filename="newest")
+    fit(tmp_path / "old", first, newest, module=Small([0.1, 0.5]))
+    module, resume = Small([0, 0, third]), newest.best_model_path
+    fit(tmp_path / "new", second, ModelCheckpoint(), module=module, epochs=3, resume=resume)
+    expected = sorted([0.1, 0.5, third], reverse=mode == "max")[:2]
+    assert sorted(map(float, second.best_k_models.values()), reverse=mode == "max") == pytest.approx(expected)
+    assert float(second.best_model_score) == pytest.approx(expected[0])
+    assert torch.load(second.best_model_path, weights_only=True)["epoch"] == [0.1, 0.5, third].index(expected[0])
 
 
 def test_a_best_checkpoint_that_was_moved_or_is_gone(tmp_path: Path) -> None:

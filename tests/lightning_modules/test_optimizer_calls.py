@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LinearLR
 
 from benchmarks.compatibility.optimizers import SmallClassifier, loader
 from lightning_modules import GradientClip, ModelError, Schedule, SequenceClassifier
+from lightning_modules.steps.optimizer_calls import check_step
 from optimizers import SGDSLS, AdamWL2SP, ParabolicAdam, ParamGroups, SaLSA
 from optimizers.random_state import ReplayedDraws
 from tests.optimizers.test_under_lightning import half_precision
@@ -80,6 +81,30 @@ def test_an_optimizer_that_differentiates_the_gradient_trains_a_transformer(tiny
     assert all(p.grad is None for p in module.parameters()), "a gradient with its graph holds the activations"
     with pytest.raises(ModelError, match="AdaHessian differentiates the gradient"):
         fit(SmallClassifier(optimizer=pytorch_optimizer.AdaHessian, gradient_clip=GradientClip(1.0)))
+
+
+@pytest.mark.parametrize(
+    ("treated", "line"),
+    [
+        ({"scales_gradients": True}, "precision: AdaHessian needs the gradient more than once in a step"),
+        ({"ranks": 2}, "AdaHessian differentiates the gradient, .* train on one device"),
+    ],
+)
+def test_an_optimizer_that_differentiates_the_gradient_gets_it_as_it_is(treated, line):
+    optimizer = pytorch_optimizer.AdaHessian([torch.nn.Parameter(torch.ones(2))])
+    usual = {"scales_gradients": False, "ranks": 1, "clips_gradients": False}
+    check_step(optimizer, **usual)
+    with pytest.raises(ModelError, match=line):
+        check_step(optimizer, **(usual | treated))
+
+
+def test_an_optimizer_of_a_single_group_gets_one_unless_a_division_is_asked_for():
+    module = SmallClassifier(optimizer=partial(torch.optim.LBFGS, max_iter=2))
+    (group,) = fit(module, max_steps=1).optimizers[0].param_groups
+    assert set(group["params"]) == set(module.parameters())
+    module = SmallClassifier(optimizer=torch.optim.LBFGS, param_groups=ParamGroups())
+    with pytest.raises(ModelError, match="LBFGS doesn't support per-parameter options"):
+        fit(module)
 
 
 REFUSED = {

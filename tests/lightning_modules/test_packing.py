@@ -96,6 +96,15 @@ def test_what_is_packed_comes_back_where_it_was(lengths: list[int], left: bool) 
     assert torch.equal(packed.unpack(packed.pack(tensor)), tensor * mask[..., None])
 
 
+def test_inputs_of_a_layer_that_have_no_entry_per_token_stay_as_they_are() -> None:
+    packed = PackedBatch(torch.tensor([[1, 1, 1], [1, 0, 0]]))
+    of_tokens = torch.randn(2, 3, 4), torch.arange(6).view(2, 3), torch.arange(3)[None]
+    others = torch.randn(5, 3, 3), torch.arange(9).view(3, 3), torch.randn(2, 1, 3, 3), torch.randn(2, 4), None
+    args, _ = packed.enter_layer(nn.Identity(), (*of_tokens, *others), {})
+    assert [tuple(each.shape) for each in args[:3]] == [(1, 4, 4), (1, 4), (1, 4)]
+    assert all(one is other for one, other in zip(args[3:], others, strict=True))
+
+
 def test_padding_is_skipped_only_where_that_saves_time() -> None:
     model, packing, _ = packing_of("bert")
     texts = padded_texts(model, (3, 9), 9, "right")

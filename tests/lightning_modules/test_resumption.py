@@ -195,6 +195,11 @@ def test_a_resumed_run_is_the_run_that_was_not_interrupted(name: str, moment: st
 PLACES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "last batch": ({}, ("batch6", "batch12")),
     "last batch, no validation": ({"limit_val_batches": 0}, ("batch6",)),
+    "last batch of a stream, no validation": (
+        {"limit_val_batches": 0, "make_loader": lambda: DataLoader(Stream(), BATCH)},
+        ("batch6", "batch12"),
+    ),
+    "validations of every other epoch": ({"check_val_every_n_epoch": 2}, ("batch6", "batch12")),
     "before and after a validation": ({"val_check_interval": 0.5}, ("batch3", "validation3", "validation6")),
     "validations across epochs": (
         {"val_check_interval": 4, "check_val_every_n_epoch": None},
@@ -220,16 +225,34 @@ def test_a_run_goes_on_from_any_place_in_an_epoch(place: str, schedule: Schedule
         assert_resumes(name, whole, OTHERS["adamw"], **options)
 
 
+@pytest.mark.parametrize("schedule", [HALVED, PLATEAU])
+@pytest.mark.parametrize("first", ["batch2", "batch6"])
+def test_a_run_that_was_resumed_is_resumed_once_more(first: str, schedule: Schedule, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"training": {"lr_scheduler": schedule}, "max_epochs": 2}
+    whole, _ = run(OTHERS["adamw"], course=Course(tmp_path / "whole", (2, 6)), **options)
+    path = tmp_path / "whole" / f"{first}.ckpt"
+    trainer, resumed = run(OTHERS["adamw"], seed=7, checkpoint=path, course=Course(tmp_path / "resumed"), **options)
+    once = final_state(whole), resumed, trainer.logger.lines
+    moments = [name for name, (batches, _) in resumed.counts.items() if batches < len(resumed.batches)]
+    assert len(moments) == 2  # a validation and the end of its epoch
+    for moment in moments:
+        assert_resumes(moment, once, OTHERS["adamw"], **options)
+
+
 def test_saving_has_no_effect_on_a_run(tmp_path: Path) -> None:
     for optimizer in OTHERS["schedule-free adamw"], OTHERS["adamw"]:
         states = [final_state(run(optimizer, course=course)[0]) for course in (Course(tmp_path, (2, 6, 7)), Course())]
         assert_same(*states)
 
 
+@pytest.mark.parametrize("interval", [1.0, 2])
 @pytest.mark.parametrize("by_hand", [False, True])
 @pytest.mark.parametrize("name", ["adamw", "schedule-free adamw"])
-def test_a_run_that_max_steps_ended_within_an_epoch_goes_on_there(name: str, by_hand: bool, tmp_path: Path) -> None:
-    options: dict[str, Any] = {"max_epochs": None, "training": {"lr_scheduler": HALVED}}
+def test_a_run_that_max_steps_ended_within_an_epoch_goes_on_there(
+    name: str, by_hand: bool, interval: float, tmp_path: Path
+) -> None:
+    training = {"lr_scheduler": HALVED}
+    options: dict[str, Any] = {"max_epochs": None, "training": training, "val_check_interval": interval}
     whole, course = run(ALL[name], max_steps=15, **options)
     trainer, first = run(ALL[name], max_steps=8, course=Course(tmp_path), **options)
     if by_hand:

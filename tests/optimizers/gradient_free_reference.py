@@ -52,7 +52,7 @@ class Option:
     options: list = field(default_factory=list)
 
 
-def gld_with_options(loss, point, steps, noise, *, radius, num_radii, levels, width):
+def gld_with_options(loss, point, steps, noise, *, radius, num_radii, levels, width, norm_weight=0.0):
     """Gradientless descent with a tree of options per array; each array rests at the best leaf of its tree."""
     roots = [array.copy() for array in point]
     trees = []
@@ -67,7 +67,8 @@ def gld_with_options(loss, point, steps, noise, *, radius, num_radii, levels, wi
         for unit in range(len(roots)):
 
             def loss_at(array, unit=unit, step=step):
-                return loss([*resting[:unit], array, *resting[unit + 1 :]], step)
+                norm = np.linalg.norm(array) if norm_weight else 0.0
+                return loss([*resting[:unit], array, *resting[unit + 1 :]], step) + norm_weight * norm
 
             here, leaf_number = loss_at(resting[unit]), 0
             best = (here, None, None, None)

@@ -35,9 +35,11 @@ def run(problem, optimizer, steps, first=0, schedule=None):
     points = []
     for step in range(first, first + steps):
         closure, evaluate = problem.callables(optimizer, step)
-        before = problem.evaluations
+        before, start = problem.evaluations, [p.detach().clone() for p in problem.parameters()]
         loss = optimizer.step(closure, evaluate=evaluate)
         record = optimizer.last_step
+        moved = sum(not torch.equal(p, old) for p, old in zip(problem.parameters(), start, strict=True))
+        assert record.backtracks == record.evaluations - 1 - moved
         assert loss.item() == record.loss_before
         assert record.evaluations == problem.evaluations - before
         assert record.loss_after <= record.loss_before or any(g["norm_weight"] for g in optimizer.param_groups)
@@ -85,17 +87,40 @@ def test_follows_the_algorithm(copy_limit, norm_weight, success_rate):
     assert 20 < moved < 29 * 4
 
 
+@pytest.mark.parametrize("norm_weight", [0.0, 0.2])
 @pytest.mark.parametrize(("levels", "width"), [(1, 2), (1, 4), (2, 2), (3, 2)])
-def test_lookahead_follows_the_algorithm(levels, width):
+def test_lookahead_follows_the_algorithm(levels, width, norm_weight):
     problem = TorchProblem()
     start = [p.detach().numpy().copy() for p in problem.parameters()]
     optimizer = GLD(
-        problem.parameters(), radius=0.3, num_radii=3, lookahead_levels=levels, lookahead_width=width, seed=SEED
+        problem.parameters(),
+        radius=0.3,
+        num_radii=3,
+        lookahead_levels=levels,
+        lookahead_width=width,
+        norm_weight=norm_weight,
+        seed=SEED,
     )
     expected = gld_with_options(
-        loss_of(problem.reference), start, 20, noise, radius=lambda _: 0.3, num_radii=3, levels=levels, width=width
+        loss_of(problem.reference),
+        start,
+        20,
+        noise,
+        radius=lambda _: 0.3,
+        num_radii=3,
+        levels=levels,
+        width=width,
+        norm_weight=norm_weight,
     )
     assert_same_points(run(problem, optimizer, 20), expected)
+
+
+def test_a_lookahead_computes_the_loss_where_it_is_once():
+    task = Task()
+    optimizer = GLD(task.model.parameters(), num_radii=3, lookahead_width=2)
+    for leaves in (1, 2, 2):
+        optimizer.step(evaluate=task.loss)
+        assert optimizer.last_step.evaluations == 1 + 4 * (leaves * 3 + leaves - 1)
 
 
 @pytest.mark.parametrize("levels", [1, 3])
@@ -245,6 +270,7 @@ def test_a_unit_of_several_tensors_moves_them_by_their_own_radii():
     groups = [
         {"params": [task.model[0].weight], "unit": "whole", "radius": 1.0},
         {"params": [task.model[2].weight], "unit": "whole", "radius": 0.01},
+        {"params": [task.model[0].bias], "unit": "whole", "radius": 0.0},
     ]
     before = [group["params"][0].detach().clone() for group in groups]
     optimizer = GLD(groups, units="group", num_radii=1)
@@ -255,6 +281,38 @@ def test_a_unit_of_several_tensors_moves_them_by_their_own_radii():
     steps = [group["params"][0].detach() - old for group, old in zip(groups, before, strict=True)]
     assert 0.6 < steps[0].std() < 1.5
     assert 0.006 < steps[1].std() < 0.015
+    assert not steps[2].any()
+
+
+def test_tensors_of_a_unit_move_in_different_entries():
+    tensors = [nn.Parameter(torch.zeros(1000)) for _ in range(2)]
+    optimizer = GLD(tensors, units="group", selection="random", subset_size=100)
+    while not (optimizer.last_step and optimizer.last_step.accepted):
+        optimizer.step(evaluate=lambda: tensors[0].sum() + tensors[1].sum())
+    moved = [tensor.detach() != 0 for tensor in tensors]
+    assert [int(each.sum()) for each in moved] == [100, 100]
+    assert int((moved[0] & moved[1]).sum()) < 50
+
+
+@pytest.mark.parametrize("width", [1, 2])
+def test_the_state_does_not_grow_with_the_selections(width):
+    task, sizes = Task(), []
+    optimizer = GLD(task.model.parameters(), selection="random", subset_size=3, lookahead_width=width)
+    for _ in range(30):
+        optimizer.step(evaluate=task.loss)
+        file = io.BytesIO()
+        torch.save(optimizer.state_dict(), file)
+        sizes.append(file.tell())
+    assert max(sizes[20:]) <= max(sizes[5:10])
+
+
+def test_the_adapted_radius_of_a_unit_outlives_the_freezing_of_its_first_tensor():
+    tensors = [nn.Parameter(torch.zeros(3)) for _ in range(2)]
+    optimizer = GLD(tensors, radius=0.5, units="group", success_rate=0.2, adaptation_rate=0.4)
+    for frozen in (False, True):
+        tensors[0].requires_grad_(not frozen)
+        optimizer.step(evaluate=lambda: sum(tensor.abs().sum() for tensor in tensors))
+    assert optimizer.last_step.step_size == pytest.approx(0.5 * math.exp(-0.4 * 0.2))
 
 
 @pytest.mark.parametrize(
@@ -418,6 +476,35 @@ def test_candidates_whose_loss_is_not_finite_are_rejected(width):
     assert 0.5 < parameter.norm() < 0.9
 
 
+@pytest.mark.parametrize("width", [1, 2])
+def test_a_step_of_which_no_candidate_is_finite_is_counted_and_leaves_the_radius(width):
+    parameter = nn.Parameter(torch.ones(3))
+    optimizer = GLD([parameter], success_rate=0.5, lookahead_width=width)
+    optimizer.step(evaluate=lambda: torch.tensor(1.0 if (parameter == 1).all() else math.nan))
+    assert optimizer.param_groups[0]["skipped"] == 1
+    assert optimizer.state[parameter].get("radius_factor") == 1.0
+    optimizer.param_groups[0]["lr"] = 0.0  # nothing is tried
+    optimizer.step(evaluate=lambda: torch.tensor(1.0))
+    assert optimizer.param_groups[0]["skipped"] == 1
+
+
+@pytest.mark.parametrize("width", [1, 2])
+def test_candidates_at_once_are_compared_with_staying_as_it_is_computed_among_them(width):
+    task = Task()
+    optimizer = GLD(task.model.parameters(), candidates="at_once", lookahead_width=width)
+    before = task.bits()
+    optimizer.step(evaluate=lambda: torch.tensor(1.0), evaluate_many=lambda _, values: torch.full((6,), 0.5))
+    assert same_bits(before, task.bits())
+    assert optimizer.last_step.accepted is False
+
+
+def test_a_parameter_without_entries_takes_no_candidates():
+    task = Task()
+    optimizer = GLD([nn.Parameter(torch.zeros(0)), *task.model.parameters()], num_radii=2)
+    optimizer.step(evaluate=task.loss)
+    assert optimizer.last_step.evaluations == 1 + 4 * 2
+
+
 @pytest.mark.parametrize("start", [math.nan, math.inf])
 def test_a_start_that_is_not_finite_skips_the_step_and_is_counted(start):
     task = Task()
@@ -426,6 +513,7 @@ def test_a_start_that_is_not_finite_skips_the_step_and_is_counted(start):
     loss = optimizer.step(evaluate=lambda: torch.tensor(start))
     assert same_bits(before, task.bits())
     assert not math.isfinite(loss)
+    assert repr(optimizer.last_step.loss_before) == repr(optimizer.last_step.loss_after) == repr(start)
     assert optimizer.last_step.accepted is False
     assert optimizer.last_step.evaluations == 1
     assert optimizer.param_groups[0]["skipped"] == 1

@@ -159,6 +159,29 @@ def test_a_failed_search_leaves_every_bit(copy_limit):
     assert optimizer.growth * optimizer.param_groups[0]["lr"] == pytest.approx(first_trial / 4, rel=1e-4)
 
 
+def losses_of(*values):
+    losses = iter(values)
+    return lambda: torch.tensor(next(losses))
+
+
+def test_first_searches_that_fail_come_down_by_factors_of_ten_until_one_succeeds():
+    optimizer = LineSearchMeZO(Task().model.parameters(), step_size=1e-3, growth=3.0, max_trials=3)
+    for number in (1, 2):
+        optimizer.step(evaluate=losses_of(1.0, 1.1, 0.9, 2.0, 2.0, 2.0))
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(1e-3 * 0.1 ** (2 * number))
+
+
+def test_a_search_without_a_finite_trial_is_counted_and_leaves_the_step_size():
+    task = Task()
+    optimizer = LineSearchMeZO(task.model.parameters(), max_trials=3)
+    optimizer.step(evaluate=task.loss)
+    lr, before = optimizer.param_groups[0]["lr"], task.bits()
+    optimizer.step(evaluate=losses_of(1.0, 1.1, 0.9, math.nan, math.inf, math.nan))
+    assert optimizer.param_groups[0]["lr"] == lr
+    assert optimizer.param_groups[0]["skipped"] == 1
+    assert same_bits(before, task.bits())
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("copy_limit", [0, 2**22])
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -179,6 +202,7 @@ def test_probes_that_are_not_finite_skip_the_step_and_are_counted(method, copy_l
     optimizer.step(evaluate=loss)
     assert same_bits(before, task.bits())
     assert optimizer.last_step.accepted is False
+    assert optimizer.last_step.loss_after == optimizer.last_step.loss_before
     assert optimizer.param_groups[0]["skipped"] == 1
 
 
@@ -244,6 +268,23 @@ def test_a_closure_alone_is_enough_and_leaves_no_gradient(method):
         one.step(lambda: None)
     with pytest.raises(ValueError, match=r"a single number, got a tensor of shape \(3,\)"):
         one.step(evaluate=lambda: torch.ones(3))
+
+
+@pytest.mark.parametrize("method", [GLD, *METHODS])
+def test_losses_within_one_autocast_context_are_of_the_weights_of_their_trials(method):
+    within, around = Task(), Task()
+    one, other = method(within.model.parameters()), method(around.model.parameters())
+
+    def evaluate():
+        with torch.autocast("cpu", torch.bfloat16):
+            return around.loss()
+
+    for _ in range(3):
+        with torch.autocast("cpu", torch.bfloat16):
+            one.step(evaluate=within.loss)
+        other.step(evaluate=evaluate)
+    assert same_bits(within.bits(), around.bits())
+    assert not same_bits(within.bits(), Task().bits())
 
 
 @pytest.mark.parametrize("method", METHODS)

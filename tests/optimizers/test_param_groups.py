@@ -12,6 +12,7 @@ from torch import nn
 from transformers import RobertaPreLayerNormConfig, RobertaPreLayerNormForSequenceClassification
 
 from optimizers import ParamGroups, named_parts, scale_learning_rates
+from optimizers.param_groups import attention_projection
 from tests.architectures import ARCHITECTURES, tiny_model
 
 BERT = tiny_model("bert", num_layers=3)
@@ -74,7 +75,7 @@ def test_without_settings_one_group_holds_the_model() -> None:
 def test_biases_and_norms_do_not_decay() -> None:
     model = tiny_model("roberta")
     groups = by_name(ParamGroups(weight_decay=0.1)(model))
-    assert set(groups) == {"model", "model.no_decay"}
+    assert list(groups) == ["model", "model.no_decay"]
     assert groups["model"]["weight_decay"] == 0.1
     assert groups["model.no_decay"]["weight_decay"] == 0
     assert groups["model.no_decay"]["unit"] == "model"
@@ -88,6 +89,14 @@ def test_a_norm_over_two_dimensions_does_not_decay_either() -> None:
     groups = by_name(ParamGroups(weight_decay=0.1)(model))
     assert [parameter is model[2].weight for parameter in groups["model.no_decay"]["params"]] == [True]
     assert [parameter is model[0].weight for parameter in groups["model"]["params"]] == [True]
+
+
+def test_a_bias_of_two_dimensions_does_not_decay_either() -> None:
+    """XLNet's attention has one for each head."""
+    model = nn.Linear(4, 4, bias=False)
+    model.r_w_bias = nn.Parameter(torch.zeros(2, 4))
+    groups = by_name(ParamGroups(weight_decay=0.1)(model))
+    assert [parameter is model.r_w_bias for parameter in groups["model.no_decay"]["params"]] == [True]
 
 
 @pytest.mark.parametrize(
@@ -114,6 +123,24 @@ def test_qkv_units(architecture: str, units: set[str]) -> None:
             assert {tuple(p.shape) for p in parameters} <= {(width, 16), (16, width), (width,)}
             assert len(parameters) == (1 if architecture == "modernbert" else 2)
     assert {group["unit"] for group in groups} >= {"embeddings", "head"}
+
+
+@pytest.mark.parametrize(
+    ("name", "projection"),
+    [
+        ("layers.0.self_attn.q_proj.weight", "query"),
+        ("layer.0.attention.key.bias", "key"),
+        ("transformer.h.0.attn.v_lin.weight", "value"),
+        ("attention.query_key_value.weight", "qkv"),
+        ("attention.key_value.weight", "qkv"),
+        ("attention.kv_proj.weight", "qkv"),
+        ("attn.qkv_proj.weight", "qkv"),
+        ("self_attn.in_proj_bias", "qkv"),
+        ("self_attn.out_proj.weight", "rest"),
+    ],
+)
+def test_a_projection_is_known_by_its_name(name: str, projection: str) -> None:
+    assert attention_projection(name) == projection
 
 
 def test_bundles_are_neighbours_of_equal_size() -> None:

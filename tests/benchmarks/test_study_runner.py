@@ -134,6 +134,7 @@ def test_failed_runs_are_retried_and_counted_and_finished_ones_are_left(tmp_path
 def test_an_interrupt_ends_the_runs_and_leaves_no_row(tmp_path: Path) -> None:
     study = study_of(tmp_path, "stuck")
     (run,) = expand_runs(study)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with ResultsFile(tmp_path / "r.sqlite") as store:
 
         class Interrupting(Witness):
@@ -145,7 +146,7 @@ def test_an_interrupt_ends_the_runs_and_leaves_no_row(tmp_path: Path) -> None:
         assert not StudyRunner(study, None, tmp_path, store, SLOTS, witness).execute([run])
         assert witness.started == [run]
         assert store.results() == {}
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.signal(signal.SIGINT, before) is signal.default_int_handler
 
 
 @pytest.mark.usefixtures("stand_in")

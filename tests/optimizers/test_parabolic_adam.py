@@ -206,6 +206,27 @@ def test_a_sharp_direction_does_not_keep_the_rate_below_a_hundredth_of_the_weigh
     assert group["lr"] == pytest.approx(0.1 * 0.01 * 0.2 * (40**-0.5 + 90**-0.5))
 
 
+def test_the_least_peak_is_that_of_all_that_trains() -> None:
+    first, second = (torch.nn.Parameter(torch.full((4, 9), value)) for value in (0.1, 0.9))
+    optimizer = ParabolicAdam([first, second], total_steps=100, weight_decay=0.0)
+    second.requires_grad_(False)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = 1 + first.sum() + second.sum()
+        loss.backward()
+        return loss
+
+    found = []
+    for is_trained in (False, True):
+        second.requires_grad_(is_trained)
+        trained = [float(each.detach().mean()) for each in (first, second)[: 1 + is_trained]]
+        optimizer.step(closure)
+        found.append(optimizer.param_groups[0]["least_peak"])
+        assert found[-1] == pytest.approx(0.01 * sum(trained) / len(trained) * (1 / 2 + 1 / 3), rel=1e-5)
+    assert found[1] > 2 * found[0]
+
+
 def test_a_quotient_of_two_negative_sums_is_no_agreement():
     problem = TorchProblem()
     optimizer = ParabolicAdam(problem.parameters())

@@ -17,7 +17,7 @@ from optimizers.failed_searches import MANY_FAILURES, warn_of_failures
 from optimizers.group_update import GroupUpdate, over_ranks
 from optimizers.parabola import LARGEST_PROBE, LEAST_PROBE, measure_parabola
 from optimizers.peak_rate import PeakRate, PeakRateState
-from optimizers.relative_change import rate_of_whole_change
+from optimizers.relative_change import LEAST_CHANGE, rate_of_whole_change
 from optimizers.scalars import gather
 from optimizers.slopes import split_slope
 from optimizers.step_contract import Closure, Evaluate, Loss, StepRecord, UnitReport, as_loss
@@ -27,9 +27,6 @@ from optimizers.warmup_and_decay import decay_factor, warmup_factor
 
 # The share of the run over which the learning rate rises, as is usual for Adam.
 _WARMUP = 0.1
-# The least peak, as a share of the learning rate at which a step may change a matrix by as much as its own size. Sharp
-# directions that a pretrained model starts with keep the measured rate small, and only steps of some size leave them.
-_LEAST_CHANGE = 0.01
 # The weight of the past in the averages over searches that monitors show.
 _SMOOTHING = 0.9
 _STATE = tuple(field.name for field in fields(PeakRateState))
@@ -213,7 +210,7 @@ class ParabolicAdam(torch.optim.Optimizer):
         if tensors > group["most_tensors"]:
             # A direction through what has trained so far says nothing about the rest.
             state = replace(estimator.begin(state.steps - 1, state.log_distance), steps=state.steps)
-            state.least_peak = _LEAST_CHANGE * rate_of_whole_change(updates)
+            state.least_peak = LEAST_CHANGE * rate_of_whole_change(updates)
         done = self.progress
         if done is None and self.total_steps is not None:
             done = state.steps / self.total_steps

@@ -1,0 +1,89 @@
+"""The least learning rate that is measured where the loss is very steep along the first steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Adam, Adamax, AdamW, NAdam, Optimizer, RMSprop
+
+from optimizers import ParabolicAdam, RateMeasurement
+
+SHAPE = (20, 30)
+
+
+def steep_problem() -> tuple[nn.Parameter, Callable[[], Tensor]]:
+    """A matrix, and a loss that is very steep along the sum of its entries."""
+    generator = torch.Generator().manual_seed(0)
+    weight = nn.Parameter(torch.randn(SHAPE, generator=generator))
+    start, slopes = weight.detach().clone(), torch.rand(SHAPE, generator=generator)
+    return weight, lambda: 1 + (slopes * (weight - start)).sum() + 1e12 * (weight - start).sum().square()
+
+
+def measured_peaks(make: Callable[..., Optimizer], steps: int = 1, resumed_at: int = -1) -> list[float]:
+    """The peak learning rate after each step, all of which start where the first one does."""
+    weight, loss_of = steep_problem()
+    start = weight.detach().clone()
+    optimizer = make([weight], lr=1e-3)
+    found, peaks = RateMeasurement(optimizer, [1.0], 80), []
+    for step in range(steps):
+        if step == resumed_at:
+            state = found.state_dict()
+            found = RateMeasurement(optimizer, [1.0], 80)
+            found.load_state_dict(state)
+        optimizer.zero_grad()
+        loss = loss_of()
+        loss.backward()
+        found.measure(loss, loss_of)
+        optimizer.param_groups[0]["lr"] = found.peak
+        optimizer.step()
+        found.finish_step()
+        weight.data.copy_(start)
+        peaks.append(found.peak)
+    return peaks
+
+
+def hundredth_of_whole_change(length: float) -> float:
+    """By spectral norms: that of a random matrix, and that of a step of rank one with a given Frobenius norm."""
+    rows, columns = SHAPE
+    rms = steep_problem()[0].square().mean().sqrt().item()
+    return 0.01 * rms * (rows**0.5 + columns**0.5) / length
+
+
+@pytest.mark.parametrize("kind", [AdamW, Adam, NAdam, Adamax, partial(RMSprop, alpha=0.99)])
+def test_the_peak_is_at_least_a_hundredth_of_a_whole_change(kind: Any) -> None:
+    # The first step of RMSprop, whose average starts at 0, is 1 / sqrt(1 - alpha) as long as Adam's; NAdam's is less.
+    weight, loss_of = steep_problem()
+    start = weight.detach().clone()
+    optimizer = kind([weight], lr=1e-3)
+    loss_of().backward()
+    optimizer.step()
+    length = float((weight.detach() - start).norm()) / 1e-3
+    assert measured_peaks(kind) == pytest.approx([hundredth_of_whole_change(length)], rel=1e-3)
+
+
+def test_it_is_that_of_parabolic_adam() -> None:
+    weight, loss_of = steep_problem()
+    optimizer = ParabolicAdam([weight], total_steps=80)
+    loss_of().backward()
+    optimizer.step(evaluate=loss_of, loss=loss_of())
+    assert measured_peaks(AdamW) == pytest.approx([optimizer.param_groups[0]["least_peak"]], rel=1e-3)
+
+
+def test_a_direction_of_unequal_entries_has_no_least_peak() -> None:
+    peaks = measured_peaks(SGD)
+    length = np.linalg.norm(np.random.default_rng(0).random(SHAPE))
+    assert 0 < peaks[0] < 1e-3 * hundredth_of_whole_change(float(length))
+
+
+def test_it_lasts_where_steps_grow_and_where_a_run_goes_on() -> None:
+    """The momentum of RMSprop, without a correction of its bias, doubles in three steps: the rate is measured anew."""
+    make = partial(RMSprop, momentum=0.9)
+    peaks = measured_peaks(make, steps=6)
+    assert peaks == pytest.approx([peaks[0]] * 6)
+    assert measured_peaks(make, steps=6, resumed_at=2) == peaks

@@ -18,8 +18,7 @@ from optimizers.scalars import gather, read_together
 from optimizers.step_contract import Loss, as_loss
 from optimizers.step_direction import NotMeasurableError, StepDirection, parameters_of, wide_inner_product
 
-# How much longer a direction is than the first one measured where what was measured along those before says nothing
-# about it.
+# How much longer a direction is than all before where what was measured along those says nothing about it.
 _LONGER = 2.0
 # In so many searches the optimizer is asked whether it moves in proportion to its rate; one whose state remembers
 # steps or positions does in the first step, and not in later ones.
@@ -41,8 +40,8 @@ class RateMeasurement:
     hundredth of the rate at which a step changes the typical matrix by its own size, as ParabolicAdam's is.
 
     Rates are measured in units of Polyak's step :math:`2 f / \langle g_1, d_1 \rangle`, so that the scale of loss and
-    gradients does not matter. A direction twice as long as the first one, as those of a momentum that builds up, has
-    what was measured forgotten, and the rate measured anew.
+    gradients does not matter. A direction more than twice as long as all before has what was measured forgotten, and
+    the rate measured anew.
 
     Args:
         optimizer: The optimizer; its `lr` is not changed here.
@@ -76,7 +75,7 @@ class RateMeasurement:
         self._unit = 0.0  # learning rate of Polyak's step in the first search
         self._earlier: list[Tensor] | None = None  # the direction of the step before
         self._held: list[Tensor | None] | None = None  # the gradients of a step that is about to be made
-        self._reference = 0.0  # the length of the direction with which the measurement began
+        self._longest = 0.0  # the length of the longest direction since the measurement began
         self.peak = 0.0
         self.passes = 0
         self.searches = 0
@@ -144,14 +143,14 @@ class RateMeasurement:
 
     def _is_longer(self) -> bool:
         """Return whether the direction is so long that what was measured before is to be forgotten."""
-        length = self._direction.length
-        self._reference = self._reference or length
-        return length > _LONGER * self._reference
+        longest, length = self._longest, self._direction.length
+        self._longest = max(longest, length)
+        return length > _LONGER * longest > 0
 
     def _begin_anew(self, steps: int) -> None:
         least = self._state.least_peak
         self._state = replace(self._estimator.begin(steps, self._state.log_distance), least_peak=least)
-        self._reference = self._direction.length
+        self._longest = self._direction.length
 
     def _compare(self, direction: list[Tensor], gradients: Sequence[Tensor | None]) -> Tensor:
         """Add the slope of a batch to the measurement of the agreement, and return it."""
@@ -217,14 +216,14 @@ class RateMeasurement:
     def state_dict(self) -> dict[str, Any]:
         """Return what a run that goes on needs, the last direction included: plain numbers and tensors."""
         numbers = {name: getattr(self, name) for name in ("peak", "passes", "searches")}
-        lasting = {"unit": self._unit, "earlier": self._earlier, "reference": self._reference}
+        lasting = {"unit": self._unit, "earlier": self._earlier, "longest": self._longest}
         return {"estimator": vars(self._state).copy(), "direction": self._direction.state(), **lasting, **numbers}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what :meth:`state_dict` has returned."""
         self._state = PeakRateState(**state["estimator"])
         self._direction.load(state["direction"])
-        self._unit, self._reference, earlier = state["unit"], state["reference"], state["earlier"]
+        self._unit, self._longest, earlier = state["unit"], state["longest"], state["earlier"]
         if earlier is not None:
             parameters = parameters_of(self._optimizer)
             earlier = [d.to(p) for d, p in zip(earlier, parameters, strict=True)]

@@ -40,7 +40,7 @@ class Reference:
         x, y = (each.numpy() for each in table())
         theta, m, v = np.linspace(-1, 1, INPUTS), np.zeros(INPUTS), np.zeros(INPUTS)
         sums, earlier = np.zeros(2), None
-        log_mu = weight = searched = best = reference = 0.0
+        log_mu = weight = searched = best = longest = 0.0
         begun, in_force = 0, 0.0
         self.rates, self.restarts = [], 0
         for k in range(1, total + 1):
@@ -52,13 +52,13 @@ class Reference:
             d = {"Adam": adam, "SGD": g, "momentum": 10 * m}[kind]
             if k <= max(begun + 20, total // 2):
                 due = not searched or k - begun - searched >= max(1, searched // 2)
-                is_longer = np.linalg.norm(d) > 2 * reference > 0
+                is_longer = np.linalg.norm(d) > 2 * longest > 0
                 if is_longer:
                     # Where nothing is searched, the direction is that of the step made, and known after it.
                     begun, sums = k - 1 if due else k, np.zeros(2)
-                    weight = searched = best = reference = 0.0
+                    weight = searched = best = longest = 0.0
                     self.restarts += 1
-                reference = reference or np.linalg.norm(d)
+                longest = max(longest, np.linalg.norm(d))
                 slope, age = g @ d, k - begun
                 if earlier is not None and not (is_longer and not due):
                     sums += age * np.array([g @ earlier, slope]) / (abs(g @ earlier) + abs(slope))

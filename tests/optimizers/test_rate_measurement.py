@@ -81,9 +81,21 @@ def test_a_direction_of_unequal_entries_has_no_least_peak() -> None:
     assert 0 < peaks[0] < 1e-3 * hundredth_of_whole_change(float(length))
 
 
-def test_it_lasts_where_steps_grow_and_where_a_run_goes_on() -> None:
-    """The momentum of RMSprop, without a correction of its bias, doubles in three steps: the rate is measured anew."""
-    make = partial(RMSprop, momentum=0.9)
-    peaks = measured_peaks(make, steps=6)
+class GrowingSigns(Optimizer):
+    """Steps by the signs of the gradient, from the third one on three times as long."""
+
+    def __init__(self, params: Any, lr: float) -> None:
+        super().__init__(params, {"lr": lr, "steps": 0})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        (group,) = self.param_groups
+        group["steps"] += 1
+        for p in group["params"]:
+            p.sub_(p.grad.sign(), alpha=group["lr"] * (3 if group["steps"] > 2 else 1))
+
+
+def test_it_lasts_where_longer_steps_have_the_rate_measured_anew_and_where_a_run_goes_on() -> None:
+    peaks = measured_peaks(GrowingSigns, steps=6)
     assert peaks == pytest.approx([peaks[0]] * 6)
-    assert measured_peaks(make, steps=6, resumed_at=2) == peaks
+    assert measured_peaks(GrowingSigns, steps=6, resumed_at=2) == peaks

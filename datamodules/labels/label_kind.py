@@ -136,7 +136,7 @@ class LabelProfile:
         cells = pc.list_flatten(cells) if self.has_lists else cells
         texts = label_texts(cells, self.names_of_numbers, part, self.column)
         for text in pc.unique(texts).drop_null().to_pylist():
-            if INTEGER.fullmatch(text):
+            if INTEGER.fullmatch(text.strip()):
                 self.has_integers = True
             elif text.strip().lower() in NO_NUMBER:
                 self.first_no_number = self.first_no_number or (text, self._where(text, texts, part))
@@ -167,6 +167,12 @@ class LabelProfile:
                 f"the label column {self.column!r} holds lists that are written as texts, such as {min(self.names)!r}; "
                 "several labels per text are lists of JSON lines or Parquet, or several columns of 0 and 1; "
                 "problem_type=single_label_classification takes each such text as one class"
+            )
+        if problem_type is None and self.has_lists and self.names_of_numbers is None and self.names <= {"0", "1"}:
+            raise DataError(
+                f"the label column {self.column!r} holds lists of 0 and 1, and a list has the names of a text's "
+                "labels: of vectors make several columns of 0 and 1, or lists of the labels that are 1; "
+                "problem_type=multi_label_classification takes 0 and 1 as the names of two labels"
             )
         names = self._sorted_names() if label_names is None else tuple(label_names)
         split = f"the label column {self.column!r} of the training split"
@@ -212,9 +218,17 @@ class LabelProfile:
             raise DataError(
                 f"the label column {self.column!r} has more than {MAX_LABELS} different labels; is it the right column?"
             )
-        if self.is_numeric:
-            return tuple(sorted(self.names, key=lambda name: (float(name), name)))
-        return tuple(sorted(self.names))
+        names = sorted(self.names, key=lambda name: (float(name), name)) if self.is_numeric else sorted(self.names)
+        seen: dict[str | float, str] = {}
+        for name in names:
+            other = seen.setdefault(float(name) if self.is_numeric else name.strip(), name)
+            if other != name:
+                how = "are one number" if self.is_numeric else "differ in spaces alone"
+                raise DataError(
+                    f"the label column {self.column!r}: {other!r} and {name!r} {how}; write them alike, or give "
+                    "label_names"
+                )
+        return tuple(names)
 
     def _where(self, text: str, texts: pa.Array, part: Part) -> str:
         # Of a flattened list it is not known which row it is of.

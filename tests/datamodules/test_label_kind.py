@@ -24,6 +24,7 @@ def kind_of(labels, **options):
     [
         (["pos", "neg", "pos"], "single_label_classification", ("neg", "pos")),
         (["10", "9", "-1"], "single_label_classification", ("-1", "9", "10")),
+        ([" 10", " 9"], "single_label_classification", (" 9", " 10")),
         ([10, 9, 9], "single_label_classification", ("9", "10")),
         ([True, False], "single_label_classification", ("False", "True")),
         (["NA", "None", "good"], "single_label_classification", ("NA", "None", "good")),
@@ -65,6 +66,30 @@ def test_lists_that_are_written_as_texts():
         assert kind_of(labels, problem_type="single_label_classification").num_labels == len(labels)
     assert kind_of(["[urgent]", "[spam]"]).label_names == ("[spam]", "[urgent]")
     assert kind_of(["[]", "other"]).num_labels == 2
+
+
+def test_vectors_of_0_and_1_are_no_lists_of_names():
+    """As Hugging Face's Trainer takes them; each text would have the labels 0 and 1."""
+    for labels in ([[0, 1, 1], [1, 0, 0]], [[0.0, 1.0], [1.0, 0.0]], [["0", "1"], ["1", "0"]]):
+        with pytest.raises(DataError, match=r"'label' holds lists of 0 and 1, .*: of vectors make several columns"):
+            kind_of(labels)
+    assert kind_of([[0, 1], [1]], problem_type="multi_label_classification").label_names == ("0", "1")
+    assert kind_of([[0, 1], [1]], names_of_numbers=["dull", "long"]).label_names == ("dull", "long")
+    assert kind_of([[0, 1], [2]]).label_names == ("0", "1", "2")
+
+
+def test_two_ways_to_write_one_label_are_told():
+    one_class = {"problem_type": "single_label_classification"}
+    for labels, options, message in (
+        (["bad", "good", "good "], {}, "'good' and 'good ' differ in spaces alone"),
+        ([["bad"], ["good", " good"]], {}, "' good' and 'good' differ in spaces alone"),
+        (["1", "0", "1.0"], one_class, r"'1' and '1\.0' are one number"),
+        (["1", "0", " 1"], {}, "' 1' and '1' are one number"),
+    ):
+        with pytest.raises(DataError, match=rf"^the label column 'label': {message}; write them alike"):
+            kind_of(labels, **options)
+    assert kind_of(["good", "good "], label_names=["good", "good "]).num_labels == 2
+    assert kind_of(["1", "2", "1.0", "0.5"]).problem_type == "regression"
 
 
 def test_numbers_with_names_keep_the_order_of_the_names():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 from pydoc import locate
 from typing import Any
 
@@ -22,11 +23,17 @@ def fill_in_from_model(config: Namespace, subcommand: str) -> None:
     Args:
         config: The configuration of the subcommand; changed in place.
         subcommand: The subcommand; nothing is done for `fit`.
+
+    Raises:
+        ModelError: if the model is a folder that does not exist, which would be told as training rows that are missing.
     """
     data, model = config.data.init_args, config.model.init_args.get("model")
     has_rows = data.get("train_file") or data.get("dataset")
     if subcommand == "fit" or config.get("ckpt_path") or has_rows or "train_file" not in data or not model:
         return
+    # A name on the hub has one slash at most.
+    if model.count("/") > 1 and not Path(model).expanduser().exists():
+        raise ModelError(f"model: there is no folder {model}")
     try:
         found = {**reading_of(model), **task_of(model)}
     except ModelError:

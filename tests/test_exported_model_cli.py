@@ -102,3 +102,6 @@ def test_what_the_user_gives_comes_first(tmp_path: Path, capsys: pytest.CaptureF
     with pytest.raises(SystemExit):  # a model that is not trained tells no task
         cli.main([*common, "--model.model", "offline:all-MiniLM-L6-v2"])
     assert "linetune: error: train_file: not given; " in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main([*common, "--model.model", "runs/own/model"])
+    assert "linetune: error: model: there is no folder runs/own/model\n" in capsys.readouterr().err

@@ -50,8 +50,9 @@ class ParamGroups:
             checkpoint, such as a new head; nothing where all that trains is new. None: the optimizer's own, 1 for most.
 
     Raises:
-        ValueError: A setting is out of range; the model lacks a part that is named, or has fewer parts than bundles, or
-            cannot be divided into named parts or into query, key and value where that is needed.
+        ValueError: A setting is out of range; the model lacks a part that is named, or all parameters that are named as
+            new, or has fewer parts than bundles, or cannot be divided into named parts or into query, key and value
+            where that is needed.
 
     Example::
 
@@ -105,7 +106,7 @@ class ParamGroups:
         """
         units = self._units(model, order)
         rates = self._rates(model, order)
-        new_names = set(new_parameter_names)
+        new_names = _checked_names(model, new_parameter_names)
         decays = {"weight_decay": self.weight_decay, "anchor_decay": self.anchor_decay}
         decays = {name: decay for name, decay in decays.items() if decay is not None}
         vectors = set() if self.decay_norm_and_bias else _norm_and_bias_names(model)
@@ -177,6 +178,17 @@ class ParamGroups:
         # A unit of several parts whose rates differ is several groups, named after the parts.
         name = part if part and self.units not in ("layer", "qkv") else unit
         return f"{name}{'.new' if is_new else ''}{'.no_decay' if is_vector else ''}"
+
+
+def _checked_names(model: nn.Module, new_parameter_names: Collection[str]) -> set[str]:
+    """Return the names of new parameters; those of a part of the model would mark nothing as new, without a word."""
+    known = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    if new_parameter_names and known.isdisjoint(new_parameter_names):
+        raise ValueError(
+            f"new_parameter_names: a {type(model).__name__} has no parameter {min(new_parameter_names)!r}; its "
+            f"{len(known)} parameters are {', '.join(sorted(known)[:4])}, …"
+        )
+    return set(new_parameter_names)
 
 
 def _scaled(rate: dict[str, float], factor: float) -> dict[str, float]:

@@ -15,7 +15,7 @@ from types import ModuleType
 import pytest
 import torch
 from torch.utils.data import DataLoader
-from transformers import BertConfig, GPT2Config, GPT2LMHeadModel
+from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel
 
 import cli
 import optimizers
@@ -121,11 +121,28 @@ def test_the_language_model_of_the_page_weights_its_batches_by_tokens(tmp_path: 
     labels = torch.where(torch.arange(10) < torch.tensor([[4], [9], [3], [7], [10], [5]]), ids, -100)
     rows = [{"input_ids": one, "labels": other} for one, other in zip(ids, labels, strict=True)]
     module = page.LanguageModel(str(tmp_path / "tiny"), optimizer=optimizers.SaLSA)
+    assert all(part.training for part in module.modules())
     trainer = quiet_trainer(max_epochs=1, default_root_dir=tmp_path)
     trainer.fit(module, DataLoader(rows, batch_size=4), DataLoader(rows, batch_size=4))
     with torch.no_grad():
         whole = float(module.eval().compute_loss({"input_ids": ids, "labels": labels}))
     assert float(trainer.callback_metrics["val/loss"]) == pytest.approx(whole, rel=1e-5)
+
+
+def test_the_new_head_of_the_pages_tagger_learns_faster(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    BertModel(BertConfig(vocab_size=20, **sizes)).save_pretrained(tmp_path / "tiny")
+    (tmp_path / "tagger.py").write_text(modules_of("adding_a_task.md")[2])
+    module = module_of(tmp_path / "tagger.py", "tagger").Tagger(str(tmp_path / "tiny"), num_labels=3)
+    assert all(part.training for part in module.modules())
+    ids = torch.randint(20, (6, 5))
+    rows = [{"input_ids": row, "labels": torch.where(row < 15, row % 3, -100)} for row in ids]
+    trainer = quiet_trainer(max_epochs=1, default_root_dir=tmp_path)
+    trainer.fit(module, DataLoader(rows, batch_size=3))
+    (optimizer,) = trainer.optimizers
+    factors = {id(p): group["lr_factor"] for group in optimizer.param_groups for p in group["params"]}
+    assert {factors[id(p)] for p in module.model.classifier.parameters()} == {optimizers.ParabolicAdam.new_lr_factor}
+    assert {factors[id(p)] for p in module.model.bert.parameters()} == {1.0}
 
 
 def test_the_data_of_the_page_trains_the_module_and_predicts(tmp_path: Path) -> None:

@@ -215,6 +215,14 @@ def test_where_nothing_or_everything_is_new_there_is_no_factor(new: list[str]) -
     assert ParamGroups(new_lr_factor=10.0)(BERT, new) == ParamGroups()(BERT, new)
 
 
+def test_names_of_new_parameters_that_are_none_are_refused() -> None:
+    message = r"^new_parameter_names: a Sequential has no parameter 'classifier.bias'; its \d+ parameters are 0.bert."
+    with pytest.raises(ValueError, match=message):
+        ParamGroups()(nn.Sequential(BERT), ["classifier.weight", "classifier.bias"])
+    # What a model has lost since, or keeps as a buffer, may be among them.
+    assert ParamGroups()(BERT, ["classifier.weight", "lost"]) == ParamGroups()(BERT, ["classifier.weight"])
+
+
 def test_an_optimizer_that_knows_factors_keeps_its_rates() -> None:
     class Knowing(torch.optim.SGD):
         def __init__(self, params: Any) -> None:

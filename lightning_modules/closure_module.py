@@ -27,9 +27,11 @@ from lightning_modules.checkpoints.checkpoint_check import (
     check_optimizer_state,
 )
 from lightning_modules.checkpoints.checkpoint_file import check_file
+from lightning_modules.checkpoints.given_options import GivenOptions
 from lightning_modules.checkpoints.given_patience import keep_given_patience
 from lightning_modules.checkpoints.model_checkpoints import carry_over_best, save_by_step_and_time
 from lightning_modules.checkpoints.resumption import Resumption
+from lightning_modules.checkpoints.schedule_check import check_schedule
 from lightning_modules.checkpoints.state_precision import keep_precision
 from lightning_modules.closures import StepClosures, checked_loss
 from lightning_modules.errors import ModelError
@@ -84,6 +86,11 @@ class ClosureModule(LightningModule):
         gradient_clip: Bound on the gradient; not for line searches, which need the slope of the loss. Default: none.
         max_skipped_steps: How many steps in a row may be left out before the run stops, 1 or more.
 
+    Attributes:
+        new_parameter_names: Those parameters of :attr:`trained_module` that came from no checkpoint, for a subclass to
+            set: they learn faster where the optimizer says so (ParabolicAdam) and decay towards zero where others
+            decay towards their pretrained values (AdamWL2SP).
+
     Raises:
         ModelError: if an argument is out of range.
 
@@ -136,6 +143,7 @@ class ClosureModule(LightningModule):
         self._modes = OptimizerModes()
         self._axis = StepAxis()
         self._learning_rates = LearningRates(lr_scheduler)
+        self._given_options = GivenOptions()
 
     # What a subclass may define
 
@@ -319,6 +327,7 @@ class ClosureModule(LightningModule):
         length = run_length(self.trainer, self.accumulate_grad_batches)
         keywords = self._learning_rates.optimizer_keywords(self.optimizer)
         optimizer = make_optimizer(self, length, keywords, self._has_scaler)
+        self._given_options.take(optimizer)
         return self._learning_rates.build(self.lr_scheduler, optimizer, length)
 
     # The course of a fit
@@ -333,7 +342,9 @@ class ClosureModule(LightningModule):
         self._finite_steps = FiniteSteps(self.max_skipped_steps)
         self._finite_steps.load(checkpoint.get("skipped_steps", (0, 0, False)))
         if checkpoint and len(self.trainer.optimizers) == 1:
+            check_schedule(checkpoint, self.trainer.lr_scheduler_configs, self.lr_scheduler is not None)
             check_optimizer_state(checkpoint, self.trainer.optimizers[0])
+            self._given_options.resume(checkpoint, self._learning_rates.has_new_length)
             keep_precision(self.trainer.optimizers[0], checkpoint)
         self._modes.begin(self.trainer, checkpoint.get("training_weights", []))
         average_no_constants(self.trainer)
@@ -393,6 +404,7 @@ class ClosureModule(LightningModule):
         checkpoint["optimizer_names"] = [type(optimizer).__name__ for optimizer in self.trainer.optimizers]
         checkpoint["skipped_steps"] = self._finite_steps.state()
         self._learning_rates.save(checkpoint)
+        self._given_options.save(checkpoint)
         self._modes.save(checkpoint, self.trainer)
         place = self._learning_rates.place_in_epoch(self.trainer)
         self._resumption.save(checkpoint, self, self._pending_batches, place)

@@ -23,6 +23,7 @@ _KINDS: dict[str, tuple[type, str]] = {
     "optimizer_states": (list, "list"),
     "optimizer_names": (list, "list"),
     "lr_schedulers": (list, "list"),
+    "given_options": (list, "list"),
 }
 # What a run goes on from beside the weights; Lightning starts anew, or stops with a KeyError, where one is absent.
 _TO_RESUME = ("optimizer_states", "lr_schedulers", "loops", "callbacks")
@@ -302,30 +303,31 @@ def _check_entries(groups: list[dict[str, Any]], entries: dict[Any, Any], optimi
         found = {index: entries[index] for index in stored["params"] if entries.get(index)}
         missing += len(stored["params"]) - len(found) if found else 0
         for index, parameter in zip(stored["params"], own["params"], strict=True):
-            there = moments & found.get(index, {}).keys()
-            if there and there != moments:
-                (absent,) = moments - there
-                raise ModelError(
-                    f"ckpt_path: the checkpoint's state of {name} is not whole: parameter {index} lacks {absent}"
-                )
-            for entry in sorted(there):
-                shapes = _shape(found[index], entry), tuple(parameter.shape)
-                if shapes[0] != shapes[1]:
-                    raise ModelError(
-                        f"ckpt_path: the checkpoint's state of {name} is not this model's: {entry} of parameter "
-                        f"{index} is {shapes[0]}, the parameter {shapes[1]}"
-                    )
-                if _kind_of_numbers(found[index][entry]) != _kind_of_numbers(parameter):
-                    raise ModelError(
-                        f"ckpt_path: the checkpoint's state of {name} is damaged: {entry} of parameter {index} is of "
-                        f"{found[index][entry].dtype}"
-                    )
-            if there and not isinstance(found[index].get("step", 0), int | float | Tensor):
-                raise ModelError(
-                    f"ckpt_path: the checkpoint's state of {name} is damaged: step of parameter {index} is "
-                    f"{found[index]['step']!r}"
-                )
+            _check_moments(found.get(index, {}), moments, parameter, f"the checkpoint's state of {name}", index)
     if missing:
         rank_zero_info(
             f"{missing} parameters have no state of {name} in the checkpoint, as before a first step; it starts anew"
         )
+
+
+def _check_moments(entry: dict[str, Any], moments: set[str], parameter: Tensor, state: str, index: Any) -> None:
+    """Check the state of one parameter, which has all of an optimizer's moments or none of them."""
+    there = moments & entry.keys()
+    if not there:
+        return
+    if there != moments:
+        (absent,) = moments - there
+        raise ModelError(f"ckpt_path: {state} is not whole: parameter {index} lacks {absent}")
+    for moment in sorted(there):
+        shapes = _shape(entry, moment), tuple(parameter.shape)
+        if shapes[0] != shapes[1]:
+            raise ModelError(
+                f"ckpt_path: {state} is not this model's: {moment} of parameter {index} is {shapes[0]}, the parameter "
+                f"{shapes[1]}"
+            )
+        if _kind_of_numbers(entry[moment]) != _kind_of_numbers(parameter):
+            raise ModelError(
+                f"ckpt_path: {state} is damaged: {moment} of parameter {index} is of {entry[moment].dtype}"
+            )
+    if not isinstance(entry.get("step", 0), int | float | Tensor):
+        raise ModelError(f"ckpt_path: {state} is damaged: step of parameter {index} is {entry['step']!r}")

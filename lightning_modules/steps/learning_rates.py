@@ -85,6 +85,12 @@ class LearningRates:
 
     # The course of a fit
 
+    @property
+    def has_new_length(self) -> bool:
+        """Whether a run is about to go on with the module's schedule over another length than the saved run's."""
+        has_length = self._schedule is not None and self._length is not None
+        return has_length and self._resumed_length not in (None, self._length)
+
     def at_train_start(self, trainer: Trainer) -> None:
         """Take the rate that a search at the start of this fit has found, or the length that the run now has.
 
@@ -101,17 +107,24 @@ class LearningRates:
         has_own = self._schedule is not None and self._length is not None and len(configs) == 1
         if self._is_new and self.found is not None:
             self._is_new = False
-            groups = trainer.optimizers[0].param_groups
-            rates = [self.found * group.get("lr_factor", 1.0) for group in groups]
-            for group, rate in zip(groups, rates, strict=True):
-                group["lr"] = rate
-            if has_own:
-                self._rates = rates
-                self._rebuild(trainer, 0)
-        before, self._resumed_length = self._resumed_length, None
-        if not has_own or before in (None, self._length):
-            return
-        schedule = configs[0].scheduler
+            self._take_found(trainer, self.found, has_own)
+        has_new_length, self._resumed_length = self.has_new_length, None
+        if has_own and has_new_length:
+            self._lay_over_new_length(trainer)
+
+    def _take_found(self, trainer: Trainer, found: float, has_own: bool) -> None:
+        """Set the rate that a search has found, times each group's factor; the module's schedule begins from there."""
+        groups = trainer.optimizers[0].param_groups
+        rates = [found * group.get("lr_factor", 1.0) for group in groups]
+        for group, rate in zip(groups, rates, strict=True):
+            group["lr"] = rate
+        if has_own:
+            self._rates = rates
+            self._rebuild(trainer, 0)
+
+    def _lay_over_new_length(self, trainer: Trainer) -> None:
+        """Put a schedule of the present length in place of the one that was loaded, at the place it has reached."""
+        schedule = trainer.lr_scheduler_configs[0].scheduler
         # A callback that has added groups knows their rates, this module does not.
         knows_rates = len(self._rates) == len(trainer.optimizers[0].param_groups)
         if knows_rates and isinstance(schedule, LRScheduler) and not isinstance(schedule, ReduceLROnPlateau):

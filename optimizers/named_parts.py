@@ -100,22 +100,7 @@ def layer_modules(model: nn.Module, order: Sequence[str] = ()) -> list[nn.Module
 def _find_stack(model: nn.Module, order: Sequence[str]) -> tuple[dict[str, int], str]:
     """Return the layer number of every entry of the stack, by the entry's path, and the path of the backbone."""
     called_first = list(dict.fromkeys(order))
-    stacks: list[tuple[str, list[list[str]]]] = []
-    for path, module in model.named_modules():
-        if not isinstance(module, nn.ModuleList) or any(path.startswith(f"{other}.") for other, _ in stacks):
-            continue
-        entries = [entry for entry, layer in _flat_entries(path, module) if any(True for _ in layer.parameters())]
-        if not entries or all(isinstance(layer, nn.Embedding) for layer in module):
-            continue
-        if order and not any(_is_inside(called, path) for called in called_first):
-            continue
-        parent = path.rpartition(".")[0]
-        beside = [rows for other, rows in stacks if other.rpartition(".")[0] == parent and len(rows) == len(entries)]
-        if beside:
-            for row, entry in zip(beside[0], entries, strict=True):
-                row.append(entry)
-        else:
-            stacks.append((path, [[entry] for entry in entries]))
+    stacks = _stacks(model, called_first)
     if not stacks:
         return {}, ""
 
@@ -125,19 +110,50 @@ def _find_stack(model: nn.Module, order: Sequence[str]) -> tuple[dict[str, int],
         )
 
     # Only lists on the backbone of the largest one are layers: a list elsewhere may hold several heads.
-    largest = max((rows for _, rows in stacks), key=size)
-    candidates = {entry for _, rows in stacks for row in rows for entry in row}
+    largest = max(stacks.values(), key=size)
+    candidates = {entry for rows in stacks.values() for row in rows for entry in row}
     embeddings = [
         path
         for path, module in model.named_modules()
         if isinstance(module, nn.Embedding) and _enclosing(path, candidates) is None
     ]
     backbone = _common_path([*(entry for row in largest for entry in row), *embeddings]) if embeddings else ""
-    found = [(path, rows) for path, rows in stacks if _is_inside(path, backbone)]
+    found = [path for path in stacks if _is_inside(path, backbone)]
     if order:
-        found.sort(key=lambda stack: next(i for i, called in enumerate(called_first) if _is_inside(called, stack[0])))
-    rows = [row for _, rows in found for row in rows]
+        found.sort(key=lambda stack: next(i for i, called in enumerate(called_first) if _is_inside(called, stack)))
+    rows = [row for path in found for row in stacks[path]]
     return {entry: index for index, row in enumerate(rows) for entry in row}, backbone
+
+
+def _stacks(model: nn.Module, called: Sequence[str]) -> dict[str, list[list[str]]]:
+    """Return what may be stacks of layers: of each list its rows, the paths of the entries that are one layer.
+
+    Lists of one length beside one another share a stack, under the path of the first. Lists of embeddings, and those
+    of which nothing runs, are none.
+
+    Args:
+        model: The model.
+        called: Names of the modules that run; empty if that is unknown.
+    """
+    stacks: dict[str, list[list[str]]] = {}
+    for path, module in model.named_modules():
+        if not isinstance(module, nn.ModuleList) or any(path.startswith(f"{other}.") for other in stacks):
+            continue
+        entries = [entry for entry, layer in _flat_entries(path, module) if any(True for _ in layer.parameters())]
+        if not entries or all(isinstance(layer, nn.Embedding) for layer in module):
+            continue
+        if called and not any(_is_inside(each, path) for each in called):
+            continue
+        parent = path.rpartition(".")[0]
+        beside = [
+            rows for other, rows in stacks.items() if other.rpartition(".")[0] == parent and len(rows) == len(entries)
+        ]
+        if beside:
+            for row, entry in zip(beside[0], entries, strict=True):
+                row.append(entry)
+        else:
+            stacks[path] = [[entry] for entry in entries]
+    return stacks
 
 
 def _flat_entries(path: str, modules: nn.ModuleList) -> Iterator[tuple[str, nn.Module]]:

@@ -110,26 +110,22 @@ class ParamGroups:
         decays = {"weight_decay": self.weight_decay, "anchor_decay": self.anchor_decay}
         decays = {name: decay for name, decay in decays.items() if decay is not None}
         vectors = set() if self.decay_norm_and_bias else _norm_and_bias_names(model)
+        trainable = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
         factor = 1.0 if self.new_lr_factor is None else self.new_lr_factor
         # Where all that trains is new, there is nothing that it could learn faster than.
-        are_new = {name in new_names for name, parameter in model.named_parameters() if parameter.requires_grad}
-        is_divided = factor != 1 and len(are_new) == 2
+        is_divided = factor != 1 and len({name in new_names for name, _ in trainable}) == 2
         groups: dict[tuple[Any, ...], dict[str, Any]] = {}
-        for name, parameter in model.named_parameters():
-            if not parameter.requires_grad:
-                continue
-            rate_of, rate = rates.get(name, ("", {}))
+        for name, parameter in trainable:
+            part, rate = rates.get(name, ("", {}))
             is_new = is_divided and name in new_names
-            key = (units[name], rate_of, is_new, name in vectors)
+            key = (units[name], part, is_new, name in vectors)
             if key not in groups:
-                if is_divided:
-                    rate = _scaled(rate, factor if is_new else 1.0)
                 groups[key] = {
                     "params": [],
                     "name": self._group_name(*key),
                     "unit": units[name],
                     "new": (),
-                    **rate,
+                    **(_scaled(rate, factor if is_new else 1.0) if is_divided else rate),
                     **decays,
                     **({"weight_decay": 0.0, "anchor_decay": 0.0} if name in vectors else {}),
                 }

@@ -109,12 +109,13 @@ class RateMeasurement:
         """
         self._state.steps += 1
         if not (self._is_due(self._state) or self._compares(self._state) or self._compares(self._next(self._state))):
+            # Neither this step nor the next one, which would compare with it, needs the direction.
             self._earlier = None
             return
         if gradients is None:
             gradients = [p.grad for p in parameters_of(self._optimizer)]
         if not self._is_due(self._state) and self._direction.is_visible:
-            # Some optimizers work on the gradients in place.
+            # `finish_step` reads the direction off the step itself; some optimizers work on the gradients in place.
             self._held = [None if gradient is None else gradient.clone() for gradient in gradients]
             self._direction.before_step()
             return

@@ -90,31 +90,37 @@ class MeasuredLearningRate(Callback):
         # By now a resumed run has its rates.
         optimizer = self._optimizer = trainer.optimizers[0]
         loaded, self._loaded = self._loaded, None
-        total = self._total = _total_steps(trainer, pl_module)
+        self._total = _total_steps(trainer, pl_module)
         if loaded is not None:
-            self._weights, self._highest, self._bases = loaded["weights"], loaded["highest"], loaded["bases"]
-            self.peak, self.passes = loaded["peak"], loaded["passes"]
-            if loaded.get("default") is not None:
-                optimizer.defaults["lr"] = loaded["default"]  # which torch does not save
-            if loaded["measurement"] is None:
-                return
+            self._take_in_saved(loaded, optimizer)
+            if loaded["measurement"] is not None:
+                self._begin(trainer, pl_module, optimizer)
+                self._steps.measurement.load_state_dict(loaded["measurement"])  # type: ignore[union-attr]
         elif trainer.ckpt_path:
             rank_zero_warn(
                 "MeasuredLearningRate: the run that goes on was not measured from its start; its learning rate stays"
             )
-            return
         else:
-            advances = [
-                (config.scheduler, _advances(config, total, trainer)) for config in trainer.lr_scheduler_configs
-            ]
-            peaks = peaks_of(optimizer, advances, (pl_module, trainer))
-            self._highest = max(peaks)
-            if not self._highest > 0:
-                raise refusal("the learning rate is 0 throughout the run; give any other one, whose value is not used")
-            self._weights = [peak / self._highest for peak in peaks]
-        self._begin(trainer, pl_module, optimizer)
-        if loaded is not None and self._steps is not None:
-            self._steps.measurement.load_state_dict(loaded["measurement"])
+            self._take_in_given_rates(trainer, pl_module, optimizer)
+            self._begin(trainer, pl_module, optimizer)
+
+    def _take_in_saved(self, saved: dict[str, Any], optimizer: Optimizer) -> None:
+        """Go on from what `state_dict` returned, but for the measurement itself."""
+        self._weights, self._highest, self._bases = saved["weights"], saved["highest"], saved["bases"]
+        self.peak, self.passes = saved["peak"], saved["passes"]
+        if saved.get("default") is not None:
+            optimizer.defaults["lr"] = saved["default"]  # which torch does not save
+
+    def _take_in_given_rates(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Find the highest rate of each group in the run as configured, which gives the ratios between groups."""
+        advances = [
+            (config.scheduler, _advances(config, self._total, trainer)) for config in trainer.lr_scheduler_configs
+        ]
+        peaks = peaks_of(optimizer, advances, (pl_module, trainer))
+        self._highest = max(peaks)
+        if not self._highest > 0:
+            raise refusal("the learning rate is 0 throughout the run; give any other one, whose value is not used")
+        self._weights = [peak / self._highest for peak in peaks]
 
     def _begin(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         measurement = RateMeasurement(optimizer, self._weights, self._total, self.peak_fraction, self.measured_share)

@@ -13,7 +13,7 @@ from lightning.pytorch import Callback
 from torch import Tensor, nn
 from torch.nn import ModuleList
 
-from lightning_modules.batches.batch_check import check_batch, embedded_tokens, labels_of
+from lightning_modules.batches.batch_check import check_batch, check_is_dict, embedded_tokens, labels_of
 from lightning_modules.batches.batch_logits import BatchLogits
 from lightning_modules.batches.batch_rows import Batch, count_examples
 from lightning_modules.batches.input_limits import check_data
@@ -273,6 +273,7 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         return batch
 
     def prepare_batch(self, batch: Batch, split: str) -> list[Batch]:
+        check_is_dict(batch)
         batch = self.padding.on_free_side(batch)
         if "text" in batch and self._options_by_row:
             name = self._options_by_row[0]
@@ -282,6 +283,7 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
 
     def forward(self, batch: Batch) -> Tensor:
         """Return ``(texts, labels)`` logits, or ``(texts,)`` scores in the targets' units, in float32."""
+        check_is_dict(batch)
         return self.task_loss.in_user_units(self._outputs(self.padding.on_free_side(batch)))
 
     def _outputs(self, batch: Batch) -> Tensor:

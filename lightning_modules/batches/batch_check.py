@@ -33,10 +33,10 @@ def check_batch(batch: Any, vocabulary: int | None, num_labels: int, problem_typ
     if tokens is not None:
         _check_tokens(batch, tokens, vocabulary)
     if labels is not None and problem_type == "single_label_classification":
-        if labels.is_floating_point() or labels.ndim != 1:
+        if labels.dtype != torch.int64 or labels.ndim != 1:
             raise ModelError(
                 f"labels: a {labels.dtype} tensor of shape {tuple(labels.shape)}; one class number per row is needed, "
-                "or problem_type multi_label_classification"
+                "of type int64, or problem_type multi_label_classification"
             )
         allowed = f"0 to {num_labels - 1} (num_labels {num_labels})"
         _refuse_any((labels < 0) | (labels >= num_labels), batch, labels, allowed)
@@ -46,6 +46,19 @@ def check_batch(batch: Any, vocabulary: int | None, num_labels: int, problem_typ
                 f"labels: a tensor of shape {tuple(labels.shape)}; a column per label is needed, {num_labels} of them"
             )
         _refuse_any((labels != 0) & (labels != 1), batch, labels, "0 and 1, a column per label")
+
+
+def check_is_dict(batch: Any) -> None:
+    """Check that a batch is what a Hugging Face model takes.
+
+    Raises:
+        ModelError: if it is a tuple, a list or something else.
+    """
+    if not isinstance(batch, Mapping):
+        raise ModelError(
+            f"the batches are of type {type(batch).__name__}; a sequence classifier takes dicts with input_ids, "
+            "attention_mask and labels"
+        )
 
 
 def labels_of(batch: Mapping[str, Any]) -> Tensor:

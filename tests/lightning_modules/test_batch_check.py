@@ -64,6 +64,7 @@ def test_batches_without_rows_and_labels_of_another_kind() -> None:
     tokens = torch.zeros(3, 6, dtype=torch.long)
     for labels, problem_type, line in (
         (torch.zeros(3, 2), "single_label_classification", "one class number per row"),
+        (torch.ones(3) > 0, "single_label_classification", "a torch.bool tensor .* one class number .* of type int64"),
         (torch.zeros(3, dtype=torch.long), "multi_label_classification", "a column per label is needed, 2 of them"),
         (
             torch.tensor([[0.0, 1.0], [1.0, 0.5], [0, 0]]),
@@ -75,6 +76,14 @@ def test_batches_without_rows_and_labels_of_another_kind() -> None:
             check_batch({"input_ids": tokens, "labels": labels}, 10, 2, problem_type)
     check_batch({"input_ids": tokens, "labels": torch.randn(3)}, 10, 1, "regression")
     check_batch([tokens], 10, 2, "single_label_classification")
+
+
+def test_batches_that_are_no_dicts_are_one_line(tiny: str) -> None:
+    examples = [(row["input_ids"], row["labels"]) for row in rows(4)]
+    trainer = quiet_trainer(max_epochs=1)
+    for run in (trainer.fit, trainer.validate, trainer.predict):
+        with pytest.raises(ModelError, match=r"^the batches are of type list; a sequence classifier takes dicts"):
+            run(SequenceClassifier(tiny), DataLoader(examples, batch_size=4))
 
 
 class WithoutLabels(SequenceClassifier):

@@ -57,7 +57,8 @@ def export_arguments(arguments: list[str]) -> list[str]:
     """Return the arguments of ``export`` with the configuration of the checkpoint's run, unless one is given.
 
     Raises:
-        MisconfigurationException: there is neither a checkpoint nor a configuration, or none beside the checkpoint.
+        MisconfigurationException: there is neither a checkpoint nor a configuration, or none beside the checkpoint, or
+            no folder to write.
     """
     # A switch, as people write one; the parser's own take true or false.
     following = [*arguments, "--"][1:]
@@ -67,10 +68,13 @@ def export_arguments(arguments: list[str]) -> list[str]:
     ]
     has_config = any(argument in _CONFIG or argument.startswith(_CONFIG_WITH_VALUE) for argument in arguments)
     path = value_of(arguments, "--ckpt_path")
-    if has_config or value_of(arguments, "--to") is None:
+    to = value_of(arguments, "--to")
+    if has_config or {"-h", "--help"} & set(arguments) or (to is None and path is None):
         return arguments
     if path is None:
         raise MisconfigurationException("ckpt_path: export needs a checkpoint; give --ckpt_path FILE")
+    if to is None:
+        raise MisconfigurationException("to: export needs a folder to write; give --to FOLDER")
     return ["--config", str(config_of_checkpoint(path)), *arguments]
 
 

@@ -193,8 +193,11 @@ def test_the_configuration_of_a_checkpoint(tmp_path: Path) -> None:
     assert export_arguments(["--to=x", "--onnx", "--config=y"]) == ["--to=x", "--onnx=true", "--config=y"]
     assert export_arguments(["-c=y", *given])[:3] == ["-c=y", *given[:2]]
     assert export_arguments(["--help"]) == ["--help"]
+    assert export_arguments(["--ckpt_path", path, "--help"]) == ["--ckpt_path", path, "--help"]
     with pytest.raises(MisconfigurationException, match="export needs a checkpoint"):
         export_arguments(["--to", "x"])
+    with pytest.raises(MisconfigurationException, match=r"^to: export needs a folder to write; give --to FOLDER$"):
+        export_arguments(["--ckpt_path", "x.ckpt"])
 
 
 class Hub:

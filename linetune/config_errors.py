@@ -107,6 +107,8 @@ def explanation(parser: ArgumentParser, message: str, error: BaseException | Non
             f"expected a text, got {not_text[1]}; YAML reads yes, no, on, off, true, false, null and digits as other "
             "values: write it in quotes"
         )
+    elif "got NestedArg(" in str(refusal.cause):
+        said = "it is an argument of a class, and none is given before it; a function takes none from a configuration"
     elif not isinstance(value, str) and is_about_a_form(refusal.cause):
         said = f"{value!r} is not allowed"
     elif made_from is not None and not isinstance(value, str):

@@ -340,8 +340,8 @@ a run resumed from its checkpoint is bit-equal to an uninterrupted one; `with we
 state holds other objects than tensors and numbers. *Schedule*: whether a learning-rate schedule can be used with
 it.
 
-If an optimizer needs extra entries in its groups (`use_muon`), give a function that takes groups, adds the entries and
-returns the optimizer.
+If an optimizer needs extra entries in its groups (`use_muon`), give [a function that takes groups, adds the entries
+and returns the optimizer](adding_an_optimizer.md#an-optimizer-of-torch-or-of-another-package).
 """
 
 

@@ -27,7 +27,8 @@ def model_card(config: PretrainedConfig, base: str, facts: Mapping[str, Any], *,
             (values by name), ``step_sizes`` (per unit, the ``largest`` and the ``last``), ``searched`` (whether the
             optimizer found these itself), ``step``, ``checkpoint`` (which weights these are),
             ``interpolation`` (where they lie between the pretrained and the trained ones, and what it changed),
-            ``max_length`` (tokens), ``pairs`` (whether an input is a pair of texts), ``temperature`` (of calibration).
+            ``max_length`` (tokens), ``pairs`` (whether an input is a pair of texts), ``reading`` (options of the
+            datamodule, ``long_texts`` and ``max_windows`` among them), ``temperature`` (of calibration).
         onnx: Whether there is a ``model.onnx``.
     """
     is_elsewhere = base.startswith((OFFLINE_PREFIX, "/", ".")) or Path(base).is_dir()
@@ -44,7 +45,7 @@ def model_card(config: PretrainedConfig, base: str, facts: Mapping[str, Any], *,
     ]
     if not is_regression:
         parts.append(f"{len(names)} labels: {', '.join(f'`{name}`' for name in names)}.")
-    parts += ["## Use", _usage(bool(facts.get("pairs")), facts.get("max_length"))]
+    parts += ["## Use", _usage(bool(facts.get("pairs")), facts.get("max_length"), facts.get("reading") or {})]
     if onnx:
         parts.append("`model.onnx` is the same model for onnxruntime; it returns logits.")
     for title, key in (("Data", "data"), ("Metrics", "metrics")):
@@ -61,7 +62,7 @@ def model_card(config: PretrainedConfig, base: str, facts: Mapping[str, Any], *,
     return "\n\n".join(parts) + "\n"
 
 
-def _usage(pairs: bool, max_length: int | None) -> str:
+def _usage(pairs: bool, max_length: int | None, reading: Mapping[str, Any]) -> str:
     text = '{"text": "First text.", "text_pair": "Second text."}' if pairs else '"Some text."'
     lines = [
         "```python",
@@ -71,7 +72,13 @@ def _usage(pairs: bool, max_length: int | None) -> str:
         f"classify({text}, top_k=None, truncation=True)",
         "```",
     ]
-    if max_length is not None:
+    if max_length is not None and reading.get("long_texts") == "windows":
+        lines += [
+            "",
+            f"Training took the mean over up to {reading.get('max_windows')} windows of {max_length} tokens of a text; "
+            "`truncation=True` keeps the first window alone, `linetune predict` takes all.",
+        ]
+    elif max_length is not None:
         lines += ["", f"Training cut texts at {max_length} tokens, and so does `truncation=True`."]
     return "\n".join(lines)
 

@@ -11,9 +11,14 @@ from pathlib import Path
 
 import pytest
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch.optim import SGD, Optimizer
 
 import cli
 from tests.cli.command_line import QUICKSTART, ROOT, failed, short_run
+
+
+def made_by_a_function(groups: list[dict]) -> Optimizer:
+    return SGD(groups)
 
 
 @pytest.mark.parametrize(
@@ -78,6 +83,10 @@ def test_an_argument_that_a_callback_refuses_is_one_line(
             r"callbacks\.patience: expected int",
         ),
         (["--model.metrics", "[accuracy]"], r"model\.metrics: it is taken from datamodules\.GLUEDataModule"),
+        (
+            ["--model.optimizer", "tests.cli.test_errors.made_by_a_function", "--model.optimizer.lr", "0.1"],
+            r"model\.optimizer\.lr: it is an argument of a class, .*; a function takes none from a configuration \(see",
+        ),
         (["--lr", "1e-3"], r"arguments: --lr 1e-3; lr belongs to model\.optimizer\.init_args\.lr"),
         (["--learning_rate=1e-3"], r"learning_rate belongs to model\.optimizer\.init_args\.lr"),
         (["--model.lr", "1e-3"], r"model\.lr is not accepted; lr belongs to model\.optimizer\.init_args\.lr"),

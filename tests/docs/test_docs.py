@@ -93,6 +93,19 @@ def test_the_config_of_the_page_trains_with_the_optimizer_of_the_page(
     assert optimizer.last_step.loss_after <= optimizer.last_step.loss_before
 
 
+def test_the_function_of_the_page_divides_the_groups_of_a_model(tmp_path: Path) -> None:
+    (block,) = re.findall(r"```python\n(import pytorch_optimizer\n.*?)```", (DOCS / PAGE).read_text(), re.DOTALL)
+    (tmp_path / "mine.py").write_text(block)
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.LayerNorm(4), torch.nn.Linear(4, 2))
+    optimizer = module_of(tmp_path / "mine.py", "mine").muon(optimizers.ParamGroups()(model))
+    by_muon = {id(p): group["use_muon"] for group in optimizer.param_groups for p in group["params"]}
+    assert by_muon == {id(p): p.ndim == 2 for p in model.parameters()}
+    before = [p.clone() for p in model.parameters()]
+    model(torch.randn(5, 3)).square().mean().backward()
+    optimizer.step()
+    assert not any(map(torch.equal, before, model.parameters()))
+
+
 def test_the_line_search_of_the_page_searches_in_every_fifth_step(tmp_path: Path) -> None:
     (tmp_path / "sign_search.py").write_text(modules_of(PAGE)[1])
     weights = torch.tensor([1.0, -2.0], requires_grad=True)

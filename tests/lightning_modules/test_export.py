@@ -367,6 +367,15 @@ def test_the_model_card_states_what_is_known(tmp_path: Path) -> None:
     assert "base_model" not in bare
 
 
+def test_the_model_card_says_how_long_texts_were_read() -> None:
+    config = PretrainedConfig(problem_type="regression")
+    cut = {"max_length": 20, "reading": {"long_texts": "truncate", "max_windows": 8}}
+    assert "Training cut texts at 20 tokens, and so does `truncation=True`." in model_card(config, "", cut)
+    windows = model_card(config, "", {"max_length": 20, "reading": {"long_texts": "windows", "max_windows": 8}})
+    assert "the mean over up to 8 windows of 20 tokens of a text; `truncation=True` keeps the first window" in windows
+    assert "cut texts" not in windows
+
+
 def test_a_folder_that_training_began_with_is_no_model_of_the_hub(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

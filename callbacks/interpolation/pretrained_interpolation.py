@@ -18,7 +18,7 @@ from callbacks.checkpoints.checkpoint_reading import read_checkpoint
 from callbacks.interpolation.interpolated_checkpoint import INTERPOLATION, mark_interpolated, save_interpolated
 from callbacks.interpolation.interpolation_report import described, found_figures, log_figures, write_curve
 from callbacks.interpolation.start_file import read_start, start_of_resumed, write_start
-from callbacks.interpolation.weight_line import WeightLine, choose
+from callbacks.interpolation.weight_line import Trial, WeightLine, choose
 from callbacks.scores.validation_scorer import ValidationScorer, check_loss, short_name
 from callbacks.trainer.trainer_callbacks import callbacks_of
 from optimizers import named_parts
@@ -198,24 +198,42 @@ class PretrainedInterpolation(Callback):
                 _put(live, last)
         if self.kept:
             line.put(chosen.alphas)
-        seconds = time.perf_counter() - started
+        self._tell(trainer, scorer, trials, chosen, monitor, time.perf_counter() - started)
+        if self.kept:
+            moment: Any = base if is_monitored else {"epoch": trainer.current_epoch, "global_step": trainer.global_step}
+            self._take_over(module, scorer, as_trained, chosen, moment)
+            if saver is not None and base is not None:
+                save_interpolated(trainer, module, saver, base, self._in_place[INTERPOLATION], self.scores)
+
+    def _tell(
+        self,
+        trainer: Trainer,
+        scorer: ValidationScorer,
+        trials: list[Trial],
+        chosen: Trial,
+        monitor: str,
+        seconds: float,
+    ) -> None:
+        """Report what was found: figures for loggers, the curve in the run's folder, a line for the summary."""
+        as_trained = trials[0]
         self.alphas, self.figures = chosen.alphas, found_figures(scorer, as_trained, chosen, seconds)
         self.found = described(as_trained, chosen) if self.kept else ""
         passes = f"{scorer.passes} passes, {seconds:.1f} s; not worse by {monitor}"
         self.summary = f"{self.found or 'alpha 1, the weights stay as trained'} ({passes})"
         log_figures(trainer, self.figures)
         write_curve(trainer, trials)
-        if self.kept:
-            self.scores, self.scores_as_trained = chosen.scores.whole, as_trained.scores.whole
-            temperature = getattr(module, "temperature", 1.0)
-            fitted = scorer.calibrated_loss(chosen.scores)
-            if temperature != 1.0 and fitted is not None:
-                module.temperature = fitted[0]
-            facts = {"alphas": self.alphas, "text": self.found}
-            moment: Any = base if is_monitored else {"epoch": trainer.current_epoch, "global_step": trainer.global_step}
-            self._in_place = {INTERPOLATION: facts} | {name: moment[name] for name in _MOMENT}
-            if saver is not None and base is not None:
-                save_interpolated(trainer, module, saver, base, facts, self.scores)
+
+    def _take_over(
+        self, module: Any, scorer: ValidationScorer, as_trained: Trial, chosen: Trial, moment: Mapping[str, Any]
+    ) -> None:
+        """Note what the interpolated weights, which the module holds, score, and what their checkpoints are to say."""
+        self.scores, self.scores_as_trained = chosen.scores.whole, as_trained.scores.whole
+        temperature = getattr(module, "temperature", 1.0)
+        fitted = scorer.calibrated_loss(chosen.scores)
+        if temperature != 1.0 and fitted is not None:
+            module.temperature = fitted[0]
+        facts = {"alphas": self.alphas, "text": self.found}
+        self._in_place = {INTERPOLATION: facts} | {name: moment[name] for name in _MOMENT}
 
     def _selected_by(self, trainer: Trainer, module: Any) -> tuple[ModelCheckpoint | None, str, str]:
         """Return the ModelCheckpoint with a file on all ranks, and the metric that must not get worse."""

@@ -162,18 +162,8 @@ class LabelProfile:
                 text, where = self.first_name or self.first_no_number or ("", self.column)
                 raise DataError(f"{where}: label {text!r} in column {self.column!r} is not a number")
             return LabelKind("regression", (), found_from)
-        if problem_type is None and not self.has_lists and self.names and all(map(is_written_list, self.names)):
-            raise DataError(
-                f"the label column {self.column!r} holds lists that are written as texts, such as {min(self.names)!r}; "
-                "several labels per text are lists of JSON lines or Parquet, or several columns of 0 and 1; "
-                "problem_type=single_label_classification takes each such text as one class"
-            )
-        if problem_type is None and self.has_lists and self.names_of_numbers is None and self.names <= {"0", "1"}:
-            raise DataError(
-                f"the label column {self.column!r} holds lists of 0 and 1, and a list has the names of a text's "
-                "labels: of vectors make several columns of 0 and 1, or lists of the labels that are 1; "
-                "problem_type=multi_label_classification takes 0 and 1 as the names of two labels"
-            )
+        if problem_type is None:
+            self._check_lists()
         names = self._sorted_names() if label_names is None else tuple(label_names)
         split = f"the label column {self.column!r} of the training split"
         if len(self.names) < 2 and chosen == "single_label_classification":
@@ -196,6 +186,21 @@ class LabelProfile:
         if self.is_numeric and self.first_no_number is not None and not self.has_lists:
             text, where = self.first_no_number
             raise DataError(f"{where}: label {text!r} in column {self.column!r} is not a finite number; the others are")
+
+    def _check_lists(self) -> None:
+        """Refuse lists that are no lists of names: as a text, or a vector of 0 and 1."""
+        if not self.has_lists and self.names and all(map(is_written_list, self.names)):
+            raise DataError(
+                f"the label column {self.column!r} holds lists that are written as texts, such as {min(self.names)!r}; "
+                "several labels per text are lists of JSON lines or Parquet, or several columns of 0 and 1; "
+                "problem_type=single_label_classification takes each such text as one class"
+            )
+        if self.has_lists and self.names_of_numbers is None and self.names == {"0", "1"}:
+            raise DataError(
+                f"the label column {self.column!r} holds lists of 0 and 1, and a list has the names of a text's "
+                "labels: of vectors make several columns of 0 and 1, or lists of the labels that are 1; "
+                "problem_type=multi_label_classification takes 0 and 1 as the names of two labels"
+            )
 
     def _found(self) -> tuple[ProblemType, str]:
         """Return the kind that the cells suggest, and what they are, for people."""

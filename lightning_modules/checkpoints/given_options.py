@@ -63,7 +63,8 @@ class GivenOptions:
 def _is_plain(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return all(map(_is_plain, value))
-    return value is None or isinstance(value, int | float | str) or (isinstance(value, Tensor) and value.numel() == 1)
+    is_number = isinstance(value, float) or (isinstance(value, Tensor) and value.numel() == 1)
+    return is_number or value is None or type(value) in (bool, int, str)
 
 
 def _plain(value: Any) -> Any:

@@ -33,20 +33,8 @@ def check_combination(
         ModelError: one sentence: what does not go together, and what to do.
     """
     name, can = type(optimizer).__name__, traits(optimizer)
-    for group in optimizer.param_groups:
-        eps, dtype = group.get("eps"), _smallest_type(group["params"])
-        # A search would reject what this leads to.
-        if (
-            isinstance(eps, float)
-            and dtype is not None
-            and 0 < eps < _smallest_number(dtype)
-            and not can.measures_slope
-        ):
-            raise ModelError(
-                f"precision: {name}'s eps of {eps:g} is 0 in {dtype}, whose smallest number is "
-                f"{_smallest_number(dtype):.1g}: where a gradient is 0 it divides by 0; choose 16-mixed, bf16-mixed or "
-                "bf16-true"
-            )
+    if not can.measures_slope:  # a search would reject what such a division leads to
+        _check_eps(optimizer)
     if scales_gradients and not can.needs_gradient:
         raise ModelError(
             f"precision: {name} computes no gradient for the scaler of 16-mixed to scale; choose bf16-mixed or 32-true"
@@ -87,6 +75,18 @@ def check_combination(
             f"param_groups: {name} has no anchor_decay; choose optimizers.AdamWL2SP or a line search (AdamSLS, SaLSA, "
             "SGDSLS), or leave anchor_decay out"
         )
+
+
+def _check_eps(optimizer: Optimizer) -> None:
+    """Refuse an optimizer whose eps is rounded to 0 in the parameters' precision."""
+    for group in optimizer.param_groups:
+        eps, dtype = group.get("eps"), _smallest_type(group["params"])
+        if isinstance(eps, float) and dtype is not None and 0 < eps < _smallest_number(dtype):
+            raise ModelError(
+                f"precision: {type(optimizer).__name__}'s eps of {eps:g} is 0 in {dtype}, whose smallest number is "
+                f"{_smallest_number(dtype):.1g}: where a gradient is 0 it divides by 0; choose 16-mixed, bf16-mixed or "
+                "bf16-true"
+            )
 
 
 def _smallest_type(parameters: Iterable[Tensor]) -> torch.dtype | None:

@@ -20,6 +20,8 @@ _LEAST_MOVE, _GOOD_MOVE = 1e-3, 1e-1
 _LEAST_ROUNDINGS, _GOOD_ROUNDINGS = 64, 128
 # ... at one of so many rates, each at most so many times the one before.
 _MAX_RATES, _STRIDE = 8, 1e6
+# ... of which none is near where float32 ends: a gradient of zero moves nothing at any rate.
+_LARGEST_RATE = 1e30
 # A step that moves float32 parameters by this share of their length shows its direction to within a percent.
 _VISIBLE_MOVE = 1e-5
 # By how much the directions found at two rates may differ, as a share of their length.
@@ -84,10 +86,11 @@ class StepDirection:
             self.length = _length(direction)
             share = self.length * self._rate / self._size if self._size else math.inf
             if not share < least:
-                break
+                return direction
             self._rate *= min(_STRIDE, good / share) if share else _STRIDE
-        else:
-            self._rate = 1e-2  # a gradient of zero
+            if self._rate > _LARGEST_RATE:
+                break
+        self._rate = 1e-2  # a gradient of zero
         return direction
 
     def is_proportional(self, direction: Sequence[Tensor]) -> bool:

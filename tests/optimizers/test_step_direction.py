@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
-from torch.optim import SGD, AdamW
+from torch.optim import SGD, AdamW, Optimizer
 
 from optimizers import step_direction
 from optimizers.step_direction import StepDirection
@@ -18,6 +21,18 @@ def test_a_direction_shows_in_spite_of_the_rounding_of_bfloat16() -> None:
     exact.grad = rough.grad.float()
     (found,), (expected,) = (StepDirection(AdamW([each], lr=1e-5), [1.0]).find() for each in (rough, exact))
     assert (found - expected).norm() < 0.02 * expected.norm()
+
+
+@pytest.mark.parametrize("kind", [SGD, partial(AdamW, weight_decay=0.0), partial(AdamW, weight_decay=0.0, fused=True)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_gradient_of_zero_has_a_direction_of_zero(kind: Callable[..., Optimizer], dtype: torch.dtype) -> None:
+    """No rate moves the parameters, and none that is tried is beyond what float32 holds."""
+    weight = nn.Parameter(torch.ones(2, dtype=dtype))
+    weight.grad = torch.zeros(2, dtype=dtype)
+    direction = StepDirection(kind([weight], lr=1e-3), [1.0])
+    assert direction.find()[0].tolist() == [0.0, 0.0]
+    weight.grad += 1
+    assert direction.find()[0].tolist() == pytest.approx([1.0, 1.0], rel=0.01)
 
 
 def test_a_copy_of_an_optimizer_calls_none_of_its_hooks() -> None:

@@ -246,7 +246,9 @@ class Perturbation:
             own = view.numel() if mover.index is None else mover.index.numel()
             for start in range(0, mover.total, _CHUNK):
                 stop = min(start + _CHUNK, mover.total)
-                noise = torch.empty(stop - start, device=device).normal_(generator=generators[device])
+                # Not of torch's default type, which is bfloat16 while Lightning's bf16-true runs a step.
+                noise = torch.empty(stop - start, dtype=torch.float32, device=device)
+                noise.normal_(generator=generators[device])
                 # What of it belongs to the rank's own part.
                 low, high = max(start, mover.first), min(stop, mover.first + own)
                 if low >= high:

@@ -99,6 +99,19 @@ def test_the_noise_is_that_of_the_seed_in_torchs_generator():
     torch.testing.assert_close(tensor, expected)
 
 
+@pytest.mark.parametrize("default", [torch.bfloat16, torch.float64])
+def test_the_noise_does_not_depend_on_the_default_type(default):
+    tensor, expected = torch.zeros(20), torch.zeros(20)
+    Perturbation([expected]).move(5, 0.5)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(default)  # bfloat16 as Lightning's bf16-true does while a step runs
+    try:
+        Perturbation([tensor]).move(5, 0.5)
+    finally:
+        torch.set_default_dtype(before)
+    assert torch.equal(tensor, expected)
+
+
 def test_rounding_without_a_copy_is_small_and_happens_once():
     tensor = tensor_of((50, 50), torch.float32, 1.0)
     original, largest = tensor.double(), tensor.abs().max().item()

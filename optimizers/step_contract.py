@@ -209,7 +209,7 @@ class ReplayedClosure:
 
     def start(self) -> Any:
         """Return the loss of the first call, averaged over the ranks."""
-        return _mean_over_ranks(self.loss)
+        return self._mean_over_ranks(self.loss)
 
     def __call__(self) -> Any:
         """Return the loss at what the parameters are now."""
@@ -218,16 +218,16 @@ class ReplayedClosure:
             p.grad = None  # the closure gets fresh ones: the first gradients are still in use
         try:
             with self.draws.replayed(), torch.enable_grad():
-                return _mean_over_ranks(self.closure())
+                return self._mean_over_ranks(self.closure())
         finally:
             for p, grad in zip(self.params, grads, strict=True):
                 p.grad = grad
 
-
-def _mean_over_ranks(loss: Any) -> Any:
-    if loss is None or not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-        return loss
-    mean = loss.detach().float() if isinstance(loss, Tensor) else torch.tensor(float(loss))
-    mean = mean.double() if isinstance(loss, Tensor) and loss.dtype == torch.float64 else mean.clone()
-    dist.all_reduce(mean)
-    return mean / dist.get_world_size()
+    def _mean_over_ranks(self, loss: Any) -> Any:
+        if loss is None or not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+            return loss
+        value = loss.detach() if isinstance(loss, Tensor) else torch.tensor(float(loss), dtype=torch.float64)
+        # NCCL takes no tensor of the CPU, which a number would be.
+        mean = value.to(self.params[0].device, torch.promote_types(value.dtype, torch.float32), copy=True)
+        dist.all_reduce(mean)
+        return mean / dist.get_world_size()

@@ -10,10 +10,12 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.nn import functional as F
 
 from optimizers import SGDSLS, AdamSLS, ParabolicAdam, SaLSA, replayed, traits
+from optimizers.step_contract import ReplayedClosure
 from tests.optimizers.all_optimizers import OPTIMIZERS
 
 
@@ -96,6 +98,20 @@ def test_searches_that_keep_failing_say_once_what_to_check(make):
     assert len(told) == 1
     assert "optimizers.replayed(closure, evaluate, model)" in told[0]
     assert math.isfinite(optimizer.param_groups[0]["lr"])
+
+
+@pytest.mark.parametrize("loss", [0.1, torch.tensor(0.1, dtype=torch.float64)])
+def test_a_loss_is_averaged_over_ranks_where_the_parameters_are(monkeypatch, loss):
+    """NCCL takes no tensor of the CPU, as a closure may return, or make of its loss by `item`."""
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    devices = []
+    monkeypatch.setattr(dist, "all_reduce", lambda mean: devices.append(mean.device.type))
+    replayed_closure = ReplayedClosure(lambda: loss, [nn.Parameter(torch.ones(2, device="meta"))])
+    replayed_closure.first()
+    averaged = [replayed_closure.start(), replayed_closure()]
+    assert devices == ["meta", "meta"]
+    assert all(each.dtype == torch.float64 for each in averaged)
 
 
 def test_draws_of_any_generator_are_those_of_the_first_run():

@@ -48,7 +48,8 @@ class RateMeasurement:
         weights: The groups' learning rates relative to one another, the largest being 1.
         total_steps: Optimizer steps of the run. None: unknown.
         peak_fraction: The share of the way to the minimiser of the expected loss that the peak is.
-        measured_share: The share of the run in which the rate is measured; in its first 20 steps in any case.
+        measured_share: The share of the run in which the rate is measured; for 20 steps in any case.
+        steps: How many steps of the run were made before.
 
     Attributes:
         peak: The peak learning rate measured so far, of the groups with weight 1; 0 before anything was measured.
@@ -66,12 +67,13 @@ class RateMeasurement:
         total_steps: int | None,
         peak_fraction: float = 0.12,
         measured_share: float = 0.5,
+        steps: int = 0,
     ) -> None:
         self._optimizer = optimizer
         self._total_steps = total_steps
         self._estimator = PeakRate(peak_fraction, measured_share=measured_share)
         self._direction = StepDirection(optimizer, weights)
-        self._state = self._estimator.begin()
+        self._state = self._estimator.begin(steps)
         self._unit = 0.0  # learning rate of Polyak's step in the first search
         self._earlier: list[Tensor] | None = None  # the direction of the step before
         self._held: list[Tensor | None] | None = None  # the gradients of a step that is about to be made
@@ -82,7 +84,7 @@ class RateMeasurement:
 
     @property
     def steps(self) -> int:
-        """The number of steps measured so far."""
+        """The number of steps of the run so far."""
         return self._state.steps
 
     @property

@@ -122,8 +122,9 @@ class MeasuredLearningRate(Callback):
             raise refusal("the learning rate is 0 throughout the run; give any other one, whose value is not used")
         self._weights = [peak / self._highest for peak in peaks]
 
-    def _begin(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        measurement = RateMeasurement(optimizer, self._weights, self._total, self.peak_fraction, self.measured_share)
+    def _begin(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer, steps: int = 0) -> None:
+        shares = self.peak_fraction, self.measured_share
+        measurement = RateMeasurement(optimizer, self._weights, self._total, *shares, steps=steps)
         measurement.passes = self.passes
         batches = ReplayedBatches(trainer, pl_module) if pl_module.automatic_optimization else None
         set_peak = partial(self._set_peak, trainer, optimizer)
@@ -141,7 +142,7 @@ class MeasuredLearningRate(Callback):
         weights = self._weights + [rate / one if one else 1.0 for rate in rates[known:]]
         self._weights = [weight / max(weights) for weight in weights]
         self._highest *= max(weights)
-        self._begin(trainer, pl_module, optimizer)
+        self._begin(trainer, pl_module, optimizer, trainer.global_step)
 
     # The steps
 

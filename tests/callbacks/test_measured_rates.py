@@ -150,6 +150,18 @@ def test_a_group_that_is_added_has_the_rate_measured_anew_and_keeps_its_ratio(ep
     torch.testing.assert_close(runs[0].bias, runs[1].bias)
 
 
+def test_a_group_that_is_added_after_the_measured_part_is_measured_for_twenty_steps() -> None:
+    passes = []
+
+    class Passes(Callback):
+        def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+            passes.append(callback.passes)
+
+    callback = MeasuredLearningRate()
+    fit(WithBias(), callback, Unfreezes(60, None), Passes(), max_epochs=100, batch=ROWS)
+    assert passes[49] == passes[59] < passes[60] < passes[79] == passes[99]
+
+
 @pytest.mark.parametrize("step", [24, 36, 60])
 def test_a_run_to_which_a_group_was_added_goes_on_to_the_bit(tmp_path: Path, step: int) -> None:
     whole, callback = WithBias(), MeasuredLearningRate()

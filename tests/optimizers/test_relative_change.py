@@ -11,7 +11,7 @@ from torch import Tensor
 
 from optimizers.directions import adam
 from optimizers.group_update import GroupUpdate
-from optimizers.relative_change import rate_of_whole_change
+from optimizers.relative_change import rate_of_even_change, rate_of_whole_change
 
 
 def rate_of(*groups: Sequence[Tensor]) -> float:
@@ -52,3 +52,18 @@ def test_without_a_matrix_there_is_no_rate(tensors: list[Tensor]) -> None:
 
 def test_half_precision_does_not_overflow() -> None:
     assert rate_of([torch.full((300, 300), 200.0, dtype=torch.float16)]) == pytest.approx(400 / 300**0.5, rel=1e-3)
+
+
+def test_any_direction_of_even_entries_has_a_rate_by_its_length() -> None:
+    """Also where rows of a table of embeddings do not move, in more dimensions, and beside what is no such matrix."""
+    table, moves = torch.full((8, 5), 0.5), torch.zeros(8, 5)
+    moves[2] = torch.tensor([3.0, -3.0, 3.0, 3.0, -3.0])
+    kernel, signs = torch.full((4, 3, 1, 3), 0.3), torch.ones(4, 3, 1, 3)
+    uneven = torch.randn(6, 6, generator=torch.Generator().manual_seed(0))
+    rate = 0.5 * (8**0.5 + 5**0.5) / (3 * 5**0.5)
+    assert rate_of_even_change([table], [moves]) == pytest.approx(rate)
+    others = [torch.ones(7), torch.ones(6, 6), torch.ones(0, 3), torch.zeros(4, 9)]
+    beside = [torch.ones(7), uneven, torch.ones(0, 3), torch.ones(4, 9)]
+    assert rate_of_even_change([table, *others], [moves, *beside]) == pytest.approx(rate)
+    assert rate_of_even_change([kernel], [signs]) == pytest.approx(0.3 * (1 / 2 + 1 / 3))
+    assert rate_of_even_change(others, beside) == 0.0

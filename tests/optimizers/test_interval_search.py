@@ -32,6 +32,9 @@ def test_the_minimum_is_scipys_within_the_tolerance(minimum: float, bend: float,
 def test_values_that_are_not_finite_are_left_and_trials_are_bounded() -> None:
     found = search_interval(lambda x: math.nan if x > 0.7 else (x - 0.4) ** 2, 1.0, 0.2, 0.0, 1.0)
     assert found.position == pytest.approx(0.4, abs=0.05)
+    assert all(0 <= position <= 1 for position, _ in found.trials)
+    known = search_interval(lambda x: (x - 0.4) ** 2, 1.0, 0.2, 0.0, 1.0, start_value=math.nan)
+    assert known.position == pytest.approx(0.4, abs=0.05)
     assert math.isinf(search_interval(lambda x: math.nan, 1.0, 0.2, 0.0, 1.0, max_trials=5).value)
     assert len(search_interval(lambda x: x**2, 1.0, 0.2, 0.0, 1.0, max_trials=3).trials) == 3
     with pytest.raises(ValueError, match="start"):
@@ -75,6 +78,32 @@ def test_strides_grow_by_the_golden_ratio_until_the_end_of_the_interval() -> Non
     golden = (1 + math.sqrt(5)) / 2
     assert len(strides) > 6
     assert strides[:-1] == pytest.approx([golden**n for n in range(len(strides) - 1)])
+
+
+def test_uphill_it_turns_round_with_the_same_stride() -> None:
+    found = search_interval(lambda x: -x, 0.5, 0.1, 0.0, 10.0)
+    golden = (1 + math.sqrt(5)) / 2
+    assert [position for position, _ in found.trials[:4]] == pytest.approx([0.5, 0.4, 0.6, 0.6 + 0.1 * golden])
+
+
+@pytest.mark.parametrize("start", [0.0, 0.5, 1.0])
+def test_on_a_plateau_it_stays(start: float) -> None:
+    """As the accuracy of few rows has them."""
+    found = search_interval(lambda x: 1.0, start, 0.2, 0.0, 1.0, max_trials=30)
+    assert found.position == start
+    assert len(found.trials) < 30
+
+
+@pytest.mark.parametrize(("start", "stride"), [(0.004, 0.2), (0.5, 0.496)])
+def test_a_position_near_an_end_of_the_interval_counts_as_that_end(start: float, stride: float) -> None:
+    found = search_interval(lambda x: (x - 0.1) ** 2, start, stride, 0.0, 1.0)
+    assert found.position == pytest.approx(0.1, abs=0.01)
+
+
+def test_parabolas_find_the_minimum_of_a_smooth_function_in_few_trials() -> None:
+    found = search_interval(lambda x: math.exp(x) - 2 * x, 1.0, 0.2, 0.0, 1.0, tolerance=1e-6, max_trials=60)
+    assert found.position == pytest.approx(math.log(2), abs=1e-5)
+    assert len(found.trials) <= 15  # 26 by the golden section
 
 
 @pytest.mark.parametrize(("start", "second"), [(2.0, 2.2), (3.0, 2.8), (2.1, 2.0)])

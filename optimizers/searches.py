@@ -194,7 +194,7 @@ class ArmijoSearch:
 
     def _close_in(self, trials: _Trials) -> None:
         """Bisect between what was accepted and what was rejected, where coming down by `bracket` has left a gap."""
-        if trials.accepted is None or self.bracket is None or math.isinf(trials.rejected):
+        if trials.accepted is None or math.isinf(trials.rejected):
             return
         while trials.rejected * self.shrink > trials.accepted[0] and trials.number < self.max_trials:
             trials.make(math.sqrt(trials.accepted[0] * trials.rejected))

@@ -209,7 +209,8 @@ def wide_inner_product(one: Tensor, other: Tensor) -> Tensor:
     """Return the inner product of two tensors, in float32 at least; that of complex ones as of pairs of numbers."""
     if one.is_complex():
         one, other = torch.view_as_real(one), torch.view_as_real(other)
-    return (one * other).sum(dtype=_wide(other))
+    wide = _wide(other)
+    return (one.to(wide) * other.to(wide)).sum()  # products of small gradients are 0 in float16
 
 
 def _length(tensors: Iterable[Tensor]) -> float:

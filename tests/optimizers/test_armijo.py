@@ -51,6 +51,12 @@ def test_stops_at_the_smallest_step_size():
     assert not result.accepted
 
 
+def test_first_trial_respects_the_smallest_step_size():
+    line = Line(lambda eta: -eta)
+    assert armijo_search(line, 0.0, 1.0, step_size=1e-5, min_step_size=0.1).step_size == 0.1
+    assert line.calls == [0.1]
+
+
 def test_first_trial_respects_the_largest_step_size():
     line = Line(lambda eta: -eta)
     assert armijo_search(line, 0.0, 1.0, step_size=5.0, max_step_size=2.0).step_size == 2.0
@@ -98,6 +104,12 @@ def test_flat_loss_stops_at_its_resolution_and_keeps_the_step_size():
     assert result.step_size == 0.1
 
 
+def test_two_trials_at_the_resolution_of_the_loss_count_in_a_row_only():
+    losses = {1.0: 1.0, 0.5: 2.0, 0.25: 1.0, 0.125: 0.5}
+    result = armijo_search(lambda eta: losses[eta], 1.0, 1.0, step_size=1.0, shrink=0.5, relative_tolerance=1e-6)
+    assert (result.accepted, result.step_size) == (True, 0.125)
+
+
 def test_tolerance_accepts_what_rounding_explains():
     noisy = 1.0 + 3e-7
     assert armijo_search(lambda eta: noisy, 1.0, 1e-3, step_size=1e-4, relative_tolerance=1e-6).accepted
@@ -120,10 +132,31 @@ def test_bracket_finds_the_same_scale_in_a_dozen_trials():
     assert bracketed.accepted
 
 
+@pytest.mark.parametrize("max_trials", [10, 12])
+def test_bisection_ends_with_the_trials(max_trials):
+    options = {"c": 0.5, "shrink": 0.99, "bracket": 0.2, "max_trials": max_trials}
+    line = Line(lambda eta: (1 - 1e6 * eta) ** 2)
+    result = armijo_search(line, 1.0, 2e6, step_size=1.0, **options)
+    assert result.accepted
+    assert result.trials == len(line.calls) == max_trials
+
+
+def test_a_bracket_finer_than_shrink_is_shrink():
+    line = Line(lambda eta: (1 - eta) ** 2)
+    armijo_search(line, 1.0, 2.0, step_size=500.0, c=0.5, shrink=0.1, bracket=0.5)
+    assert line.calls == pytest.approx([500, 50, 5, 0.5])
+
+
 def test_patience_postpones_the_bracket():
     line = Line(lambda eta: (1 - eta) ** 2)
     armijo_search(line, 1.0, 2.0, step_size=100.0, c=0.5, shrink=0.8, bracket=0.1, patience=2, past=Past(True))
     assert line.calls[:5] == pytest.approx([100, 80, 64, 6.4, 0.64])
+
+
+def test_the_tolerance_is_smoothed_as_the_decrease_is():
+    # 0.1 * 0.01 is less than c η s = 0.005, and 0.01 is more.
+    options = {"c": 0.5, "smoothing": 0.9, "relative_tolerance": 0.01, "past": Past(slope=0.01), "max_trials": 1}
+    assert not armijo_search(lambda eta: 1.0, 1.0, 0.01, step_size=1.0, **options).accepted
 
 
 def test_smoothed_condition_of_salsa():

@@ -182,6 +182,11 @@ def test_seeds_are_valid_and_differ_between_places(one, other):
     assert (derive_seed(*one) == derive_seed(*other)) == ([n % 2**64 for n in one] == [n % 2**64 for n in other])
 
 
+def test_a_seed_of_one_integer_is_splitmix64():
+    """The published generator's first output for the seed 0, whose lowest bit is dropped."""
+    assert derive_seed(0) == 0xE220A8397B1DCDAF >> 1
+
+
 @settings(deadline=None)
 @given(st.integers(1, 300).flatmap(lambda n: st.tuples(st.just(n), st.integers(1, n))), seeds)
 def test_positions_chosen_at_random_are_distinct_and_sorted(sizes, seed):

@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from optimizers import step_direction
-from optimizers.step_direction import StepDirection
+from optimizers.step_direction import StepDirection, wide_inner_product
 
 
 def test_a_direction_shows_in_spite_of_the_rounding_of_bfloat16() -> None:
@@ -33,6 +33,14 @@ def test_a_gradient_of_zero_has_a_direction_of_zero(kind: Callable[..., Optimize
     assert direction.find()[0].tolist() == [0.0, 0.0]
     weight.grad += 1
     assert direction.find()[0].tolist() == pytest.approx([1.0, 1.0], rel=0.01)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_an_inner_product_of_half_precision_is_that_of_float32(dtype: torch.dtype) -> None:
+    small = torch.full((300,), 1e-4, dtype=dtype)
+    found = wide_inner_product(small, small)
+    assert found.dtype == torch.float32
+    assert found.item() == pytest.approx(300 * small[0].item() ** 2, rel=1e-5)
 
 
 def test_a_copy_of_an_optimizer_calls_none_of_its_hooks() -> None:

@@ -99,3 +99,17 @@ def test_it_lasts_where_longer_steps_have_the_rate_measured_anew_and_where_a_run
     peaks = measured_peaks(GrowingSigns, steps=6)
     assert peaks == pytest.approx([peaks[0]] * 6)
     assert measured_peaks(GrowingSigns, steps=6, resumed_at=2) == peaks
+
+
+@pytest.mark.parametrize("level", [-5.0, 0.0])
+def test_where_the_loss_is_not_positive_the_parabola_counts_alone(level: float) -> None:
+    weight = nn.Parameter(torch.zeros(20))
+
+    def loss_of() -> Tensor:
+        return level + weight.sum() + 2 * weight.square().sum()
+
+    loss_of().backward()
+    found = RateMeasurement(SGD([weight], lr=1e-3), [1.0], 80)
+    found.measure(loss_of(), loss_of)
+    # The share of the way in so short a run, the agreement expected at first, and the minimiser.
+    assert found.peak == pytest.approx(13 / 80 * 0.15 / 4, rel=1e-4)

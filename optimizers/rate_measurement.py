@@ -199,7 +199,7 @@ class RateMeasurement:
                 state, found.loss, found.slope, found.curvature, total_steps=total, keeps_largest=True
             )
             self.searches += 1
-        elif not self.searches:
+        elif found.is_finite:
             state.log_distance = math.log(found.probe / estimator.probe_share)
 
     def _is_due(self, state: PeakRateState) -> bool:

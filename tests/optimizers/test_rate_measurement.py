@@ -113,3 +113,20 @@ def test_where_the_loss_is_not_positive_the_parabola_counts_alone(level: float) 
     found.measure(loss_of(), loss_of)
     # The share of the way in so short a run, the agreement expected at first, and the minimiser.
     assert found.peak == pytest.approx(13 / 80 * 0.15 / 4, rel=1e-4)
+
+
+def test_a_batch_without_a_finite_trial_says_nothing_about_the_distance() -> None:
+    weight = nn.Parameter(torch.linspace(1, 2, 6))
+
+    def loss_of() -> Tensor:
+        return weight.square().sum()
+
+    found = RateMeasurement(SGD([weight], lr=1e-3), [1.0], 80)
+    loss = loss_of()
+    loss.backward()
+    found.measure(loss, lambda: torch.tensor(torch.nan))
+    assert found.searches == 0
+    found.measure(loss, loss_of)
+    other = RateMeasurement(SGD([weight], lr=1e-3), [1.0], 80)
+    other.measure(loss, loss_of)
+    assert found.peak == pytest.approx(other.peak, rel=0.5)

@@ -98,7 +98,10 @@ class ScheduleBySeconds(Callback):
             if traits(optimizer).takes_progress:
                 optimizer.progress = self._clock.progress  # type: ignore[attr-defined]
                 continue
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            groups = optimizer.param_groups
+            # One that was added in the run, as by Lightning's BaseFinetuning, comes with its rate of this moment.
+            rates += [group["lr"] / (factor or 1.0) for group in groups[len(rates) :]]
+            for group, rate in zip(groups, rates, strict=True):
                 group["lr"] = rate * factor
 
     def state_dict(self) -> dict[str, Any]:

@@ -62,6 +62,21 @@ def test_a_linear_schedule_over_ten_seconds(tmp_path: Path, clock: list[float]) 
         assert [rates[place] for rates in model.rates] == pytest.approx([initial * scale for scale in scales])
 
 
+def test_a_group_that_is_added_goes_on_from_the_rate_that_it_comes_with(tmp_path: Path, clock: list[float]) -> None:
+    class Growing(TimedModel):
+        def on_train_epoch_start(self) -> None:
+            if self.current_epoch == 1:  # after five of ten seconds, at 5 / 8 of the initial rates
+                extra = torch.nn.Parameter(torch.zeros(1))
+                self.trainer.optimizers[0].add_param_group({"params": [extra], "lr": 0.4})
+
+    model = Growing(clock)
+    clocked = (TrainingSeconds(10.0), ScheduleBySeconds(warmup=0.2))
+    trainer(tmp_path, *clocked, max_epochs=-1, limit_train_batches=5).fit(model)
+    assert [len(rates) for rates in model.rates] == [2] * 5 + [3] * 5
+    expected = [0.4, 0.4 * 4 / 5, 0.4 * 3 / 5, 0.4 * 2 / 5, 0.4 / 5]
+    assert [rates[2] for rates in model.rates[5:]] == pytest.approx(expected)
+
+
 def test_a_resumed_run_goes_on_from_the_initial_rates(
     tmp_path: Path, clock: list[float], caplog: pytest.LogCaptureFixture
 ) -> None:

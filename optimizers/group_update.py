@@ -120,7 +120,7 @@ class GroupUpdate:
         if group["heavy_ball"] > 0:
             buffers = _momentum_buffers(self.params, self.states)
             torch._foreach_mul_(buffers, group["heavy_ball"])
-            self._add(buffers, -step_size * self.factor, without_momentum=True)
+            self._add(buffers, -step_size * self.factor)
             torch._foreach_add_(self.params, buffers)
         else:
             self._add(self.params, -step_size * self.factor)
@@ -140,8 +140,12 @@ class GroupUpdate:
         return direction is not None
 
     def along(self, without_momentum: bool) -> Direction:
-        """Return the direction of this step, or what it is without its momentum, where that is another."""
-        return (self.direction.without_momentum if without_momentum else None) or self.direction
+        """Return the direction of this step, or what it is without its momentum, where that is another.
+
+        A heavy ball takes the place of the direction's own momentum.
+        """
+        leaves_out = without_momentum or self.group["heavy_ball"] > 0
+        return (self.direction.without_momentum if leaves_out else None) or self.direction
 
     def _moved(self, start: StartingPoint, factor: float, without_momentum: bool) -> list[Tensor]:
         """The start plus a factor times the direction, in one pass, and in the parameters' own memory where it fits."""

@@ -55,22 +55,23 @@ class Line:
         slopes = gather([slope(update, self.without_momentum) * factor for update, factor in self.updates])
         return over_ranks(slopes, [update for update, _ in self.updates])
 
-    def move_to(self, step_size: float, without_momentum: bool | None = None) -> None:
+    def move_to(self, step_size: float) -> None:
         """Put the parameters at this step size, always starting from the same bits."""
-        along = self.without_momentum if without_momentum is None else without_momentum
+        self._move(step_size, self.without_momentum)
+
+    def _move(self, step_size: float, without_momentum: bool) -> None:
         if step_size == self.position == 0:
             return
         self.position = math.nan  # until all groups are where they belong
         for update, factor in self.updates:
-            update.move_to(step_size * factor, along)
+            update.move_to(step_size * factor, without_momentum)
         self.position = step_size
         torch.clear_autocast_cache()  # it holds low-precision copies of weights that have just changed
 
     def take(self, step_size: float) -> None:
         """Make the step itself, which may have a momentum that the trials left out."""
-        along = self.updates[0][0].group["heavy_ball"] > 0
-        has_another = any(update.direction.without_momentum for update, _ in self.updates)
-        if self.position != step_size or (along != self.without_momentum and has_another):
-            self.move_to(step_size, along)
+        has_momentum = any(update.along(True) is not update.along(False) for update, _ in self.updates)
+        if self.position != step_size or (self.without_momentum and has_momentum):
+            self._move(step_size, without_momentum=False)
         for update, factor in self.updates:
             update.commit(step_size * factor)

@@ -322,9 +322,8 @@ class LineSearchOptimizer(torch.optim.Optimizer):
 
     def _line(self, units: Sequence[Unit], factors: Sequence[float]) -> Line:
         """Return the line along which each of these units moves by its factor times the step size."""
-        without_momentum = self.condition == "gradient" or units[0].options["heavy_ball"] > 0
         pairs = [(update, factor) for unit, factor in zip(units, factors, strict=True) for update in unit.updates]
-        return Line(pairs, without_momentum)
+        return Line(pairs, without_momentum=self.condition == "gradient")
 
     def _search(
         self, units: Sequence[Unit], factors: Sequence[float], evaluate: Evaluate, loss: Tensor | float, start: float

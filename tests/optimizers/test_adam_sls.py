@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from optimizers import AdamSLS
 from tests.optimizers.problem import TorchProblem
-from tests.optimizers.reference import Adam, SoftmaxRegression, line_search_method
+from tests.optimizers.reference import Adam, SoftmaxRegression, along, line_search_method
 from tests.optimizers.same import assert_same_trace
 
 STEPS = 30
@@ -46,11 +47,13 @@ def test_follows_the_equations(condition, amsgrad, weight_decay):
     assert min(expected.trials) == 1
 
 
-def test_heavy_ball_follows_the_equations():
+@pytest.mark.parametrize("condition", ["gradient", "momentum"])
+def test_heavy_ball_follows_the_equations(condition):
     problem = TorchProblem()
     optimizer = AdamSLS(
         problem.groups(),
         momentum="heavy_ball",
+        condition=condition,
         betas=(0.5, 0.99),
         steps_per_epoch=6,
         weight_decay=0.05,
@@ -69,6 +72,26 @@ def test_heavy_ball_follows_the_equations():
         heavy_ball=0.5,
     )
     assert_same_trace(problem.run(optimizer, STEPS), expected)
+
+
+@pytest.mark.parametrize("condition", ["gradient", "momentum"])
+def test_a_group_with_a_heavy_ball_moves_so_among_groups_without(condition):
+    problem = TorchProblem()
+    groups = problem.groups()
+    groups[1]["heavy_ball"] = 0.5
+    optimizer = AdamSLS(groups, betas=(0.5, 0.99), condition=condition)
+    trace = problem.run(optimizer, 5)
+    point, inertia, base = problem.reference.start, 0.0, Adam(problem.reference.start, beta1=0.5, beta2=0.99)
+    for step, (after, (eta, *_)) in enumerate(zip(trace.point, trace.step_size, strict=True)):
+        base.update(problem.reference.gradient(point, step))
+        expected = along(point, base.direction(), eta)
+        inertia = 0.5 * inertia - eta * base.without_momentum()[1][0]
+        expected[1] = [point[1][0] + inertia]
+        for moved, unit in zip(after, expected, strict=True):
+            for found, array in zip(moved, unit, strict=True):
+                np.testing.assert_allclose(found, array, rtol=1e-9)
+        point = after
+    assert [group["searches"] for group in optimizer.param_groups] == [5, 5, 5]
 
 
 @pytest.mark.parametrize("reset", ["keep", "restart"])

@@ -244,7 +244,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         if self.merge_threshold is not None and not joint:
             for unit in searching:
                 if unit.step_size < self.merge_threshold:
-                    merge(unit, units)
+                    merge(unit, units, self.cadence.memory())
 
     def _move_without_search(self, unit: Unit) -> None:
         """Move a unit by the step size in force; one that never had any waits for its first search."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
@@ -168,15 +168,21 @@ def _urgency(unit: Unit, rule: UpdateRule, num_units: int) -> tuple[bool, float]
     return False, waited * unit.memory.average_slope / (1 - unit.weight_of_past**unit.memory.searches)
 
 
-def merge(unit: Unit, units: list[Unit]) -> None:
-    """Let a unit join its neighbour in the list: one step size, one search, the sums of their averages."""
+def merge(unit: Unit, units: list[Unit], cadence_memory: Iterable[str]) -> None:
+    """Let a unit join its neighbour in the list: one step size, one search, the sums of their averages.
+
+    Args:
+        unit: The unit that joins.
+        units: All units.
+        cadence_memory: The names of what the cadence remembers: of the step size in force, which is the neighbour's.
+    """
     if len(units) == 1:
         return
     place = units.index(unit)
     neighbour = units[place - 1 if place else 1]
     units.remove(unit)
     for group in unit.groups:
-        group["unit"] = neighbour.name
+        group.update({name: neighbour.options[name] for name in cadence_memory}, unit=neighbour.name)
     neighbour.groups = neighbour.groups + unit.groups
     neighbour.updates = neighbour.updates + unit.updates
     neighbour.memory.average_slope += unit.memory.average_slope

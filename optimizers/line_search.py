@@ -311,8 +311,9 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         else:
             line, together = self._line(moving, step_sizes), replace(found[0][1], step_size=1.0, trials=0, backtracks=0)
         if not together.accepted:
-            for unit in moving:
-                unit.remember_failure(replace(together, step_size=math.inf))
+            for unit, result in found:
+                # Nothing was found to be too far for a unit alone: it keeps the step size in force.
+                unit.remember_failure(replace(result, step_size=math.inf, failure=together.failure))
             return [*results, together]
         line.take(together.step_size)
         for unit, result in found:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from optimizers import SGDSLS, AdamSLS, SaLSA, SearchResult
 from optimizers.units import UnitMemory, divide
 from tests.optimizers.problem import TorchProblem
-from tests.optimizers.reference import Adam, SoftmaxRegression, per_unit
+from tests.optimizers.reference import Adam, SoftmaxRegression, inner, per_unit
 from tests.optimizers.same import assert_same_trace
 
 STEPS = 25
@@ -108,6 +109,86 @@ def test_merged_units_remember_the_sum_of_their_averages():
     assert searched < joined  # so that the unit's memory is read from the group that has joined
     for name in ("lr", *optimizer.cadence.memory()):
         assert after[searched][name] == after[joined][name] == before[joined][name]
+
+
+def test_under_the_rule_all_units_move_and_decay_by_their_own_step_sizes():
+    problem = TorchProblem()
+    optimizer = SGDSLS(problem.groups(), initial_step_size=10.0, update_rule="all", joint_steps=0, weight_decay=0.1)
+    trace = problem.run(optimizer, 1)
+    start, (sizes,), (after,) = problem.reference.start, trace.step_size, trace.point
+    gradient = problem.reference.gradient(start, 0)
+    assert len(set(sizes)) == 3
+    for i, eta in enumerate(sizes):
+        for x, x0, g in zip(after[i], start[i], gradient[i], strict=True):
+            np.testing.assert_allclose(x, x0 - eta * (g + 0.1 * x0), rtol=1e-9)
+    assert optimizer.last_step.slope == pytest.approx(inner(gradient, gradient))
+
+
+def test_units_keep_their_step_sizes_where_no_factor_for_all_of_them_is_found():
+    weights = [torch.nn.Parameter(torch.ones(1, dtype=torch.float64)) for _ in range(2)]
+    optimizer = SGDSLS(
+        [{"params": [weight]} for weight in weights],
+        initial_step_size=8.0,
+        c=0.5,
+        max_trials=2,
+        update_rule="all",
+        joint_steps=0,
+        bracket=None,
+    )
+
+    def closure():
+        optimizer.zero_grad()
+        loss = (weights[0] + weights[1]).square().sum() / 20
+        loss.backward()
+        return loss
+
+    # Each alone may go as far as 10; both together by 0.625 of 8, and the two trials are at 1 and 0.9 of it.
+    optimizer.step(closure)
+    assert not optimizer.last_step.accepted
+    assert optimizer.last_step.evaluations == 4
+    assert [weight.item() for weight in weights] == [1, 1]
+    for group in optimizer.param_groups:
+        assert (group["lr"], group["searches"], group["failures"], group["trials"]) == (8.0, 0, 1, 1)
+
+
+def test_a_joint_search_that_fails_counts_for_every_unit():
+    problem = TorchProblem()
+    optimizer = SGDSLS(problem.groups(), update_rule="cycle", joint_steps=2, bracket=None, max_trials=2)
+    for searched, failures in [(None, [1, 1, 1]), (None, [2, 2, 2]), ("unit0", [3, 2, 2])]:
+        closure, _ = problem.callables(optimizer, 0)
+        optimizer.step(closure, evaluate=lambda: 100.0)
+        assert optimizer.last_step.group == searched
+        assert [group["failures"] for group in optimizer.param_groups] == failures
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.9**3, 0.9**2, 0.9**2])
+
+
+def test_the_first_search_starts_from_the_largest_step_size_of_its_groups():
+    problem = TorchProblem()
+    groups = [{**group, "lr": lr} for group, lr in zip(problem.groups(), [0.1, 0.4, 0.2], strict=True)]
+    optimizer = SGDSLS(groups)
+    closure, _ = problem.callables(optimizer, 0)
+    optimizer.step(closure, evaluate=lambda: -100.0)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.4] * 3
+
+
+@pytest.mark.parametrize(("began", "second_trial"), [(1, 0.2), (2, 0.9)])
+def test_a_search_with_a_new_unit_comes_down_as_a_first_search_does(began, second_trial):
+    weights = [torch.nn.Parameter(torch.zeros(1, dtype=torch.float64)) for _ in range(2)]
+    optimizer = SGDSLS(
+        [{"params": [weight]} for weight in weights], update_rule="cycle", reset="keep", shrink=0.9, max_trials=2
+    )
+    tried = []
+
+    def evaluate():
+        tried.append(before[0] - weights[0].item())
+        return -1.0 if len(tried) == 1 else 1.0
+
+    for moving in (began, 2):
+        before = [weight.item() for weight in weights]
+        for weight in weights[:moving]:
+            weight.grad = torch.ones_like(weight)
+        optimizer.step(evaluate=evaluate, loss=0.0)
+    assert tried == pytest.approx([1.0, 1.0, second_trial])
 
 
 def test_groups_of_one_unit_share_their_step_size():

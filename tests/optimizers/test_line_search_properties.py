@@ -6,6 +6,7 @@ import copy
 import math
 import warnings
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import torch
@@ -158,6 +159,24 @@ def test_the_last_memory_of_a_failed_search_is_where_to_go_on(method):
     optimizer.step(closure, evaluate=lambda: torch.tensor(100.0, dtype=torch.float64))
     assert optimizer.param_groups[0]["lr"] == pytest.approx(shrink**2)
     assert optimizer.last_step.step_size == optimizer.param_groups[0]["lr"]
+
+
+def test_only_a_step_size_that_a_search_found_grows():
+    weight = nn.Parameter(torch.zeros(1, dtype=torch.float64))
+    optimizer = SGDSLS([weight], shrink=0.5, growth=2.0, steps_per_epoch=1, bracket=None, max_trials=3)
+
+    def step(falls):
+        before, tried = weight.item(), []
+
+        def evaluate():
+            tried.append(before - weight.item())
+            return -tried[-1] if falls else 1.0
+
+        weight.grad = torch.ones_like(weight)
+        optimizer.step(evaluate=evaluate, loss=0.0)
+        return tried
+
+    assert [step(falls) for falls in (True, False, True, True)] == [[1.0], [2.0, 1.0, 0.5], [0.5], [1.0]]
 
 
 def test_learning_rate_factors_scale_the_direction():
@@ -334,7 +353,17 @@ def test_searches_that_fail_in_a_row_are_told_once_and_by_a_copy_again():
 
 
 @pytest.mark.parametrize("step_size", [1e-3, 1.0])
-def test_an_accepted_step_is_not_moved_to_again(step_size: float, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "make",
+    [
+        SGDSLS,
+        partial(SaLSA, direction=sgd),
+        partial(AdamSLS, momentum="heavy_ball"),
+        partial(AdamSLS, condition="momentum"),
+    ],
+    ids=["sgd", "salsa along the gradient", "heavy ball", "along the step itself"],
+)
+def test_an_accepted_step_is_not_moved_to_again(make, step_size: float, monkeypatch: pytest.MonkeyPatch) -> None:
     moves: list[float] = []
     move_to = GroupUpdate.move_to
 
@@ -344,7 +373,7 @@ def test_an_accepted_step_is_not_moved_to_again(step_size: float, monkeypatch: p
 
     monkeypatch.setattr(GroupUpdate, "move_to", counted)
     weight = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
-    optimizer = SGDSLS([weight], initial_step_size=step_size, bracket=None)
+    optimizer = make([weight], initial_step_size=step_size, bracket=None)
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
@@ -357,3 +386,17 @@ def test_an_accepted_step_is_not_moved_to_again(step_size: float, monkeypatch: p
     assert optimizer.last_step.accepted
     assert len(moves) == optimizer.last_step.evaluations
     assert moves[-1] == optimizer.last_step.step_size
+
+
+def test_a_step_copies_the_parameters_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    saved: list[str] = []
+    save = GroupUpdate.save
+
+    def counted(update: GroupUpdate) -> None:
+        saved.append(update.group["name"])
+        save(update)
+
+    monkeypatch.setattr(GroupUpdate, "save", counted)
+    problem = TorchProblem()
+    problem.run(SGDSLS(problem.groups(), update_rule="all", joint_steps=0), 1)
+    assert saved == ["unit0", "unit1", "unit2"]

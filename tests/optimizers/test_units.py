@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -124,31 +126,23 @@ def test_under_the_rule_all_units_move_and_decay_by_their_own_step_sizes():
     assert optimizer.last_step.slope == pytest.approx(inner(gradient, gradient))
 
 
-def test_units_keep_their_step_sizes_where_no_factor_for_all_of_them_is_found():
-    weights = [torch.nn.Parameter(torch.ones(1, dtype=torch.float64)) for _ in range(2)]
-    optimizer = SGDSLS(
-        [{"params": [weight]} for weight in weights],
-        initial_step_size=8.0,
-        c=0.5,
-        max_trials=2,
-        update_rule="all",
-        joint_steps=0,
-        bracket=None,
-    )
+@pytest.mark.parametrize(("together", "counter"), [(1.0, "failures"), (math.inf, "skipped")])
+def test_units_keep_their_step_sizes_where_no_factor_for_all_of_them_is_found(together, counter):
+    weights = [torch.nn.Parameter(torch.zeros(1, dtype=torch.float64)) for _ in range(2)]
+    groups = [{"params": [weight]} for weight in weights]
+    optimizer = SGDSLS(groups, initial_step_size=8.0, update_rule="all", joint_steps=0, max_trials=2)
 
-    def closure():
-        optimizer.zero_grad()
-        loss = (weights[0] + weights[1]).square().sum() / 20
-        loss.backward()
-        return loss
+    def evaluate():
+        return together if all(weights) else sum(weight.item() for weight in weights)
 
-    # Each alone may go as far as 10; both together by 0.625 of 8, and the two trials are at 1 and 0.9 of it.
-    optimizer.step(closure)
-    assert not optimizer.last_step.accepted
-    assert optimizer.last_step.evaluations == 4
-    assert [weight.item() for weight in weights] == [1, 1]
+    for weight in weights:
+        weight.grad = torch.ones_like(weight)
+    optimizer.step(evaluate=evaluate, loss=0.0)
+    record = optimizer.last_step
+    assert (record.accepted, record.evaluations) == (False, 1 + 1 + 2)
+    assert not any(weights)
     for group in optimizer.param_groups:
-        assert (group["lr"], group["searches"], group["failures"], group["trials"]) == (8.0, 0, 1, 1)
+        assert (group["lr"], group["searches"], group[counter], group["trials"]) == (8.0, 0, 1, 1)
 
 
 def test_a_joint_search_that_fails_counts_for_every_unit():

@@ -60,8 +60,6 @@ class Line:
         self._move(step_size, self.without_momentum)
 
     def _move(self, step_size: float, without_momentum: bool) -> None:
-        if step_size == self.position == 0:
-            return
         self.position = math.nan  # until all groups are where they belong
         for update, factor in self.updates:
             update.move_to(step_size * factor, without_momentum)

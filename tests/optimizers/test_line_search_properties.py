@@ -161,6 +161,24 @@ def test_the_last_memory_of_a_failed_search_is_where_to_go_on(method):
     assert optimizer.last_step.step_size == optimizer.param_groups[0]["lr"]
 
 
+@pytest.mark.parametrize("make", [SGDSLS, partial(AdamSLS, condition="momentum")], ids=["sgd", "adam"])
+def test_a_step_ends_at_the_accepted_trial_where_a_later_one_was_rejected(make):
+    problem, after_rejections = TorchProblem(), 0
+    optimizer = make(problem.parameters(), initial_step_size=10.0, reset="restart")
+    for step in range(6):
+        losses = []
+
+        def evaluate(step=step, losses=losses):
+            losses.append(problem.loss(step).item())
+            return losses[-1]
+
+        optimizer.step(problem.callables(optimizer, step)[0], evaluate=evaluate)
+        accepted = optimizer.last_step.loss_after
+        assert problem.loss(step).item() == accepted
+        after_rejections += losses[-1] != accepted
+    assert after_rejections
+
+
 def test_only_a_step_size_that_a_search_found_grows():
     weight = nn.Parameter(torch.zeros(1, dtype=torch.float64))
     optimizer = SGDSLS([weight], shrink=0.5, growth=2.0, steps_per_epoch=1, bracket=None, max_trials=3)

@@ -133,16 +133,17 @@ def test_units_keep_their_step_sizes_where_no_factor_for_all_of_them_is_found(to
     optimizer = SGDSLS(groups, initial_step_size=8.0, update_rule="all", joint_steps=0, max_trials=2)
 
     def evaluate():
-        return together if all(weights) else sum(weight.item() for weight in weights)
+        moved = [-weight.item() for weight in weights]
+        return together if all(moved) else 1.0 if max(moved) == 8 else -sum(moved)
 
     for weight in weights:
         weight.grad = torch.ones_like(weight)
     optimizer.step(evaluate=evaluate, loss=0.0)
     record = optimizer.last_step
-    assert (record.accepted, record.evaluations) == (False, 1 + 1 + 2)
+    assert (record.accepted, record.evaluations) == (False, 2 + 2 + 2)
     assert not any(weights)
     for group in optimizer.param_groups:
-        assert (group["lr"], group["searches"], group[counter], group["trials"]) == (8.0, 0, 1, 1)
+        assert (group["lr"], group["searches"], group[counter], group["trials"]) == (8.0, 0, 1, 2)
 
 
 def test_a_joint_search_that_fails_counts_for_every_unit():

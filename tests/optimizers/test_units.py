@@ -130,7 +130,8 @@ def test_under_the_rule_all_units_move_and_decay_by_their_own_step_sizes():
 def test_units_keep_their_step_sizes_where_no_factor_for_all_of_them_is_found(together, counter):
     weights = [torch.nn.Parameter(torch.zeros(1, dtype=torch.float64)) for _ in range(2)]
     groups = [{"params": [weight]} for weight in weights]
-    optimizer = SGDSLS(groups, initial_step_size=8.0, update_rule="all", joint_steps=0, max_trials=2)
+    options = {"initial_step_size": 8.0, "shrink": 0.5, "bracket": None, "max_trials": 3}
+    optimizer = SGDSLS(groups, update_rule="all", joint_steps=0, **options)
 
     def evaluate():
         moved = [-weight.item() for weight in weights]
@@ -140,7 +141,7 @@ def test_units_keep_their_step_sizes_where_no_factor_for_all_of_them_is_found(to
         weight.grad = torch.ones_like(weight)
     optimizer.step(evaluate=evaluate, loss=0.0)
     record = optimizer.last_step
-    assert (record.accepted, record.evaluations) == (False, 2 + 2 + 2)
+    assert (record.accepted, record.evaluations) == (False, 2 + 2 + 3)
     assert not any(weights)
     for group in optimizer.param_groups:
         assert (group["lr"], group["searches"], group[counter], group["trials"]) == (8.0, 0, 1, 2)

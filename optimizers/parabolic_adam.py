@@ -46,8 +46,7 @@ class ParabolicAdam(torch.optim.Optimizer):
     :math:`s / a`, and Polyak's step, :math:`2 f / s`. The slope :math:`s = \langle g_k, d_k \rangle`, which is noisy,
     cancels out. The gradient agreement :math:`r` is the share of the slope that the momentum's older gradients explain:
     what a batch has in common with others. Both are measured in the first half of the run, by the constants of
-    `PeakRate`, and anew where more tensors begin to train. The peak is at least :math:`l`, a hundredth of the rate at
-    which a step changes the typical matrix by its own size. docs/parabolic_adam.md has the derivation.
+    `PeakRate`, and anew where more tensors begin to train. docs/parabolic_adam.md has the derivation.
 
     A step whose loss or gradient is not finite is left out; on an accelerator its gradient counts as zero instead.
     A search copies the parameters. Where nothing reads gradients after a step, set the attribute `keeps_gradients` to
@@ -66,6 +65,7 @@ class ParabolicAdam(torch.optim.Optimizer):
         initial_step_size: Where the first search probes; high rather than low, it only costs trials.
         max_trials: The largest number of trials of one search.
         relative_tolerance: Losses that differ by less than this share count as equal.
+        least_change: :math:`l` over the rate at which a step changes the typical matrix by its own size.
 
     Raises:
         ValueError: An argument is out of range; a step has no way to compute the loss; gradients are sparse.
@@ -100,6 +100,7 @@ class ParabolicAdam(torch.optim.Optimizer):
         initial_step_size: float = 0.1,
         max_trials: int = 10,
         relative_tolerance: float = 1e-6,
+        least_change: float = LEAST_CHANGE,
     ) -> None:
         require(0 < peak_fraction < 2, "peak_fraction", peak_fraction, "above 0 and below 2")
         require(total_steps is None or total_steps >= 1, "total_steps", total_steps, "at least 1, or None")
@@ -111,6 +112,7 @@ class ParabolicAdam(torch.optim.Optimizer):
         require(is_probe, "initial_step_size", initial_step_size, "from 1e-10 to 10")
         require(max_trials >= 1, "max_trials", max_trials, "at least 1")
         require(relative_tolerance >= 0, "relative_tolerance", relative_tolerance, "at least 0")
+        require(0 <= least_change < 1, "least_change", least_change, "from 0 to below 1")
         self.total_steps = total_steps
         # The share of the run that is done, set before each step by a callback that knows it better than a step count.
         self.progress: float | None = None
@@ -128,6 +130,7 @@ class ParabolicAdam(torch.optim.Optimizer):
             "initial_step_size": initial_step_size,
             "max_trials": max_trials,
             "relative_tolerance": relative_tolerance,
+            "least_change": least_change,
             # Options of Adam's direction and of `GroupUpdate` that are off here.
             "amsgrad": False,
             "heavy_ball": 0.0,
@@ -146,7 +149,8 @@ class ParabolicAdam(torch.optim.Optimizer):
 
     def check_state(self, state_dict: dict[str, Any]) -> None:
         """Raise a ValueError for a state that cannot be loaded: of another optimizer, or of an older version."""
-        missing = [name for name in _STATE if any(name not in group for group in state_dict["param_groups"])]
+        groups = state_dict["param_groups"]
+        missing = [name for name in (*_STATE, "least_change") if any(name not in group for group in groups)]
         if missing:
             raise ValueError(
                 f"the state to load is of another optimizer or an older ParabolicAdam: its groups lack {missing[0]}"
@@ -210,7 +214,7 @@ class ParabolicAdam(torch.optim.Optimizer):
         if tensors > group["most_tensors"]:
             # A direction through what has trained so far says nothing about the rest.
             state = replace(estimator.begin(state.steps - 1, state.log_distance), steps=state.steps)
-            state.least_peak = LEAST_CHANGE * rate_of_whole_change(updates)
+            state.least_peak = group["least_change"] * rate_of_whole_change(updates)
         done = self.progress
         if done is None and self.total_steps is not None:
             done = state.steps / self.total_steps

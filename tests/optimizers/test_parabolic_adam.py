@@ -189,10 +189,11 @@ def test_only_a_schedule_lets_the_step_size_fall(known):
     assert peaks == pytest.approx(np.maximum(largest, optimizer.param_groups[0]["least_peak"] / 0.12))
 
 
-def test_a_sharp_direction_does_not_keep_the_rate_below_a_hundredth_of_the_weights() -> None:
+@pytest.mark.parametrize("share", [0.01, 0.05])
+def test_a_sharp_direction_does_not_keep_the_rate_below_a_share_of_the_weights(share: float) -> None:
     # One steep entry beside a matrix that still has all to learn: the loss rises beyond a step of 1e-5.
     matrix, steep = torch.nn.Parameter(torch.full((40, 90), 0.2)), torch.nn.Parameter(torch.ones(1))
-    optimizer = ParabolicAdam([matrix, steep], total_steps=100)
+    optimizer = ParabolicAdam([matrix, steep], total_steps=100, least_change=share)
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
@@ -203,12 +204,12 @@ def test_a_sharp_direction_does_not_keep_the_rate_below_a_hundredth_of_the_weigh
     optimizer.step(closure)
     group = optimizer.param_groups[0]
     assert group["minimiser"] < 1e-4
-    assert group["lr"] == pytest.approx(0.1 * 0.01 * 0.2 * (40**-0.5 + 90**-0.5))
+    assert group["lr"] == pytest.approx(0.1 * share * 0.2 * (40**-0.5 + 90**-0.5))
 
 
 def test_the_least_peak_is_that_of_all_that_trains() -> None:
     first, second = (torch.nn.Parameter(torch.full((4, 9), value)) for value in (0.1, 0.9))
-    optimizer = ParabolicAdam([first, second], total_steps=100, weight_decay=0.0)
+    optimizer = ParabolicAdam([first, second], total_steps=100, weight_decay=0.0, least_change=0.01)
     second.requires_grad_(False)
 
     def closure() -> torch.Tensor:
@@ -416,6 +417,7 @@ def test_after_the_announced_end_the_last_step_size_stays():
         ({"initial_step_size": 20.0}, "initial_step_size: 20.0 is not allowed; from 1e-10 to 10"),
         ({"max_trials": 0}, "max_trials: 0 is not allowed; at least 1"),
         ({"relative_tolerance": -1.0}, "relative_tolerance: -1.0 is not allowed; at least 0"),
+        ({"least_change": 1.0}, "least_change: 1.0 is not allowed; from 0 to below 1"),
     ],
 )
 def test_bad_arguments_are_one_line(arguments, message):

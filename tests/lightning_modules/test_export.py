@@ -131,7 +131,7 @@ def test_an_exported_folder_is_read_back_with_its_labels_and_its_task(tmp_path: 
 def test_onnxruntime_predicts_the_same_for_any_batch_and_length(tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    for architecture in ARCHITECTURES:
+    for architecture in ("bert", "deberta-v2", "gpt2"):  # token types, relative positions, a decoder
         module = tiny_classifier(tmp_path / architecture, architecture, 3)
         folder = module.export(tmp_path / f"{architecture}-model", onnx=True)
         session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from lightning_modules.batches.batch_rows import Batch
@@ -56,11 +57,16 @@ class BatchLogits:
     def __call__(self, batch: Batch) -> Tensor:
         """Return the logits of a batch."""
         mask = batch.get("attention_mask")
-        # On other devices it was not measured, and each length of text is another kernel to start.
-        if self.packing is None or mask is None or not (self._always_packs or mask.device.type == "cpu"):
+        if self.packing is None or mask is None or not (self._always_packs or self._may_pack(mask)):
             return self.with_padding(batch)
         with self.packing.of(mask, self._always_packs):
             return self.with_padding(batch)
+
+    @staticmethod
+    def _may_pack(mask: Tensor) -> bool:
+        # On other devices it was not measured, and each length of text is another kernel to start; torch.compile would
+        # trace the packed layers anew for most batches.
+        return mask.device.type == "cpu" and not torch.compiler.is_compiling()
 
     def with_padding(self, batch: Batch) -> Tensor:
         """Return the logits of a batch, computed on its padding as well."""

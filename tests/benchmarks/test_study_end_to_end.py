@@ -15,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.metadata import parse_session_start_info_plugin_data
 from transformers import BertConfig
 
+from benchmarks.study.__main__ import main
 from benchmarks.study.bookkeeping import collect
 from benchmarks.study.execution import execute_run
 from benchmarks.study.grid import expand_runs
@@ -164,37 +165,39 @@ def test_a_run_ended_by_sigterm_has_failed_and_is_repeated(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_the_command_line_says_what_it_would_do_and_what_is_wrong(tmp_path: Path) -> None:
+def test_the_command_line_says_what_it_would_do_and_what_is_wrong(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
     path = tmp_path / "tiny.yaml"
     path.write_text(STUDY.replace("HERE", str(tmp_path)).replace("0.1}", "0.1, model.optimizr: 1}"))
 
-    def study(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "benchmarks.study", str(path), "--output", str(tmp_path / "out"), *arguments]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    def study(*arguments: str) -> tuple[int, str, str]:
+        status = main([str(path), "--output", str(tmp_path / "out"), *arguments])
+        return status, *capsys.readouterr()
 
-    dry = study("--dry-run")
-    assert dry.returncode == 0
-    assert "3 cells, 1 seed each: 3 runs, 3 to do" in dry.stdout
+    status, printed, _ = study("--dry-run")
+    assert status == 0
+    assert "3 cells, 1 seed each: 3 runs, 3 to do" in printed
 
-    emitted = study("--emit-commands")
+    _, printed, _ = study("--emit-commands")
     ids = [run.id for run in expand_runs(load_study(path))]
-    assert [line.split("--run ")[1].split()[0] for line in emitted.stdout.splitlines()] == ids
+    assert [line.split("--run ")[1].split()[0] for line in printed.splitlines()] == ids
 
-    checked = study("--check")
-    assert checked.returncode == 2
-    assert "sst2 · later: " in checked.stderr
-    assert "optimizr" in checked.stderr
-    assert "2 of 3 cells can be run" in checked.stdout
+    status, printed, complained = study("--check")
+    assert status == 2
+    assert "sst2 · later: " in complained
+    assert "optimizr" in complained
+    assert "2 of 3 cells can be run" in printed
 
-    assert study("--run", "nothing").returncode == 2
-    assert "no run nothing" in study("--run", "nothing").stderr
-    in_the_way = study("--dry-run", "--output", str(path))
-    assert (in_the_way.returncode, in_the_way.stderr.count("\n")) == (2, 1)
-    assert str(path) in in_the_way.stderr
+    status, _, complained = study("--run", "nothing")
+    assert status == 2
+    assert "no run nothing" in complained
+    status, _, complained = study("--dry-run", "--output", str(path))
+    assert (status, complained.count("\n")) == (2, 1)
+    assert str(path) in complained
     path.write_text("axes: {}\n")
-    wrong = study("--dry-run")
-    assert wrong.returncode == 2
-    assert wrong.stderr == f"study: error: {path}: the key 'seeds' is missing\n"
+    assert study("--dry-run") == (2, "", f"study: error: {path}: the key 'seeds' is missing\n")
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from typing import Any, cast
 import lightning
 import torch
 from lightning.fabric.utilities import move_data_to_device
+from lightning.fabric.utilities.data import sized_len
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
@@ -107,6 +108,7 @@ class Resumption:
             now = self._before_validation
         checkpoint[ENTRY] = {
             "ranks": trainer.world_size,
+            "epoch_length": _epoch_length(trainer),
             "random_states": _of_all_ranks(now, module),
             "own_generators": _objects_of_all_ranks(saved_states(generators_within(module.modules())), trainer),
             "epoch_start": {name: _of_all_ranks(states, module) for name, states in self._epoch_start.items()},
@@ -152,6 +154,14 @@ class Resumption:
             rank_zero_info(
                 f"the checkpoint is of {loaded['ranks']} ranks and this run has {trainer.world_size}: it goes on with "
                 "another order of the data and other random numbers"
+            )
+        now = _epoch_length(trainer)
+        before = loaded.get("epoch_length", now)  # earlier versions have none
+        if within and loaded["ranks"] == trainer.world_size and before != now:
+            rank_zero_warn(
+                f"the checkpoint is from within an epoch of {before} batches, and this run has epochs of {now}: the "
+                "batches that were trained on are left out by their number, so that some rows come twice in this epoch "
+                "or not at all; with the former data and batch size none does"
             )
         trainer.callback_metrics.update(loaded["metrics"])
         for sampler, seed in zip(_seeded_samplers(trainer), loaded["sampler_seeds"], strict=False):
@@ -253,6 +263,12 @@ def _is_plain(batch: Any) -> bool:
 def _loaders(trainer: Trainer) -> list[Any]:
     loaders = trainer.train_dataloader
     return [] if loaders is None else CombinedLoader(loaders).flattened
+
+
+def _epoch_length(trainer: Trainer) -> int | None:
+    """Return the batches of the longest training loader, whatever the Trainer's limit; None where that is unknown."""
+    lengths = [sized_len(loader) for loader in _loaders(trainer)]
+    return max((length for length in lengths if length is not None), default=None)
 
 
 def _generators(trainer: Trainer) -> list[torch.Generator]:

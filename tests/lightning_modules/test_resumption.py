@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -515,6 +516,23 @@ def test_waiting_batches_that_a_checkpoint_cannot_hold_are_told(tmp_path: Path) 
     torch.load(tmp_path / "batch3.ckpt", weights_only=True)
     with pytest.warns(UserWarning, match="1 batches of an accumulated step are left out"):
         run(OTHERS["adamw"], checkpoint=tmp_path / "batch3.ckpt", **options)
+
+
+@pytest.mark.parametrize(("limit", "told"), [(1.0, True), (4, True), (None, False)])
+def test_batches_of_another_size_within_an_epoch_are_told(limit: float | None, told: bool, tmp_path: Path) -> None:
+    run(OTHERS["adamw"], course=Course(tmp_path, (2,)), limit_train_batches=3)
+
+    def resized() -> DataLoader:
+        return DataLoader(TensorDataset(*tensors()), batch_size=BATCH // 2 if told else BATCH, shuffle=True)
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run(OTHERS["adamw"], checkpoint=tmp_path / "batch2.ckpt", make_loader=resized, limit_train_batches=limit)
+    lines = [str(each.message) for each in caught if "within an epoch of" in str(each.message)]
+    assert len(lines) == told
+    assert not told or lines[0].startswith(
+        "the checkpoint is from within an epoch of 6 batches, and this run has epochs of 11:"
+    )
 
 
 @pytest.mark.parametrize("name", ["batch6", "batch8", "epoch0"])

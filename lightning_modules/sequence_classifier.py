@@ -168,13 +168,14 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         self.num_labels = num_labels
         self._vocabulary = embedded_tokens(self.model)
         self.split_by_length = split_by_length
-        runs_otherwise = compile or gradient_checkpointing
+        # Features on disk are by row, and layers that run later, in the backward pass, would see padding again.
+        runs_otherwise = compile or gradient_checkpointing or self.feature_cache is not None
         if skip_padding and runs_otherwise:
             raise ModelError(
-                "skip_padding: it does not go with compile or gradient_checkpointing; leave one of them out"
+                "skip_padding: it does not go with compile, gradient_checkpointing or cache_features; leave one of "
+                "them out"
             )
-        # Features on disk are by row, and layers that run later, in the backward pass, would see padding again.
-        if skip_padding is not False and not runs_otherwise and self.feature_cache is None:
+        if skip_padding is not False and not runs_otherwise:
             self._logits.skip_padding(self.module_order, always=bool(skip_padding))
         by_row = {"split_by_length": split_by_length > 1, "cache_features": bool(cache_features)}
         self._options_by_row = [option for option, is_on in by_row.items() if is_on]

@@ -172,8 +172,9 @@ def test_a_classifier_skips_padding_when_asked_to_and_refuses_what_does_not_go_w
     first.register_forward_hook(lambda _, args, __: seen.append(args[0].shape[1]))
     torch.testing.assert_close(asked(batch), never(batch), rtol=1e-4, atol=1e-5)
     assert seen == [51]
-    with pytest.raises(ModelError, match="gradient_checkpointing"):
-        SequenceClassifier(skip_padding=True, gradient_checkpointing=True)
+    for other in ({"gradient_checkpointing": True}, {"trainable": "head", "cache_features": True}):
+        with pytest.raises(ModelError, match="skip_padding: it does not go with"):
+            SequenceClassifier(skip_padding=True, **other)
 
 
 @pytest.mark.parametrize("change", ["attention", "checkpointing", "reentrant checkpointing"])

@@ -41,7 +41,7 @@ class TextDataModule(TokenizedDataModule):
     Columns, kind of task and label names that are found are saved in checkpoints. docs/own_data.md has examples.
 
     Args:
-        train_file: Training rows, as a path, a glob pattern, or several; .csv, .tsv, .jsonl or .parquet.
+        train_file: Training rows, as a path, a glob pattern, or several: .csv, .tsv, .jsonl (.ndjson, .json), .parquet.
         val_file: Validation rows. Default: ``val_fraction`` of the training rows.
         test_file: Rows to test on.
         predict_file: Rows to predict; they need no labels.
@@ -50,7 +50,7 @@ class TextDataModule(TokenizedDataModule):
         train_split: Name of its training split.
         val_split: Name of its validation split; where it has none, rows are held out.
         test_split: Name of its test split.
-        predict_split: Name of the split to predict. Default: ``test_split``.
+        predict_split: Name of the split to predict. Default: that of ``test_split``.
         text_columns: One or two text columns; two are tokenized as a pair. Default: the only possible one, or ``text``.
         label_column: Column of the labels, or several columns of 0 and 1. Default: the only possible one, or ``label``.
         problem_type: Kind of task, one of transformers' three. Default: found from the labels.

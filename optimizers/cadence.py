@@ -13,9 +13,9 @@ from optimizers.checks import require
 class Cadence(Protocol):
     """The rule for when a unit searches: a frozen dataclass of its options, with three methods.
 
-    The methods get the first param group of a unit: `group["lr"]` is the step size in force, `group["searches"]` the
-    number of searches that found one, and so on (`UnitMemory`), beside every option. `LineSearchOptimizer` keeps in the
-    groups, by name, the options of the rule and what the rule remembers; both are saved with the state.
+    The methods get the first param group of a unit. It holds every option and what is remembered of the unit
+    (`UnitMemory`): `group["lr"]` is the step size in force, `group["searches"]` the number of searches that found one.
+    `LineSearchOptimizer` also keeps in the groups, by name, what the rule remembers; all of it is saved with the state.
     """
 
     def memory(self) -> dict[str, Any]:

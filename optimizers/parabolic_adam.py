@@ -65,7 +65,8 @@ class ParabolicAdam(torch.optim.Optimizer):
         initial_step_size: Where the first search probes; high rather than low, it only costs trials.
         max_trials: The largest number of trials of one search.
         relative_tolerance: Losses that differ by less than this share count as equal.
-        least_change: :math:`l` over the rate at which a step changes the typical matrix by its own size.
+        least_change: The least peak :math:`l`, as a share of the rate at which a step changes the typical matrix by its
+            own size; 0 sets none.
 
     Raises:
         ValueError: An argument is out of range; a step has no way to compute the loss; gradients are sparse.

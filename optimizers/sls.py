@@ -37,7 +37,7 @@ class AdamSLS(LineSearchOptimizer):
         c: :math:`c`, the share of the predicted decrease that a step has to reach, in (0, 1) (0.1 in the paper).
         shrink: :math:`\delta`, what a rejected step size is multiplied by, in (0, 1) (0.9 in the paper).
         growth: :math:`\gamma`, by how much the step size may grow in an epoch, at least 1 (2 in the paper).
-        steps_per_epoch: :math:`n`; `SequenceClassifier` fills in the run's own. None in a plain loop: 20.
+        steps_per_epoch: :math:`n`; `ClosureModule` fills in the run's own. None in a plain loop: 20.
         betas: Decay rates of Adam's two averages.
         eps: :math:`\epsilon`, added to the root of the second average.
         weight_decay: :math:`\lambda`, decoupled as in AdamW; takes no part in the condition.
@@ -98,8 +98,8 @@ class SGDSLS(LineSearchOptimizer):
 
     makes the step :math:`x_{k+1} = x_k + b_k - \eta \lambda x_k` with the heavy ball's
     :math:`b_k = \mu b_{k-1} - \eta g_k`; the search starts from :math:`\eta_0 = \eta_{k-1} \gamma^{1/n}` with :math:`n`
-    steps per epoch. A failed search leaves the parameters as they were and sets :math:`b_k` to zero. There is no state
-    but for the momentum.
+    steps per epoch. A failed search leaves the parameters as they were and sets :math:`b_k` to zero. Only momentum
+    needs a state per parameter.
 
     Args:
         params: Parameters, or groups of them (dicts with `params` and optionally `name`, `unit`, `weight_decay`, `lr`).
@@ -107,7 +107,7 @@ class SGDSLS(LineSearchOptimizer):
         c: :math:`c`, the share of the predicted decrease that a step has to reach, in (0, 1) (0.1 in the paper).
         shrink: :math:`\delta`, what a rejected step size is multiplied by, in (0, 1) (0.9 in the paper).
         growth: :math:`\gamma`, by how much the step size may grow in an epoch, at least 1 (2 in the paper).
-        steps_per_epoch: :math:`n`; `SequenceClassifier` fills in the run's own. None in a plain loop: 20.
+        steps_per_epoch: :math:`n`; `ClosureModule` fills in the run's own. None in a plain loop: 20.
         momentum: :math:`\mu`, below 1; takes no part in the condition.
         weight_decay: :math:`\lambda`, decoupled: neither in the condition nor in the momentum.
         options: `reset`, `update_rule` and the others of `CommonOptions`.

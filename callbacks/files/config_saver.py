@@ -16,7 +16,7 @@ from callbacks.files.run_folder import missing_folders, run_folder
 class ConfigSaver(SaveConfigCallback):
     """Saves the resolved configuration in the run's folder, whatever the logger; never over another file.
 
-    A fit's is a text in TensorBoard as well.
+    TensorBoard gets the configuration of a fit as well, as a text.
 
     Lightning's own callback saves where ``Trainer.log_dir`` points, which is the run's folder for TensorBoard and CSV
     files alone. The file is ``config.yaml``; where a file of that name holds something else, ``config-v1.yaml`` and so

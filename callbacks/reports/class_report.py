@@ -20,10 +20,10 @@ class ClassReport(Callback):
     """Writes and prints precision, recall and F1 of every class, with scikit-learn's values.
 
     Every validation writes ``class_report.csv`` in the run's folder (:func:`~callbacks.run_folder`), and so does
-    ``test``, as ``class_report_test.csv``. At the end of ``fit`` file and printed table are about the validation whose
-    weights are the best checkpoint, or the last one where it is of no validation of this fit; under
-    PretrainedInterpolation about the weights as trained. Of several evaluation sets it takes the first. It does nothing
-    for a regression, and writes no file with ``fast_dev_run``.
+    ``test``, as ``class_report_test.csv``. At the end of ``fit`` the file and the printed table are about the
+    validation whose weights are the best checkpoint, or about the last one where that checkpoint is of no validation of
+    this fit. Under PretrainedInterpolation they are about the weights as trained. Of several evaluation sets it takes
+    the first. It does nothing for a regression, and writes no file with ``fast_dev_run``.
 
     The module is a :class:`~lightning_modules.SequenceClassifier`, or has its ``problem_type`` and ``label_names``, and
     evaluation steps that return ``predicted`` and ``labels``.

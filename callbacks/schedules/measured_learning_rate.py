@@ -25,12 +25,13 @@ class MeasuredLearningRate(Callback):
     r"""Measures the peak learning rate of any torch optimizer during a fit, and sets it.
 
     A few forward passes measure the loss and its curvature along the optimizer's own steps, in the first step and then
-    ever more rarely, until `measured_share` of the run is over. The configured learning rate has no effect, but
-    ratios between groups and the shape of a schedule (warm-up, decay) are kept: the highest rate of the run becomes
-    the one measured, as `optimizers.ParabolicAdam` would find it; docs/measured_learning_rate.md says how.
+    ever more rarely, until `measured_share` of the run is over. The highest rate of the run becomes the one that is
+    measured, as in `optimizers.ParabolicAdam`, whose least peak holds here for Adam and its like too;
+    docs/measured_learning_rate.md says how. The configured learning rate has no effect, but ratios between groups and
+    the shape of a schedule (warm-up, decay) are kept.
 
-    Every step is one of the optimizer's own, at the rate measured until then. The trials log nothing and leave no trace
-    in buffers, metrics and random numbers; `training_step` is called for them once more, without gradients. Logs
+    Every step is one of the optimizer's own, at the rate measured until then. For each trial `training_step` is called
+    once more, without gradients; what it logs is dropped, and buffers, metrics and random numbers are restored. Logs
     `lr/measured`, and says the rate in one line when it is final. A run that is resumed goes on where it was.
 
     Args:
@@ -38,7 +39,7 @@ class MeasuredLearningRate(Callback):
         measured_share: The share of the run in which the rate is measured, from 0 to 1; its first 20 steps in any case.
 
     Attributes:
-        peak: The highest learning rate of the run, as measured so far; None before the first step.
+        peak: The highest learning rate of the run, as measured so far; None before the first search that found one.
         passes: Forward passes that the measurement has taken.
 
     Raises:

@@ -28,7 +28,7 @@ class Task:
         label_words: Whether labels are words in official files and on the leaderboard, and not numbers.
         headerless_columns: Columns of the training and validation files, if these have no header line.
         skips_malformed_rows: Whether the official training file has a few rows with missing columns, which are left
-        out.
+            out.
         tsv_files: File names by split where these differ from train.tsv, dev.tsv, test.tsv; the first one that exists
             is read.
     """

@@ -437,6 +437,13 @@ def test_a_state_of_another_optimizer_is_refused():
         ParabolicAdam(TorchProblem().groups()).load_state_dict(state)
 
 
+def test_a_state_of_an_older_version_is_refused():
+    state = ParabolicAdam(TorchProblem().groups()).state_dict()
+    del state["param_groups"][0]["least_change"]
+    with pytest.raises(ValueError, match="an older ParabolicAdam: its groups lack least_change"):
+        ParabolicAdam(TorchProblem().groups()).load_state_dict(state)
+
+
 def test_groups_share_one_rate_whatever_their_unit_and_scale_it_by_their_factor():
     one, other = TorchProblem(), TorchProblem()
     divided = [{**group, "unit": f"unit{i}"} for i, group in enumerate(other.groups())]

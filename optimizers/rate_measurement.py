@@ -37,7 +37,8 @@ class RateMeasurement:
     .. math:: r \approx \frac{\sum_k \langle g_k, d_{k-1} \rangle}{\sum_k \langle g_k, d_k \rangle}
 
     Where the first direction moves the entries of a matrix alike, as that of Adam does, the peak is at least a
-    hundredth of the rate at which a step changes the typical matrix by its own size, as ParabolicAdam's is.
+    hundredth of the rate at which a step changes the typical matrix by its own size, as ParabolicAdam's is. Of groups
+    with different rates, the mean over the matrices is at least that.
 
     Rates are measured in units of Polyak's step :math:`2 f / \langle g_1, d_1 \rangle`, so that the scale of loss and
     gradients does not matter. A direction more than twice as long as all before has what was measured forgotten, and
@@ -70,6 +71,7 @@ class RateMeasurement:
         steps: int = 0,
     ) -> None:
         self._optimizer = optimizer
+        self._weights = weights
         self._total_steps = total_steps
         self._estimator = PeakRate(peak_fraction, measured_share=measured_share)
         self._direction = StepDirection(optimizer, weights)
@@ -176,7 +178,9 @@ class RateMeasurement:
             if not (math.isfinite(start) and math.isfinite(steepness) and steepness > 0):
                 return
             self._unit = 2 * abs(start) / steepness if start else 1.0
-            state.least_peak = LEAST_CHANGE * rate_of_even_change(parameters, direction) / self._unit
+            groups = zip(self._optimizer.param_groups, self._weights, strict=True)
+            weights = [weight for group, weight in groups for _ in group["params"]]
+            state.least_peak = LEAST_CHANGE * rate_of_even_change(parameters, direction, weights) / self._unit
         unit = self._unit
         before = [p.detach().clone() for p in parameters]
 

@@ -55,29 +55,41 @@ def rate_of_whole_change(updates: Sequence[GroupUpdate]) -> float:
     )
 
 
-def rate_of_even_change(params: Sequence[Tensor], direction: Sequence[Tensor]) -> float:
+def rate_of_even_change(
+    params: Sequence[Tensor], direction: Sequence[Tensor], weights: Sequence[float] | None = None
+) -> float:
     r"""Return the rate of `rate_of_whole_change` for the step of any optimizer that moves entries alike.
 
     The first step of Adam does, as those of sign methods do; with a direction :math:`d` for a learning rate of 1 the
     rate is the median of :math:`\rho (\sqrt m + \sqrt n) / \lVert d \rVert`. A gradient, whose entries differ by orders
     of magnitude, is no such direction: its length says little about how far it may be followed.
 
+    Where learning rates differ, it is their mean over the matrices that has this value. By the median alone a model
+    whose lower layers learn a thousand times as slowly would get a rate a thousand times as high.
+
     Args:
         params: Parameters.
         direction: A tensor for each of them.
+        weights: The learning rate of each of them as a share of the highest one, which the direction has as a factor.
+            None: all are 1.
 
     Returns:
-        The rate; 0 where the direction moves the entries of no matrix alike.
+        The rate, of parameters with weight 1; 0 where the direction moves the entries of no matrix alike.
     """
-    matrices = [(param, moves) for param, moves in zip(params, direction, strict=True) if param.dim() > 1]
+    weights = [1.0] * len(params) if weights is None else weights
+    matrices = [each for each in zip(params, direction, weights, strict=True) if each[0].dim() > 1]
     if not matrices:
         return 0.0
-    figures = gather([number for param, moves in matrices for number in (_sum_of_squares(param), *_spread(moves))])
-    return _typical_rate(
-        (square, moved, *_rows_and_columns(param))
-        for (square, moved, evenness), (param, _) in zip(figures.view(-1, 3).tolist(), matrices, strict=True)
-        if evenness > _EVEN
-    )
+    figures = gather([number for param, moves, _ in matrices for number in (_sum_of_squares(param), *_spread(moves))])
+    even = [
+        (square, moved, param, weight)
+        for (square, moved, evenness), (param, _, weight) in zip(figures.view(-1, 3).tolist(), matrices, strict=True)
+        if square > 0 and weight > 0 and evenness > _EVEN
+    ]
+    if not even:
+        return 0.0
+    typical = _typical_rate((square, moved / weight**2, *_rows_and_columns(p)) for square, moved, p, weight in even)
+    return typical / statistics.fmean(weight for *_, weight in even)
 
 
 def _spread(direction: Tensor) -> tuple[Tensor, Tensor]:

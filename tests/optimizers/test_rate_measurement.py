@@ -75,6 +75,22 @@ def test_it_is_that_of_parabolic_adam() -> None:
     assert measured_peaks(AdamW) == pytest.approx([optimizer.param_groups[0]["least_peak"]], rel=1e-3)
 
 
+def test_of_groups_with_different_rates_the_mean_is_at_least_that() -> None:
+    weight, loss_of = steep_problem()
+    others = [nn.Parameter(weight.detach().clone()) for _ in range(4)]
+    optimizer = Adam([{"params": [weight], "lr": 1e-3}, {"params": others, "lr": 1e-6}])
+    found = RateMeasurement(optimizer, [1.0, 1e-3], 80)
+
+    def loss_of_all() -> Tensor:
+        return loss_of() + torch.stack([(other - other.detach()).sum() for other in others]).sum()
+
+    loss = loss_of_all()
+    loss.backward()
+    found.measure(loss, loss_of_all)
+    signs = (SHAPE[0] * SHAPE[1]) ** 0.5
+    assert found.peak * (1 + 4e-3) / 5 == pytest.approx(hundredth_of_whole_change(signs), rel=0.01)
+
+
 def test_a_direction_of_unequal_entries_has_no_least_peak() -> None:
     peaks = measured_peaks(SGD)
     length = np.linalg.norm(np.random.default_rng(0).random(SHAPE))

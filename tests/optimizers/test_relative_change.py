@@ -67,3 +67,12 @@ def test_any_direction_of_even_entries_has_a_rate_by_its_length() -> None:
     assert rate_of_even_change([table, *others], [moves, *beside]) == pytest.approx(rate)
     assert rate_of_even_change([kernel], [signs]) == pytest.approx(0.3 * (1 / 2 + 1 / 3))
     assert rate_of_even_change(others, beside) == 0.0
+
+
+def test_the_mean_of_different_rates_is_that_of_the_typical_matrix() -> None:
+    sizes, weights = (0.1, 0.6, 50.0, 0.7, 3.0), (1.0, 0.1, 0.01, 0.001, 0.0)
+    matrices = [torch.full((4, 9), size) for size in sizes] + [torch.zeros(4, 9)]
+    direction = [torch.full((4, 9), weight) for weight in (1.0, 0.1, 0.01, 0.001, 7.0, 1.0)]
+    highest = rate_of_even_change(matrices, direction, (*weights, 1.0))
+    # What has no rate does not count, nor does a matrix of zeros.
+    assert highest * 1.111 / 4 == pytest.approx((0.6 + 0.7) / 2 * (1 / 2 + 1 / 3))

@@ -55,8 +55,12 @@ def encode_labels(
         )
     if not has_lists:
         return ids.cast(pa.int64())
-    lengths = pc.list_value_length(cells).to_numpy(zero_copy_only=False)
-    return pa.ListArray.from_arrays(_offsets(lengths), ids.cast(pa.int32()))
+    rows = pc.list_parent_indices(cells).to_numpy(zero_copy_only=False)
+    own = ids.to_numpy(zero_copy_only=False).astype(np.int64)
+    # A label that a list names twice is one label of the text.
+    kept = np.sort(np.unique(rows * kind.num_labels + own, return_index=True)[1])
+    lengths = np.bincount(rows[kept], minlength=len(cells))
+    return pa.ListArray.from_arrays(_offsets(lengths), pa.array(own[kept].astype(np.int32)))
 
 
 def _from_columns(part: Part, columns: Sequence[str]) -> pa.Array:

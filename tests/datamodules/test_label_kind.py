@@ -136,6 +136,8 @@ def test_ids_follow_the_names():
     assert encode_labels(part(label=["pos", "neg", "pos"]), ["label"], kind).to_pylist() == [1, 0, 1]
     kind = kind_of([["a", "b"], ["c"]])
     assert encode_labels(part(label=[["c", "a"], [], ["b"]]), ["label"], kind).to_pylist() == [[2, 0], [], [1]]
+    repeated = part(label=[["c", "a", "c"], [], ["b", "b"]])
+    assert encode_labels(repeated, ["label"], kind).to_pylist() == [[2, 0], [], [1]]
     scores = encode_labels(part(label=["1.5", "-2"]), ["label"], kind_of(["1.5", "2"]))
     assert scores.to_pylist() == [1.5, -2.0]
     assert scores.type == pa.float32()

@@ -195,6 +195,13 @@ class LabelProfile:
                 "several labels per text are lists of JSON lines or Parquet, or several columns of 0 and 1; "
                 "problem_type=single_label_classification takes each such text as one class"
             )
+        if self.has_lists and self.has_floats and self.has_fractions:
+            fraction = next(name for name in sorted(self.names) if not INTEGER.fullmatch(name))
+            raise DataError(
+                f"the label column {self.column!r} holds lists of numbers such as {fraction}, and a list has the names "
+                "of a text's labels, texts or integers; problem_type=multi_label_classification takes each number as "
+                "the name of a label"
+            )
         if self.has_lists and self.names_of_numbers is None and self.names == {"0", "1"}:
             raise DataError(
                 f"the label column {self.column!r} holds lists of 0 and 1, and a list has the names of a text's "

@@ -78,6 +78,14 @@ def test_vectors_of_0_and_1_are_no_lists_of_names():
     assert kind_of([[0, 1], [2]]).label_names == ("0", "1", "2")
 
 
+def test_vectors_of_probabilities_are_no_lists_of_names():
+    """Each probability would be a label of its own."""
+    with pytest.raises(DataError, match=r"'label' holds lists of numbers such as 0\.1, and a list has the names"):
+        kind_of([[0.1, 0.9], [1.0, 0.0]])
+    assert kind_of([[1.5], [2]], problem_type="multi_label_classification").label_names == ("1.5", "2")
+    assert kind_of([["3.1"], ["3.2", "3.1"]]).label_names == ("3.1", "3.2")
+
+
 def test_two_ways_to_write_one_label_are_told():
     one_class = {"problem_type": "single_label_classification"}
     for labels, options, message in (

@@ -22,7 +22,8 @@ class DatasetSource:
     """
 
     def __init__(self, rows: datasets.Dataset, place: str) -> None:
-        self.rows, self.place = rows, place
+        # A saved data set keeps its format, which may be of some columns alone and of tensors.
+        self.rows, self.place = rows.with_format(None), place
         self.schema: pa.Schema = rows.features.arrow_schema.remove_metadata()
         self.label_names = {}
         for name, feature in rows.features.items():
@@ -58,7 +59,12 @@ def load_splits(name: str, configuration: str | None) -> dict[str, DatasetSource
     folder = Path(name).expanduser()
     try:
         in_folder = folder.is_dir()
-        found = datasets.load_from_disk(str(folder)) if in_folder else datasets.load_dataset(name, configuration)
+        # From files whatever HF_DATASETS_IN_MEMORY_MAX_SIZE says: by their content rows are cached.
+        found = (
+            datasets.load_from_disk(str(folder), keep_in_memory=False)
+            if in_folder
+            else datasets.load_dataset(name, configuration, keep_in_memory=False)
+        )
     except Exception as error:
         # Errors of the hub's client and of damaged files share no base class.
         raise DataError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 
 from datamodules.errors import DataError
@@ -36,6 +37,13 @@ class TextSplits:
         delimiter: str | None,
         quoting: Quoting,
     ) -> None:
+        for split, its_files in files.items():
+            _check_paths(f"{split}_file", its_files)
+        if dataset is not None and not isinstance(dataset, str | os.PathLike):
+            raise DataError(
+                f"dataset: a {type(dataset).__name__} is given; its name on the hub is needed, or the folder that its "
+                "save_to_disk wrote"
+            )
         delimiter = "\t" if delimiter == r"\t" else delimiter
         if delimiter is not None and (len(delimiter) != 1 or delimiter in '"\r\n' or not delimiter.isascii()):
             raise DataError(f"delimiter {delimiter!r} is not allowed; one ASCII character, no quote or line break")
@@ -78,3 +86,14 @@ class TextSplits:
         if self._dataset_splits is None:
             self._dataset_splits = load_splits(self.dataset, self.dataset_config)
         return self._dataset_splits.get(self.names[split])
+
+
+def _check_paths(option: str, files: object) -> None:
+    listed = files if isinstance(files, list | tuple) else [] if files is None else [files]
+    for each in listed:
+        if not isinstance(each, str | os.PathLike):
+            within = " in a list" if listed is files else ""
+            raise DataError(
+                f"{option}: a {type(each).__name__} is given{within}; paths of files are needed, or glob patterns; "
+                "write rows in memory to a file first"
+            )

@@ -8,6 +8,7 @@ import os
 
 import datasets
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
@@ -329,6 +330,28 @@ def test_splits_of_a_saved_data_set(make, tmp_path):
         data.setup("test")
 
 
+def test_a_saved_data_set_is_read_whole_whatever_its_format(make, tmp_path):
+    """As people save one for torch: its format hides the columns that no model takes."""
+    rows = datasets.Dataset.from_dict({"text": ["one", "two"], "label": [0, 1], "number": [7, 8]})
+    rows.with_format("torch", columns=["label"]).save_to_disk(tmp_path / "saved")
+    task = {"text_columns": "text", "problem_type": "single_label_classification", "label_names": [0, 1]}
+    data = make(dataset=str(tmp_path / "saved"), predict_split="train", **task)
+    data.setup("predict")
+    assert data.predict_rows[:] == {"text": ["one", "two"], "label": [0, 1], "number": [7, 8]}
+
+
+def test_splits_that_datasets_would_hold_in_memory_are_not_mixed_up(make, tmp_path, monkeypatch):
+    train, val = (
+        datasets.Dataset.from_dict({"text": [f"{name} {row}" for row in range(rows)], "label": [0, 1] * (rows // 2)})
+        for name, rows in (("train", 8), ("val", 4))
+    )
+    datasets.DatasetDict(train=train, validation=val).save_to_disk(tmp_path / "saved")
+    monkeypatch.setattr(datasets.config, "IN_MEMORY_MAX_SIZE", 10**9)  # HF_DATASETS_IN_MEMORY_MAX_SIZE
+    data = make(dataset=str(tmp_path / "saved"))
+    data.setup("fit")
+    assert [len(rows) for rows in data.datasets.values()] == [8, 4]
+
+
 def test_parquet(make, tmp_path):
     rows = pa.table({"text": NUMBERED, "label": pa.array(["b", "a"] * 20).dictionary_encode()})
     pa.parquet.write_table(rows, tmp_path / "rows.parquet")
@@ -603,6 +626,16 @@ def test_only_what_can_be_done_about_cut_texts_is_advised(make, caplog):
             {"dataset": "a/b", "val_file": "x.csv"},
             r"dataset: val_file is given, too; rows are of a data set or of files",
         ),
+        (
+            {"dataset": datasets.DatasetDict()},
+            r"dataset: a DatasetDict is given; its name on the hub is needed, or the folder that its save_to_disk",
+        ),
+        (
+            {"train_file": datasets.Dataset.from_dict({"text": ["a"]})},
+            r"train_file: a Dataset is given; paths of files are needed, or glob patterns; write rows in memory to",
+        ),
+        ({"val_file": pd.DataFrame({"text": ["a"]})}, r"val_file: a DataFrame is given; paths of files are needed"),
+        ({"predict_file": [{"text": "a"}]}, r"predict_file: a dict is given in a list; paths of files are needed"),
         ({"label_names": ["a", "a"]}, r"label_names: a name is given twice"),
         ({"label_names": ["1", 1]}, r"label_names: a name is given twice"),
         ({"label_names": [False, True]}, r"label_names: False is neither a text nor an integer"),

@@ -173,7 +173,7 @@ class LinetuneCLI(LightningCLI):
             config.trainer.update(Namespace(**alone, logger=False, callbacks=None))
         drop_unwritten_loftq(config)
         fill_in(config, self.saved)
-        fill_in_from_model(config, str(self.config.get("subcommand")))
+        fill_in_from_model(config, str(self.config.get("subcommand")), self.given)
 
     def instantiate_classes(self) -> None:
         try:

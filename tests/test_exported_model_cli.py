@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import json
 from pathlib import Path
 
 import pytest
 import yaml
+from jsonargparse import Namespace
 
 import cli
+from datamodules import TextDataModule
 from lightning_modules import SequenceClassifier
+from linetune.exported_model import fill_in_from_model
 from tests.tiny_texts import tiny_classifier, tiny_texts
 
 TEXTS, OTHERS = tiny_texts(40), tiny_texts(40, seed=1)
@@ -99,9 +103,35 @@ def test_what_the_user_gives_comes_first(tmp_path: Path, capsys: pytest.CaptureF
     assert found == pytest.approx([each["probabilities"]["good"] for each in expected], abs=1e-5)
 
     capsys.readouterr()
+    with pytest.raises(SystemExit):  # the default is given, too
+        cli.main([*common, "--model.model", "model", "--data.max_length", "128"])
+    assert "linetune: error: max_length 128 is out of range for the tokenizer model: 3 to 24" in capsys.readouterr().err
     with pytest.raises(SystemExit):  # a model that is not trained tells no task
         cli.main([*common, "--model.model", "offline:all-MiniLM-L6-v2"])
     assert "linetune: error: train_file: not given; " in capsys.readouterr().err
     with pytest.raises(SystemExit):
         cli.main([*common, "--model.model", "runs/own/model"])
     assert "linetune: error: model: there is no folder runs/own/model\n" in capsys.readouterr().err
+
+
+def filled_in(arguments: list[str], **given: str) -> Namespace:
+    options = {name: each.default for name, each in inspect.signature(TextDataModule).parameters.items()} | given
+    data = Namespace(class_path="datamodules.TextDataModule", init_args=Namespace(**options))
+    config = Namespace(data=data, model=Namespace(init_args=Namespace(model="model")))
+    fill_in_from_model(config, "predict", arguments)
+    return data.init_args
+
+
+def test_windows_are_those_of_the_training_also_beside_training_rows(tmp_path: Path) -> None:
+    reading = {"text_columns": ["first"], "max_length": 16, "long_texts": "windows", "window_overlap": 0}
+    tiny_classifier(tmp_path / "tiny").export("model", facts={"reading": reading})
+    found = filled_in(["predict", "--data.max_windows", "4"])
+    assert (found.max_length, found.long_texts, found.window_overlap) == (16, "windows", 0)
+    assert (found.text_columns, found.label_names) == (["first"], ["bad", "good"])
+    found = filled_in(["predict", "--data.long_texts=truncate", "--data.init_args.max_length", "128"])
+    assert (found.max_length, found.long_texts, found.window_overlap) == (128, "truncate", 0)
+    # Which columns there are, and what the labels are, the training rows tell.
+    for rows in ("train_file", "dataset"):
+        found = filled_in([], **{rows: "rows.csv"})
+        assert (found.max_length, found.long_texts, found.window_overlap) == (16, "windows", 0)
+        assert (found.text_columns, found.label_names, found.problem_type) == (None, None, None)

@@ -74,10 +74,13 @@ class PearsonCorrelation(PearsonCorrCoef):
     """Pearson's correlation coefficient, 0 for constant scores or targets, where it is undefined.
 
     torchmetrics 1.9.0 gives NaN there, and 0 for Spearman's coefficient; a NaN would end a run under EarlyStopping.
+    In float32 it takes for constant, too, what varies little beside one value far from all others.
     """
 
     def compute(self) -> Tensor:
-        return super().compute().nan_to_num(0.0)
+        for name, value in self.metric_state.items():
+            setattr(self, name, cast(Tensor, value).double())
+        return super().compute().nan_to_num(0.0).float()
 
 
 def check_metrics(names: Sequence[str] | None, problem_type: ProblemType) -> tuple[str, ...]:

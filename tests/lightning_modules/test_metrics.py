@@ -83,6 +83,18 @@ def test_a_correlation_with_a_constant_is_zero(constant: str) -> None:
     assert found["pearson"] == found["spearman"] == 0.0
 
 
+def test_one_score_far_from_all_others_leaves_a_correlation() -> None:
+    generator = torch.Generator().manual_seed(0)
+    targets = torch.cat([torch.randn(3000, generator=generator), torch.tensor([500.0])])
+    scores = targets + 9 * torch.randn(3001, generator=generator)
+    metrics = EvaluationMetrics(["pearson"], 1)
+    for rows in zip(scores.split(64), targets.split(64), strict=True):
+        metrics.update(torch.tensor(0.0), *rows)
+    expected = stats.pearsonr(scores.double(), targets.double()).statistic
+    assert values(metrics)["pearson"] == pytest.approx(expected, abs=1e-5)
+    assert expected > 0.5
+
+
 def test_ties_have_scipys_rank_correlation() -> None:
     scores, targets = torch.tensor([1.0, 2.0, 2.0, 5.0]), torch.tensor([1.0, 2.0, 3.0, 3.0])
     metrics = EvaluationMetrics(None, 1)

@@ -178,7 +178,9 @@ def tokenizer_of(
     """
     own = deepcopy(tokenizer)
     pad = getattr(model.config, "pad_token_id", None)
-    if pad is not None and own.pad_token_id != pad:
+    # A word that became the padding token would be found within other words.
+    is_word = own.pad_token is not None and pad not in own.added_tokens_decoder
+    if pad is not None and own.pad_token_id != pad and not is_word:
         own.pad_token = own.convert_ids_to_tokens(pad)
     own.model_max_length = max_length or min(own.model_max_length, longest_input(model))
     return own

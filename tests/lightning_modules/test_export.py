@@ -262,6 +262,17 @@ def test_the_tokenizer_pads_and_cuts_as_the_training_did(tmp_path: Path) -> None
     assert restored.predict_texts([long])[0]["score"] == pytest.approx(restored.predict_texts([long[:8]])[0]["score"])
 
 
+def test_a_word_does_not_become_the_padding_token(tmp_path: Path) -> None:
+    """A configuration counts the padding token as the first; in a tokenizer of one's own that may be a word."""
+    backend = Tokenizer(models.WordPiece({"a": 0, "##b": 1, "ab": 2, "[UNK]": 3, "[PAD]": 4}, unk_token="[UNK]"))
+    own = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]", pad_token="[PAD]", model_max_length=24)
+    module = tiny_classifier(tmp_path / "start")
+    folder = module.export(tmp_path / "model", own)
+    restored = SequenceClassifier.from_exported(folder)
+    assert restored.own_tokenizer("ab")["input_ids"] == own("ab")["input_ids"] == [2]
+    assert restored.predict_texts(["ab", "a"]) == module.predict_texts(["ab", "a"], own)
+
+
 def test_an_exported_model_is_trained_further_on_longer_texts(tmp_path: Path) -> None:
     """Its tokenizer cuts as the first training did, which is no limit of the model."""
     module = tiny_classifier(tmp_path / "start")

@@ -33,7 +33,7 @@ def encode_labels(
         DataError: A label is missing, not finite, or not one of the training split's.
     """
     if len(columns) > 1:
-        return _from_columns(part, columns)
+        return _from_columns(part, columns, kind.label_names)
     column = columns[0]
     cells = part.table[column].combine_chunks()
     if len(rows := true_places(missing_labels(cells, names_of_numbers))):
@@ -63,9 +63,15 @@ def encode_labels(
     return pa.ListArray.from_arrays(_offsets(lengths), pa.array(own[kept].astype(np.int32)))
 
 
-def _from_columns(part: Part, columns: Sequence[str]) -> pa.Array:
+def _from_columns(part: Part, columns: Sequence[str], names: Sequence[str]) -> pa.Array:
+    if sorted(columns) != sorted(names):
+        raise DataError(
+            f"label_column: the columns {', '.join(columns)} are not the labels, which are {', '.join(names)}; several "
+            "label columns are named as the labels"
+        )
     matrix = np.zeros((len(part.table), len(columns)), dtype=bool)
-    for place, column in enumerate(columns):
+    # The columns may be given in another order than the labels have, as that of a checkpoint.
+    for place, column in enumerate(names):
         cells = part.table[column].combine_chunks()
         texts = label_texts(cells, None, part, column)
         lowered = pc.utf8_lower(pc.utf8_trim_whitespace(texts))

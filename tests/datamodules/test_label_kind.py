@@ -156,11 +156,16 @@ def test_columns_of_0_and_1():
     kind = find_kind([part(**columns)], list(columns))
     assert (kind.problem_type, kind.label_names) == ("multi_label_classification", ("angry", "glad", "sad"))
     assert encode_labels(part(**columns), list(columns), kind).to_pylist() == [[0, 1], [], [1, 2]]
+    given = encode_labels(part(**columns), ["sad", "angry", "glad"], kind)
+    assert given.to_pylist() == [[0, 1], [], [1, 2]]
+    with pytest.raises(DataError, match=r"^label_column: the columns angry, dull are not the labels, which are angry,"):
+        encode_labels(part(angry=["1"], dull=["1"]), ["angry", "dull"], kind)
+    two = find_kind([part(**columns)], ["angry", "glad"])
     for cell, said in (("2", "is '2'"), ("", "is missing"), (None, "is missing")):
         with pytest.raises(
             DataError, match=rf"rows.csv, row 2: the label in column 'glad' {said}; allowed are 0 and 1"
         ):
-            encode_labels(part(angry=["1", "0"], glad=["1", cell]), ["angry", "glad"], kind)
+            encode_labels(part(angry=["1", "0"], glad=["1", cell]), ["angry", "glad"], two)
     with pytest.raises(DataError, match=r"^problem_type=regression has one label column; several are given$"):
         find_kind([part(**columns)], list(columns), problem_type="regression")
 

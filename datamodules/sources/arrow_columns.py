@@ -16,7 +16,7 @@ def column_of(rows: datasets.Dataset, name: str) -> pa.ChunkedArray:
 def is_text(kind: pa.DataType) -> bool:
     """Return whether cells of a type are texts, each written out or a number in a dictionary of texts."""
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
 def is_list(kind: pa.DataType) -> bool:

@@ -99,7 +99,7 @@ class FileSource:
         for file, schema in zip(self.files, schemas, strict=True):
             names = schema.names
             if len(set(names)) < len(names):
-                twice = sorted({name for name in names if names.count(name) > 1})
+                twice = sorted({name or repr(name) for name in names if names.count(name) > 1})
                 raise DataError(f"{file}: more than one column is named {', '.join(twice)}")
             if set(names) != set(schemas[0].names):
                 raise DataError(

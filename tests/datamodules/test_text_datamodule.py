@@ -352,8 +352,9 @@ def test_splits_that_datasets_would_hold_in_memory_are_not_mixed_up(make, tmp_pa
     assert [len(rows) for rows in data.datasets.values()] == [8, 4]
 
 
-def test_parquet(make, tmp_path):
-    rows = pa.table({"text": NUMBERED, "label": pa.array(["b", "a"] * 20).dictionary_encode()})
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.string_view()])
+def test_parquet(make, tmp_path, kind):
+    rows = pa.table({"text": pa.array(NUMBERED, kind), "label": pa.array(["b", "a"] * 20).dictionary_encode()})
     pa.parquet.write_table(rows, tmp_path / "rows.parquet")
     data = make(train_file=str(tmp_path / "rows.parquet"), text_columns="text")
     data.setup("fit")

@@ -190,6 +190,7 @@ def test_large_files_are_read_in_batches(tmp_path, monkeypatch):
         ),
         ("rows.csv", b"te\xfft,label\na,1\n", r"rows\.csv, line 1: not UTF-8 text; in Excel"),
         ("rows.csv", "text,text\na,1\n", r"rows\.csv: more than one column is named text$"),
+        ("rows.csv", "text,label,,\na,1,,\n", r"rows\.csv: more than one column is named ''$"),
         ("rows.jsonl", "", r"rows\.jsonl has no rows$"),
         ("rows.jsonl", '{"text": "a"}\n\n{"text": }\n', r"rows\.jsonl, line 3: not JSON \(Expecting value"),
         ("rows.jsonl", '["a"]\n', r"rows\.jsonl, line 1: a JSON list; each line must be an object, as pandas wr"),

@@ -91,7 +91,7 @@ def _scores(cells: pa.Array, column: str, part: Part) -> pa.Array:
     if is_text(cells.type):
         scores = np.array([number(text) for text in cells.cast(pa.string()).to_pylist()])
     elif pa.types.is_integer(cells.type) or pa.types.is_floating(cells.type) or pa.types.is_decimal(cells.type):
-        scores = cells.cast(pa.float64()).to_numpy(zero_copy_only=False)
+        scores = cells.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     else:
         raise DataError(f"{part.where(0)}: the label column {column!r} holds {cells.type}, not numbers")
     # Batches are float32.

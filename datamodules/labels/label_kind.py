@@ -158,6 +158,11 @@ class LabelProfile:
                 "are lists, or several columns of 0 and 1"
             )
         if chosen == "regression":
+            if self.names_of_numbers is not None:
+                raise DataError(
+                    f"problem_type=regression: the numbers in the label column {self.column!r} stand for names, as "
+                    f"{self.names_of_numbers[0]!r}; scores are a column of numbers without names"
+                )
             if not self.is_numeric:
                 text, where = self.first_name or self.first_no_number or ("", self.column)
                 raise DataError(f"{where}: label {text!r} in column {self.column!r} is not a number")
@@ -230,10 +235,10 @@ class LabelProfile:
             raise DataError(
                 f"the label column {self.column!r} has more than {MAX_LABELS} different labels; is it the right column?"
             )
-        names = sorted(self.names, key=lambda name: (float(name), name)) if self.is_numeric else sorted(self.names)
+        names = sorted(self.names, key=lambda name: (_exact(name), name)) if self.is_numeric else sorted(self.names)
         seen: dict[str | float, str] = {}
         for name in names:
-            other = seen.setdefault(float(name) if self.is_numeric else name.strip(), name)
+            other = seen.setdefault(_exact(name) if self.is_numeric else name.strip(), name)
             if other != name:
                 how = "are one number" if self.is_numeric else "differ in spaces alone"
                 raise DataError(
@@ -246,6 +251,11 @@ class LabelProfile:
         # Of a flattened list it is not known which row it is of.
         row = None if self.has_lists else first_true(pc.fill_null(pc.equal(texts, text), False))
         return part.place if row is None else part.where(row)
+
+
+def _exact(text: str) -> int | float:
+    # A float does not tell numbers of 64 bits, such as those of a database, from their neighbours.
+    return int(text) if INTEGER.fullmatch(text.strip()) else float(text)
 
 
 def number(text: str) -> float:

@@ -26,6 +26,7 @@ def kind_of(labels, **options):
         (["10", "9", "-1"], "single_label_classification", ("-1", "9", "10")),
         ([" 10", " 9"], "single_label_classification", (" 9", " 10")),
         ([10, 9, 9], "single_label_classification", ("9", "10")),
+        ([2**60 + 1, 2**60, 9], "single_label_classification", ("9", str(2**60), str(2**60 + 1))),
         ([True, False], "single_label_classification", ("False", "True")),
         (["NA", "None", "good"], "single_label_classification", ("NA", "None", "good")),
         (["1.5", "2", "-3e-2"], "regression", ()),
@@ -122,6 +123,11 @@ def test_numbers_with_names_keep_the_order_of_the_names():
         ([0, -1], {"names_of_numbers": ["a", "b"]}, r"rows.csv, row 2: the label in column 'label' is missing"),
         ([{"a": 1}], {}, r"rows.csv: the label column 'label' holds struct<a: int64>; labels are"),
         (["a", "b"], {"problem_type": "regression"}, r"rows.csv, row 1: label 'a' in column 'label' is not a number"),
+        (
+            [0, 1],
+            {"problem_type": "regression", "names_of_numbers": ["1", "2"]},
+            r"^problem_type=regression: the numbers in the label column 'label' stand for names, as '1'; scores",
+        ),
         (["a", "b"], {"problem_type": "multi_label_classification"}, r"problem_type=multi_label_classification: the l"),
         ([["a"], ["b"]], {"problem_type": "single_label_classification"}, r"problem_type=single_label_classification"),
         ([], {}, r"the training split has no rows"),
@@ -148,6 +154,8 @@ def test_ids_follow_the_names():
     assert encode_labels(repeated, ["label"], kind).to_pylist() == [[2, 0], [], [1]]
     scores = encode_labels(part(label=["1.5", "-2"]), ["label"], kind_of(["1.5", "2"]))
     assert scores.to_pylist() == [1.5, -2.0]
+    nanoseconds = part(label=[2**60 + 1])
+    assert encode_labels(nanoseconds, ["label"], kind_of([1.5, 2.0])).to_pylist() == [2.0**60]
     assert scores.type == pa.float32()
 
 

@@ -311,6 +311,14 @@ class TextDataModule(TokenizedDataModule):
         source = self._splits.required("predict")
         if isinstance(source, DatasetSource):
             return source.rows
+        for column in source.schema:
+            try:
+                datasets.Features.from_arrow_schema(pa.schema([column]))
+            except (ValueError, NotImplementedError) as error:
+                raise DataError(
+                    f"{source.place}: the column {column.name!r} holds {column.type}, which predictions cannot stand "
+                    "beside; leave it out"
+                ) from error
         key = {"all rows": source.fingerprint(), "reading": READING_VERSION}
         return stored(self.cache_folder, key, lambda: (part.table for part in source.parts()))
 

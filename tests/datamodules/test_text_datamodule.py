@@ -466,6 +466,15 @@ def test_rows_to_predict_keep_their_columns_and_order(make, tmp_path):
     assert torch.cat([batch["idx"] for batch in batches]).tolist() == [0, 1, 2]
 
 
+def test_a_column_that_cannot_stand_beside_predictions_is_named(make, tmp_path):
+    counts = pa.array([[("a", 1)]], pa.map_(pa.string(), pa.int64()))  # as Spark writes them
+    pa.parquet.write_table(pa.table({"text": ["a"], "counts": counts}), tmp_path / "new.parquet")
+    task = {"text_columns": "text", "problem_type": "single_label_classification", "label_names": ["no", "yes"]}
+    data = make(predict_file=str(tmp_path / "new.parquet"), **task)
+    with pytest.raises(DataError, match=r"new\.parquet: the column 'counts' holds map<string, int64.*>, which pred"):
+        data.setup("predict")
+
+
 def test_predict_needs_no_labels_and_no_training_rows(make, tmp_path):
     file = write(tmp_path, "new.jsonl", [{"text": "a", "extra": [1]}, {"text": "b", "extra": None}])
     data = make(predict_file=file, text_columns="text")

@@ -6,7 +6,6 @@ import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +85,8 @@ class TokenizedDataModule(LightningDataModule, ABC):
         self.cache_dir = cache_dir
         self.datasets: dict[str, datasets.Dataset] = {}
         self._tokenizer: PreTrainedTokenizerBase | None = None
+        self._loaded_name: str | None = None
+        self._fingerprint: str | None = None
 
     def _name_paths(self) -> None:
         """Replace paths in ``hparams`` by their names: a checkpoint holds no objects that reading it would create."""
@@ -97,15 +98,20 @@ class TokenizedDataModule(LightningDataModule, ABC):
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer, loaded at first access."""
-        if self._tokenizer is None:
-            self._tokenizer = load_tokenizer(self.tokenizer_name or self._model_name())
+        """The tokenizer, loaded at first access; without a name for it, again for each model that is another one."""
+        name = self.tokenizer_name or self._model_name()
+        if self._tokenizer is None or name != self._loaded_name:
+            self._tokenizer, self._loaded_name = load_tokenizer(name), name
+            self._fingerprint = None
         return self._tokenizer
 
-    @cached_property
+    @property
     def tokenizer_fingerprint(self) -> str:
-        """What rows of this tokenizer are cached under; of a large vocabulary it takes a while."""
-        return tokenizer_fingerprint(self.tokenizer)
+        """What rows of this tokenizer are cached under, computed once: of a large vocabulary it takes a while."""
+        tokenizer = self.tokenizer
+        if self._fingerprint is None:
+            self._fingerprint = tokenizer_fingerprint(tokenizer)
+        return self._fingerprint
 
     @property
     def cache_folder(self) -> Path:
@@ -248,6 +254,8 @@ class TokenizedDataModule(LightningDataModule, ABC):
         if module is None:
             return DEFAULT_TOKENIZER
         name = module.hparams.get("model")
+        if not isinstance(name, str) and self._loaded_name is not None:
+            return self._loaded_name  # what a module of the user's own was made with
         if not isinstance(name, str):
             raise DataError(f"tokenizer is not set, and {type(module).__name__} has no model name in its hparams")
         return name

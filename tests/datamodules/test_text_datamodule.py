@@ -16,7 +16,9 @@ import torch
 from lightning.pytorch import LightningModule
 
 from datamodules import DataError, TextDataModule
+from datamodules.tokens.tokenizer import load_tokenizer
 from tests.quiet_trainer import quiet_trainer
+from tests.tiny_texts import tiny_tokenizer
 
 MINILM = "offline:all-MiniLM-L6-v2"
 NUMBERED = [f"text number {row}" for row in range(40)]
@@ -59,9 +61,9 @@ def by_row(loader, name="labels"):
 
 
 class Predictor(LightningModule):
-    def __init__(self):
+    def __init__(self, model=MINILM):
         super().__init__()
-        self.save_hyperparameters({"model": MINILM}, logger=False)
+        self.save_hyperparameters({"model": model}, logger=False)
         self.weight = torch.nn.Parameter(torch.zeros(()))
 
     def training_step(self, batch, batch_idx):
@@ -109,6 +111,17 @@ def test_a_batch_holds_what_the_tokenizer_makes_of_the_texts(make, tmp_path):
     for name in ("input_ids", "attention_mask", "token_type_ids"):
         assert torch.equal(batch[name], expected[name][order])
     assert batch["labels"].tolist() == [row % 2 for row in order.tolist()]
+
+
+def test_each_model_gets_the_tokens_of_its_own_tokenizer(make, tmp_path):
+    """As in a script that compares models on the same data, after a look at it."""
+    tiny_tokenizer().save_pretrained(tmp_path / "tiny")
+    data = make(BINARY, tokenizer=None, max_length=20)
+    data.setup("fit")
+    for name in (str(tmp_path / "tiny"), MINILM):
+        trainer(tmp_path, max_steps=1).fit(Predictor(name), data)
+        row = data.datasets["train/train"][0]
+        assert row["input_ids"] == load_tokenizer(name)(NUMBERED[row["idx"]])["input_ids"]
 
 
 def test_pairs_are_pairs(make, tmp_path):

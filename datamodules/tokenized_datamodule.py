@@ -75,6 +75,11 @@ class TokenizedDataModule(LightningDataModule, ABC):
             pad_to_multiple_of=pad_to_multiple_of,
         )
         check_at_least(0, num_workers=num_workers)
+        if tokenizer is not None and not isinstance(tokenizer, str | os.PathLike):
+            raise DataError(
+                f"tokenizer: a {type(tokenizer).__name__} is given; its name on the hub is needed, or the folder that "
+                "its save_pretrained wrote"
+            )
         self.tokenizer_name = None if tokenizer is None else os.fspath(tokenizer)
         self.max_length = max_length
         self.train_batch_size = train_batch_size

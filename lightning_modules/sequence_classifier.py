@@ -119,6 +119,11 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         **training: Any,
     ) -> None:
         super().__init__(**training)
+        if not isinstance(model, str | os.PathLike):
+            raise ModelError(
+                f"model: a {type(model).__name__} is given; its name on the hub is needed, or the folder that its "
+                "save_pretrained wrote"
+            )
         model = os.fspath(model)  # paths are taken too
         if split_by_length < 1:
             raise ModelError(f"split_by_length: {split_by_length} is not allowed; 1 or more")

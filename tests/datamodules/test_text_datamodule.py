@@ -657,6 +657,7 @@ def test_only_what_can_be_done_about_cut_texts_is_advised(make, caplog):
             {"train_file": datasets.Dataset.from_dict({"text": ["a"]})},
             r"train_file: a Dataset is given; paths of files are needed, or glob patterns; write rows in memory to",
         ),
+        ({"tokenizer": tiny_tokenizer()}, r"tokenizer: a .*Tokenizer.* is given; its name on the hub is needed"),
         ({"val_file": pd.DataFrame({"text": ["a"]})}, r"val_file: a DataFrame is given; paths of files are needed"),
         ({"predict_file": [{"text": "a"}]}, r"predict_file: a dict is given in a list; paths of files are needed"),
         ({"label_names": ["a", "a"]}, r"label_names: a name is given twice"),

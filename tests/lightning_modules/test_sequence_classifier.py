@@ -346,6 +346,11 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path: Path) -> N
     assert torch.equal(weights(whole), weights(resumed))
 
 
+def test_a_model_that_is_loaded_already_is_one_line() -> None:
+    with pytest.raises(ModelError, match=r"^model: a Linear is given; its name on the hub is needed, or the folder "):
+        SequenceClassifier(torch.nn.Linear(1, 2))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("other", "message"),
     [

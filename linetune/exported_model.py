@@ -21,8 +21,9 @@ _OF_MODEL = ("max_length", "long_texts", "max_windows", "window_overlap")
 def fill_in_from_model(config: Namespace, subcommand: str, arguments: Sequence[str]) -> None:
     """Fill in kind of task, label names, columns and maximum length from the model's config.json, and say so in a line.
 
-    Only what is left out is filled in, and only where the model is used as it is: without a checkpoint. Where there are
-    training rows, they tell the task and the columns themselves.
+    Only what is left out is filled in, and only where the model is used as it is: without a checkpoint. For `validate`
+    and `test` training rows tell the task and the columns themselves, if there are any; what is predicted has the names
+    that the model has for it.
 
     Args:
         config: The configuration of the subcommand; changed in place.
@@ -40,7 +41,7 @@ def fill_in_from_model(config: Namespace, subcommand: str, arguments: Sequence[s
         raise ModelError(f"model: there is no folder {model}")
     try:
         found = {**reading_of(model), **task_of(model)}
-        if data.get("train_file") or data.get("dataset"):
+        if subcommand != "predict" and (data.get("train_file") or data.get("dataset")):
             found = {name: value for name, value in found.items() if name in _OF_MODEL}
     except ModelError:
         return  # not a trained model; what is missing then is named where it is needed

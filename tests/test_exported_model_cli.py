@@ -7,6 +7,7 @@ import inspect
 import json
 from pathlib import Path
 
+import datasets
 import pytest
 import yaml
 from jsonargparse import Namespace
@@ -114,11 +115,11 @@ def test_what_the_user_gives_comes_first(tmp_path: Path, capsys: pytest.CaptureF
     assert "linetune: error: model: there is no folder runs/own/model\n" in capsys.readouterr().err
 
 
-def filled_in(arguments: list[str], **given: str) -> Namespace:
+def filled_in(arguments: list[str], subcommand: str = "predict", **given: str) -> Namespace:
     options = {name: each.default for name, each in inspect.signature(TextDataModule).parameters.items()} | given
     data = Namespace(class_path="datamodules.TextDataModule", init_args=Namespace(**options))
     config = Namespace(data=data, model=Namespace(init_args=Namespace(model="model")))
-    fill_in_from_model(config, "predict", arguments)
+    fill_in_from_model(config, subcommand, arguments)
     return data.init_args
 
 
@@ -132,6 +133,18 @@ def test_windows_are_those_of_the_training_also_beside_training_rows(tmp_path: P
     assert (found.max_length, found.long_texts, found.window_overlap) == (128, "truncate", 0)
     # Which columns there are, and what the labels are, the training rows tell.
     for rows in ("train_file", "dataset"):
-        found = filled_in([], **{rows: "rows.csv"})
+        found = filled_in([], "test", **{rows: "rows.csv"})
         assert (found.max_length, found.long_texts, found.window_overlap) == (16, "windows", 0)
         assert (found.text_columns, found.label_names, found.problem_type) == (None, None, None)
+
+
+def test_a_saved_data_set_without_labels_is_predicted(tmp_path: Path) -> None:
+    """Its only split is called train, as that of a training."""
+    classifier = tiny_classifier(tmp_path / "tiny")
+    classifier.export("model", facts={"reading": {"text_columns": ["first"], "max_length": 16}})
+    datasets.Dataset.from_dict({"first": TEXTS, "id": list(range(40))}).save_to_disk("saved")
+    rows = ["--data", "datamodules.TextDataModule", "--data.dataset", "saved", "--data.predict_split", "train"]
+    cli.main(["predict", "--config", "t.yaml", "--model.model", "model", *rows])
+    with open("predictions.csv", newline="") as stream:
+        found = [row["prediction"] for row in csv.DictReader(stream)]
+    assert found == [each["label"] for each in classifier.predict_texts(TEXTS, max_length=16)]

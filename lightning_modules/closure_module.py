@@ -31,7 +31,8 @@ from lightning_modules.checkpoints.given_options import GivenOptions
 from lightning_modules.checkpoints.given_patience import keep_given_patience
 from lightning_modules.checkpoints.model_checkpoints import carry_over_best, save_by_step_and_time
 from lightning_modules.checkpoints.resumption import Resumption
-from lightning_modules.checkpoints.schedule_check import check_schedule
+from lightning_modules.checkpoints.schedule_check import ENTRY as SCHEDULES
+from lightning_modules.checkpoints.schedule_check import check_schedule, names_of
 from lightning_modules.checkpoints.state_precision import keep_precision
 from lightning_modules.closures import StepClosures, checked_loss
 from lightning_modules.errors import ModelError
@@ -402,6 +403,7 @@ class ClosureModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["optimizer_names"] = [type(optimizer).__name__ for optimizer in self.trainer.optimizers]
+        checkpoint[SCHEDULES] = names_of(self.trainer.lr_scheduler_configs)
         checkpoint["skipped_steps"] = self._finite_steps.state()
         self._learning_rates.save(checkpoint)
         self._given_options.save(checkpoint)

@@ -23,6 +23,7 @@ _KINDS: dict[str, tuple[type, str]] = {
     "optimizer_states": (list, "list"),
     "optimizer_names": (list, "list"),
     "lr_schedulers": (list, "list"),
+    "schedule_names": (list, "list"),
     "given_options": (list, "list"),
 }
 # What a run goes on from beside the weights; Lightning starts anew, or stops with a KeyError, where one is absent.

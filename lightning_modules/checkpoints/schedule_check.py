@@ -9,7 +9,13 @@ from lightning.pytorch.utilities.types import LRSchedulerConfig
 
 from lightning_modules.errors import ModelError
 
+ENTRY = "schedule_names"
 _WAY_OUT = "or start a new run from the checkpoint's weights"
+
+
+def names_of(configs: Sequence[LRSchedulerConfig]) -> list[str]:
+    """Return the names of schedules' classes, which a checkpoint holds as its entry ``schedule_names``."""
+    return [type(config.scheduler).__name__ for config in configs]
 
 
 def check_schedule(checkpoint: Mapping[str, Any], configs: Sequence[LRSchedulerConfig], is_own: bool) -> None:
@@ -39,7 +45,14 @@ def check_schedule(checkpoint: Mapping[str, Any], configs: Sequence[LRSchedulerC
             "ckpt_path: the checkpoint's run has no learning-rate schedule, and that of this run would begin at its "
             f"start; leave lr_scheduler out, {_WAY_OUT}"
         )
-    for config, state in zip(configs, states, strict=False):
+    # The states of some kinds are alike: that of every LambdaLR, without what its factor is computed by.
+    for stored, name in zip(checkpoint.get(ENTRY, ()), names_of(configs), strict=False):
+        if stored != name:
+            raise ModelError(
+                f"ckpt_path: the checkpoint's learning-rate schedule is {stored}, the run's is {name}; give "
+                f"lr_scheduler as it was, {_WAY_OUT}"
+            )
+    for config, state in zip(configs, states, strict=False):  # an earlier version has saved no names
         absent = [name for name in config.scheduler.state_dict() if name[0] != "_" and name not in state]
         if absent:
             name = type(config.scheduler).__name__

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, StepLR
 from torch.utils.data import DataLoader
 
-from lightning_modules import ClosureModule, LinearWithWarmup, ModelError, Schedule
+from lightning_modules import ClosureModule, CosineWithWarmup, LinearWithWarmup, ModelError, Schedule
 from optimizers import SaLSA
 from tests.quiet_trainer import quiet_trainer
 
@@ -86,7 +86,8 @@ def test_a_schedule_over_another_length_has_the_rates_that_are_given(tmp_path: P
     [
         (LINEAR, None, "the checkpoint's run has a learning-rate schedule and this one has none"),
         (None, LINEAR, "the checkpoint's run has no learning-rate schedule"),
-        (STEPS, Schedule(CosineAnnealingLR), "is no CosineAnnealingLR: it has no T_max"),
+        (STEPS, Schedule(CosineAnnealingLR), "schedule is StepLR, the run's is CosineAnnealingLR"),
+        (LINEAR, Schedule(CosineWithWarmup), "schedule is LinearWithWarmup, the run's is CosineWithWarmup"),
     ],
 )
 def test_another_schedule_is_refused(
@@ -95,3 +96,13 @@ def test_another_schedule_is_refused(
     fit(tmp_path, "one.ckpt", optimizer=AdamW, lr_scheduler=saved)
     with pytest.raises(ModelError, match=expected):
         fit(tmp_path, "two.ckpt", "one.ckpt", optimizer=AdamW, lr_scheduler=resumed)
+
+
+def test_another_schedule_is_refused_by_its_state_where_an_earlier_version_has_saved_no_name(tmp_path: Path) -> None:
+    fit(tmp_path, "one.ckpt", optimizer=AdamW, lr_scheduler=STEPS)
+    checkpoint = torch.load(tmp_path / "one.ckpt", weights_only=True)
+    del checkpoint["schedule_names"]
+    torch.save(checkpoint, tmp_path / "earlier.ckpt")
+    with pytest.raises(ModelError, match="is no CosineAnnealingLR: it has no T_max"):
+        fit(tmp_path, "two.ckpt", "earlier.ckpt", optimizer=AdamW, lr_scheduler=Schedule(CosineAnnealingLR))
+    fit(tmp_path, "two.ckpt", "earlier.ckpt", optimizer=AdamW, lr_scheduler=STEPS)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
 
 from callbacks.scores.gathered_predictions import gathered
@@ -135,6 +136,7 @@ class ValidationScorer:
         if isinstance(loaders, list | tuple | dict):
             loader = next(iter(loaders.values() if isinstance(loaders, dict) else loaders))
         limit = trainer.num_val_batches[0]
+        takes_index = is_param_in_hook_signature(module.validation_step, "batch_idx", min_args=2)
         was_training = {each: each.training for each in module.modules()}
         module.eval()
         try:
@@ -143,7 +145,8 @@ class ValidationScorer:
                 for index, batch in enumerate(islice(loader, limit if isinstance(limit, int) else None)):
                     torch.clear_autocast_cache()  # it holds low-precision copies of weights that may have changed
                     logged.batch = batch = moved_to_device(trainer, module, batch)
-                    found = module.validation_step(batch, index, *([0] if several else []))
+                    numbers = [*([index] if takes_index else []), *([0] if several else [])]
+                    found = module.validation_step(batch, *numbers)
                     if isinstance(found, dict) and {"outputs", "labels"} <= found.keys():
                         rows.append((found["outputs"].detach(), found["labels"]))
                 module.on_validation_epoch_end()
@@ -154,8 +157,8 @@ class ValidationScorer:
 
 
 def short_name(name: str) -> str:
-    """Return a metric's name without the stage that it is logged with."""
-    return name.removeprefix("val/").removeprefix("val_")
+    """Return a metric's name without what it is logged with: the stage, the number of the first of several loaders."""
+    return name.removeprefix("val/").removeprefix("val_").removesuffix("/dataloader_idx_0")
 
 
 def check_loss(names: Iterable[str]) -> None:

@@ -133,6 +133,37 @@ def test_the_figures_are_in_every_logger_and_of_the_first_validation_set(tmp_pat
         assert board.Scalars(f"interpolation/{name}")[0].value == pytest.approx(value)
 
 
+class ByLoader(Automatic):
+    """Leaves it to Lightning to tell the sets' losses apart."""
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self.log("val_loss", self.loss(batch))
+
+
+class WithoutIndex(Automatic):
+    """Has a validation step without a number of the batch, as Lightning takes it."""
+
+    def validation_step(self, batch: Any) -> None:  # type: ignore[override]
+        self.log("val_loss", self.loss(batch))
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "monitor"),
+    [(ByLoader, TwoSets(), "val_loss/dataloader_idx_0"), (WithoutIndex, Noisy(), "val_loss")],
+)
+def test_any_validation_step_that_lightning_takes(
+    kind: type[Automatic], data: Any, monitor: str, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    module = kind()
+    search, saver = PretrainedInterpolation(), ModelCheckpoint(tmp_path / "ck", monitor=monitor)
+    trainer = fit(module, tmp_path, search, saver, data=data, max_epochs=1)
+    assert search.kept
+    found = trainer.validate(module, data, ckpt_path="best", verbose=False)[0]
+    assert found[monitor] == pytest.approx(search.figures["loss"], rel=1e-6)
+    assert float(saver.best_model_score) == pytest.approx(found[monitor], rel=1e-6)
+
+
 class Raises(Callback):
     """Ends a run as Ctrl-C does, in training or in the search."""
 

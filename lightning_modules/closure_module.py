@@ -54,7 +54,7 @@ from lightning_modules.trainer.averaged_buffers import average_no_constants
 from lightning_modules.trainer.earlier_fit import check_fresh
 from lightning_modules.trainer.lightning_callbacks import check_rate_monitor, check_trainer, without_present
 from lightning_modules.trainer.reduction import reduced
-from lightning_modules.trainer.run_length import run_length, warn_without_length
+from lightning_modules.trainer.run_length import FitStart, run_length, warn_without_length
 from lightning_modules.trainer.step_axis import StepAxis
 from lightning_modules.trainer.trainer_callbacks import callbacks_of
 from lightning_modules.trainer.whole_evaluation import WholeEvaluation
@@ -140,6 +140,7 @@ class ClosureModule(LightningModule):
         self.module_order: Sequence[str] = ()  # in which the trained module's modules run, where that is known
         self._pending_batches: list[Any] = []
         self._resumed: dict[str, Any] = {}  # the checkpoint that a fit is about to go on from
+        self._fit_start = FitStart()
         self._resumption = Resumption()
         self._modes = OptimizerModes()
         self._axis = StepAxis()
@@ -325,7 +326,9 @@ class ClosureModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         self._resumption.before_loaders(self)
-        length = run_length(self.trainer, self.accumulate_grad_batches)
+        now = FitStart(self.trainer.global_step, self.trainer.current_epoch)
+        self._fit_start = FitStart(*self._resumed.get("fit_start", ())) if self.trainer.ckpt_path else now
+        length = run_length(self.trainer, self.accumulate_grad_batches, self._fit_start)
         keywords = self._learning_rates.optimizer_keywords(self.optimizer)
         optimizer = make_optimizer(self, length, keywords, self._has_scaler)
         self._given_options.take(optimizer)
@@ -404,6 +407,7 @@ class ClosureModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["optimizer_names"] = [type(optimizer).__name__ for optimizer in self.trainer.optimizers]
         checkpoint[SCHEDULES] = names_of(self.trainer.lr_scheduler_configs)
+        checkpoint["fit_start"] = list(self._fit_start)
         checkpoint["skipped_steps"] = self._finite_steps.state()
         self._learning_rates.save(checkpoint)
         self._given_options.save(checkpoint)

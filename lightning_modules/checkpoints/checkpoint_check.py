@@ -25,6 +25,7 @@ _KINDS: dict[str, tuple[type, str]] = {
     "lr_schedulers": (list, "list"),
     "schedule_names": (list, "list"),
     "given_options": (list, "list"),
+    "fit_start": (list, "list"),
 }
 # What a run goes on from beside the weights; Lightning starts anew, or stops with a KeyError, where one is absent.
 _TO_RESUME = ("optimizer_states", "lr_schedulers", "loops", "callbacks")

@@ -15,6 +15,18 @@ from optimizers import traits
 HOW_TO_LIMIT = "max_steps, or max_epochs with training data that tell their length"
 
 
+class FitStart(NamedTuple):
+    """Where a trainer's counters stand as a fit begins: at 0, unless the trainer has made another fit before.
+
+    Args:
+        step: The optimizer step.
+        epoch: The epoch.
+    """
+
+    step: int = 0
+    epoch: int = 0
+
+
 class RunLength(NamedTuple):
     """How long a run is.
 
@@ -29,24 +41,26 @@ class RunLength(NamedTuple):
     epochs: int | None
 
 
-def run_length(trainer: Trainer, accumulate_grad_batches: int) -> RunLength:
+def run_length(trainer: Trainer, accumulate_grad_batches: int, start: FitStart) -> RunLength:
     """Return the length of the fit that a trainer is about to run.
 
     Args:
         trainer: A trainer that has its model and data.
         accumulate_grad_batches: Batches per optimizer step.
+        start: Where the fit begins; its limits count from 0.
     """
     trainer.fit_loop.setup_data()  # the Trainer has not counted its batches yet
     batches = trainer.num_training_batches
     steps_per_epoch = None if math.isinf(batches) else max(1, math.ceil(batches / accumulate_grad_batches))
-    limits = [trainer.max_steps] if trainer.max_steps != -1 else []
-    if steps_per_epoch is not None and trainer.max_epochs not in (None, -1):
-        limits.append(steps_per_epoch * trainer.max_epochs)
+    limits = [trainer.max_steps - start.step] if trainer.max_steps != -1 else []
+    epochs = None if trainer.max_epochs in (None, -1) else trainer.max_epochs - start.epoch
+    if steps_per_epoch is not None and epochs is not None:
+        limits.append(steps_per_epoch * epochs)
     # A run of no steps (max_epochs: 0) is prepared like any other.
     total_steps = max(1, min(limits)) if limits else None
     if steps_per_epoch is not None and total_steps is not None:
         return RunLength(steps_per_epoch, total_steps, math.ceil(total_steps / steps_per_epoch))
-    return RunLength(steps_per_epoch, total_steps, None if trainer.max_epochs == -1 else trainer.max_epochs)
+    return RunLength(steps_per_epoch, total_steps, epochs)
 
 
 def warn_without_length(optimizer: Optimizer) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from callbacks import MainMetricStopping
-from lightning_modules import ClosureModule, ModelError
+from lightning_modules import ClosureModule, LinearWithWarmup, ModelError, Schedule
 from lightning_modules.trainer import earlier_fit as tested
 from tests.quiet_trainer import quiet_trainer
 
@@ -78,6 +78,44 @@ def test_a_trainer_that_would_train_nothing_is_refused(tmp_path: Path) -> None:
     both.fit_loop.max_epochs = 2
     both.fit(first, rows(), rows())
     assert both.global_step == 4
+
+
+class Scheduled(Small):
+    """Its learning rate falls from step to step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lr_scheduler = Schedule(partial(LinearWithWarmup, warmup_ratio=0.0))
+        self.rates: list[float] = []
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        super().on_before_optimizer_step(optimizer)
+        self.rates.append(optimizer.param_groups[0]["lr"])
+
+
+@pytest.mark.parametrize("by_steps", [True, False])
+def test_a_schedule_is_laid_over_the_steps_that_are_left_for_its_fit(by_steps: bool, tmp_path: Path) -> None:
+    def limit(each: Trainer, epochs: int) -> None:
+        each.fit_loop.max_epochs = -1 if by_steps else epochs
+        each.fit_loop.epoch_loop.max_steps = 2 * epochs if by_steps else -1
+
+    whole = [0.01, 0.0075, 0.005, 0.0025]
+    module, both = Scheduled(), trainer(tmp_path)
+    for epochs in (2, 4):
+        limit(both, epochs)
+        both.fit(module, rows())
+    assert module.rates == pytest.approx(whole * 2)
+    third, within = Scheduled(), trainer(tmp_path)
+    limit(within, 2)
+    within.fit(third, rows())
+    limit(within, 4)
+    saver = ModelCheckpoint(tmp_path / "ck", filename="{step}", save_top_k=-1)
+    within.callbacks.append(saver)  # type: ignore[attr-defined]
+    within.fit(third, rows())
+    resumed, goes_on = Scheduled(), trainer(tmp_path)
+    limit(goes_on, 4)
+    goes_on.fit(resumed, rows(), ckpt_path=tmp_path / "ck" / "step=6.ckpt")
+    assert resumed.rates == pytest.approx(whole[2:])
 
 
 def test_an_average_without_its_number_of_steps_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -69,7 +69,8 @@ class RunSummary(Callback):
             return [f"nothing to train  the run of {os.path.relpath(trainer.ckpt_path)} has reached its end"]
         last = self._validations.last()
         if last is None:
-            return ["no validation     the run ended before its first one"]
+            why = "the run ended before its first one" if trainer.enable_validation else "the run has none"
+            return [f"no validation     {why}"]
         best = self._validations.best(trainer)
         shown = {f"last, step {last[0]}": last[1]}
         if best is not None and best[0] != last[0]:

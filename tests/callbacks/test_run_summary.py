@@ -18,3 +18,10 @@ def test_a_summary_of_a_shorter_fit_says_nothing_of_the_one_before(
     assert "last, step 12" in capsys.readouterr().out
     fit(tmp_path / "second", summary, max_epochs=1)
     assert "last, step 4" in capsys.readouterr().out
+
+
+def test_why_there_was_no_validation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fit(tmp_path, RunSummary(), limit_val_batches=0)
+    assert "no validation     the run has none" in capsys.readouterr().out
+    fit(tmp_path, RunSummary(), max_steps=1)
+    assert "no validation     the run ended before its first one" in capsys.readouterr().out

@@ -206,7 +206,7 @@ def scale_learning_rates(optimizer: Optimizer) -> None:
         return
     for group in optimizer.param_groups:
         factor = group.get("lr_factor", 1.0)
-        if "lr" in group:
+        if group.get("lr") is not None:  # transformers' Adafactor has None where it finds its rate itself
             group["lr"] = group["lr"] * factor
         elif factor != 1:
             raise ValueError(f"{type(optimizer).__name__} has no learning rate to scale by part: its groups keep no lr")

@@ -81,6 +81,11 @@ class ScheduleBySeconds(Callback):
                     f"ScheduleBySeconds: {type(optimizer).__name__} searches for its own step size, which a schedule "
                     "would overwrite; leave ScheduleBySeconds out, or choose an optimizer with a learning rate"
                 )
+            if any(group.get("lr") is None for group in optimizer.param_groups):
+                raise MisconfigurationException(
+                    f"ScheduleBySeconds: {type(optimizer).__name__} keeps no learning rate (lr) in its groups to set; "
+                    "leave ScheduleBySeconds out"
+                )
         self._clock = clocks[0]
         if self._initial is None:
             self._initial = [[group["lr"] for group in optimizer.param_groups] for optimizer in trainer.optimizers]

@@ -56,7 +56,7 @@ def check_combination(
             f"lr_scheduler: {name} finds its own step size, which a schedule would overwrite; leave lr_scheduler out, "
             "or choose an optimizer with a learning rate"
         )
-    if has_schedule and any("lr" not in group for group in optimizer.param_groups):
+    if has_schedule and any(group.get("lr") is None for group in optimizer.param_groups):
         raise ModelError(
             f"lr_scheduler: {name} keeps no learning rate (lr) in its groups to set; leave lr_scheduler out"
         )

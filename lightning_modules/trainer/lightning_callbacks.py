@@ -89,7 +89,7 @@ def check_rate_monitor(trainer: Trainer) -> None:
     """
     if callbacks_of(trainer, LearningRateMonitor):
         for optimizer in trainer.optimizers:
-            if any("lr" not in group for group in optimizer.param_groups):
+            if any(group.get("lr") is None for group in optimizer.param_groups):
                 raise ModelError(
                     f"trainer.callbacks: LearningRateMonitor: {type(optimizer).__name__} keeps no learning rate (lr); "
                     "leave the callback out"

@@ -22,6 +22,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.tuner import Tuner
 from torch.optim.lr_scheduler import LinearLR
 from torch.utils.data import DataLoader, TensorDataset
+from transformers import Adafactor
 
 from benchmarks.compatibility.optimizers import SmallClassifier
 from callbacks import StepSizeMonitor
@@ -110,9 +111,10 @@ def test_another_lightning_is_named(tmp_path, monkeypatch):
         trainer(tmp_path, logger=CSVLogger(tmp_path)).fit(module, loader())
 
 
-def test_a_monitor_of_rates_is_refused_where_there_is_none(tmp_path):
-    module = SmallClassifier(optimizer=pytorch_optimizer.AliG)
-    with pytest.raises(ModelError, match="LearningRateMonitor: AliG keeps no learning rate"):
+@pytest.mark.parametrize("optimizer", [pytorch_optimizer.AliG, Adafactor])
+def test_a_monitor_of_rates_is_refused_where_there_is_none(optimizer, tmp_path):
+    module = SmallClassifier(optimizer=optimizer)
+    with pytest.raises(ModelError, match=f"LearningRateMonitor: {optimizer.__name__} keeps no learning rate"):
         trainer(tmp_path, LearningRateMonitor(), logger=CSVLogger(tmp_path)).fit(module, loader())
 
 

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytorch_optimizer
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from transformers import Adafactor
 
 import callbacks.schedules.training_seconds
 from callbacks import ScheduleBySeconds, TrainingSeconds
@@ -131,6 +133,15 @@ def test_a_search_for_the_step_size_is_refused(tmp_path: Path, clock: list[float
     model.make = search
     run = trainer(tmp_path, TrainingSeconds(1.0), ScheduleBySeconds(), max_epochs=1, enable_checkpointing=False)
     with pytest.raises(MisconfigurationException, match=f"{search.__name__} searches for its own step size"):
+        run.fit(model)
+
+
+@pytest.mark.parametrize("optimizer", [pytorch_optimizer.AliG, Adafactor])
+def test_an_optimizer_without_a_rate_is_refused(tmp_path: Path, clock: list[float], optimizer: Any) -> None:
+    model = GivenOptimizer(clock)
+    model.make = optimizer
+    run = trainer(tmp_path, TrainingSeconds(1.0), ScheduleBySeconds(), max_epochs=1, enable_checkpointing=False)
+    with pytest.raises(MisconfigurationException, match=f"{optimizer.__name__} keeps no learning rate"):
         run.fit(model)
 
 

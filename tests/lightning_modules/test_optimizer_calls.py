@@ -10,6 +10,7 @@ import pytorch_optimizer
 import torch
 import torchzero
 from torch.optim.lr_scheduler import LinearLR
+from transformers import Adafactor
 
 from benchmarks.compatibility.optimizers import SmallClassifier, loader
 from lightning_modules import GradientClip, ModelError, Schedule, SequenceClassifier
@@ -107,10 +108,22 @@ def test_an_optimizer_of_a_single_group_gets_one_unless_a_division_is_asked_for(
         fit(module)
 
 
+def test_an_optimizer_whose_rate_is_none_trains():
+    """transformers' Adafactor finds its learning rate itself by default."""
+    trainer = fit(SmallClassifier(optimizer=Adafactor), max_steps=2)
+    assert trainer.global_step == 2
+    assert "train/step_size" not in trainer.callback_metrics
+    assert {group["lr"] for group in trainer.optimizers[0].param_groups} == {None}
+
+
 REFUSED = {
     "no rate to schedule": (
         {"optimizer": pytorch_optimizer.AliG, "lr_scheduler": Schedule(partial(LinearLR, total_iters=4))},
         "lr_scheduler: AliG keeps no learning rate",
+    ),
+    "a rate of None to schedule": (
+        {"optimizer": Adafactor, "lr_scheduler": Schedule(partial(LinearLR, total_iters=4))},
+        "lr_scheduler: Adafactor keeps no learning rate",
     ),
     "groups of its own": (
         {"optimizer": pytorch_optimizer.AdamMini, "param_groups": ParamGroups()},

@@ -210,6 +210,17 @@ def test_new_parameters_have_a_factor_of_their_own() -> None:
     assert_all_once(BERT, optimizer.param_groups)
 
 
+def test_a_rate_of_none_stays_and_a_factor_on_it_is_refused() -> None:
+    optimizer = torch.optim.SGD(ParamGroups()(BERT), lr=1.0)
+    for group in optimizer.param_groups:
+        group["lr"] = None
+    scale_learning_rates(optimizer)
+    assert {group["lr"] for group in optimizer.param_groups} == {None}
+    optimizer.param_groups[0]["lr_factor"] = 0.5
+    with pytest.raises(ValueError, match="SGD has no learning rate to scale by part"):
+        scale_learning_rates(optimizer)
+
+
 @pytest.mark.parametrize("new", [[], [name for name, _ in BERT.named_parameters()]], ids=["none", "all"])
 def test_where_nothing_or_everything_is_new_there_is_no_factor(new: list[str]) -> None:
     assert ParamGroups(new_lr_factor=10.0)(BERT, new) == ParamGroups()(BERT, new)

@@ -141,6 +141,8 @@ class ValidationScorer:
         module.eval()
         try:
             with quiet(trainer, module) as logged, trainer.precision_plugin.val_step_context():
+                # Either may clear what its steps collect. on_validation_end would let a ClosureModule train on.
+                module.on_validation_start()
                 module.on_validation_epoch_start()
                 for index, batch in enumerate(islice(loader, limit if isinstance(limit, int) else None)):
                     torch.clear_autocast_cache()  # it holds low-precision copies of weights that may have changed

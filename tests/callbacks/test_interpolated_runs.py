@@ -147,9 +147,26 @@ class WithoutIndex(Automatic):
         self.log("val_loss", self.loss(batch))
 
 
+class Collects(Automatic):
+    """Collects the losses of a validation from its start on, and logs their mean at its end."""
+
+    def on_validation_start(self) -> None:
+        self.losses: list[Any] = []
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:  # type: ignore[override]
+        self.losses.append(self.loss(batch))
+
+    def on_validation_epoch_end(self) -> None:
+        self.log("val_loss", torch.stack(self.losses).mean())
+
+
 @pytest.mark.parametrize(
     ("kind", "data", "monitor"),
-    [(ByLoader, TwoSets(), "val_loss/dataloader_idx_0"), (WithoutIndex, Noisy(), "val_loss")],
+    [
+        (ByLoader, TwoSets(), "val_loss/dataloader_idx_0"),
+        (WithoutIndex, Noisy(), "val_loss"),
+        (Collects, Noisy(), "val_loss"),
+    ],
 )
 def test_any_validation_step_that_lightning_takes(
     kind: type[Automatic], data: Any, monitor: str, tmp_path: Path

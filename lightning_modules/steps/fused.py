@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_modules.steps.factories import made_by, unset_keywords
 
@@ -32,10 +32,18 @@ def fused_keywords(
         return {}
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     fits = all(
-        parameter.is_floating_point() and parameter.device.type == device.type and not hasattr(parameter, "to_local")
+        parameter.is_floating_point()
+        and parameter.device.type == device.type
+        and not hasattr(parameter, "to_local")
+        and _is_dense(parameter)
         for parameter in parameters
     )
     has_sparse_gradients = any(getattr(each, "sparse", False) for each in module.modules())
     if device.type not in ("cpu", "cuda") or not fits or has_sparse_gradients:
         return {}
     return unset_keywords(factory, {"fused": True})
+
+
+def _is_dense(parameter: Tensor) -> bool:
+    """Return whether a parameter has no gaps in memory, over which fused steps on a CPU go as over its entries."""
+    return torch.empty_like(parameter, device="meta").stride() == parameter.stride()

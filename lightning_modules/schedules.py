@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, LambdaLR, LRScheduler, ReduceLROnPlateau
@@ -61,7 +61,8 @@ class Schedule:
             length: The run's length.
 
         Raises:
-            ModelError: if the schedule refuses its arguments, or needs a length that is unknown.
+            ModelError: if the schedule refuses its arguments, needs a length that is unknown, or sets one rate for
+                groups that have different ones.
         """
         advances = length.epochs if self.interval == "epoch" else length.total_steps
         offered = {"steps_per_epoch": length.steps_per_epoch, **dict.fromkeys(_LENGTHS, advances)}
@@ -73,11 +74,20 @@ class Schedule:
         hint = f"is {run}; give it, or give the trainer {how}"
         if unknown not in ([], ["total_steps"]):
             raise ModelError(f"lr_scheduler: {unknown[0]} {hint}")
+        differ = _differ([group["lr"] for group in optimizer.param_groups])
         try:
-            return self.scheduler(optimizer, **unset)
+            schedule = self.scheduler(optimizer, **unset)
         except (TypeError, ValueError) as error:
             is_told = not unknown or str(error).startswith("total_steps:")
             raise ModelError(f"lr_scheduler: {error}{'' if is_told else f' (total_steps {hint})'}") from error
+        # A warm-up begins at 0 for all; what it rises to is initial_lr, in cycles (CyclicLR) max_lrs.
+        kinds = [[group.get(name) for group in optimizer.param_groups] for name in ("lr", "initial_lr")]
+        if differ and not any(map(_differ, [*kinds, getattr(schedule, "max_lrs", ())])):
+            raise ModelError(
+                f"lr_scheduler: {type(schedule).__name__} gives all parameters one learning rate in place of those by "
+                "part; choose a schedule that begins from the optimizer's, such as Triangular, or leave these out"
+            )
+        return schedule
 
     def rebuild(
         self, optimizer: Optimizer, length: RunLength, rates: Sequence[float], advances: int
@@ -248,6 +258,10 @@ class Triangular(CyclicLR):
             mode="triangular2" if decay == "halve" else "triangular",
             cycle_momentum=False,
         )
+
+
+def _differ(rates: Sequence[Any]) -> bool:
+    return len({float(rate) for rate in rates if rate is not None}) > 1
 
 
 def _checked_total(schedule: str, total_steps: int | None) -> int:

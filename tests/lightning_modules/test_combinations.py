@@ -11,8 +11,9 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.plugins import MixedPrecision
+from torch.optim.lr_scheduler import CyclicLR, OneCycleLR, ReduceLROnPlateau
 
-from lightning_modules import GradientClip, LinearWithWarmup, ModelError, Schedule, SequenceClassifier
+from lightning_modules import GradientClip, LinearWithWarmup, ModelError, Schedule, SequenceClassifier, Triangular
 from optimizers import GLD, AdamSLS, LineSearchMeZO, MeZO, ParamGroups
 from tests.architectures import save_pretrained_backbone
 from tests.tiny_models import TinyData
@@ -33,6 +34,18 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
         (
             {"optimizer": LineSearchMeZO, "lr_scheduler": Schedule(LinearWithWarmup)},
             "lr_scheduler: LineSearchMeZO finds",
+        ),
+        *(
+            (
+                {
+                    "optimizer": partial(torch.optim.AdamW, lr=rate),
+                    "param_groups": ParamGroups(lr_decay=0.9),
+                    "lr_scheduler": Schedule(schedule),
+                },
+                f"lr_scheduler: {schedule.func.__name__} gives all parameters one learning rate",
+            )
+            for schedule in (partial(OneCycleLR, max_lr=1e-3), partial(CyclicLR, base_lr=1e-4, max_lr=1e-3))
+            for rate in (1e-3, torch.tensor(1e-3))
         ),
         ({"optimizer": AdamSLS, "param_groups": ParamGroups(lrs={"head": 1e-3})}, "cannot be given learning rates"),
         ({"optimizer": LineSearchMeZO, "param_groups": ParamGroups(lr_decay=0.5)}, "moves all parameters alike"),
@@ -56,6 +69,19 @@ def test_what_does_not_go_together_is_refused(model: str, options: dict[str, Any
     with pytest.raises(ModelError, match=message) as error:
         Trainer(fast_dev_run=1, logger=False, accelerator="cpu").fit(SequenceClassifier(model, **options), TinyData())
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("schedule", [LinearWithWarmup, Triangular, ReduceLROnPlateau])
+def test_a_schedule_that_begins_from_the_groups_rates_goes_with_rates_by_part(model: str, schedule: Any) -> None:
+    module = SequenceClassifier(
+        model,
+        optimizer=partial(torch.optim.AdamW, lr=1e-3),
+        param_groups=ParamGroups(lr_decay=0.9),
+        lr_scheduler=Schedule(schedule),
+    )
+    trainer = Trainer(fast_dev_run=1, logger=False, accelerator="cpu")
+    trainer.fit(module, TinyData())
+    assert trainer.global_step == 1
 
 
 @pytest.mark.parametrize("resumes", [False, True])

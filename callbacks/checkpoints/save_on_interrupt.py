@@ -16,6 +16,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities import rank_zero_only
 
+from callbacks.files.run_folder import shown_path
+
 # `Trainer.fit(ckpt_path="last")` looks for names that begin with ModelCheckpoint.CHECKPOINT_NAME_LAST
 # (lightning 2.6.6).
 FILE_NAME = "last-interrupted.ckpt"
@@ -179,7 +181,7 @@ class SaveOnInterrupt(Callback):
         except OSError as error:
             _say(f"interrupted by {where}: {error}")
         else:
-            shown = path if "://" in path else os.path.relpath(path)
+            shown = shown_path(path)
             _say(f"interrupted by {where}: kept {shown}; go on by the same command with --ckpt_path {shown}")
         finally:
             self._is_saving = False

@@ -101,6 +101,11 @@ def claim_run_folders(trainer: Trainer) -> RunFolders:
     return made
 
 
+def shown_path(path: str) -> str:
+    """Return a path as a line for the user has it: from the present folder on, or as it is on a remote file system."""
+    return path if "://" in path else os.path.relpath(path)
+
+
 def missing_folders(folder: str) -> list[str]:
     """Return which of a folder and those around it do not exist, the outermost first."""
     missing: list[str] = []

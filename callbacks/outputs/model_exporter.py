@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.utilities.data import sized_len
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_warn
@@ -109,7 +110,7 @@ class ModelExporter(Callback):
         values = hyperparameters(trainer, pl_module)
         own = {name.removeprefix("optimizer/"): value for name, value in values.items() if "optimizer/" in name}
         datamodule = getattr(trainer, "datamodule", None)
-        rows = getattr(getattr(trainer.train_dataloader, "dataset", None), "__len__", lambda: None)()
+        rows = sized_len(getattr(trainer.train_dataloader, "dataset", None))  # a stream has none
         return {
             "data": described_data(datamodule) | ({} if rows is None else {"training rows": rows}),
             "metrics": dict(self._metrics),

@@ -1,13 +1,12 @@
 """What a run of ``fit`` ended with, in a few lines."""
 
-import os
-
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from callbacks.files.config_saver import ConfigSaver
+from callbacks.files.run_folder import shown_path
 from callbacks.interpolation.pretrained_interpolation import PretrainedInterpolation
 from callbacks.reports.best_validation import BestValidation
 from callbacks.schedules.main_metric_stopping import MainMetricStopping
@@ -59,14 +58,14 @@ class RunSummary(Callback):
             if isinstance(callback, PretrainedInterpolation) and callback.summary:
                 print(f"interpolation     {callback.summary}")
             if isinstance(callback, ConfigSaver) and callback.saved_as:
-                print(f"configuration     {os.path.relpath(callback.saved_as)}")
+                print(f"configuration     {shown_path(callback.saved_as)}")
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                print(f"look at the run   tensorboard --logdir {os.path.relpath(logger.save_dir or '.')}")
+                print(f"look at the run   tensorboard --logdir {shown_path(str(logger.save_dir or '.'))}")
 
     def _validation_lines(self, trainer: Trainer) -> list[str]:
         if not self._trained and trainer.ckpt_path:
-            return [f"nothing to train  the run of {os.path.relpath(trainer.ckpt_path)} has reached its end"]
+            return [f"nothing to train  the run of {shown_path(str(trainer.ckpt_path))} has reached its end"]
         last = self._validations.last()
         if last is None:
             why = "the run ended before its first one" if trainer.enable_validation else "the run has none"
@@ -107,5 +106,5 @@ def checkpoint_lines(trainer: Trainer, was_validated: bool) -> list[str]:
         return [f"best checkpoint   none: {reason}"]
     if monitor is None or score is None:
         why = "nothing tells which is the best: ModelCheckpoint has no monitor" if was_validated else "not validated"
-        return [f"last checkpoint   {os.path.relpath(path)} ({why})"]
-    return [f"best checkpoint   {os.path.relpath(path)} ({monitor} {float(score):.4f})"]
+        return [f"last checkpoint   {shown_path(path)} ({why})"]
+    return [f"best checkpoint   {shown_path(path)} ({monitor} {float(score):.4f})"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch.utils.data import ChainDataset, DataLoader, IterableDataset
 from transformers import AutoModelForSequenceClassification
 
 from callbacks import GradualUnfreezing, ModelExporter
@@ -167,6 +169,26 @@ def test_nothing_is_written_by_a_trial_run_or_for_other_modules(tmp_path: Path) 
     with pytest.warns(UserWarning, match="ModelExporter: Other has no method export; nothing will be written"):
         fit(Other(), tmp_path, ModelExporter(), enable_checkpointing=False)
     assert [path.name for path in tmp_path.iterdir()] == ["start"]
+
+
+class Stream(IterableDataset):
+    """Rows of unknown number."""
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        yield from TinyData(count=8, batch_size=4).examples
+
+
+def test_a_chain_of_streams_has_no_number_of_rows(tmp_path: Path) -> None:
+    class Streams(Data):
+        def train_dataloader(self) -> DataLoader:
+            return DataLoader(ChainDataset([Stream(), Stream()]), batch_size=4)
+
+    module = tiny_classifier(tmp_path / "start", optimizer=ADAMW)
+    trainer = fit(module, tmp_path, ModelExporter(), data=Streams(), max_epochs=1, enable_checkpointing=False)
+    trainer.save_checkpoint(tmp_path / "one.ckpt")
+    facts = torch.load(tmp_path / "one.ckpt", weights_only=True)["training_facts"]
+    assert "training rows" not in facts["data"]
+    assert facts["data"]["class"] == "Streams"
 
 
 def test_a_checkpoint_in_parts_is_said(tmp_path: Path) -> None:

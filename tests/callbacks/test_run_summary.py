@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from callbacks import RunSummary
 from tests.callbacks.test_best_validation import fit
@@ -18,6 +19,14 @@ def test_a_summary_of_a_shorter_fit_says_nothing_of_the_one_before(
     assert "last, step 12" in capsys.readouterr().out
     fit(tmp_path / "second", summary, max_epochs=1)
     assert "last, step 4" in capsys.readouterr().out
+
+
+def test_a_checkpoint_on_a_remote_file_system_is_named_as_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = "memory://summary"
+    fit(tmp_path, RunSummary(), ModelCheckpoint(folder, monitor="val/loss", filename="one"), max_epochs=1)
+    assert f"best checkpoint   {folder}/one.ckpt (val/loss " in capsys.readouterr().out
 
 
 def test_why_there_was_no_validation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

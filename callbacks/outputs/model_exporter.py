@@ -48,10 +48,11 @@ class ModelExporter(Callback):
         self.onnx = onnx
         self._step_sizes: dict[str, dict[str, float]] = {}  # per unit, the largest and the last
         self._metrics: dict[str, float] = {}
+        self._measured_at: int | None = None  # the step of the last validation
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":  # of an earlier fit nothing is kept; a checkpoint's step sizes are loaded after this
-            self._step_sizes, self._metrics = {}, {}
+            self._step_sizes, self._metrics, self._measured_at = {}, {}, None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not hasattr(pl_module, "export"):
@@ -64,6 +65,7 @@ class ModelExporter(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._measured_at = trainer.global_step
             self._metrics = {
                 name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val")
             }
@@ -113,7 +115,8 @@ class ModelExporter(Callback):
         rows = sized_len(getattr(trainer.train_dataloader, "dataset", None))  # a stream has none
         return {
             "data": described_data(datamodule) | ({} if rows is None else {"training rows": rows}),
-            "metrics": dict(self._metrics),
+            # Those of an earlier validation are not of these weights.
+            "metrics": dict(self._metrics) if self._measured_at == trainer.global_step else {},
             "optimizer": {"class": values.get("Optimizer", "none")} | own,
             "step_sizes": {name: dict(sizes) for name, sizes in self._step_sizes.items()},
             "searched": any(traits(optimizer).sets_step_size for optimizer in trainer.optimizers),

@@ -22,7 +22,11 @@ def facts_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
     temperature = (checkpoint.get("task") or {}).get("temperature", 1.0)
     facts |= {} if temperature == 1.0 else {"temperature": temperature}
     callbacks = checkpoint.get("callbacks") or {}
-    scores = [state for name, state in callbacks.items() if name.startswith("ModelCheckpoint") and state.get("monitor")]
+    scores = [
+        state
+        for name, state in callbacks.items()
+        if name.startswith("ModelCheckpoint") and state.get("monitor") and _is_measured(state, facts)
+    ]
     is_best = any(state["current_score"] == state["best_model_score"] for state in scores)
     kind = "the best checkpoint" if is_best else "a checkpoint"
     monitored = f", {scores[0]['monitor']} {float(scores[0]['current_score']):.4f}" if scores else ""
@@ -31,6 +35,15 @@ def facts_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
         facts["interpolation"] = checkpoint[INTERPOLATION]["text"]
     facts["checkpoint"] = f"{kind}, step {checkpoint.get('global_step')}{monitored}"
     return facts
+
+
+def _is_measured(state: dict[str, Any], facts: dict[str, Any]) -> bool:
+    """Return whether a ModelCheckpoint's score is of the weights beside it, and not of an earlier validation or none.
+
+    A checkpoint that is saved when a run is interrupted has the state of the last one that ModelCheckpoint saved.
+    """
+    is_later = facts.get("metrics") == {} and state["monitor"].startswith("val")
+    return state.get("current_score") is not None and not is_later
 
 
 def step_sizes(optimizer: Optimizer) -> dict[str, float]:

@@ -224,6 +224,25 @@ def test_facts_of_a_checkpoint_without_exporter() -> None:
     assert "temperature" not in facts_of({"training_facts": {"data": {}}, "task": {"temperature": 1.0}})
 
 
+def test_a_checkpoint_that_is_saved_between_validations_has_no_score(tmp_path: Path) -> None:
+    class Saves(Callback):
+        def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+            if not trainer.is_last_batch:
+                trainer.save_checkpoint(tmp_path / f"{trainer.global_step}.ckpt")
+
+    saver = ModelCheckpoint(tmp_path, monitor="val/loss", filename="best")
+    module = tiny_classifier(tmp_path / "start", optimizer=ADAMW)
+    fit(module, tmp_path, Saves(), saver, ModelExporter(str(tmp_path / "exported")), max_epochs=2)
+    for step in (1, 3):  # before the first validation, and one step after it
+        facts = facts_of(torch.load(tmp_path / f"{step}.ckpt", weights_only=True))
+        assert facts["checkpoint"] == f"a checkpoint, step {step}"
+        assert facts["metrics"] == {}
+    best = facts_of(torch.load(saver.best_model_path, weights_only=True))
+    assert best["checkpoint"].startswith("the best checkpoint, step ")
+    assert f"val/loss {best['metrics']['val/loss']:.4f}" in best["checkpoint"]
+    assert "the best checkpoint" in (tmp_path / "exported" / "model" / "README.md").read_text()
+
+
 def test_data_is_described_without_folders() -> None:
     data = GLUEDataModule("sst2", data_dir="/home/me", tokenizer="offline:all-MiniLM-L6-v2")
     assert described_data(data) == {"class": "GLUEDataModule", "task_name": "sst2"}

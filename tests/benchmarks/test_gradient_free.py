@@ -26,7 +26,7 @@ def arguments(tmp_path, monkeypatch):
     BertModel.from_pretrained(model).save_pretrained(tmp_path / "m")
     AutoTokenizer.from_pretrained(packaged_folder("offline:all-MiniLM-L6-v2")).save_pretrained(tmp_path / "m")
     common = ["--data-dir", str(tmp_path / "glue"), "--model", str(tmp_path / "m"), "--batch-size", "8", "--steps", "2"]
-    common += ["--feature-cache-dir", str(tmp_path / "features"), "--seconds", "0.2"]
+    common += ["--feature-cache-dir", str(tmp_path / "features"), "--seconds", "0.5"]
 
     def run(*more):
         monkeypatch.setattr(sys, "argv", ["gradient_free", *common, *more])

@@ -194,7 +194,7 @@ def test_a_run_of_the_default_length_says_so(tiny: str, tmp_path: Path, capsys: 
         "neither trainer.max_epochs nor max_steps nor max_time is given: the run takes Lightning's 1000 epochs\n"
         in output
     )
-    assert "no validation     the run ended before its first one\n" in output
+    assert "no validation     the run has none\n" in output
     assert re.search(r"^last checkpoint .*\(not validated\)$|^best checkpoint   none", output, re.MULTILINE)
 
 

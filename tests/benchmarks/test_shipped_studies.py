@@ -20,12 +20,13 @@ def name_of(value: object) -> str:
 
 
 def cells_with_every_setting(path: Path) -> list[Cell]:
-    """Return as few cells of a study and its variants as hold every config and every setting that any of them has."""
+    """Return as few cells of a study and its variants as hold every config and setting, where numbers are alike."""
     seen: set[tuple[str, str]] = set()
     chosen = []
     for variant in (None, *(read_yaml(path).get("variants") or ())):
         for cell in expand_cells(load_study(path, variant)):
-            parts = {*((key, str(value)) for key, value in cell.settings.items()), *(("", it) for it in cell.configs)}
+            values = {key: "number" if type(it) in (int, float) else str(it) for key, it in cell.settings.items()}
+            parts = {*values.items(), *(("", config) for config in cell.configs)}
             if not parts <= seen:
                 chosen.append(cell)
                 seen |= parts

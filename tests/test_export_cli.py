@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -119,11 +120,13 @@ def test_which_checkpoint_is_the_best(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
     folder.mkdir()
     whole = {"state_dict": {}, "pytorch-lightning_version": "2.6.6", "epoch": 0, "global_step": 0}
-    for name in ("a", "b", "c"):
+    for saved_at, name in enumerate(("a", "b", "c")):
         state = {"best_model_path": "" if name == "a" else "/moved/since/a.ckpt", "monitor": "val/loss"}
         # The other one keeps the last checkpoint, and knows of no best one.
         states = {"ModelCheckpoint{}": state, "another": {"best_model_path": f"{name}.ckpt", "monitor": None}}
         torch.save({**whole, "callbacks": states}, folder / f"{name}.ckpt")
+        # Files that are written within one tick of the clock have the same time.
+        os.utime(folder / f"{name}.ckpt", (saved_at, saved_at))
         assert best_of_run(str(tmp_path / "config.yaml")).name == "a.ckpt"
     torch.save(whole, folder / "d.ckpt")
     with pytest.raises(

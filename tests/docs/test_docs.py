@@ -199,15 +199,19 @@ PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md")), *sorted(REPORTS.rglob("
 
 
 def test_reports_that_are_kept_are_of_one_version_of_the_code_and_small() -> None:
+    results = (DOCS / "results.md").read_text()
     for report in REPORTS.rglob("*.md"):
         lines = [line for line in report.read_text().splitlines() if line.startswith("- code: ")]
         assert len(lines) == 1, report
         commit = re.fullmatch(r"- code: all (?:runs|tables) at commit (\w+), one version of the code", lines[0])
         assert commit, f"{report}: {lines[0]}"
-        assert commit[1] in (DOCS / "results.md").read_text()
+        assert commit[1] in results
+        assert report.relative_to(REPORTS).as_posix() in results
         for runs in report.parent.glob("runs.csv"):
             with runs.open(newline="") as file:
                 assert {row.get("commit", commit[1]) for row in csv.DictReader(file)} == {commit[1]}
+    for named in re.findall(r"`(\w+/\w+\.md)`", results):
+        assert (REPORTS / named).exists(), named
     assert sum(path.stat().st_size for path in REPORTS.rglob("*") if path.is_file()) < 5 * 2**20
 
 

@@ -228,6 +228,13 @@ def test_links_and_figures_of_a_page_exist(page: Path) -> None:
         assert (ROOT / path).exists(), path
 
 
+def test_files_that_the_architecture_names_exist() -> None:
+    named = re.findall(r"`((?:\w+/)+\w+\.py)`", (DOCS / "architecture.md").read_text())
+    assert len(named) > 30
+    for file in named:
+        assert (ROOT / file).is_file(), file
+
+
 def test_every_promise_has_tests_that_exist() -> None:
     rows = [line for line in (DOCS / "promises.md").read_text().splitlines() if line.startswith("|")][2:]
     promises = [line for line in rows if not line.startswith("| **")]

@@ -80,6 +80,7 @@ def find_task(source: TextSource, options: TaskOptions, cache_dir: Path) -> Text
         names,
         options.problem_type,
         options.label_names,
+        source.place,
     )
     task = TextTask(texts, labels, tuple(source.schema.names), kind)
     with new_file(file) as stream:

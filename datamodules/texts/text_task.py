@@ -102,7 +102,7 @@ def task_line(task: TextTask, options: TaskOptions) -> str:
     return (
         f"text: {said(task.text_columns, options.text_columns)}; "
         f"labels: {said(task.label_columns, options.label_columns)}; {kind.problem_type}, {chosen}"
-        + (f": {names}" if names else "")
+        + (f": {' '.join(names.split())}" if names else "")
     )
 
 

@@ -571,6 +571,14 @@ def test_what_is_said_about_the_splits(make, tmp_path, caplog):
     assert "validation: no text is longer than 10 tokens" in said
 
 
+def test_labels_with_line_breaks_are_said_in_one_line(make, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    rows = [{"text": text, "label": ["a\nb", "c"][row % 2]} for row, text in enumerate(NUMBERED)]
+    make(train_file=write(tmp_path, "rows.jsonl", rows)).setup("fit")
+    assert "from texts: a b, c\n" in caplog.text
+    assert "\na b            18           2\n" in caplog.text
+
+
 def test_that_rows_are_held_out_is_said(make, caplog):
     caplog.set_level(logging.INFO)
     make(BINARY).setup("fit")

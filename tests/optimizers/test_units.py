@@ -284,9 +284,9 @@ def test_reports_say_what_the_groups_remember():
 
 
 def test_groups_without_a_name_are_units_named_after_their_place():
-    groups = [{"name": "first"}, {}, {"unit": "shared", "name": "third"}, {"unit": "shared"}]
+    groups = [{"name": "first"}, {}, {"unit": "shared", "name": "third"}, {"unit": "shared"}, {"unit": 0}, {"unit": 0}]
     units = divide([{**vars(UnitMemory()), "lr": 1.0, **group} for group in groups], "all")
-    assert [(unit.name, len(unit.groups)) for unit in units] == [("first", 1), ("group 1", 1), ("shared", 2)]
+    assert [(unit.name, len(unit.groups)) for unit in units] == [("first", 1), ("group 1", 1), ("shared", 2), ("0", 2)]
 
 
 @pytest.mark.parametrize(

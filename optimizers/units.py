@@ -126,7 +126,7 @@ class Unit:
 
 
 def unit_name(group: dict[str, Any], place: int) -> str:
-    """Return what a param group's unit is called: by the group's `unit`, which may be a number, its `name`, or place."""
+    """Return what a group's unit is called: by its `unit`, which may be a number, its `name`, or its place."""
     named = (group.get(key) for key in ("unit", "name"))
     return next((str(name) for name in named if name not in (None, "")), f"group {place}")
 

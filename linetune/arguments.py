@@ -1,7 +1,7 @@
 """The command line's arguments before they are parsed: their order, and the configs among them."""
 
 from collections.abc import Sequence
-from itertools import islice
+from itertools import islice, zip_longest
 
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -79,10 +79,11 @@ def export_arguments(arguments: list[str]) -> list[str]:
 
 
 def value_of(arguments: list[str], option: str) -> str | None:
-    """Return the value that the arguments give to an option; None without it."""
-    for place, argument in enumerate(arguments):
-        if argument == option and place + 1 < len(arguments):
-            return arguments[place + 1]
-        if argument.startswith(f"{option}="):
-            return argument.partition("=")[2]
-    return None
+    """Return the last value that the arguments give to an option, as the parser takes it; None without one."""
+    value = None
+    for argument, following in zip_longest(arguments, arguments[1:]):
+        if argument == option:
+            value = following or value
+        elif argument.startswith(f"{option}="):
+            value = argument.partition("=")[2]
+    return value

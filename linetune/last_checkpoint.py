@@ -123,13 +123,18 @@ def checkpoint_folders(trainer: Namespace) -> list[Path] | None:
     return found
 
 
+def config_of_run(config: Namespace) -> Path | None:
+    """Return the last of the configurations given that a run has saved beside its checkpoints; None without one."""
+    given = [Path(str(each)).expanduser().absolute() for each in config.get("config") or []]
+    return next((file for file in reversed(given) if _is_saved(file) and (file.parent / "checkpoints").is_dir()), None)
+
+
 def _beside_config(config: Namespace, subcommand: str) -> Path | None:
-    """Return the checkpoints beside the last of the configurations that a run has saved; None without one."""
-    saved = [file for each in config.get("config") or [] if _is_saved(file := Path(str(each)).expanduser().absolute())]
-    folder = next((place for file in reversed(saved) if (place := file.parent / "checkpoints").is_dir()), None)
-    if folder is None:
+    """Return the checkpoints beside the configuration of a run; None without one."""
+    file = config_of_run(config)
+    if file is None:
         return None
-    several = configs_in(folder.parent)
+    folder, several = file.parent / "checkpoints", configs_in(file.parent)
     if several and not (subcommand == "fit" and _is_one_run(folder)):
         raise MisconfigurationException(f"ckpt_path: last: {several}; give the path of a checkpoint")
     return folder

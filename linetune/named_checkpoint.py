@@ -14,7 +14,7 @@ from callbacks.checkpoints.checkpoint_reading import read_without_shards
 from lightning_modules import ModelError
 from lightning_modules.checkpoints.checkpoint_check import check_resumable
 from linetune.config_files import configs_in
-from linetune.last_checkpoint import last_checkpoint
+from linetune.last_checkpoint import config_of_run, last_checkpoint
 from linetune.linked_values import DATA_TO_MODEL, FOUND_IN_DATA
 
 
@@ -33,7 +33,7 @@ def named_checkpoint(config: Namespace, subcommand: str) -> str | None:
     if path == "" or (path == "best" and subcommand == "fit"):
         raise ModelError(f"ckpt_path: {path!r} is not allowed; the path of a checkpoint, or last")
     if path == "best" and config.get("config"):
-        return str(best_of_run(str(config.config[-1])))
+        return str(best_of_run(str(config_of_run(config) or config.config[-1])))
     path = last_checkpoint(config, subcommand) if path == "last" else path
     if path is None:
         _refuse_another_runs(config.trainer)

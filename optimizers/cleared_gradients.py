@@ -25,7 +25,9 @@ def call_clearing(name: str, closure: Callable[[], Any], params: Sequence[Tensor
     Raises:
         ValueError: It adds to gradients that were there.
     """
-    there = [(p, p.grad) for p in params if type(p.grad) is Tensor and p.grad.layout == torch.strided]
+    there = [
+        (p, p.grad) for p in params if type(p.grad) is Tensor and p.grad.layout == torch.strided and p.grad.numel()
+    ]
     if not there:
         return closure()
     owner, marked = min(there, key=lambda pair: pair[1].numel())

@@ -76,7 +76,7 @@ class GLD(Optimizer):
         noise_device: Where noise is drawn: `cpu`, the same numbers for any device, or the `parameter`'s own device.
 
     Raises:
-        ValueError: An argument is out of range.
+        ValueError: An argument is out of range; a parameter is complex.
 
     Example::
 

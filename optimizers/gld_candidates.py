@@ -16,6 +16,7 @@ from optimizers.gradient_free_step import GradientFreeStep, read_losses
 from optimizers.perturbation import Perturbation
 from optimizers.shards import is_sharded, local_part, share_of, sum_over_ranks
 from optimizers.step_contract import Loss
+from optimizers.units import unit_name
 
 UnitKind = Literal["tensor", "group"]
 EvaluateMany = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
@@ -81,10 +82,7 @@ def candidate_units(
         param_groups: The optimizer's groups, which units are named after: by their `unit`, `name`, or place.
         kind: `tensor` makes each tensor a unit; `group` the tensors of a group, and of groups with the same `unit`.
     """
-    names = {
-        id(group): str(group.get("unit") or group.get("name") or f"group {place}")
-        for place, group in enumerate(param_groups)
-    }
+    names = {id(group): unit_name(group, place) for place, group in enumerate(param_groups)}
     if kind == "tensor":
         sizes = Counter(id(group) for _, group in members)
         return [

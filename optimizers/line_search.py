@@ -305,19 +305,21 @@ class LineSearchOptimizer(torch.optim.Optimizer):
                 unit.remember_failure(result)
         if not found:
             return results
-        moving, step_sizes = [unit for unit, _ in found], [result.step_size for _, result in found]
+        moving, first = [unit for unit, _ in found], found[0][1]
+        # As multiples of the first one's, which the bounds of the search are about.
+        factors = [result.step_size / first.step_size for _, result in found]
         if len(found) > 1:
-            line, together = self._search(moving, step_sizes, evaluate, loss, 1.0)
+            line, together = self._search(moving, factors, evaluate, loss, first.step_size)
         else:
-            line, together = self._line(moving, step_sizes), replace(found[0][1], step_size=1.0, trials=0, backtracks=0)
+            line, together = self._line(moving, factors), replace(first, trials=0, backtracks=0)
         if not together.accepted:
             for unit, result in found:
                 # Nothing was found to be too far for a unit alone: it keeps the step size in force.
                 unit.remember_failure(replace(result, step_size=math.inf, failure=together.failure))
             return [*results, together]
         line.take(together.step_size)
-        for unit, result in found:
-            its_own = replace(result, step_size=together.step_size * result.step_size)
+        for (unit, result), factor in zip(found, factors, strict=True):
+            its_own = replace(result, step_size=together.step_size * factor)
             self._remember(unit, its_own, math.fsum(result.slopes), 1.0)
         return [*results, together]
 

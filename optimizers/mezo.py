@@ -127,7 +127,7 @@ class MeZO(_RandomDirection):
             faster on accelerators.
 
     Raises:
-        ValueError: An argument is out of range.
+        ValueError: An argument is out of range; a parameter is complex.
 
     Example::
 
@@ -215,7 +215,7 @@ class LineSearchMeZO(_RandomDirection):
             faster on accelerators.
 
     Raises:
-        ValueError: An argument is out of range.
+        ValueError: An argument is out of range; a parameter is complex.
 
     Example::
 

@@ -71,9 +71,10 @@ class ParabolicAdam(torch.optim.Optimizer):
     Raises:
         ValueError: An argument is out of range; a step has no way to compute the loss; gradients are sparse.
 
-    Example:
-        >>> optimizer = ParabolicAdam(model.parameters(), total_steps=5 * len(loader))
-        >>> optimizer.step(closure)  # clears the gradients, computes the loss, runs backward, returns the loss
+    Example::
+
+        optimizer = ParabolicAdam(model.parameters(), total_steps=5 * len(loader))
+        optimizer.step(closure)  # clears the gradients, computes the loss, runs backward, returns the loss
     """
 
     sets_step_size = True

@@ -12,11 +12,10 @@ from torch.optim import Optimizer
 from optimizers.checks import require
 from optimizers.named_parts import Part, named_parts
 
-_QUERY, _KEY, _VALUE = (
-    re.compile(rf"(^|_)({letter}|{word})(_|$)") for letter, word in (("q", "query"), ("k", "key"), ("v", "value"))
-)
-# Projections that hold several and do not say so word by word: Wqkv, kv_proj, GPT-2's c_attn, torch's in_proj_weight.
-_FUSED = re.compile(r"qkv|c_attn|in_proj_(weight|bias)|(^|_)kv(_|$)")
+_PROJECTIONS = {word: re.compile(rf"(^|[._])W?({word[0]}|{word})([._]|$)") for word in ("query", "key", "value")}
+# Projections that hold several and do not say so word by word: Wqkv, kv_proj, GPT-2's c_attn, torch's in_proj_weight,
+# the in_proj of DeBERTa's attention (and not of a state space model).
+_FUSED = re.compile(r"qkv|c_attn|in_proj_(weight|bias)|(^|[._])kv([._]|$)|att\w*\.(\w+\.)*in_proj\.")
 
 
 @dataclass(frozen=True)
@@ -254,13 +253,7 @@ def attention_projection(name: str) -> str:
     Returns:
         `query`, `key`, `value`, `qkv` (several in one) or `rest`.
     """
-    found = set()
-    for component in name.split("."):
-        if _FUSED.search(component):
-            return "qkv"
-        found |= {
-            kind for kind, pattern in (("query", _QUERY), ("key", _KEY), ("value", _VALUE)) if pattern.search(component)
-        }
-    if not found:
-        return "rest"
-    return found.pop() if len(found) == 1 else "qkv"
+    if _FUSED.search(name):
+        return "qkv"
+    found = [projection for projection, pattern in _PROJECTIONS.items() if pattern.search(name)]
+    return "rest" if not found else found[0] if len(found) == 1 else "qkv"

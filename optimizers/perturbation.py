@@ -105,7 +105,7 @@ class Perturbation:
         factors: For each tensor what its noise is multiplied by, besides the scale of a move. None: 1.
 
     Raises:
-        ValueError: A tensor is not dense, or is to move without a copy and holds values that are not finite.
+        ValueError: A tensor is complex or not dense, or is to move without a copy and holds values that are not finite.
 
     Example::
 
@@ -288,6 +288,9 @@ class _Mover:
 
 def _mover(tensor: Tensor, index: Tensor | None, factor: float) -> _Mover:
     """Return a mover of a tensor, or of the rank's own part of it; `index` counts in the whole tensor."""
+    if tensor.is_complex():
+        # Noise is real: only the real part would ever move.
+        raise ValueError(f"gradient-free optimizers do not take complex parameters: {tuple(tensor.shape)} in a group")
     if not is_sharded(tensor):
         return _Mover(flat_view(tensor), factor, tensor.numel() if index is None else index.numel(), 0, index)
     part, begin, total = flat_part(tensor)

@@ -119,7 +119,7 @@ class ArmijoSearch:
         smoothing: :math:`\beta`, the weight of the past in both sides of the condition, in [0, 1).
 
     Example:
-        >>> ArmijoSearch(c=0.5, shrink=0.5)(lambda eta: (1 - eta) ** 2, 1.0, 2.0, start=4.0).step_size
+        >>> ArmijoSearch(c=0.5, shrink=0.5, bracket=None)(lambda eta: (1 - eta) ** 2, 1.0, 2.0, start=4.0).step_size
         1.0
     """
 

@@ -51,9 +51,10 @@ class AdamSLS(LineSearchOptimizer):
         TypeError: An option is not known.
         ValueError: An argument is out of its range; a step gets neither `closure` nor `evaluate`; gradients are sparse.
 
-    Example:
-        >>> optimizer = AdamSLS(model.parameters())
-        >>> loss = optimizer.step(closure, evaluate=evaluate)
+    Example::
+
+        optimizer = AdamSLS(model.parameters())
+        loss = optimizer.step(closure, evaluate=evaluate)
     """
 
     def __init__(
@@ -116,9 +117,10 @@ class SGDSLS(LineSearchOptimizer):
         TypeError: An option is not known.
         ValueError: An argument is out of its range; a step gets neither `closure` nor `evaluate`; gradients are sparse.
 
-    Example:
-        >>> optimizer = SGDSLS(model.parameters())
-        >>> loss = optimizer.step(closure, evaluate=evaluate)
+    Example::
+
+        optimizer = SGDSLS(model.parameters())
+        loss = optimizer.step(closure, evaluate=evaluate)
     """
 
     def __init__(

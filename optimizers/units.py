@@ -125,6 +125,12 @@ class Unit:
         )
 
 
+def unit_name(group: dict[str, Any], place: int) -> str:
+    """Return what a group's unit is called: by its `unit`, which may be a number, its `name`, or its place."""
+    named = (group.get(key) for key in ("unit", "name"))
+    return next((str(name) for name in named if name not in (None, "")), f"group {place}")
+
+
 def divide(groups: Sequence[dict[str, Any]], rule: UpdateRule) -> list[Unit]:
     """Return the units of some param groups, in the order of their first groups.
 
@@ -133,7 +139,7 @@ def divide(groups: Sequence[dict[str, Any]], rule: UpdateRule) -> list[Unit]:
     """
     units: dict[str | None, list[dict[str, Any]]] = {}
     for index, group in enumerate(groups):
-        name = None if rule == "joint" else group.get("unit") or group.get("name") or f"group {index}"
+        name = None if rule == "joint" else unit_name(group, index)
         units.setdefault(name, []).append(group)
     return [Unit(name, members) for name, members in units.items()]
 

@@ -192,6 +192,9 @@ def test_the_configuration_of_a_checkpoint(tmp_path: Path) -> None:
     added = ["--config", str(tmp_path / "config.yaml"), *given]
     added[added.index("--onnx")] = "--onnx=true"
     assert export_arguments(given) == added
+    # The last one is that which the parser takes.
+    assert export_arguments(["--ckpt_path", "of/another/run.ckpt", *given])[:2] == added[:2]
+    assert export_arguments(["--ckpt_path=of/another/run.ckpt", *given])[:2] == added[:2]
     assert export_arguments(["--onnx", "false"]) == ["--onnx", "false"]
     assert export_arguments(["--to=x", "--onnx", "--config=y"]) == ["--to=x", "--onnx=true", "--config=y"]
     assert export_arguments(["-c=y", *given])[:3] == ["-c=y", *given[:2]]

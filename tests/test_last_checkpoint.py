@@ -12,6 +12,7 @@ from jsonargparse import Namespace
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from linetune.last_checkpoint import checkpoint_folders, last_checkpoint
+from linetune.named_checkpoint import named_checkpoint
 
 WHOLE = {
     **{"state_dict": {}, "pytorch-lightning_version": "2.6.6", "epoch": 0, "global_step": 3},
@@ -114,14 +115,15 @@ def test_the_configuration_of_a_run_stands_for_that_run_and_those_that_went_on_f
         (file.parent.parent / "config.yaml").write_text(f"{HEADER}ckpt_path: {start or 'null'}\nverbose: true\n")
     own = [str(tmp_path / "exp/version_0/config.yaml"), str(tmp_path / "one_more.yaml")]
 
-    def last(subcommand: str, *configs: str) -> str | None:
+    def last(subcommand: str, *configs: str, path: str = "last") -> str | None:
         config = configuration(tmp_path, logger(tmp_path))
-        config.config = list(configs)
-        return last_checkpoint(config, subcommand)
+        config.config, config.ckpt_path = list(configs), path
+        return named_checkpoint(config, subcommand)
 
     assert last("fit", own[1]) == str(third)
     assert last("predict", *own) == str(first)
     assert last("fit", *own) == str(third)
+    assert last("predict", *own, path="best") == str(first)
     third.unlink()
     assert last("fit", *own) == str(second)
     second.unlink()

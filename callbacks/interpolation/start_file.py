@@ -29,9 +29,12 @@ def write_start(trainer: Trainer, module: LightningModule) -> str:
         file.parent.mkdir(parents=True, exist_ok=True)
         unfinished = file.with_name(f".{file.name}.{os.getpid()}")
         weights = {name: value.cpu() for name, value in module.state_dict().items() if isinstance(value, Tensor)}
-        torch.save(weights, unfinished)
-        file = _claimed(file)
-        unfinished.replace(file)
+        try:
+            torch.save(weights, unfinished)
+            file = _claimed(file)
+            unfinished.replace(file)
+        finally:
+            unfinished.unlink(missing_ok=True)  # half of it, on a full disk
     return trainer.strategy.broadcast(str(file))
 
 

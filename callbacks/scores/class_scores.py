@@ -85,12 +85,13 @@ def averages(rows: Sequence[ClassScores], several_labels: bool) -> list[ClassSco
 
 
 def printed_table(rows: Sequence[ClassScores], title: str) -> str:
-    """Return the table as text, one row a line."""
-    width = max(len(title), *(len(row.name) for row in rows))
+    """Return the table as text, one row a line, whatever line breaks names hold."""
+    names = [" ".join(row.name.split()) for row in rows]
+    width = max(map(len, [title, *names]))
     lines = [f"{title:<{width}}  precision    recall        f1 predicted     texts"]
     lines += [
-        f"{row.name:<{width}}  {row.precision:9.4f} {row.recall:9.4f} {row.f1:9.4f} {row.predicted:9d} {row.texts:9d}"
-        for row in rows
+        f"{name:<{width}}  {row.precision:9.4f} {row.recall:9.4f} {row.f1:9.4f} {row.predicted:9d} {row.texts:9d}"
+        for name, row in zip(names, rows, strict=True)
     ]
     return "\n".join(["", *lines])
 

@@ -17,13 +17,13 @@ PLACES_SHOWN = 5
 
 
 def missing_labels(cells: pa.Array, names_of_numbers: Sequence[str] | None = None) -> pa.Array:
-    """Return which cells have no label: gaps, empty texts, and -1 where the numbers have names.
+    """Return which cells have no label: gaps, NaN, empty texts, and -1 where the numbers have names.
 
     Args:
         cells: Labels.
         names_of_numbers: Names of the numbers, if the data set names them.
     """
-    missing = pc.is_null(cells)
+    missing = pc.is_null(cells, nan_is_null=True)
     if pa.types.is_null(cells.type):
         return missing
     if is_text(cells.type):

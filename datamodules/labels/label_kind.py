@@ -73,6 +73,7 @@ def find_kind(
     names_of_numbers: Sequence[str] | None = None,
     problem_type: ProblemType | None = None,
     label_names: Sequence[str] | None = None,
+    place: str = "the training split",
 ) -> LabelKind:
     """Find the kind of a task from the labels of its training rows.
 
@@ -85,6 +86,7 @@ def find_kind(
         names_of_numbers: Names of the numbers in the label column, if the data set names them.
         problem_type: The kind, where it is known; the labels must allow it.
         label_names: The names in order, where they are known.
+        place: Name of the rows, for the message where there are none.
 
     Raises:
         DataError: A label is missing or not finite, there is one label only, or the labels are of no allowed kind.
@@ -99,6 +101,8 @@ def find_kind(
     profile = LabelProfile(columns[0], names_of_numbers)
     for part in parts:
         profile.add(part)
+    if not profile.rows:
+        raise DataError(f"{place} has no rows with a text and a label")
     return profile.kind(problem_type, label_names)
 
 
@@ -184,8 +188,6 @@ class LabelProfile:
         return self.names_of_numbers is None and self.first_name is None and (self.has_integers or self.has_fractions)
 
     def _check_cells(self) -> None:
-        if self.rows == 0:
-            raise DataError("the training split has no rows")
         if self.missing:
             raise missing_labels_error(self.first_missing, self.missing, self.column)
         if self.is_numeric and self.first_no_number is not None and not self.has_lists:

@@ -38,7 +38,7 @@ class FileSource:
 
     Cells of CSV and TSV files are texts as they stand there: NA, None, null and nan are no gaps. With quoting, cells
     may be within double quotes, and hold delimiters, line breaks and doubled quotes there (RFC 4180). Blank lines are
-    no rows. A byte-order mark is dropped.
+    no rows. A byte-order mark is dropped. A file that is named twice, as by two patterns, is read once.
 
     Args:
         files: Paths or glob patterns, with the suffix .csv, .tsv, .jsonl, .ndjson, .json (JSON lines) or .parquet.
@@ -66,6 +66,7 @@ class FileSource:
             if not found:
                 raise DataError(f"{option}: there is no file {pattern}")
             self.files += [Path(name) for name in found]
+        self.files = list({os.path.abspath(file): file for file in self.files}.values())
         if not self.files:
             raise DataError(f"{option}: no files are named")
         for file in self.files:

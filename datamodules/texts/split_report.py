@@ -29,6 +29,7 @@ def report_splits(
         held_out: Whether the validation rows are held out of the training rows.
     """
     lines = [_rows_line(splits, held_out)]
+    label_names = [" ".join(name.split()) for name in label_names]  # which may hold line breaks
     labelled = {name: column_of(rows, "label") for name, rows in splits.items() if "label" in rows.column_names}
     if label_names and labelled:
         counts = {name: count_labels(labels, len(label_names)) for name, labels in labelled.items()}

@@ -80,6 +80,7 @@ def find_task(source: TextSource, options: TaskOptions, cache_dir: Path) -> Text
         names,
         options.problem_type,
         options.label_names,
+        source.place,
     )
     task = TextTask(texts, labels, tuple(source.schema.names), kind)
     with new_file(file) as stream:
@@ -101,7 +102,7 @@ def task_line(task: TextTask, options: TaskOptions) -> str:
     return (
         f"text: {said(task.text_columns, options.text_columns)}; "
         f"labels: {said(task.label_columns, options.label_columns)}; {kind.problem_type}, {chosen}"
-        + (f": {names}" if names else "")
+        + (f": {' '.join(names.split())}" if names else "")
     )
 
 

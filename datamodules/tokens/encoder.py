@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -63,6 +64,9 @@ class Encoder:
                     "the text tokens of a window"
                 )
         self._backend = self._untruncated = self._words = None
+        if backend is None and pair:
+            # transformers warns of each pair that is cut that it returns no rest, for which nobody has asked.
+            logging.getLogger("transformers.tokenization_python").addFilter(_is_not_about_the_rest)
         if backend is not None:
             # Copies: a call of the tokenizer changes the truncation of its backend.
             self._backend, self._untruncated = copy.deepcopy(backend), copy.deepcopy(backend)
@@ -187,6 +191,10 @@ class Encoder:
             return [len(encoding) for encoding in self._untruncated.encode_batch_fast(_inputs(texts))]
         with self._lock:
             return [len(ids) for ids in self.tokenizer(*map(list, texts), verbose=False)["input_ids"]]
+
+
+def _is_not_about_the_rest(record: logging.LogRecord) -> bool:
+    return "overflowing tokens are not returned" not in record.getMessage()
 
 
 def _inputs(texts: Sequence[Sequence[str]]) -> list:

@@ -132,6 +132,7 @@ def padded_on(batch: Batch, side: str) -> Batch:
 
     Example::
 
+        >>> import torch
         >>> batch = {"input_ids": torch.tensor([[0, 5, 6]]), "attention_mask": torch.tensor([[0, 1, 1]])}
         >>> padded_on(batch, "right")["input_ids"]
         tensor([[5, 6, 0]])

@@ -122,7 +122,10 @@ def _loaded(name: str, location: str | Path, config: PretrainedConfig, trust_rem
     new = tuple(sorted({*info["missing_keys"], *resized}))
     if new:
         listed = ", ".join(resized.get(key, key) for key in new)
-        rank_zero_info(f"{name} has no weights for {len(new)} parameters, which start at random: {listed}")
+        rank_zero_info(
+            f"{name} has no weights for {len(new)} parameters, which start at random unless a checkpoint brings them: "
+            f"{listed}"
+        )
     # from_pretrained leaves a model in eval mode, and Lightning keeps whatever mode it finds: dropout would stay off.
     return LoadedModel(model.train(), new)
 

@@ -197,6 +197,7 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ModelError(f"export: {folder} exists; name a new or an empty folder")
     unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(unfinished, ignore_errors=True)  # of a killed process that had this one's number
     try:
         unfinished.mkdir(parents=True)
     except OSError as error:

@@ -67,6 +67,8 @@ def test_the_printed_table_is_aligned() -> None:
     lines = printed_table(class_scores([[1, 2, 3], [0, 0, 0], [10000, 20000, 10000]], NAMES), "classes").splitlines()
     assert len({len(line) for line in lines[1:]}) == 1
     assert lines[2].split() == ["alpha", "0.5000", "0.3333", "0.4000", "2", "3"]
+    (*_, last) = printed_table(class_scores([[1, 2, 3]], ["two\nlines"]), "classes").splitlines()
+    assert last.startswith("two lines     0.5000")
 
 
 class Own(SequenceClassifier):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,19 @@ class Plain(ClosureModule):
 
     def compute_loss(self, batch: Any) -> Any:
         return nn.functional.cross_entropy(self.layer(batch["input_ids"] / 32 - 1), batch["labels"])
+
+
+def test_start_weights_that_do_not_fit_on_the_disk_leave_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def save_half(weights: Any, file: Path) -> None:
+        file.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", save_half)
+    with pytest.raises(OSError, match="No space left"):
+        fit(Plain(optimizer=torch.optim.AdamW), tmp_path, PretrainedInterpolation(), enable_checkpointing=False)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_module_of_ones_own_goes_back_towards_the_start_of_the_fit(tmp_path: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import CanineTokenizer, PreTrainedTokenizerFast
 
 from datamodules import DataError
 from datamodules.tokens.encoder import Encoder
@@ -93,6 +95,17 @@ def test_a_tokenizer_that_does_more_than_its_backend_is_asked_itself():
     found = lists(Encoder(shouting, 2, pair=False, count_lost=True).columns(["a A", "a a a"]))
     assert found["input_ids"] == [[2, 2], [2, 2]]
     assert found["lost_tokens"] == [0, 1]
+
+
+def test_a_tokenizer_without_a_backend_says_nothing_of_each_pair_that_it_cuts(caplog):
+    library = logging.getLogger("transformers")
+    library.addHandler(caplog.handler)
+    try:
+        found = Encoder(CanineTokenizer(), 8, pair=True).columns(["a long text"], ["another one"])
+    finally:
+        library.removeHandler(caplog.handler)
+    assert len(found["input_ids"][0]) == 8
+    assert not caplog.records
 
 
 def test_windows_overlap_and_are_limited(tokenizer):

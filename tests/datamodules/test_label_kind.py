@@ -119,7 +119,7 @@ def test_numbers_with_names_keep_the_order_of_the_names():
         (["1.5", "2.5", "nan"], {}, r"rows.csv, row 3: label 'nan' in column 'label' is not a finite number"),
         (["1", "NA", "2"], {}, r"rows.csv, row 2: label 'NA' in column 'label' is not a finite number"),
         ([1.5, float("inf")], {}, r"rows.csv, row 2: label 'inf' in column 'label' is not a finite number"),
-        ([1.5, float("nan")], {}, r"rows.csv, row 2: label 'nan' in column 'label' is not a finite number"),
+        ([1.5, float("nan")], {}, r"rows.csv, row 2: the label in column 'label' is missing"),
         ([0, -1], {"names_of_numbers": ["a", "b"]}, r"rows.csv, row 2: the label in column 'label' is missing"),
         ([{"a": 1}], {}, r"rows.csv: the label column 'label' holds struct<a: int64>; labels are"),
         (["a", "b"], {"problem_type": "regression"}, r"rows.csv, row 1: label 'a' in column 'label' is not a number"),
@@ -130,7 +130,7 @@ def test_numbers_with_names_keep_the_order_of_the_names():
         ),
         (["a", "b"], {"problem_type": "multi_label_classification"}, r"problem_type=multi_label_classification: the l"),
         ([["a"], ["b"]], {"problem_type": "single_label_classification"}, r"problem_type=single_label_classification"),
-        ([], {}, r"the training split has no rows"),
+        ([], {}, r"the training split has no rows with a text and a label$"),
     ],
 )
 def test_labels_that_are_refused(labels, options, message):

@@ -389,7 +389,7 @@ def test_parquet(make, tmp_path, kind):
         ),
         (BINARY, "text,label\n", r"val\.csv has no rows$"),
         (BINARY, table([("a", "yes"), ("", "no")]), r"val\.csv, row 2: the text in column 'text' is empty; drop_empty"),
-        ("text,label\n", BINARY, r"the training split has no rows$"),
+        ("text,label\n", BINARY, r"train\.csv has no rows with a text and a label$"),
         (table([("a", "x"), ("b", "x")]), BINARY, r"has one class only, 'x'; at least two are needed$"),
         (
             table([("a", "x"), ("b", "")]),
@@ -454,10 +454,11 @@ def test_rows_without_a_label_are_dropped_where_labels_are_read(make, tmp_path):
     data = make(columns, label_column=["glad", "sad"], drop_empty=True)
     data.setup("fit")
     assert sorted(ids(data.train_dataloader()) + ids(data.val_dataloader())) == [0, 1, *range(3, 40)]
-    rows = [{"text": text, "score": None if row == 4 else row + 0.5} for row, text in enumerate(NUMBERED)]
+    gaps = {4: None, 6: float("nan")}
+    rows = [{"text": text, "score": gaps.get(row, row + 0.5)} for row, text in enumerate(NUMBERED)]
     data = make(train_file=write(tmp_path, "scores.jsonl", rows), label_column="score", drop_empty=True)
     data.setup("fit")
-    assert sorted(ids(data.train_dataloader()) + ids(data.val_dataloader())) == [*range(4), *range(5, 40)]
+    assert sorted(ids(data.train_dataloader()) + ids(data.val_dataloader())) == [*range(4), 5, *range(7, 40)]
     with pytest.raises(DataError, match=r"'sad' is missing; allowed are 0 and 1, and drop_empty leaves such rows out$"):
         make(columns, label_column=["glad", "sad"]).setup("fit")
 
@@ -568,6 +569,14 @@ def test_what_is_said_about_the_splits(make, tmp_path, caplog):
     assert "yes            30           0           1" in said
     assert "train: 1 of 40 texts are longer than 10 tokens and are cut; 12 tokens (5.5 percent) are lost\n" in said
     assert "validation: no text is longer than 10 tokens" in said
+
+
+def test_labels_with_line_breaks_are_said_in_one_line(make, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    rows = [{"text": text, "label": ["a\nb", "c"][row % 2]} for row, text in enumerate(NUMBERED)]
+    make(train_file=write(tmp_path, "rows.jsonl", rows)).setup("fit")
+    assert "from texts: a b, c\n" in caplog.text
+    assert "\na b            18           2\n" in caplog.text
 
 
 def test_that_rows_are_held_out_is_said(make, caplog):

@@ -218,6 +218,14 @@ def test_files_that_are_not_there(tmp_path):
         FileSource(str(tmp_path), "train_file")
 
 
+def test_a_file_that_two_patterns_match_is_read_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in "ba":
+        write(tmp_path, f"{name}.csv", f"text,label\n{name},1\n")
+    source = FileSource(["b.csv", "*.csv", str(tmp_path / "a.csv")], "train_file")
+    assert [row["text"] for row in read(source)] == ["b", "a"]
+
+
 def test_files_of_one_split_with_other_columns(tmp_path):
     files = [write(tmp_path, "a.csv", "text,label\na,1\n"), write(tmp_path, "b.csv", "text,stars\na,1\n")]
     with pytest.raises(DataError, match=r"b\.csv has the columns text, stars, and .*a\.csv text, label; files of one"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import doctest
 import importlib.util
 import math
 import os
@@ -20,6 +21,7 @@ from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel
 import cli
 import optimizers
 from lightning_modules import SequenceClassifier
+from linetune import PACKAGES
 from tests.quiet_trainer import quiet_trainer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,6 +47,20 @@ def module_of(path: Path, name: str) -> ModuleType:
     sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
+
+
+def with_examples() -> list[str]:
+    """The modules whose docstrings have examples with their results."""
+    files = [file for package in PACKAGES for file in sorted((ROOT / package).rglob("*.py"))]
+    found = [file.relative_to(ROOT) for file in files if ">>> " in file.read_text(encoding="utf-8")]
+    return [".".join(file.with_suffix("").parts) for file in found]
+
+
+@pytest.mark.parametrize("module", with_examples())
+def test_an_example_of_a_docstring_has_the_result_that_it_shows(module: str) -> None:
+    result = doctest.testmod(importlib.import_module(module))
+    assert result.attempted
+    assert not result.failed
 
 
 PAGE = "adding_an_optimizer.md"

@@ -15,7 +15,7 @@ from transformers import Adafactor
 from benchmarks.compatibility.optimizers import SmallClassifier, loader
 from lightning_modules import GradientClip, ModelError, Schedule, SequenceClassifier
 from lightning_modules.steps.optimizer_calls import check_step
-from optimizers import SGDSLS, AdamWL2SP, ParabolicAdam, ParamGroups, SaLSA
+from optimizers import GLD, SGDSLS, AdamWL2SP, LineSearchMeZO, MeZO, ParabolicAdam, ParamGroups, SaLSA
 from optimizers.random_state import ReplayedDraws
 from tests.optimizers.test_under_lightning import half_precision
 from tests.quiet_trainer import quiet_trainer
@@ -195,7 +195,7 @@ def test_a_sparse_gradient_that_our_optimizers_refuse_is_one_line(method):
         fit(SparseTable(optimizer=method))
 
 
-@pytest.mark.parametrize("method", [ParabolicAdam, SaLSA, SGDSLS])
+@pytest.mark.parametrize("method", [ParabolicAdam, SaLSA, SGDSLS, GLD, MeZO, LineSearchMeZO])
 def test_complex_parameters_that_our_optimizers_refuse_are_one_line(method):
     with pytest.raises(ModelError, match=rf"optimizer: {method.__name__} .*complex parameters: \(2,\)"):
         fit(ComplexOffset(optimizer=method))

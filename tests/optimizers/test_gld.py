@@ -268,16 +268,16 @@ def test_a_group_has_its_own_subset_size_and_radius():
 def test_a_unit_of_several_tensors_moves_them_by_their_own_radii():
     task = Task()
     groups = [
-        {"params": [task.model[0].weight], "unit": "whole", "radius": 1.0},
-        {"params": [task.model[2].weight], "unit": "whole", "radius": 0.01},
-        {"params": [task.model[0].bias], "unit": "whole", "radius": 0.0},
+        {"params": [task.model[0].weight], "unit": 0, "radius": 1.0},
+        {"params": [task.model[2].weight], "unit": 0, "radius": 0.01},
+        {"params": [task.model[0].bias], "unit": 0, "radius": 0.0},
     ]
     before = [group["params"][0].detach().clone() for group in groups]
     optimizer = GLD(groups, units="group", num_radii=1)
     while not (optimizer.last_step and optimizer.last_step.accepted):
         optimizer.step(evaluate=task.loss)
         assert optimizer.last_step.evaluations == 2
-    assert optimizer.last_step.group == "whole"
+    assert optimizer.last_step.group == "0"
     steps = [group["params"][0].detach() - old for group, old in zip(groups, before, strict=True)]
     assert 0.6 < steps[0].std() < 1.5
     assert 0.006 < steps[1].std() < 0.015

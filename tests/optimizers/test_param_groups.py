@@ -136,6 +136,9 @@ def test_qkv_units(architecture: str, units: set[str]) -> None:
         ("attention.kv_proj.weight", "qkv"),
         ("attn.qkv_proj.weight", "qkv"),
         ("self_attn.in_proj_bias", "qkv"),
+        ("deberta.encoder.layer.0.attention.self.in_proj.weight", "qkv"),
+        ("model.layers.0.mamba.in_proj.weight", "rest"),
+        ("h.0.multi_head_attention.Wk.weight", "key"),
         ("self_attn.out_proj.weight", "rest"),
     ],
 )

@@ -136,7 +136,9 @@ def test_generator_stands_where_one_forward_leaves_it_and_masks_differ_between_s
 def test_a_closure_that_accumulates_is_refused(make):
     """Lightning's closure clears the gradients of the first micro-batch alone, and returns the last one's loss."""
     model = network()
-    optimizer = make(model.parameters())
+    empty = nn.Parameter(torch.zeros(0))
+    empty.grad = torch.zeros(0)
+    optimizer = make([*model.parameters(), empty])
     (first_inputs, first_labels), (inputs, labels) = batches(2)
 
     def closure():

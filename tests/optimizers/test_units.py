@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from optimizers import SGDSLS, AdamSLS, SaLSA, SearchResult
+from optimizers import (
+    SGDSLS,
+    AdamSLS,
+    ArmijoSearch,
+    EveryStep,
+    LineSearchOptimizer,
+    SaLSA,
+    SearchResult,
+    sgd,
+)
 from optimizers.units import UnitMemory, divide
 from tests.optimizers.problem import TorchProblem
 from tests.optimizers.reference import Adam, SoftmaxRegression, inner, per_unit
@@ -124,6 +133,26 @@ def test_under_the_rule_all_units_move_and_decay_by_their_own_step_sizes():
         for x, x0, g in zip(after[i], start[i], gradient[i], strict=True):
             np.testing.assert_allclose(x, x0 - eta * (g + 0.1 * x0), rtol=1e-9)
     assert optimizer.last_step.slope == pytest.approx(inner(gradient, gradient))
+
+
+def test_the_largest_step_size_does_not_bound_the_factor_for_all_units():
+    weights = [torch.nn.Parameter(torch.full((2,), value, dtype=torch.float64)) for value in (1.0, -2.0)]
+    groups = [{"params": [weight]} for weight in weights]
+    options = {"initial_step_size": 0.02, "max_step_size": 0.05, "growth": 4.0, "growth_per": "search"}
+    optimizer = LineSearchOptimizer(
+        groups, sgd, ArmijoSearch(), EveryStep(), update_rule="all", joint_steps=0, **options
+    )
+
+    def closure():
+        optimizer.zero_grad()
+        loss = sum((weight**2).sum() for weight in weights)
+        loss.backward()
+        return loss
+
+    for step_size in (0.02, 0.05, 0.05):
+        optimizer.step(closure)
+        assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([step_size] * 2)
+        assert optimizer.last_step.evaluations == 3
 
 
 @pytest.mark.parametrize(("together", "counter"), [(1.0, "failures"), (math.inf, "skipped")])
@@ -255,9 +284,9 @@ def test_reports_say_what_the_groups_remember():
 
 
 def test_groups_without_a_name_are_units_named_after_their_place():
-    groups = [{"name": "first"}, {}, {"unit": "shared", "name": "third"}, {"unit": "shared"}]
+    groups = [{"name": "first"}, {}, {"unit": "shared", "name": "third"}, {"unit": "shared"}, {"unit": 0}, {"unit": 0}]
     units = divide([{**vars(UnitMemory()), "lr": 1.0, **group} for group in groups], "all")
-    assert [(unit.name, len(unit.groups)) for unit in units] == [("first", 1), ("group 1", 1), ("shared", 2)]
+    assert [(unit.name, len(unit.groups)) for unit in units] == [("first", 1), ("group 1", 1), ("shared", 2), ("0", 2)]
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ clean:
 
 $(VENV)-xla/.installed:
 	$(PYTHON) -m venv $(VENV)-xla
-	$(VENV)-xla/bin/python -m pip install --quiet torch==2.9.0 torch_xla==2.9.0 -e . pytest pytest-timeout
+	$(VENV)-xla/bin/python -m pip install --quiet torch==2.9.0 torch_xla==2.9.0 -e . pytest pytest-timeout hypothesis
 	touch $@
 
 $(BIN)/python:

@@ -38,7 +38,7 @@ NUMBERS = st.one_of(
 
 
 @pytest.mark.parametrize("make", ARGUMENTS)
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 @given(data=st.data())
 def test_numbers_that_an_optimizer_takes_train_and_others_are_a_value_error(make: Any, data: st.DataObject) -> None:
     names = data.draw(st.lists(st.sampled_from(ARGUMENTS[make]), unique=True, min_size=1, max_size=3))
@@ -70,9 +70,7 @@ def test_numbers_that_an_optimizer_takes_train_and_others_are_a_value_error(make
     assert optimizers.traits(make) == optimizers.traits(optimizer)
 
 
-@settings(
-    max_examples=120, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=120, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_bytes_of_a_tsv_file_are_read_or_refused_with_the_files_name(tmp_path: Path, data: st.DataObject) -> None:
     task = data.draw(st.sampled_from(["cola", "sst2", "mrpc", "qqp", "stsb", "rte"]))

@@ -45,7 +45,7 @@ def trainer(tmp_path: Path, **settings: Any) -> Trainer:
     return quiet_trainer(**{"max_epochs": 3, "default_root_dir": tmp_path} | settings)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10**6), scale=st.sampled_from([0.1, 1.0, 5.0, 30.0]), several=st.booleans())
 def test_the_temperature_is_the_likeliest(seed: int, scale: float, several: bool) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -73,7 +73,7 @@ def test_temperatures_without_an_end_are_bounded() -> None:
     assert np.isfinite(calibration(torch.full((4, 4), float("nan")), right)).all()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10**6))
 def test_the_error_is_torchmetrics(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)

@@ -41,7 +41,7 @@ def table(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10**6), count=st.integers(1, 20), several=st.booleans())
 def test_scores_are_scikit_learns(seed: int, count: int, several: bool) -> None:
     random = np.random.default_rng(seed)

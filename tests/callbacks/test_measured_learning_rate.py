@@ -118,7 +118,7 @@ def test_the_first_rate_is_that_of_parabolic_adam_and_later_ones_are_near_it() -
     assert module.rates[-1][0] == pytest.approx(peaks[-1], rel=0.3)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(
     exponent=st.floats(-12, 6), factory=st.sampled_from([AdamW, SGD, partial(SGD, momentum=0.9), torch.optim.RMSprop])
 )
@@ -130,7 +130,7 @@ def test_the_rate_that_was_given_does_not_matter(exponent: float, factory: Any) 
     torch.testing.assert_close(module.weight, reference.weight, rtol=1e-9, atol=0)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(exponent=st.floats(-8, 8))
 def test_a_rate_scales_as_its_optimizer_does_with_the_loss(exponent: float) -> None:
     factor = 10.0**exponent

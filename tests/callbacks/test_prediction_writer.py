@@ -132,7 +132,7 @@ def test_a_free_column_is_free(taken: list[str]) -> None:
     assert free_column("a", taken) not in taken
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     texts=st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")), min_size=1, max_size=8)
 )

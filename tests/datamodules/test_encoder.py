@@ -41,7 +41,7 @@ def test_the_tokens_are_the_tokenizers(tokenizer, side, pair, monkeypatch):
     assert found["lost_tokens"] == [max(length - 16, 0) for length in full]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     texts=st.lists(
         st.text(st.characters(exclude_categories=["Cs"]))

@@ -96,7 +96,7 @@ def test_data_dir_may_be_the_tasks_own_folder(glue):
     assert list(read(glue / "MRPC", "mrpc", "train")["label"]) == [1, 0]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(
         st.tuples(

@@ -73,7 +73,7 @@ def test_a_byte_order_mark_is_dropped(tmp_path):
 TEXTS = st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1), min_size=1)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(texts=TEXTS, quote=st.sampled_from([csv.QUOTE_ALL, csv.QUOTE_MINIMAL]), tab=st.booleans())
 def test_any_texts_come_back_from_csv(tmp_path, texts, quote, tab):
     stream = io.StringIO(newline="")
@@ -83,7 +83,7 @@ def test_any_texts_come_back_from_csv(tmp_path, texts, quote, tab):
     assert [row["text"] for row in found] == texts
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(texts=TEXTS, ascii_only=st.booleans())
 def test_any_texts_come_back_from_json_lines(tmp_path, texts, ascii_only):
     content = "".join(json.dumps({"text": text}, ensure_ascii=ascii_only) + "\n" for text in texts)

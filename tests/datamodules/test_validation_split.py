@@ -18,7 +18,7 @@ from datamodules.texts.validation_split import (
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.integers(0, 5), min_size=2, max_size=200), st.floats(0.05, 0.6), st.integers(0, 3))
 def test_every_class_gives_its_share_and_keeps_a_row(labels, fraction, seed):
     strata = np.array(labels)
@@ -55,7 +55,7 @@ def test_the_stratum_of_a_row_is_its_rarest_label():
     assert strata_of_label_sets([[0, 1], [0], [0, 2, 3], [1], []], 4).tolist() == [1, 0, 2, 1, 4]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(st.sets(st.integers(0, 4), max_size=3), min_size=1, max_size=20),
     st.sets(st.integers(0, 19), max_size=20),
@@ -73,7 +73,7 @@ def test_a_row_goes_back_to_training_only_where_a_label_has_no_other(sets, chose
     assert keep_every_label(np.array(held_out, dtype=int), label_sets).tolist() == expected
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.sets(st.integers(0, 4), max_size=3), min_size=3, max_size=60), st.integers(0, 3))
 def test_every_label_of_several_keeps_a_row(sets, seed):
     label_sets = [sorted(labels) for labels in sets]

@@ -22,7 +22,7 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 1000), smoothing=st.sampled_from([0.0, 0.1, 0.5]), rows=st.integers(1, 9))
 def test_weighted_cross_entropy_is_its_formula(seed: int, smoothing: float, rows: int) -> None:
     random = np.random.default_rng(seed)
@@ -37,7 +37,7 @@ def test_weighted_cross_entropy_is_its_formula(seed: int, smoothing: float, rows
     assert float(loss.total_weight(torch.tensor(labels))) == pytest.approx(weights[labels].sum(), rel=1e-5)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 1000), smoothing=st.sampled_from([0.0, 0.2]), rows=st.integers(1, 9))
 def test_binary_cross_entropy_over_labels_is_its_formula(seed: int, smoothing: float, rows: int) -> None:
     random = np.random.default_rng(seed)
@@ -160,7 +160,7 @@ def test_an_unknown_kind_of_task_is_one_line() -> None:
         check_problem_type("ranking", 2)  # type: ignore[arg-type]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     seed=st.integers(0, 1000), smoothing=st.sampled_from([0.0, 0.2]), rows=st.integers(1, 30), weighted=st.booleans()
 )

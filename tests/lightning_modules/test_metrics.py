@@ -118,7 +118,7 @@ def average_area(truth: np.ndarray, scores: np.ndarray) -> float:
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.UndefinedMetricWarning", "ignore::UserWarning")
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10**6), num_labels=st.integers(2, 4), count=st.integers(1, 30), ties=st.booleans())
 def test_every_metric_of_classes_is_scikit_learns(seed: int, num_labels: int, count: int, ties: bool) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -144,7 +144,7 @@ def test_every_metric_of_classes_is_scikit_learns(seed: int, num_labels: int, co
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.UndefinedMetricWarning", "ignore::UserWarning")
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 10**6),
     num_labels=st.integers(2, 4),

@@ -80,7 +80,7 @@ def test_a_model_that_cannot_run_packed_runs_as_it_is(family: str) -> None:
         packing.check()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=7), st.booleans())
 def test_what_is_packed_comes_back_where_it_was(lengths: list[int], left: bool) -> None:
     width = 6

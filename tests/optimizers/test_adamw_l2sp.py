@@ -31,7 +31,7 @@ def some_params(dtype: torch.dtype = torch.float32) -> list[nn.Parameter]:
     return [nn.Parameter(torch.randn(shape, generator=generator).to(dtype)) for shape in [(3, 2), (4,), (), (2, 0)]]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     lr=st.floats(0, 1),
     betas=st.tuples(st.floats(0, 0.99), st.floats(0, 0.999)),

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from optimizers import Drift, Ratio
@@ -22,7 +22,6 @@ def searched(rule: Drift | Ratio, step_sizes: list[float], shrink: float = 0.8) 
     return group
 
 
-@settings(deadline=None)
 @given(
     drift=st.floats(0.001, 2.0),
     sign=st.sampled_from([-1, 1]),
@@ -37,7 +36,6 @@ def test_a_steady_drift_is_read_off_exactly(drift: float, sign: int, steps: int,
     assert rule.interval(group) == pytest.approx(min(longest, -math.log(shrink) / drift), rel=1e-6)
 
 
-@settings(deadline=None)
 @given(logarithms=st.lists(st.floats(-2, 2), min_size=10, max_size=60))
 def test_the_ratio_is_that_of_two_weighted_means(logarithms: list[float]) -> None:
     rule, step_sizes = Ratio(), np.exp(logarithms)

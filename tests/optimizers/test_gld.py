@@ -203,7 +203,7 @@ any_settings = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(any_settings)
 def test_the_objective_on_a_fixed_batch_never_rises(chosen):
     task = Task()

@@ -15,7 +15,7 @@ from scipy.optimize import minimize_scalar
 from optimizers import search_interval
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(minimum=st.floats(-0.5, 1.5), bend=st.floats(-0.4, 0.4), height=st.floats(0.1, 100))
 def test_the_minimum_is_scipys_within_the_tolerance(minimum: float, bend: float, height: float) -> None:
     def value_at(x: float) -> float:

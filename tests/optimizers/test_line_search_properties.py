@@ -78,7 +78,7 @@ kinds = st.lists(st.sampled_from(["used", "scalar", "empty", "tied", "frozen", "
 
 
 @every_method
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(kinds=kinds, dtype=st.sampled_from(DTYPES), seed=st.integers(0, 10**6))
 def test_any_mix_of_parameters(method, kinds, dtype, seed):
     problem = Mixture(kinds, dtype, seed)

@@ -29,7 +29,7 @@ def assert_all_once(model: nn.Module, groups: list[dict[str, Any]]) -> None:
     assert found == sorted(id(parameter) for parameter in model.parameters() if parameter.requires_grad)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     units=st.one_of(st.sampled_from(["model", "layer", "qkv", "tensor"]), st.integers(1, 5)),
     weight_decay=st.one_of(st.none(), st.floats(0, 1)),

@@ -30,7 +30,7 @@ def tensor_of(shape, dtype, magnitude, seed=0):
     return values.to(dtype)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     dtypes,
     copy_limits,
@@ -49,7 +49,7 @@ def test_returns_bit_for_bit_from_any_sequence_of_moves(dtype, copy_limit, shape
     assert all(torch.equal(bits(tensor), before) for tensor, before in zip(tensors, base, strict=True))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(dtypes, copy_limits, seeds, seeds, st.floats(-0.5, 0.5), st.floats(-0.5, 0.5))
 def test_a_move_depends_on_seed_and_scale_alone(dtype, copy_limit, seed, other, scale, other_scale):
     tensor = tensor_of((33, 5), dtype, 1.0)
@@ -187,7 +187,6 @@ def test_a_seed_of_one_integer_is_splitmix64():
     assert derive_seed(0) == 0xE220A8397B1DCDAF >> 1
 
 
-@settings(deadline=None)
 @given(st.integers(1, 300).flatmap(lambda n: st.tuples(st.just(n), st.integers(1, n))), seeds)
 def test_positions_chosen_at_random_are_distinct_and_sorted(sizes, seed):
     numel, count = sizes

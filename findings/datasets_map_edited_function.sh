@@ -3,7 +3,7 @@
 # cache's key holds a function of the script itself by its code, but one that is imported by its name alone, so that a
 # corrected cleaning or prompt in `texts.py` changes nothing in the next run: it trains on the old rows, without a word. A lambda
 # around it does not help. Constants that such a function reads, and methods of imported classes, are left out too.
-# `load_from_cache_file=False`, or a part of the key of one's own (`new_fingerprint`), is right.
+# `load_from_cache_file=False` is right.
 # Seen, a factor changed from 10 to 7 between two runs: the function of the script gives 7, the imported one 10; 7 again without
 # the cache.
 set -euo pipefail

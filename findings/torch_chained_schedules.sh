@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # torch 2.13.0: ChainedScheduler of a warm-up (LinearLR) and a schedule that computes its rates anew from the first one, as
-# CosineAnnealingWarmRestarts and LambdaLR do (and with the latter all of transformers' schedules), does not multiply the two. The
+# CosineAnnealingWarmRestarts and LambdaLR do (of which most of transformers' schedules are made), does not multiply the two. The
 # warm-up is undone in every step if it comes first. If it comes last, it multiplies the other's rate by its own growth of one step:
 # the second rate is many times the first and above the highest that was asked for. Nothing is said. With
 # ExponentialLR or CosineAnnealingLR, which go on from the rate in force, the chain is their product.

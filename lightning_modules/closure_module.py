@@ -51,6 +51,7 @@ from lightning_modules.steps.optimizer_modes import OptimizerModes
 from lightning_modules.steps.own_step_size import OwnStepSize
 from lightning_modules.steps.unused_parameters import check_gradients_of_ranks
 from lightning_modules.trainer.averaged_buffers import average_no_constants
+from lightning_modules.trainer.averaged_precision import warn_of_rounded_averages
 from lightning_modules.trainer.earlier_fit import check_fresh
 from lightning_modules.trainer.lightning_callbacks import check_rate_monitor, check_trainer, without_present
 from lightning_modules.trainer.reduction import reduced
@@ -352,6 +353,7 @@ class ClosureModule(LightningModule):
             keep_precision(self.trainer.optimizers[0], checkpoint)
         self._modes.begin(self.trainer, checkpoint.get("training_weights", []))
         average_no_constants(self.trainer)
+        warn_of_rounded_averages(self.trainer)
         for optimizer in self.trainer.optimizers:
             if hasattr(optimizer, "keeps_gradients"):
                 optimizer.keeps_gradients = False  # the next step computes its own

@@ -45,9 +45,10 @@ PACKAGES = {
     "momo": "momo-opt",
     "torchzero": "torchzero",
 }
-# Arguments without a default.
+# Arguments without a default, or whose default does not serve.
 ARGUMENTS: dict[str, dict[str, Any]] = {
     **{name: {"base_optimizer": torch.optim.SGD, "lr": 0.1} for name in ("SAM", "FriendlySAM", "LookSAM", "WSAM")},
+    "AdaFactor": {"relative_step": False},  # otherwise its rate has no effect, which is refused
     "BSAM": {"num_data": 64},
     "LBFGS": {"lr": 0.1},  # at 1 it diverges on some processors, and does not on others
     "Ranger21": {"num_iterations": 40},
@@ -56,6 +57,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 WRAPPERS = ("Lookahead", "Magma", "OrthoGrad", "PCGrad", "SafeFP16Optimizer", "ScheduleFreeWrapper", "TRAC")
 AS_PLAIN = "as a plain loop"
 DIVERGES = "diverges in a plain loop"
+NO_EFFECT = "without effect in eight steps"
 LARGEST_WEIGHT = 1e6
 EPOCHS = 2
 BATCH = 16
@@ -98,7 +100,7 @@ class Outcome:
     Args:
         trains: :data:`AS_PLAIN`, :data:`DIVERGES`, or why not.
         resumes: ``exactly``, or why not.
-        scheduled: ``yes``, or why not.
+        scheduled: ``yes``, :data:`NO_EFFECT`, or why not.
     """
 
     trains: str
@@ -283,7 +285,7 @@ def outcome(candidate: Candidate) -> Outcome:
         trains = _compared(trained, plain_loop(candidate))
         if candidate.package == "torchzero":
             return Outcome(trains)
-        return Outcome(trains, _resumed(candidate, trained), _scheduled(candidate))
+        return Outcome(trains, _resumed(candidate, trained), _scheduled(candidate, trained))
 
 
 def _resumed(candidate: Candidate, trained: nn.Module) -> str:
@@ -305,12 +307,12 @@ def _resumed(candidate: Candidate, trained: nn.Module) -> str:
     raise AssertionError("a checkpoint that cannot be read at all")
 
 
-def _scheduled(candidate: Candidate) -> str:
+def _scheduled(candidate: Candidate, constant: nn.Module) -> str:
     try:
-        train(candidate, lr_scheduler=Schedule(partial(LinearLR, start_factor=0.5, total_iters=8)))
+        scheduled, _ = train(candidate, lr_scheduler=Schedule(partial(LinearLR, start_factor=0.5, total_iters=8)))
     except ModelError as error:
         return f"refused: {error}"
-    return "yes"
+    return NO_EFFECT if _equal(scheduled, constant) else "yes"
 
 
 def _compared(trained: nn.Module, plain: nn.Module) -> str:
@@ -338,7 +340,8 @@ this page. *Trains*: `as a plain loop` if the parameters after two epochs are bi
 loop written as the optimizer's documentation says; otherwise the error message of the run. *Resumes*: `exactly` if
 a run resumed from its checkpoint is bit-equal to an uninterrupted one; `with weights_only=False` if the optimizer's
 state holds other objects than tensors and numbers. *Schedule*: whether a learning-rate schedule can be used with
-it.
+it, and has an effect in eight steps. AdaFactor of `pytorch_optimizer` was given `relative_step=False`, without which
+its rate has none.
 
 If an optimizer needs extra entries in its groups (`use_muon`), give [a function that takes groups, adds the entries
 and returns the optimizer](adding_an_optimizer.md#an-optimizer-of-torch-or-of-another-package).

@@ -51,6 +51,12 @@ def check_combination(
             f"gradient_clip: {name} takes the slope of the loss from the gradient, which clipping would falsify; "
             "leave gradient_clip out: the search bounds the step"
         )
+    if any(group.get("relative_step") and group.get("lr") is not None for group in optimizer.param_groups):
+        # pytorch_optimizer's AdaFactor keeps a rate that it does not use; transformers' refuses one then.
+        raise ModelError(
+            f"optimizer: {name} takes no notice of lr while relative_step is true; give it relative_step: false, or "
+            "lr: null where it is to find its own"
+        )
     if can.sets_step_size and has_schedule:
         raise ModelError(
             f"lr_scheduler: {name} finds its own step size, which a schedule would overwrite; leave lr_scheduler out, "

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import LRSchedulerConfig
 from torch import Tensor
 from torch.optim import Optimizer
@@ -165,7 +166,9 @@ class LearningRates:
             if not isinstance(config.scheduler, ReduceLROnPlateau):
                 module.lr_scheduler_step(config.scheduler, None)
             elif self._is_measured(module.trainer):
-                module.lr_scheduler_step(config.scheduler, self._monitored(module.trainer))
+                value = self._monitored(module.trainer)
+                self._warn_below_zero(config.scheduler, value)
+                module.lr_scheduler_step(config.scheduler, value)
         self._in_epoch = self._validated = False
 
     @property
@@ -183,6 +186,14 @@ class LearningRates:
             logged = ", ".join(sorted(trainer.callback_metrics))
             raise ModelError(f"lr_scheduler.monitor: {self._monitor!r} is not logged; logged: {logged}")
         return monitored
+
+    def _warn_below_zero(self, schedule: ReduceLROnPlateau, value: Tensor) -> None:
+        """Warn of a value that torch 2.13 takes for a better one than its equal: 1 - 1e-4 times it is more than it."""
+        if schedule.threshold_mode == "rel" and value < 0:
+            rank_zero_warn(
+                f"lr_scheduler: {self._monitor} is below 0, where ReduceLROnPlateau with threshold_mode rel takes "
+                "an equal value for a better one and never lowers the rate; give it threshold_mode: abs"
+            )
 
     # Checkpoints
 

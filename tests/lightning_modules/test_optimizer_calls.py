@@ -9,6 +9,7 @@ import pytest
 import pytorch_optimizer
 import torch
 import torchzero
+from torch.nn.utils import parameters_to_vector
 from torch.optim.lr_scheduler import LinearLR
 from transformers import Adafactor
 
@@ -116,6 +117,17 @@ def test_an_optimizer_whose_rate_is_none_trains():
     assert {group["lr"] for group in trainer.optimizers[0].param_groups} == {None}
 
 
+def test_adafactor_moves_by_its_rate_where_it_does_not_find_its_own():
+    moves = []
+    for options in ({"lr": 1e-3, "relative_step": False}, {"lr": 1e-5, "relative_step": False}, {"lr": None}):
+        module = SmallClassifier(optimizer=partial(pytorch_optimizer.AdaFactor, **options))
+        before = parameters_to_vector(module.parameters()).detach()
+        fit(module, max_steps=1)
+        moves.append(float((parameters_to_vector(module.parameters()).detach() - before).norm()))
+    assert moves[0] == pytest.approx(100 * moves[1], rel=0.01)
+    assert moves[2] > 2 * moves[0]
+
+
 REFUSED = {
     "no rate to schedule": (
         {"optimizer": pytorch_optimizer.AliG, "lr_scheduler": Schedule(partial(LinearLR, total_iters=4))},
@@ -124,6 +136,10 @@ REFUSED = {
     "a rate of None to schedule": (
         {"optimizer": Adafactor, "lr_scheduler": Schedule(partial(LinearLR, total_iters=4))},
         "lr_scheduler: Adafactor keeps no learning rate",
+    ),
+    "a rate without use": (
+        {"optimizer": partial(pytorch_optimizer.AdaFactor, lr=5e-5)},
+        "optimizer: AdaFactor takes no notice of lr while relative_step is true",
     ),
     "groups of its own": (
         {"optimizer": pytorch_optimizer.AdamMini, "param_groups": ParamGroups()},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -170,6 +171,32 @@ def test_reduce_on_plateau_waits_for_a_validation(monitor: str, reductions: int,
     run.fit(module, TinyData())
     # Three of the six epochs validate; the first value is the best one yet.
     assert run.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.1 * 0.1**reductions)
+
+
+class BelowZero(SequenceClassifier):
+    """Has a validation loss below zero, as a density has."""
+
+    def validation_step(self, *batch: Any) -> None:
+        self.log("val/loss", -0.8, batch_size=1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode", "rate", "says"),
+    [(BelowZero, "rel", 1e-9, True), (BelowZero, "abs", 2.5e-10, False), (SequenceClassifier, "rel", 2.5e-10, False)],
+)
+def test_a_plateau_below_zero_is_said_to_be_none(
+    kind: type[SequenceClassifier], mode: str, rate: float, says: bool, tiny: str, tmp_path: Path
+) -> None:
+    """torch 2.13 takes an equal value below zero for a better one, so that the rate stays as it is."""
+    schedule = Schedule(partial(ReduceLROnPlateau, patience=0, factor=0.5, eps=0.0, threshold_mode=mode))
+    module = kind(tiny, optimizer=partial(SGD, lr=1e-9), lr_scheduler=schedule)
+    run = trainer(tmp_path, max_epochs=3)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run.fit(module, TinyData())
+    said = [str(each.message) for each in caught if str(each.message).startswith("lr_scheduler: val/loss is below 0")]
+    assert bool(said) == says
+    assert run.optimizers[0].param_groups[0]["lr"] == pytest.approx(rate)
 
 
 class TwoSets(SGD):

@@ -34,6 +34,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_modules import ClosureModule, ModelError, Schedule
 from lightning_modules.models.cpu_products import put_torchs_own_back
+from lightning_modules.steps.fused import fused_keywords
 from optimizers import ParamGroups
 
 PACKAGES = {
@@ -175,7 +176,9 @@ def plain_loop(candidate: Candidate) -> nn.Module:
     if takes_model and "params" in inspect.signature(candidate.make).parameters:
         optimizer = candidate.make(module, groups)
     else:
-        optimizer = candidate.make(module if takes_model else groups)
+        # As runs do: the fused form of an optimizer rounds otherwise.
+        fused = fused_keywords(candidate.make, module, torch.device("cpu"), False)
+        optimizer = candidate.make(module if takes_model else groups, **fused)
     needs_graph = "hessian" in inspect.signature(optimizer.step).parameters
     _set_mode(optimizer, "train")
     for _ in range(EPOCHS):
@@ -337,11 +340,11 @@ HEAD = """# Optimizers of other packages
 
 Every optimizer of torch and of six packages, tried by `python -m benchmarks.compatibility.optimizers`, which writes
 this page. *Trains*: `as a plain loop` if the parameters after two epochs are bit-equal to those of a plain PyTorch
-loop written as the optimizer's documentation says; otherwise the error message of the run. *Resumes*: `exactly` if
-a run resumed from its checkpoint is bit-equal to an uninterrupted one; `with weights_only=False` if the optimizer's
-state holds other objects than tensors and numbers. *Schedule*: whether a learning-rate schedule can be used with
-it, and has an effect in eight steps. AdaFactor of `pytorch_optimizer` was given `relative_step=False`, without which
-its rate has none.
+loop written as the optimizer's documentation says, fused where torch offers that; otherwise the error message of the
+run. *Resumes*: `exactly` if a run resumed from its checkpoint is bit-equal to an uninterrupted one; `with
+weights_only=False` if the optimizer's state holds other objects than tensors and numbers. *Schedule*: whether a
+learning-rate schedule can be used with it, and has an effect in eight steps. AdaFactor of `pytorch_optimizer` was
+given `relative_step=False`, without which its rate has none.
 
 If an optimizer needs extra entries in its groups (`use_muon`), give [a function that takes groups, adds the entries
 and returns the optimizer](adding_an_optimizer.md#an-optimizer-of-torch-or-of-another-package).

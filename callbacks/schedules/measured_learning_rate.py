@@ -70,7 +70,8 @@ class MeasuredLearningRate(Callback):
         self._weights: list[float] = []
         self._highest = 0.0  # the highest rate that the optimizer's and its schedules' rates lead to
         self._loaded: dict[str, Any] | None = None
-        self._total: int | None = None  # the optimizer steps of the run, where they are known
+        self._start = (0, 0)  # the trainer's step and epoch as the fit began, not 0 in a second fit of one trainer
+        self._total: int | None = None  # the optimizer steps of the fit, where they are known
         self._bases: list[float] | None = None  # the groups' rates without schedule in the run that was saved
 
     # The start of a fit
@@ -91,7 +92,12 @@ class MeasuredLearningRate(Callback):
         # By now a resumed run has its rates.
         optimizer = self._optimizer = trainer.optimizers[0]
         loaded, self._loaded = self._loaded, None
-        self._total = _total_steps(trainer, pl_module)
+        if loaded is not None:
+            step, epoch = loaded.get("start", (0, 0))  # earlier versions have none
+            self._start = step, epoch
+        elif not trainer.ckpt_path:
+            self._start = trainer.global_step, trainer.current_epoch
+        self._total = _total_steps(trainer, self._start)
         if loaded is not None:
             self._take_in_saved(loaded, optimizer)
             if loaded["measurement"] is not None:
@@ -114,8 +120,9 @@ class MeasuredLearningRate(Callback):
 
     def _take_in_given_rates(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Find the highest rate of each group in the run as configured, which gives the ratios between groups."""
+        epochs = _epochs(trainer, self._start)
         advances = [
-            (config.scheduler, _advances(config, self._total, trainer)) for config in trainer.lr_scheduler_configs
+            (config.scheduler, _advances(config, self._total, epochs)) for config in trainer.lr_scheduler_configs
         ]
         peaks = peaks_of(optimizer, advances, (pl_module, trainer))
         self._highest = max(peaks)
@@ -143,7 +150,7 @@ class MeasuredLearningRate(Callback):
         weights = self._weights + [rate / one if one else 1.0 for rate in rates[known:]]
         self._weights = [weight / max(weights) for weight in weights]
         self._highest *= max(weights)
-        self._begin(trainer, pl_module, optimizer, trainer.global_step)
+        self._begin(trainer, pl_module, optimizer, trainer.global_step - self._start[0])
 
     # The steps
 
@@ -216,6 +223,7 @@ class MeasuredLearningRate(Callback):
             "peak": self.peak,
             "passes": self.passes,
             "highest": self._highest,
+            "start": list(self._start),
             "weights": self._weights,
             "bases": self._bases_now(),
             "default": None if self._optimizer is None else _number(self._optimizer.defaults.get("lr")),
@@ -247,19 +255,26 @@ def _schedules(trainer: Trainer) -> list[Any]:
     return [config.scheduler for config in trainer.lr_scheduler_configs]
 
 
-def _total_steps(trainer: Trainer, module: LightningModule) -> int | None:
-    """Return the number of optimizer steps of a run; None where that is unknown."""
-    if module.automatic_optimization:
-        total = trainer.estimated_stepping_batches
-        return None if math.isinf(total) or total < 1 else int(total)
-    limits = [trainer.max_steps] if trainer.max_steps > 0 else []
-    if not math.isinf(trainer.num_training_batches) and trainer.max_epochs not in (None, -1):
-        accumulated = getattr(module, "accumulate_grad_batches", 1)
-        limits.append(math.ceil(trainer.num_training_batches / accumulated) * trainer.max_epochs)
+def _epochs(trainer: Trainer, start: tuple[int, int]) -> int | None:
+    """Return the number of epochs of a fit; None where it is unknown."""
+    return None if trainer.max_epochs in (None, -1) else trainer.max_epochs - start[1]
+
+
+def _total_steps(trainer: Trainer, start: tuple[int, int]) -> int | None:
+    """Return the number of optimizer steps of a fit; None where it is unknown.
+
+    Args:
+        trainer: The trainer; a ClosureModule has told it how many batches a step is about.
+        start: Its step and epoch as the fit began; its limits count from 0.
+    """
+    limits = [trainer.max_steps - start[0]] if trainer.max_steps > 0 else []
+    epochs = _epochs(trainer, start)
+    if epochs is not None and not math.isinf(trainer.num_training_batches):
+        limits.append(math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches) * epochs)
     return min(limits, default=None) or None
 
 
-def _advances(config: Any, total: int | None, trainer: Trainer) -> int:
-    """Return how many times a schedule advances in a run, as far as that is known."""
-    known = total if config.interval == "step" else trainer.max_epochs
-    return (10_000 if known is None or known < 0 else known) // config.frequency
+def _advances(config: Any, total: int | None, epochs: int | None) -> int:
+    """Return how many times a schedule advances in a fit, as far as that is known."""
+    known = total if config.interval == "step" else epochs
+    return (10_000 if known is None else known) // config.frequency

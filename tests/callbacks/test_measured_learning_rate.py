@@ -16,6 +16,7 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW
+from torch.utils.data import DataLoader, TensorDataset
 
 from callbacks import MeasuredLearningRate
 from lightning_modules import GradientClip
@@ -206,6 +207,25 @@ def test_the_length_of_a_closure_modules_run_is_the_shorter_of_its_two_limits() 
 
     assert peak(max_epochs=2) == peak(max_steps=24, max_epochs=-1) == peak(max_steps=24, max_epochs=9)
     assert peak(max_epochs=2) == peak(max_steps=99, max_epochs=2)
+
+
+@pytest.mark.parametrize("kind", ["automatic", "manual"])
+def test_a_second_fit_of_a_trainer_is_measured_as_the_first(kind: str) -> None:
+    """The trainer counts steps and epochs on, and its limits count from 0."""
+
+    def module() -> Any:
+        adamw = partial(AdamW, lr=1.0)
+        return Manual(optimizer=adamw) if kind == "manual" else Regression(with_rate(adamw))
+
+    first, once = module(), MeasuredLearningRate()
+    fit(first, once, max_epochs=4)
+    again, callback = module(), MeasuredLearningRate()
+    trainer = fit(module(), callback, max_epochs=2)
+    trainer.fit_loop.max_epochs = 6
+    trainer.fit(again, DataLoader(TensorDataset(*table()), batch_size=8))
+    assert trainer.global_step == 72
+    assert (callback.peak, callback.passes) == (once.peak, once.passes)
+    assert torch.equal(again.weight, first.weight)
 
 
 def test_between_batches_the_optimizer_has_its_own_step() -> None:

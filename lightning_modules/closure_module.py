@@ -53,9 +53,14 @@ from lightning_modules.steps.unused_parameters import check_gradients_of_ranks
 from lightning_modules.trainer.averaged_buffers import average_no_constants
 from lightning_modules.trainer.averaged_precision import warn_of_rounded_averages
 from lightning_modules.trainer.earlier_fit import check_fresh
-from lightning_modules.trainer.lightning_callbacks import check_rate_monitor, check_trainer, without_present
+from lightning_modules.trainer.lightning_callbacks import (
+    check_no_search,
+    check_rate_monitor,
+    check_trainer,
+    without_present,
+)
 from lightning_modules.trainer.reduction import reduced
-from lightning_modules.trainer.run_length import FitStart, run_length, warn_without_length
+from lightning_modules.trainer.run_length import FitStart, RunLength, run_length, warn_without_length
 from lightning_modules.trainer.step_axis import StepAxis
 from lightning_modules.trainer.trainer_callbacks import callbacks_of
 from lightning_modules.trainer.whole_evaluation import WholeEvaluation
@@ -142,6 +147,7 @@ class ClosureModule(LightningModule):
         self._pending_batches: list[Any] = []
         self._resumed: dict[str, Any] = {}  # the checkpoint that a fit is about to go on from
         self._fit_start = FitStart()
+        self._length: RunLength | None = None  # of a fit, from when its optimizer is made until it starts
         self._resumption = Resumption()
         self._modes = OptimizerModes()
         self._axis = StepAxis()
@@ -201,6 +207,8 @@ class ClosureModule(LightningModule):
         return [*without_present([WholeEvaluation(), CpuProducts()], self.trainer), *axis]
 
     def setup(self, stage: str) -> None:
+        self._length = None
+        self._take_checkpoint({})  # of a fit that has not begun to train, as one of Lightning's Tuner
         compile_loss_alone(self)
         if self._axis not in callbacks_of(self.trainer, StepAxis):
             self._axis.setup(self.trainer, self, stage)  # a subclass returns callbacks of its own alone
@@ -327,19 +335,28 @@ class ClosureModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         self._resumption.before_loaders(self)
-        now = FitStart(self.trainer.global_step, self.trainer.current_epoch)
-        self._fit_start = FitStart(*self._resumed.get("fit_start", ())) if self.trainer.ckpt_path else now
-        length = run_length(self.trainer, self.accumulate_grad_batches, self._fit_start)
+        self._fit_start = FitStart(self.trainer.global_step, self.trainer.current_epoch)
+        if self.trainer.ckpt_path:
+            check_no_search(self.trainer)
+            self._fit_start = FitStart(*self._resumed.get("fit_start", ()))
+        self._length = self._present_length()
         keywords = self._learning_rates.optimizer_keywords(self.optimizer)
-        optimizer = make_optimizer(self, length, keywords, self._has_scaler)
+        optimizer = make_optimizer(self, self._length, keywords, self._has_scaler)
         self._given_options.take(optimizer)
-        return self._learning_rates.build(self.lr_scheduler, optimizer, length)
+        return self._learning_rates.build(self.lr_scheduler, optimizer, self._length)
+
+    def _present_length(self) -> RunLength:
+        return run_length(self.trainer, self.accumulate_grad_batches, self._fit_start)
 
     # The course of a fit
 
     def on_fit_start(self) -> None:
         check_fresh(self.trainer)
         save_by_step_and_time(self.trainer)
+        if self._length is not None and self._length != self._present_length():
+            # Lightning's BatchSizeFinder has changed it.
+            self.trainer.strategy.setup_optimizers(self.trainer)
+        self._length = None
         if self.trainer.train_dataloader is None:  # a subclass has made its optimizer itself
             self._resumption.before_loaders(self)
         # Callbacks that add parameter groups have put theirs back by now; the optimizer gets its state after this.
@@ -362,7 +379,8 @@ class ClosureModule(LightningModule):
         if self.trainer.ckpt_path:
             check_moved_parameters(self._single_optimizer().optimizer, self)
         check_rate_monitor(self.trainer)
-        self._learning_rates.at_train_start(self.trainer)
+        if self._learning_rates.at_train_start(self.trainer):
+            self._given_options.take_rates(self._learning_rates.rates)
         # A run that was interrupted leaves both behind.
         self._pending_batches, place = self._resumption.at_train_start(self)
         self._learning_rates.resume_in_epoch(self, place)
@@ -424,9 +442,16 @@ class ClosureModule(LightningModule):
         if self._trainer is not None and isinstance(self.trainer.precision_plugin, DoublePrecision):
             # Lightning 2.6.6 would do so after it has loaded the weights, rounded to float32.
             self.trainer.precision_plugin.convert_module(self)
-        self._resumed = checkpoint if is_fit else {}
-        self._resumption.load(self._resumed)
-        self._learning_rates.load(self._resumed)
+        self._take_checkpoint(checkpoint if is_fit else {})
         if self._trainer is not None:
             carry_over_best(self._trainer, checkpoint)
             keep_given_patience(self._trainer, checkpoint)
+            if self._length is not None and not self._trainer.strategy.restore_checkpoint_after_setup:
+                # What a search of Lightning's at the start of a fit restores; no run goes on from it.
+                self._trainer.ckpt_path = None
+
+    def _take_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take what a fit is about to go on from; of an empty checkpoint, nothing."""
+        self._resumed = checkpoint
+        self._resumption.load(checkpoint)
+        self._learning_rates.load(checkpoint)

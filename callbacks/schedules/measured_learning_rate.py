@@ -95,7 +95,7 @@ class MeasuredLearningRate(Callback):
         if loaded is not None:
             step, epoch = loaded.get("start", (0, 0))  # earlier versions have none
             self._start = step, epoch
-        elif not trainer.ckpt_path:
+        elif not trainer.ckpt_path or not trainer.global_step:
             self._start = trainer.global_step, trainer.current_epoch
         self._total = _total_steps(trainer, self._start)
         if loaded is not None:
@@ -103,7 +103,7 @@ class MeasuredLearningRate(Callback):
             if loaded["measurement"] is not None:
                 self._begin(trainer, pl_module, optimizer)
                 self._steps.measurement.load_state_dict(loaded["measurement"])  # type: ignore[union-attr]
-        elif trainer.ckpt_path:
+        elif trainer.ckpt_path and trainer.global_step:
             rank_zero_warn(
                 "MeasuredLearningRate: the run that goes on was not measured from its start; its learning rate stays"
             )
@@ -231,7 +231,8 @@ class MeasuredLearningRate(Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._loaded = state_dict
+        # Lightning's BatchSizeFinder restores a fit that has not begun to train.
+        self._loaded = state_dict if state_dict["weights"] else None
 
     def _bases_now(self) -> list[float]:
         groups = [] if self._optimizer is None else self._optimizer.param_groups

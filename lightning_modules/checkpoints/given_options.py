@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
@@ -30,6 +30,11 @@ class GivenOptions:
             {name: _plain(value) for name, value in group.items() if name not in _NOT_GIVEN and _is_plain(value)}
             for group in optimizer.param_groups
         ]
+
+    def take_rates(self, rates: Sequence[float]) -> None:
+        """Take learning rates, without a schedule, that a search has found in place of those that were given."""
+        for group, rate in zip(self._groups, rates, strict=False):
+            group["lr"] = _plain(rate)
 
     def save(self, checkpoint: dict[str, Any]) -> None:
         """Add the options in force to a checkpoint."""

@@ -33,16 +33,17 @@ class LearningRates:
 
     Attributes:
         found: The learning rate that a search (Lightning's ``lr_find``) has found, for this and later fits.
+        rates: The groups' learning rates without the schedule.
     """
 
     def __init__(self, schedule: Schedule | None) -> None:
         self.found: float | None = None
+        self.rates: list[float] = []
         self._is_new = False  # whether the present optimizer is yet to take the rate that was found
         self._schedule = schedule
-        # Of a fit with a schedule: its length, that of the run it goes on from, and the rates without the schedule.
+        # Of a fit with a schedule: its length, and that of the run it goes on from.
         self._length: RunLength | None = None
         self._resumed_length: RunLength | None = None
-        self._rates: list[float] = []
         self._in_epoch = False  # whether an epoch has started and not ended
         self._validated = False  # whether that epoch has been validated
 
@@ -76,11 +77,17 @@ class LearningRates:
         return {"lr": self.found}
 
     def build(self, schedule: Schedule | None, optimizer: Optimizer, length: RunLength) -> dict[str, Any]:
-        """Return what ``configure_optimizers`` returns: the optimizer and, for a run of some length, its schedule."""
-        self._schedule = schedule
+        """Return what ``configure_optimizers`` returns: the optimizer and, for a run of some length, its schedule.
+
+        Raises:
+            ModelError: if a search has found a rate that no parameter would have.
+        """
+        self._schedule, self.rates = schedule, [group.get("lr", 0.0) for group in optimizer.param_groups]
+        if self.found is not None:
+            self._have_own_rates(optimizer)
         if schedule is None:
             return {"optimizer": optimizer}
-        self._length, self._rates = length, [group.get("lr", 0.0) for group in optimizer.param_groups]
+        self._length = length
         config = {"scheduler": schedule.build(optimizer, length), "interval": schedule.interval}
         return {"optimizer": optimizer, "lr_scheduler": config}
 
@@ -92,8 +99,11 @@ class LearningRates:
         has_length = self._schedule is not None and self._length is not None
         return has_length and self._resumed_length not in (None, self._length)
 
-    def at_train_start(self, trainer: Trainer) -> None:
+    def at_train_start(self, trainer: Trainer) -> bool:
         """Take the rate that a search at the start of this fit has found, or the length that the run now has.
+
+        Returns:
+            Whether a search has found a rate.
 
         Raises:
             ModelError: if a schedule asks for what it does not get under manual optimization.
@@ -106,35 +116,59 @@ class LearningRates:
                     "advances per epoch under manual optimization; give interval epoch, and the frequency in epochs"
                 )
         has_own = self._schedule is not None and self._length is not None and len(configs) == 1
-        if self._is_new and self.found is not None:
-            self._is_new = False
+        has_found, self._is_new = self._is_new, False
+        if has_found and self.found is not None:
             self._take_found(trainer, self.found, has_own)
         has_new_length, self._resumed_length = self.has_new_length, None
         if has_own and has_new_length:
             self._lay_over_new_length(trainer)
+        return has_found
 
     def _take_found(self, trainer: Trainer, found: float, has_own: bool) -> None:
-        """Set the rate that a search has found, times each group's factor; the module's schedule begins from there."""
-        groups = trainer.optimizers[0].param_groups
-        rates = [found * group.get("lr_factor", 1.0) for group in groups]
-        for group, rate in zip(groups, rates, strict=True):
+        """Set the rate that a search has found, from which the module's schedule then begins.
+
+        Each group has it times its factor. Those with a rate of their own keep it, although Lightning has set theirs
+        as well.
+        """
+        optimizer = trainer.optimizers[0]
+        rates = [found * group.get("lr_factor", 1.0) for group in optimizer.param_groups]
+        if len(self.rates) == len(rates):  # a callback that has added groups knows their rates, this module does not
+            is_own = self._have_own_rates(optimizer)
+            rates = [own if keeps else rate for own, keeps, rate in zip(self.rates, is_own, rates, strict=True)]
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
+        self.rates = rates
         if has_own:
-            self._rates = rates
             self._rebuild(trainer, 0)
+
+    def _have_own_rates(self, optimizer: Optimizer) -> list[bool]:
+        """Return which groups are made with a rate of their own (``param_groups.lrs``), of which a search says nothing.
+
+        Raises:
+            ModelError: if all are.
+        """
+        usual, groups = optimizer.defaults.get("lr"), optimizer.param_groups
+        pairs = zip(self.rates, groups, strict=True)
+        are_own = [usual is not None and rate != usual * group.get("lr_factor", 1.0) for rate, group in pairs]
+        if all(are_own):
+            raise ModelError(
+                f"lr: a search has found {self.found:g}, and all parameters have rates of their own "
+                "(param_groups.lrs); leave out one of them"
+            )
+        return are_own
 
     def _lay_over_new_length(self, trainer: Trainer) -> None:
         """Put a schedule of the present length in place of the one that was loaded, at the place it has reached."""
         schedule = trainer.lr_scheduler_configs[0].scheduler
         # A callback that has added groups knows their rates, this module does not.
-        knows_rates = len(self._rates) == len(trainer.optimizers[0].param_groups)
+        knows_rates = len(self.rates) == len(trainer.optimizers[0].param_groups)
         if knows_rates and isinstance(schedule, LRScheduler) and not isinstance(schedule, ReduceLROnPlateau):
             self._rebuild(trainer, schedule.last_epoch)
 
     def _rebuild(self, trainer: Trainer, advances: int) -> None:
         assert self._schedule is not None
         assert self._length is not None
-        new = self._schedule.rebuild(trainer.optimizers[0], self._length, self._rates, advances)
+        new = self._schedule.rebuild(trainer.optimizers[0], self._length, self.rates, advances)
         trainer.lr_scheduler_configs[0].scheduler = new
 
     def after_step(self, module: LightningModule) -> None:
@@ -198,12 +232,16 @@ class LearningRates:
     # Checkpoints
 
     def save(self, checkpoint: dict[str, Any]) -> None:
-        """Add the run's length, over which the schedule is laid."""
+        """Add the rate that a search has found, and the run's length, over which the schedule is laid."""
+        if self.found is not None:
+            checkpoint["found_lr"] = self.found
         if self._length is not None:
             checkpoint["run_length"] = list(self._length)
 
     def load(self, checkpoint: dict[str, Any]) -> None:
-        """Take the length of the run that a fit goes on from; of an empty checkpoint, none."""
+        """Take the rate and the length of the run that a fit goes on from; of an empty checkpoint, none."""
+        if self.found is None:
+            self.found = checkpoint.get("found_lr")
         stored = checkpoint.get("run_length")
         self._resumed_length = None if stored is None else RunLength(*stored)
 

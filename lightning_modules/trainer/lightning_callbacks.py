@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import (
     BaseFinetuning,
     BatchSizeFinder,
     GradientAccumulationScheduler,
+    LearningRateFinder,
     LearningRateMonitor,
 )
 
@@ -63,8 +64,28 @@ def _why_not(callback: Callback, trainer: Trainer, module: LightningModule) -> s
             raise RuntimeError(f"lightning {lightning.__version__}: BatchSizeFinder has no {_NOT_PUBLIC}")
         name, data = getattr(callback, _NOT_PUBLIC), getattr(trainer, "datamodule", None)
         if not any(hasattr(owner, name) for owner in (module, data)):
-            return f"neither model nor data have {name}; give data.train_batch_size"
+            return f"neither model nor data have {name}; give data.train_batch_size (batch_arg_name: train_batch_size)"
     return ""
+
+
+def check_no_search(trainer: Trainer) -> None:
+    """Refuse a search of Lightning's for a learning rate or a batch size in a fit that goes on from a checkpoint.
+
+    It restores what was there before it from a checkpoint of its own, after which Lightning 2.6.6 has forgotten the one
+    that the fit goes on from: its weights stay, and the run begins anew.
+
+    Args:
+        trainer: The trainer of such a fit.
+
+    Raises:
+        ModelError: if there is one.
+    """
+    for callback in callbacks_of(trainer, (BatchSizeFinder, LearningRateFinder)):
+        also = ", and give the batch size that it has found" if isinstance(callback, BatchSizeFinder) else ""
+        raise ModelError(
+            f"trainer.callbacks: {type(callback).__name__}: it searches at the start of a run, and this one goes on "
+            f"from a checkpoint; leave it out{also}"
+        )
 
 
 def without_present(callbacks: Sequence[Callback], trainer: Trainer) -> list[Callback]:

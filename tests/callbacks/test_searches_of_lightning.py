@@ -1,0 +1,148 @@
+"""Lightning's searches at the start of a fit: LearningRateFinder and BatchSizeFinder."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningDataModule, Trainer
+from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder, ModelCheckpoint
+from lightning.pytorch.tuner import Tuner
+from torch.optim import SGD, AdamW
+from torch.utils.data import DataLoader, TensorDataset
+
+from callbacks import MeasuredLearningRate
+from lightning_modules import ModelError, Schedule, SequenceClassifier
+from lightning_modules.schedules import LinearWithWarmup
+from optimizers import ParabolicAdam, ParamGroups
+from tests.callbacks.measured_regression import Manual, Rates, Regression, table, with_rate
+from tests.quiet_trainer import quiet_trainer
+from tests.tiny_models import TinyData, save_tiny_bert
+
+ADAMW = partial(AdamW, lr=1e-3)
+
+
+class Data(LightningDataModule):
+    """The regression's 96 rows."""
+
+    def __init__(self, batch_size: int = 4) -> None:
+        super().__init__()
+        self.batch_size = batch_size
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader(TensorDataset(*table()), batch_size=self.batch_size)
+
+    def val_dataloader(self) -> DataLoader:  # which Lightning 2.6.6 asks for in a search
+        return DataLoader(TensorDataset(*table(seed=1)), batch_size=32)
+
+
+def size_finder() -> BatchSizeFinder:
+    """Finds a batch size of 16, with which the regression has 6 batches an epoch."""
+    return BatchSizeFinder(init_val=8, max_trials=2, steps_per_trial=2)
+
+
+def rate_finder() -> LearningRateFinder:
+    return LearningRateFinder(num_training_steps=22)
+
+
+def fit(module: Any, folder: Path, *callbacks: Callback, data: Any = None, resume: Any = None, epochs: int = 2) -> Any:
+    saves = any(isinstance(each, ModelCheckpoint) for each in callbacks)
+    trainer = quiet_trainer(
+        default_root_dir=folder, callbacks=list(callbacks), max_epochs=epochs, enable_checkpointing=saves
+    )
+    trainer.fit(module, datamodule=data or Data(), ckpt_path=resume)
+    return trainer
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"optimizer": ADAMW, "lr_scheduler": Schedule(LinearWithWarmup)}, {"optimizer": ParabolicAdam}],
+    ids=["schedule", "ParabolicAdam"],
+)
+def test_the_run_is_as_long_as_the_batch_size_that_is_found_makes_it(options: dict[str, Any], tmp_path: Path) -> None:
+    """The optimizer and its schedule are made before the search."""
+    rates, given_rates = Rates(), Rates()
+    module, given = Manual(**options), Manual(**options)
+    trainer = fit(module, tmp_path, size_finder(), rates)
+    fit(given, tmp_path, given_rates, data=Data(16))
+    assert trainer.global_step == 12
+    assert rates.rates == given_rates.rates
+    assert torch.equal(module.weight, given.weight)
+
+
+@pytest.mark.parametrize("kind", ["automatic", "manual"])
+def test_a_rate_is_measured_after_a_search_for_the_batch_size(kind: str, tmp_path: Path) -> None:
+    """Lightning restores the callbacks from before the search, as in a run that goes on."""
+
+    def module() -> Any:
+        adamw = partial(AdamW, lr=1.0)
+        return Manual(optimizer=adamw) if kind == "manual" else Regression(with_rate(adamw))
+
+    callback, alone = MeasuredLearningRate(), MeasuredLearningRate()
+    fit(module(), tmp_path, size_finder(), callback)
+    fit(module(), tmp_path, alone, data=Data(16))
+    assert callback.peak == alone.peak
+
+
+@pytest.mark.parametrize("finder", [size_finder, rate_finder])
+def test_a_run_after_a_search_is_not_one_that_goes_on(finder: Any, tmp_path: Path) -> None:
+    assert fit(Manual(optimizer=ADAMW), tmp_path, finder()).ckpt_path is None
+
+
+@pytest.mark.parametrize("finder", [size_finder, rate_finder])
+def test_a_run_that_goes_on_is_not_searched_again(finder: Any, tmp_path: Path) -> None:
+    """Lightning 2.6.6 would begin it anew, with the checkpoint's weights."""
+    saver = ModelCheckpoint(tmp_path, save_last=True)
+    fit(Manual(optimizer=ADAMW), tmp_path, saver, epochs=1)
+    with pytest.raises(ModelError, match=r"Finder: it searches at the start of a run, and this one goes on from"):
+        fit(Manual(optimizer=ADAMW), tmp_path, finder(), resume=tmp_path / "last.ckpt")
+
+
+def test_a_longer_run_that_goes_on_keeps_the_rate_that_was_found(tmp_path: Path) -> None:
+    """Its schedule is laid over the new length, from the rates that its optimizer is made with."""
+
+    def module() -> Manual:
+        return Manual(optimizer=ADAMW, lr_scheduler=Schedule(partial(LinearWithWarmup, warmup_steps=0)))
+
+    finder = rate_finder()
+    fit(module(), tmp_path, finder, ModelCheckpoint(tmp_path, save_last=True), epochs=1)
+    assert finder.optimal_lr is not None
+    found = finder.optimal_lr.suggestion()
+    assert found is not None
+    assert found < 5e-4
+    rates = Rates()
+    fit(module(), tmp_path, rates, resume=tmp_path / "last.ckpt", epochs=2)
+    assert rates.rates[-1] == 0
+    assert rates.rates[-13] == pytest.approx(found * 12 / 48)
+
+
+@pytest.mark.parametrize("at", ["the start of a fit", "a fit before"])
+def test_parts_with_rates_of_their_own_keep_them(at: str, tmp_path: Path) -> None:
+    """Lightning sets the rate that it has found in all groups."""
+    model = str(save_tiny_bert(tmp_path / "bert"))
+
+    def fitted(**groups: Any) -> Trainer:
+        module = SequenceClassifier(model, optimizer=ADAMW, param_groups=ParamGroups(**groups))
+        callbacks = [rate_finder()] if at == "the start of a fit" else []
+        if not callbacks:
+            trainer = quiet_trainer(default_root_dir=tmp_path, max_epochs=1)
+            Tuner(trainer).lr_find(module, datamodule=TinyData(200), num_training=22)
+        return fit(module, tmp_path, *callbacks, data=TinyData(200), epochs=1)
+
+    rates = {group["name"]: group["lr"] for group in fitted(lrs={"head": 0.5}, lr_decay=0.5).optimizers[0].param_groups}
+    assert rates["head"] == 0.5
+    assert rates["layer.1"] > 1e-3
+    assert rates["layer.0"] == pytest.approx(rates["layer.1"] / 2)
+    with pytest.raises(ModelError, match=r"lr: a search has found .* all parameters have rates of their own"):
+        fitted(lrs=dict.fromkeys(["embeddings", "layer.0", "layer.1", "head"], 0.1))
+
+
+def test_a_fit_after_a_search_of_the_tuner_goes_on_from_nothing(tmp_path: Path) -> None:
+    """The Tuner ends its fit once it has restored what was there before, as for a fit that goes on."""
+    module = Manual(optimizer=ADAMW)
+    Tuner(quiet_trainer(default_root_dir=tmp_path)).lr_find(module, datamodule=Data(), num_training=22)
+    module.optimizer = SGD
+    assert fit(module, tmp_path, epochs=1).global_step == 24

@@ -1,10 +1,12 @@
 """Learning rates that decrease from the head down to the embeddings."""
 
-from dataclasses import replace
-from typing import Literal
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import nn
 
 from callbacks.trainer.trainer_callbacks import move_to_front
 from optimizers import ParamGroups, named_parts
@@ -73,15 +75,11 @@ class DifferentialLearningRates(Callback):
                 f"{type(pl_module).__name__} has none"
             )
         groups: ParamGroups | None = pl_module.param_groups  # type: ignore[assignment]
-        rates = self.rates or {}
+        division = groups or ParamGroups()
         try:
-            model, order = getattr(pl_module, "trained_module", pl_module), getattr(pl_module, "module_order", ())
-            parts = [part.name for part in named_parts(model, order)][::-1]
-            factors = {name: self.factor_at(depth) for depth, name in enumerate(parts) if name not in rates}
-            scaled = replace(groups or ParamGroups(), lr_decay=1.0, lr_factors=factors, lrs=rates)
-            unknown = sorted(set(rates) - set(parts))
-            if unknown:
-                raise ValueError(f"no part {unknown[0]!r} trains in this model; its parts are {', '.join(parts)}")
+            scaled = _RatesByDepth(
+                lrs=self.rates, anchor_decay=division.anchor_decay, division=division, factor_at=self.factor_at
+            )
         except ValueError as error:
             raise MisconfigurationException(f"DifferentialLearningRates: {error}") from error
         self._before = (groups,)
@@ -97,3 +95,31 @@ class DifferentialLearningRates(Callback):
         if self._before is not None:
             pl_module.param_groups = self._before[0]  # type: ignore[assignment]
             self._before = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _RatesByDepth(ParamGroups):
+    """A division by whose rates parts learn, which are known once the model is built.
+
+    Args:
+        division: The division; its own rates are left out.
+        factor_at: Returns the factor on the optimizer's rate for a part with so many parts above it.
+    """
+
+    division: ParamGroups
+    factor_at: Callable[[int], float]
+
+    @property
+    def sets_rates(self) -> bool:
+        return True
+
+    def __call__(
+        self, model: nn.Module, new_parameter_names: Collection[str] = (), order: Sequence[str] = ()
+    ) -> list[dict[str, Any]]:
+        try:
+            parts = [part.name for part in named_parts(model, order)][::-1]
+            factors = {name: self.factor_at(n) for n, name in enumerate(parts) if name not in (self.lrs or {})}
+            scaled = replace(self.division, lr_decay=1.0, lr_factors=factors, lrs=self.lrs)
+            return scaled(model, new_parameter_names, order)
+        except ValueError as error:
+            raise MisconfigurationException(f"DifferentialLearningRates: {error}") from error

@@ -11,9 +11,10 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import nn
 
 from callbacks import DifferentialLearningRates
-from lightning_modules import LinearWithWarmup, Schedule, SequenceClassifier
+from lightning_modules import ClosureModule, LinearWithWarmup, Schedule, SequenceClassifier
 from optimizers import AdamSLS, ParamGroups, named_parts
 from tests.architectures import save_pretrained_backbone
 from tests.quiet_trainer import quiet_trainer
@@ -124,12 +125,29 @@ def test_under_a_line_search_factors_scale_the_direction(model: str) -> None:
     assert factors == {"embeddings": 1 / 8, "layer.0": 1 / 4, "layer.1": 1 / 2, "head": 1}
 
 
+def test_layers_may_be_made_in_configure_model() -> None:
+    class Late(ClosureModule):
+        def configure_model(self) -> None:
+            self.layers = nn.ModuleList(nn.Linear(8, 8) for _ in range(2))
+            self.head = nn.Linear(8, 1)
+
+        def compute_loss(self, batch: Any) -> Any:
+            states = batch["input_ids"].float()[:, :1].expand(-1, 8)
+            for layer in self.layers:
+                states = layer(states)
+            return self.head(states).mean()
+
+    trainer = fit(Late(optimizer=partial(torch.optim.AdamW, lr=1.0)), DifferentialLearningRates(factor=2.0))
+    rates = {group["name"].removesuffix(".no_decay"): group["lr"] for group in trainer.optimizers[0].param_groups}
+    assert rates == {"layer.0": 0.25, "layer.1": 0.5, "head": 1.0}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"factor": 0.0}, "factor: 0.0 is not allowed; above 0"),
         ({"rule": "cubic"}, "rule: 'cubic' is not allowed; power or linear"),
-        ({"rates": {"layer.7": 1.0}}, "no part 'layer.7' .* head, layer.1, layer.0, embeddings"),
+        ({"rates": {"layer.7": 1.0}}, "no part 'layer.7' .* embeddings, layer.0, layer.1, head"),
         ({"rates": {"head": -1.0}}, "lrs: head: -1.0 is not allowed"),
     ],
 )

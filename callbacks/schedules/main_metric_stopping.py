@@ -7,6 +7,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 
 class MainMetricStopping(EarlyStopping):
@@ -18,6 +19,9 @@ class MainMetricStopping(EarlyStopping):
     Args:
         patience: How many validations may pass without an improvement.
         min_delta: What counts as an improvement.
+
+    Raises:
+        MisconfigurationException: there is no validation.
 
     Example::
 
@@ -35,6 +39,12 @@ class MainMetricStopping(EarlyStopping):
                 self.min_delta, self.best_score = -self.min_delta, -self.best_score
             self.monitor, self.mode = str(getattr(pl_module, "main_metric", "val/loss")), mode
         super().setup(trainer, pl_module, stage)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.enable_validation:
+            raise MisconfigurationException(
+                "MainMetricStopping: there is no validation to stop by; give validation data, or leave it out"
+            )
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.stopping_reason_message:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import LambdaCallback
+from lightning.pytorch.callbacks import EarlyStopping, LambdaCallback
 
 from lightning_modules.errors import ModelError
 from lightning_modules.trainer.trainer_callbacks import callbacks_of
@@ -19,7 +19,10 @@ _OWN = ("lightning", "callbacks", "lightning_modules", "linetune")
 
 
 def check_monitors(trainer: Trainer, modes: Mapping[str, _Mode], schedule: tuple[str, Any] | None) -> None:
-    """Refuse the name of a logged value in another spelling, ``val_loss`` for ``val/loss``, and the wrong ``mode``.
+    """Refuse what would wait for a value in vain, or take the worst for the best.
+
+    That is the name of a logged value in another spelling, ``val_loss`` for ``val/loss``, a value of a validation in a
+    run that has none, and the wrong ``mode``.
 
     Lightning's callbacks look for their value when the first validation is over, and end the run if there is none.
     Their ``mode`` is min unless told otherwise, as that of ReduceLROnPlateau is: of an accuracy the worst checkpoint is
@@ -34,7 +37,7 @@ def check_monitors(trainer: Trainer, modes: Mapping[str, _Mode], schedule: tuple
         schedule: What the module's schedule watches and its ``mode``, if it has one.
 
     Raises:
-        ModelError: one line: who watches, what, and its name or the mode to give.
+        ModelError: one line: who watches, what, and what to give.
     """
     callbacks = callbacks_of(trainer, Callback)
     watched = [(f"trainer.callbacks: {type(each).__name__}: ", getattr(each, "monitor", None)) for each in callbacks]
@@ -51,6 +54,16 @@ def check_monitors(trainer: Trainer, modes: Mapping[str, _Mode], schedule: tuple
         meant = logged.get(_letters(name)) if isinstance(name, str) else None
         if meant is not None and meant != name:
             raise ModelError(f"{who}monitor: {name} is not logged; it is called {meant}")
+    if trainer.enable_validation:
+        return
+    waits = [type(each) is EarlyStopping and each.strict for each in callbacks]
+    waits += [] if schedule is None else [schedule[1] in ("min", "max")]  # as that of ReduceLROnPlateau
+    for (who, name), has_to_wait in zip(watched, waits, strict=True):
+        if has_to_wait and name in modes:
+            raise ModelError(
+                f"{who}monitor: {name} is of a validation, and this run has none; give validation data, or leave out "
+                "what watches it"
+            )
 
 
 def _check_mode(where: str, mode: Any, name: str | None, modes: Mapping[str, _Mode]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.optim import SGD
 
 from callbacks import MainMetricStopping
@@ -87,3 +88,10 @@ def test_a_module_without_a_main_metric_is_watched_by_its_loss() -> None:
     callback = MainMetricStopping()
     callback.setup(Trainer(accelerator="cpu", logger=False), LightningModule(), "fit")
     assert (callback.monitor, callback.mode) == ("val/loss", "min")
+
+
+def test_a_run_without_validation_is_refused_at_its_start(tiny: str) -> None:
+    trainer = quiet_trainer(callbacks=[MainMetricStopping()], limit_val_batches=0)
+    with pytest.raises(MisconfigurationException, match="MainMetricStopping: there is no validation to stop by"):
+        trainer.fit(SequenceClassifier(tiny), TinyData(8))
+    assert trainer.global_step == 0

@@ -411,6 +411,12 @@ class ClosureModule(LightningModule):
     def on_validation_start(self) -> None:
         self._modes.evaluate(self.trainer.optimizers)
 
+    def on_test_start(self) -> None:
+        self._modes.evaluate(self.trainer.optimizers)  # of a fit that an error has ended
+
+    def on_predict_start(self) -> None:
+        self._modes.evaluate(self.trainer.optimizers)
+
     def on_validation_end(self) -> None:
         if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
             self._learning_rates.after_validation()

@@ -329,6 +329,7 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
 
     def on_test_start(self) -> None:
         reset_metrics(self.test_metrics)
+        super().on_test_start()
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Return ``outputs`` (logits, or scores in the targets' units), ``predicted`` and ``labels``, for callbacks."""

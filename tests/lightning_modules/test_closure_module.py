@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import schedulefree
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import BaseFinetuning
@@ -456,3 +457,21 @@ def test_loggers_get_all_values_of_their_steps_and_other_steps_log_two(batches_p
     assert all(row[name] for row in rows for name in names)
     # Of 12 steps the first logs them for whoever reads `callback_metrics`.
     assert [logged.count(name) for name in ("train/loss", *names)] == [12, 12, 4, 4, 4]
+
+
+def test_a_test_after_a_fit_that_an_error_has_ended_scores_the_weights_to_evaluate(tmp_path: Path) -> None:
+    """Schedule-free optimizers train others, which an error leaves in place."""
+
+    class Broken(Callback):
+        def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+            if trainer.global_step == 5:
+                raise ValueError("broken")
+
+    losses = []
+    for callbacks in ([], [Broken()]):
+        module = Regression(optimizer=partial(schedulefree.AdamWScheduleFree, lr=0.1))
+        trainer = quiet_trainer(default_root_dir=tmp_path, max_steps=5, max_epochs=-1, callbacks=callbacks)
+        with pytest.raises(ValueError, match="broken") if callbacks else nullcontext():
+            trainer.fit(module, data(4))
+        losses.append(trainer.test(module, data(24), verbose=False)[0]["test/loss"])
+    assert losses[0] == losses[1]

@@ -17,6 +17,7 @@ from lightning_modules.batches.batch_check import check_batch, check_is_dict, em
 from lightning_modules.batches.batch_logits import BatchLogits
 from lightning_modules.batches.batch_rows import Batch, count_examples
 from lightning_modules.batches.input_limits import check_data
+from lightning_modules.batches.length_split import longest_first
 from lightning_modules.batches.length_split import split_by_length as parts_by_length
 from lightning_modules.batches.windows import mean_per_text
 from lightning_modules.checkpoints.checkpoint_check import check_entries, check_task
@@ -332,7 +333,10 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         super().on_test_start()
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
-        """Return ``outputs`` (logits, or scores in the targets' units), ``predicted`` and ``labels``, for callbacks."""
+        """Return ``outputs`` (logits, or scores in the targets' units), ``predicted`` and ``labels``, for callbacks.
+
+        They are in the order of the batch's rows.
+        """
         return self._evaluation_step("val", self.val_metrics, batch, dataloader_idx)
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
@@ -364,6 +368,9 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
                 batch_size=count_examples(batch),
             )
         outputs, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
+        if len(found) > 1 and type(self).prepare_batch is SequenceClassifier.prepare_batch:
+            rows = longest_first(batch["attention_mask"]).argsort()
+            outputs, labels = outputs[rows], labels[rows]
         return {"outputs": outputs, "predicted": predicted_labels(outputs, self.problem_type), "labels": labels}
 
     def _prefix(self, stage: str, set_index: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from lightning_modules.batches.batch_rows import Batch, count_examples
 from lightning_modules.errors import ModelError
@@ -37,8 +38,7 @@ def split_by_length(batch: Batch, parts: int) -> list[Batch]:
     if "attention_mask" not in batch:
         raise ModelError("split_by_length: the batches have no attention_mask, which gives the length of a row")
     mask = batch["attention_mask"]
-    order = mask.sum(dim=1).argsort(descending=True, stable=True)
-    rows_of_parts = order.tensor_split(min(parts, count_examples(batch)))
+    rows_of_parts = longest_first(mask).tensor_split(min(parts, count_examples(batch)))
     columns = torch.arange(mask.shape[1], device=mask.device)
     # As many labels per text as tokens are no tokens.
     wide = {name for name, tensor in batch.items() if name != "labels" and tensor.shape[:2] == mask.shape}
@@ -56,3 +56,12 @@ def split_by_length(batch: Batch, parts: int) -> list[Batch]:
             {name: tensor[rows][:, first:end] if name in wide else tensor[rows] for name, tensor in batch.items()}
         )
     return split
+
+
+def longest_first(mask: Tensor) -> Tensor:
+    """Return the order of a batch's rows in its parts, laid one behind the other.
+
+    Args:
+        mask: The batch's attention mask.
+    """
+    return mask.sum(dim=1).argsort(descending=True, stable=True)

@@ -100,3 +100,14 @@ def test_training_in_parts_goes_where_whole_batches_go(tmp_path: Path, optimizer
         ends.append(torch.cat([p.detach().flatten() for p in module.parameters()]))
     torch.testing.assert_close(ends[0], ends[1], rtol=0, atol=2e-6)
     assert scores[0] == pytest.approx(scores[1], abs=1e-5)
+
+
+def test_an_evaluation_returns_the_rows_in_the_order_of_the_batch(tmp_path: Path) -> None:
+    """Callbacks read them beside the batch, as by its row numbers."""
+    batch = padded([3, 9, 1, 4, 12, 2, 7])
+    module = SequenceClassifier(str(save_tiny_bert(tmp_path)), split_by_length=3).eval()
+    module.log = lambda *_, **__: None  # type: ignore[method-assign]
+    returned = module.validation_step(batch, 0)
+    assert torch.equal(returned["labels"], batch["labels"])
+    torch.testing.assert_close(returned["outputs"], module(batch))
+    assert torch.equal(returned["predicted"], module(batch).argmax(1))

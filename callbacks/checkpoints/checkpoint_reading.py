@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import zipfile
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.distributed.checkpoint import CheckpointException
 
 from callbacks.checkpoints.sharded_checkpoint import is_sharded, read_shards
+from callbacks.files.any_machine import is_remote, on_this_machine
 
 # Of every checkpoint that Lightning writes, whatever it was asked to leave out.
 _ALWAYS_THERE = ("state_dict", "pytorch-lightning_version", "epoch", "global_step")
@@ -31,7 +33,8 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu", mmap: bool = Fa
     optimizer's state, say) is left out, and the classes' names are the entry ``unread_classes``.
 
     Args:
-        path: The file, or the folder of a sharded checkpoint, which comes as one file's content would.
+        path: The file, also on a remote file system, or the folder of a sharded checkpoint, which comes as one file's
+            content would.
         map_location: Where tensors go, as `torch.load` takes it; for a folder the CPU.
         mmap: Whether tensors of a file are read when they are used.
 
@@ -39,6 +42,9 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu", mmap: bool = Fa
         FileNotFoundError: if there is no such file.
         MisconfigurationException: if it is not a whole Lightning checkpoint; it says what is wrong.
     """
+    if is_remote(path):
+        with on_this_machine(path) as copy:
+            return read_checkpoint(copy, map_location)
     path = Path(path)
     if path.is_dir():
         return read_without_shards(path) | _shards(path)
@@ -110,9 +116,9 @@ def saved_entry(path: str | Path, key: str) -> Any:
         path: The file, or the folder of a sharded checkpoint.
         key: The entry, such as ``global_step``.
     """
-    file = Path(path) / "meta.pt" if Path(path).is_dir() else Path(path)
     try:
-        return _load(file, "cpu", mmap=True)[key]
+        with on_this_machine(Path(path) / "meta.pt" if os.path.isdir(path) else path) as file:
+            return _load(file, "cpu", mmap=True)[key]
     except (OSError, *_NOT_READABLE):
         return None
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from callbacks.files.any_machine import exists, is_remote, make_folder
 
 
 @contextmanager
-def new_file(path: Path) -> Iterator[TextIO]:
-    """Give a text file to write, and rename it to ``path`` at the end, unless an error came up.
+def new_file(path: str | Path) -> Iterator[TextIO]:
+    """Give a text file to write, which is ``path`` at the end, unless an error came up.
 
     Args:
         path: The file, in a folder that exists; replaced if it exists.
@@ -21,6 +25,13 @@ def new_file(path: Path) -> Iterator[TextIO]:
     Raises:
         OSError: if it cannot be written, as on a full disk; nothing of it is left, and the error names it.
     """
+    if is_remote(path):
+        text = io.StringIO(newline="")
+        yield text
+        with get_filesystem(path).open(str(path), "w", encoding="utf-8", newline="") as stream:
+            stream.write(text.getvalue())
+        return
+    path = Path(path)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with unfinished.open("w", encoding="utf-8", newline="") as stream:
@@ -34,7 +45,7 @@ def new_file(path: Path) -> Iterator[TextIO]:
         unfinished.unlink(missing_ok=True)
 
 
-def make_writable(folder: Path, writer: str) -> None:
+def make_writable(folder: str, writer: str) -> None:
     """Make a folder unless it exists, and check that files can be written there, before there is anything to write.
 
     Args:
@@ -45,17 +56,17 @@ def make_writable(folder: Path, writer: str) -> None:
         MisconfigurationException: The folder cannot be made or written.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
     except OSError as error:
         raise MisconfigurationException(f"{writer} cannot make {folder}: {error.strerror}") from error
-    if not os.access(folder, os.W_OK):
+    if not is_remote(folder) and not os.access(folder, os.W_OK):
         raise MisconfigurationException(f"{writer} cannot write to {folder}: Permission denied")
 
 
-def free_name(path: Path) -> Path:
+def free_name(path: str) -> str:
     """Return the path, or the first one with ``-v1``, ``-v2``, … behind its stem that does not exist."""
-    found, version = path, 0
-    while found.exists():
+    (stem, suffix), found, version = os.path.splitext(path), path, 0
+    while exists(found):
         version += 1
-        found = path.with_name(f"{path.stem}-v{version}{path.suffix}")
+        found = f"{stem}-v{version}{suffix}"
     return found

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -56,8 +56,8 @@ def save_interpolated(
         facts: What the file says of the interpolation, in plain types.
         scores: Of the module's weights on all validation rows, by name without ``val/``.
     """
-    best_path = Path(saver.best_model_path)
-    path = trainer.strategy.broadcast(str(free_name(best_path.with_name(f"{best_path.stem}-interpolated.ckpt"))))
+    stem, _ = os.path.splitext(saver.best_model_path)
+    path = trainer.strategy.broadcast(free_name(f"{stem}-interpolated.ckpt"))
     score = scores.get(short_name(saver.monitor)) if saver.monitor else None
     best: dict[str, Any] = {"best_model_path": path}
     if score is not None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from lightning.pytorch import Trainer
 
+from callbacks.files.any_machine import make_folder
 from callbacks.files.new_file import new_file
 from callbacks.files.run_folder import run_folder
 from callbacks.interpolation.weight_line import WHOLE, Trial
@@ -63,12 +64,12 @@ def write_curve(trainer: Trainer, trials: list[Trial]) -> None:
         trainer: The trainer of the fit.
         trials: At least one.
     """
-    folder = Path(run_folder(trainer))  # the ranks agree on it
+    folder = run_folder(trainer)  # the ranks agree on it
     if not trainer.is_global_zero:
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     parts, names = list(trials[-1].alphas), list(trials[0].scores.choosing)
-    with new_file(folder / "interpolation.csv") as stream:
+    with new_file(os.path.join(folder, "interpolation.csv")) as stream:
         table = csv.writer(stream)
         table.writerow([*(f"alpha {part}" for part in parts), *names])
         for alphas, scores in trials:

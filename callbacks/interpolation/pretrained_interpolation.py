@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -15,6 +14,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from callbacks.checkpoints.checkpoint_reading import read_checkpoint
+from callbacks.files.any_machine import exists
 from callbacks.interpolation.interpolated_checkpoint import INTERPOLATION, mark_interpolated, save_interpolated
 from callbacks.interpolation.interpolation_report import described, found_figures, log_figures, write_curve
 from callbacks.interpolation.start_file import read_start, start_of_resumed, write_start
@@ -244,7 +244,7 @@ class PretrainedInterpolation(Callback):
             monitor, mode = saver.monitor, saver.mode
         if monitor is None:
             monitor, mode = getattr(module, "main_metric", "val/loss"), getattr(module, "main_metric_mode", "min")
-        has_file = saver is not None and os.path.isfile(saver.best_model_path)
+        has_file = saver is not None and exists(saver.best_model_path)
         if trainer.world_size > 1:
             has_file = trainer.strategy.reduce_boolean_decision(has_file, all=True)
         return saver if has_file else None, monitor, mode

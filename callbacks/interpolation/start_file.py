@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
+from callbacks.files.any_machine import is_remote
 from callbacks.files.run_folder import run_folder
 
 _NAME = "start_weights.pt"
@@ -23,8 +24,17 @@ def write_start(trainer: Trainer, module: LightningModule) -> str:
     Args:
         trainer: The trainer of a fit that begins.
         module: Its module.
+
+    Raises:
+        MisconfigurationException: if the run's folder is on a remote file system.
     """
-    file = Path(run_folder(trainer)).absolute() / _NAME
+    folder = run_folder(trainer)
+    if is_remote(folder):
+        raise MisconfigurationException(
+            f"PretrainedInterpolation: the run's folder, {folder}, is not on this machine, where the weights from the "
+            "start of a fit are kept; choose one that is, or let the module define start_weights()"
+        )
+    file = Path(folder).absolute() / _NAME
     if trainer.is_global_zero:
         file.parent.mkdir(parents=True, exist_ok=True)
         unfinished = file.with_name(f".{file.name}.{os.getpid()}")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from lightning.fabric.utilities.data import sized_len
@@ -12,8 +14,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_warn
 
 from callbacks.checkpoints.checkpoint_reading import FACTS, read_checkpoint
+from callbacks.files.any_machine import exists, is_remote, upload
 from callbacks.files.new_file import free_name
-from callbacks.files.run_folder import run_folder
+from callbacks.files.run_folder import run_folder, shown_path
 from callbacks.interpolation.pretrained_interpolation import PretrainedInterpolation
 from callbacks.outputs.training_facts import described_data, facts_of, reading_options, step_sizes, text_columns
 from callbacks.reports.hyperparameter_logger import hyperparameters
@@ -105,8 +108,14 @@ class ModelExporter(Callback):
         else:
             checkpoint = read_checkpoint(best, mmap=True)
             facts, weights = facts_of(checkpoint), checkpoint["state_dict"]
-        for path in write_folders(pl_module, trainer.datamodule, Path(folder), weights, facts, self.onnx):  # type: ignore[attr-defined]
-            print(f"exported          {os.path.relpath(path)} ({facts['checkpoint']})")
+        datamodule = trainer.datamodule  # type: ignore[attr-defined]
+        with TemporaryDirectory() if is_remote(folder) else nullcontext(folder) as local:
+            for path in write_folders(pl_module, datamodule, Path(local), weights, facts, self.onnx):
+                place = str(path)
+                if is_remote(folder):
+                    place = free_name(os.path.join(folder, path.name))
+                    upload(path, place)
+                print(f"exported          {shown_path(place)} ({facts['checkpoint']})")
 
     def _facts(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         values = hyperparameters(trainer, pl_module)
@@ -133,15 +142,15 @@ def write_folders(
     written = []
     if module.can_be_exported:
         tokenizer = getattr(datamodule, "tokenizer", None)
-        at = free_name(folder / "model")
+        at = free_name(str(folder / "model"))
         written.append(module.export(at, tokenizer, weights=weights, facts=facts, onnx=onnx))
     if module.adapted is not None:
-        written.append(module.save_adapter(free_name(folder / "adapter"), weights=weights))
+        written.append(module.save_adapter(free_name(str(folder / "adapter")), weights=weights))
     return written
 
 
 def best_checkpoint(trainer: Trainer) -> str | None:
-    """Return the path of the best checkpoint of a run, if it kept one on this machine."""
+    """Return the path of the best checkpoint of a run, if it kept one."""
     callback = trainer.checkpoint_callback
     path = callback.best_model_path if isinstance(callback, ModelCheckpoint) else ""
-    return path if os.path.exists(path) else None
+    return path if exists(path) else None

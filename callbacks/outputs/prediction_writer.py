@@ -16,8 +16,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
+from callbacks.files.any_machine import exists
 from callbacks.files.new_file import make_writable, new_file
-from callbacks.files.run_folder import run_folder
+from callbacks.files.run_folder import run_folder, shown_path
 from callbacks.scores.gathered_predictions import gathered_predictions
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
@@ -67,9 +68,9 @@ class PredictionWriter(BasePredictionWriter):
             )
         file = self._path(trainer)
         if trainer.is_global_zero:
-            if self.file is not None and file.exists():
+            if self.file is not None and exists(file):
                 raise MisconfigurationException(f"PredictionWriter: {file} exists; name a new file")
-            make_writable(file.parent, "PredictionWriter")
+            make_writable(os.path.dirname(file) or ".", "PredictionWriter")
 
     def write_on_epoch_end(
         self,
@@ -95,17 +96,17 @@ class PredictionWriter(BasePredictionWriter):
         names = [str(config.id2label[label]) for label in range(config.num_labels)]
         of_row = predicted_by_row(indices, values, names, config.problem_type)
         with new_file(file) as stream:
-            if file.suffix == ".jsonl":
+            if file.endswith(".jsonl"):
                 _write_json_lines(stream, rows, of_row, names)
             else:
-                _write_table(stream, rows, of_row, names, delimiter="\t" if file.suffix == ".tsv" else ",")
-        print(f"predictions       {os.path.relpath(file)} ({len(indices)} rows)")
+                _write_table(stream, rows, of_row, names, delimiter="\t" if file.endswith(".tsv") else ",")
+        print(f"predictions       {shown_path(file)} ({len(indices)} rows)")
         if len(indices) < len(rows):
             rank_zero_warn(f"{file}: {len(rows) - len(indices)} of {len(rows)} rows have no prediction")
 
-    def _path(self, trainer: Trainer) -> Path:
+    def _path(self, trainer: Trainer) -> str:
         folder = run_folder(trainer)  # every rank has to ask
-        return Path(folder, "predictions.csv") if self.file is None else Path(self.file).expanduser()
+        return os.path.join(folder, "predictions.csv") if self.file is None else os.path.expanduser(self.file)
 
 
 def predicted_by_row(

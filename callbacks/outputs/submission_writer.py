@@ -1,7 +1,7 @@
 """Files for the GLUE leaderboard, from the predictions of a run."""
 
+import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -84,7 +84,7 @@ class SubmissionWriter(BasePredictionWriter):
             outputs = predictions if not several else predictions[number] if predictions else []
             indices, values = gathered_predictions(trainer, pl_module, outputs, task.num_labels)
             if trainer.is_global_zero:
-                file = folder / task.submission_files[split]
+                file = os.path.join(folder, task.submission_files[split])
                 rows = _rows(indices, values, task.label_texts)
                 _write(file, rows)
                 rank_zero_info(f"wrote {len(rows)} predictions to {file}")
@@ -92,10 +92,10 @@ class SubmissionWriter(BasePredictionWriter):
                 if len(rows) < size:
                     rank_zero_warn(f"{file} has {len(rows)} of {size} rows; the leaderboard takes only complete files")
 
-    def _folder(self, trainer: Trainer) -> Path:
+    def _folder(self, trainer: Trainer) -> str:
         if self.output_dir is not None:
-            return Path(self.output_dir).expanduser()
-        return Path(run_folder(trainer)) / "submission"
+            return os.path.expanduser(self.output_dir)
+        return os.path.join(run_folder(trainer), "submission")
 
 
 def _rows(indices: Tensor, values: Tensor, label_texts: Sequence[str]) -> list[tuple[int, str]]:
@@ -107,7 +107,7 @@ def _rows(indices: Tensor, values: Tensor, label_texts: Sequence[str]) -> list[t
     return list(zip(indices.tolist(), texts, strict=True))
 
 
-def _write(file: Path, rows: Sequence[tuple[int, str]]) -> None:
+def _write(file: str, rows: Sequence[tuple[int, str]]) -> None:
     with new_file(file) as stream:
         stream.write("index\tprediction\n")
         stream.writelines(f"{index}\t{prediction}\n" for index, prediction in rows)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from callbacks.files.any_machine import make_folder
 from callbacks.files.new_file import new_file
 from callbacks.files.run_folder import run_folder
 from callbacks.reports.best_validation import BestValidation
@@ -89,10 +90,10 @@ class ClassReport(Callback):
         return class_scores(counts.tolist(), pl_module.label_names)  # type: ignore[arg-type]
 
     def _write(self, trainer: Trainer, rows: Sequence[ClassScores], name: str) -> None:
-        folder = Path(run_folder(trainer))  # the ranks agree on it
+        folder = run_folder(trainer)  # the ranks agree on it
         if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            folder.mkdir(parents=True, exist_ok=True)
-            with new_file(folder / name) as stream:
+            make_folder(folder)
+            with new_file(os.path.join(folder, name)) as stream:
                 table = csv.writer(stream)
                 table.writerow(["class", *ClassScores._fields[1:]])
                 table.writerows(rows)

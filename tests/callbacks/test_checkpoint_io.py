@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from benchmarks.compatibility.optimizers import SmallClassifier, loader
 from callbacks import AtomicCheckpointIO
 from callbacks.checkpoints.checkpoint_io import write_atomically
-from callbacks.checkpoints.checkpoint_reading import damage, read_checkpoint
+from callbacks.checkpoints.checkpoint_reading import damage, read_checkpoint, saved_step
 
 
 def checkpoint(number: int = 0, size: int = 1000) -> dict[str, Any]:
@@ -127,7 +127,10 @@ def test_a_checkpoint_that_does_not_fit_is_one_line_and_leaves_the_one_before(tm
 def test_remote_paths_are_lightnings(tmp_path: Path) -> None:
     AtomicCheckpointIO().save_checkpoint(checkpoint(7), "memory://somewhere/a.ckpt")
     assert AtomicCheckpointIO().load_checkpoint("memory://somewhere/a.ckpt")["global_step"] == 7
+    assert read_checkpoint("memory://somewhere/a.ckpt")["global_step"] == 7
+    assert saved_step("memory://somewhere/a.ckpt") == 7
     AtomicCheckpointIO().remove_checkpoint("memory://somewhere/a.ckpt")
+    assert saved_step("memory://somewhere/a.ckpt") is None
     with pytest.raises(FileNotFoundError):
         AtomicCheckpointIO().load_checkpoint("memory://somewhere/a.ckpt")
     AtomicCheckpointIO().save_checkpoint(checkpoint(8), f"file://{tmp_path}/a.ckpt")

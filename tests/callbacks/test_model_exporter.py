@@ -11,6 +11,7 @@ from typing import Any
 import peft
 import pytest
 import torch
+from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import ChainDataset, DataLoader, IterableDataset
@@ -204,11 +205,10 @@ def test_a_checkpoint_in_parts_is_said(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_never_replaced(tmp_path: Path) -> None:
-    assert free_name(tmp_path / "model") == tmp_path / "model"
+    assert free_name(str(tmp_path / "model")) == str(tmp_path / "model")
     for name in ("model-v1", "model-v2"):
-        assert free_name(tmp_path / "model").parent == tmp_path
         (tmp_path / "model").mkdir(exist_ok=True)
-        assert free_name(tmp_path / "model").name == name
+        assert free_name(str(tmp_path / "model")) == str(tmp_path / name)
         (tmp_path / name).mkdir()
 
 
@@ -249,3 +249,17 @@ def test_data_is_described_without_folders() -> None:
     assert described_data(None) == {}
     assert best_checkpoint(Trainer(enable_checkpointing=False, logger=False, accelerator="cpu")) is None
     assert not os.path.exists("lightning_logs/nothing")
+
+
+def test_a_run_on_a_remote_file_system_exports_its_best_checkpoint_there(tmp_path: Path, capsys: Any) -> None:
+    folder = "memory://exporter"
+    saver = ModelCheckpoint(f"{folder}/checkpoints", monitor="val/score", mode="max", filename="best")
+    module, score = tiny_classifier(tmp_path / "start", optimizer=ADAMW), BestIsTheFirst()
+    for name in ("model", "model-v1"):
+        fit(module, folder, score, saver, ModelExporter(), num_sanity_val_steps=0)  # type: ignore[arg-type]
+        assert f"exported          {folder}/{name} (the best checkpoint, step 2, val/score 0.0000)" in (
+            capsys.readouterr().out
+        )
+        saver = ModelCheckpoint(f"{folder}/again", monitor="val/score", mode="max", filename="best")
+        get_filesystem(folder).get(f"{folder}/{name}/", str(tmp_path / name), recursive=True)
+    same(SequenceClassifier(str(tmp_path / "model")).predict_texts(TEXTS), score.predicted[0])

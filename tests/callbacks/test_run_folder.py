@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from callbacks import claim_run_folders
+from callbacks.files.any_machine import exists
+from callbacks.files.new_file import new_file
 from tests.quiet_trainer import quiet_trainer
 
 LOGGERS = {"tensorboard": TensorBoardLogger, "csv": CSVLogger}
@@ -75,3 +78,14 @@ def test_another_lightning_is_named(tmp_path: Path) -> None:
     del logger._version
     with pytest.raises(RuntimeError, match=r"lightning 2\.\d+.*TensorBoardLogger has no _version"):
         claim_run_folders(trainer(logger))
+
+
+def test_a_file_on_a_remote_file_system_appears_whole_or_not_at_all() -> None:
+    file = "memory://whole/table.csv"
+    with pytest.raises(ValueError, match="in the middle"), new_file(file) as stream:
+        stream.write("half")
+        raise ValueError("in the middle")
+    assert not exists(file)
+    with new_file(file) as stream:
+        stream.write("a,b\n")
+    assert get_filesystem(file).cat_file(file) == b"a,b\n"

@@ -54,9 +54,10 @@ from lightning_modules.trainer.averaged_buffers import average_no_constants
 from lightning_modules.trainer.averaged_precision import warn_of_rounded_averages
 from lightning_modules.trainer.earlier_fit import check_fresh
 from lightning_modules.trainer.lightning_callbacks import (
-    check_no_search,
     check_rate_monitor,
     check_trainer,
+    leave_out_searches,
+    put_searches_back,
     without_present,
 )
 from lightning_modules.trainer.reduction import reduced
@@ -335,10 +336,12 @@ class ClosureModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         self._resumption.before_loaders(self)
-        self._fit_start = FitStart(self.trainer.global_step, self.trainer.current_epoch)
         if self.trainer.ckpt_path:
-            check_no_search(self.trainer)
+            leave_out_searches(self.trainer)
             self._fit_start = FitStart(*self._resumed.get("fit_start", ()))
+        else:
+            put_searches_back(self.trainer)
+            self._fit_start = FitStart(self.trainer.global_step, self.trainer.current_epoch)
         self._length = self._present_length()
         keywords = self._learning_rates.optimizer_keywords(self.optimizer)
         optimizer = make_optimizer(self, self._length, keywords, self._has_scaler)

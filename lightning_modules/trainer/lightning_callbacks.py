@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import (
     LearningRateFinder,
     LearningRateMonitor,
 )
+from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_modules.errors import ModelError
 from lightning_modules.trainer.trainer_callbacks import callbacks_of
@@ -68,24 +69,36 @@ def _why_not(callback: Callback, trainer: Trainer, module: LightningModule) -> s
     return ""
 
 
-def check_no_search(trainer: Trainer) -> None:
-    """Refuse a search of Lightning's for a learning rate or a batch size in a fit that goes on from a checkpoint.
+def leave_out_searches(trainer: Trainer) -> None:
+    """Let LearningRateFinder search nothing in a fit that goes on from a checkpoint; refuse BatchSizeFinder there.
 
-    It restores what was there before it from a checkpoint of its own, after which Lightning 2.6.6 has forgotten the one
-    that the fit goes on from: its weights stay, and the run begins anew.
+    A search restores what was there before it from a checkpoint of its own, after which Lightning 2.6.6 has forgotten
+    the one that the fit goes on from: its weights stay, and the run begins anew. That checkpoint holds the rate that
+    was found, but not the batch size.
 
     Args:
-        trainer: The trainer of such a fit.
+        trainer: The trainer of such a fit, before the callbacks' ``on_fit_start``.
 
     Raises:
-        ModelError: if there is one.
+        ModelError: if there is a BatchSizeFinder.
     """
-    for callback in callbacks_of(trainer, (BatchSizeFinder, LearningRateFinder)):
-        also = ", and give the batch size that it has found" if isinstance(callback, BatchSizeFinder) else ""
+    for callback in callbacks_of(trainer, BatchSizeFinder):
         raise ModelError(
             f"trainer.callbacks: {type(callback).__name__}: it searches at the start of a run, and this one goes on "
-            f"from a checkpoint; leave it out{also}"
+            "from a checkpoint; leave it out, and give the batch size that it has found"
         )
+    for callback in callbacks_of(trainer, LearningRateFinder):
+        callback.on_fit_start = _search_nothing  # type: ignore[method-assign]
+
+
+def put_searches_back(trainer: Trainer) -> None:
+    """Let LearningRateFinder search in a fit from the start, after one that went on from a checkpoint."""
+    for callback in callbacks_of(trainer, LearningRateFinder):
+        vars(callback).pop("on_fit_start", None)
+
+
+def _search_nothing(trainer: Trainer, pl_module: LightningModule) -> None:
+    rank_zero_info("LearningRateFinder: the run goes on from a checkpoint, with its learning rate")
 
 
 def without_present(callbacks: Sequence[Callback], trainer: Trainer) -> list[Callback]:

@@ -92,13 +92,19 @@ def test_a_run_after_a_search_is_not_one_that_goes_on(finder: Any, tmp_path: Pat
     assert fit(Manual(optimizer=ADAMW), tmp_path, finder()).ckpt_path is None
 
 
-@pytest.mark.parametrize("finder", [size_finder, rate_finder])
-def test_a_run_that_goes_on_is_not_searched_again(finder: Any, tmp_path: Path) -> None:
+def test_a_run_that_goes_on_is_not_searched_again(tmp_path: Path) -> None:
     """Lightning 2.6.6 would begin it anew, with the checkpoint's weights."""
     saver = ModelCheckpoint(tmp_path, save_last=True)
-    fit(Manual(optimizer=ADAMW), tmp_path, saver, epochs=1)
+    fit(Manual(optimizer=ADAMW), tmp_path, rate_finder(), saver, epochs=1)
+    modules, finder = [Manual(optimizer=ADAMW) for _ in range(2)], rate_finder()
+    for module, callbacks in zip(modules, ([], [finder]), strict=True):
+        assert fit(module, tmp_path, *callbacks, resume=tmp_path / "last.ckpt").global_step == 48
+    assert torch.equal(modules[0].weight, modules[1].weight)
+    assert finder.optimal_lr is None
+    fit(Manual(optimizer=ADAMW), tmp_path, finder)
+    assert finder.optimal_lr is not None
     with pytest.raises(ModelError, match=r"Finder: it searches at the start of a run, and this one goes on from"):
-        fit(Manual(optimizer=ADAMW), tmp_path, finder(), resume=tmp_path / "last.ckpt")
+        fit(Manual(optimizer=ADAMW), tmp_path, size_finder(), resume=tmp_path / "last.ckpt")
 
 
 def test_a_longer_run_that_goes_on_keeps_the_rate_that_was_found(tmp_path: Path) -> None:

@@ -120,15 +120,9 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         **training: Any,
     ) -> None:
         super().__init__(**training)
-        if not isinstance(model, str | os.PathLike):
-            raise ModelError(
-                f"model: a {type(model).__name__} is given; its name on the hub is needed, or the folder that its "
-                "save_pretrained wrote"
-            )
-        model = os.fspath(model)  # paths are taken too
-        if split_by_length < 1:
-            raise ModelError(f"split_by_length: {split_by_length} is not allowed; 1 or more")
+        model = _checked_name(model)
         self.problem_type: ProblemType = check_problem_type(problem_type, num_labels)
+        self.num_labels = num_labels
         names = check_metrics(metrics, self.problem_type)
         # A checkpoint holds the options as plain values.
         self.loss_options = LossOptions(**loss) if isinstance(loss, Mapping) else loss or LossOptions()
@@ -151,8 +145,6 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         self.task_loss: TaskLoss = task_loss(self.problem_type, self.loss_options, self.label_names)
         self.temperature = 1.0
         self.calibrated_predictions = calibrated_predictions
-        main = names[0] if names else "loss"
-        self.main_metric, self.main_metric_mode = f"val/{main}", mode_of(main)
         pad_token_id = getattr(loaded.model.config, "pad_token_id", None)
         self.model, self.new_parameter_names, self.module_order, self.adapted = classifier_model(
             loaded,
@@ -164,34 +156,49 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         self.trainable = trainable
         self.trust_remote_code = trust_remote_code
         self.train()
+        self._vocabulary = embedded_tokens(self.model)
         self._logits = BatchLogits(self, pad_token_id)
         self.padding = self._logits.padding
-        self.frozen_encoder = FrozenEncoder(self.model, self._logits)
-        folder = cache_features if isinstance(cache_features, str) else None
-        self.feature_cache = (
-            FeatureCache(self.frozen_encoder, self.model, self._logits, folder) if cache_features else None
-        )
-        self.num_labels = num_labels
-        self._vocabulary = embedded_tokens(self.model)
-        self.split_by_length = split_by_length
-        # Features on disk are by row, and layers that run later, in the backward pass, would see padding again.
-        runs_otherwise = compile or gradient_checkpointing or self.feature_cache is not None
-        if skip_padding and runs_otherwise:
-            raise ModelError(
-                "skip_padding: it does not go with compile, gradient_checkpointing or cache_features; leave one of "
-                "them out"
-            )
-        if skip_padding is not False and not runs_otherwise:
-            self._logits.skip_padding(self.module_order, always=bool(skip_padding))
-        by_row = {"split_by_length": split_by_length > 1, "cache_features": bool(cache_features)}
-        self._options_by_row = [option for option, is_on in by_row.items() if is_on]
-        for option in self._options_by_row:
-            self.padding.refuse_where_it_matters(option)
+        self._choose_passes(split_by_length, cache_features, skip_padding, compile or gradient_checkpointing)
+        main = names[0] if names else "loss"
+        self.main_metric, self.main_metric_mode = f"val/{main}", mode_of(main)
         self.eval_set_names = tuple(eval_set_names)
         self.val_metrics, self.test_metrics = (
             ModuleList(EvaluationMetrics(names, num_labels, self.problem_type) for _ in self.eval_set_names)
             for _ in range(2)
         )
+
+    def _choose_passes(
+        self, split_by_length: int, cache_features: bool | str, skip_padding: bool | None, runs_otherwise: bool
+    ) -> None:
+        """Decide in which parts, from which features and with how much padding batches go through the model.
+
+        Args:
+            split_by_length: The module's argument, as the next two.
+            cache_features: Whether, or where, features are kept.
+            skip_padding: Whether the layers leave padding out.
+            runs_otherwise: Whether layers run compiled, or again in the backward pass, where they would see padding.
+        """
+        if split_by_length < 1:
+            raise ModelError(f"split_by_length: {split_by_length} is not allowed; 1 or more")
+        self.split_by_length = split_by_length
+        self.frozen_encoder = FrozenEncoder(self.model, self._logits)
+        self.feature_cache: FeatureCache | None = None
+        if cache_features:
+            folder = cache_features if isinstance(cache_features, str) else None
+            self.feature_cache = FeatureCache(self.frozen_encoder, self.model, self._logits, folder)
+        cannot_skip = runs_otherwise or self.feature_cache is not None  # features on disk are by row
+        if skip_padding and cannot_skip:
+            raise ModelError(
+                "skip_padding: it does not go with compile, gradient_checkpointing or cache_features; leave one of "
+                "them out"
+            )
+        if skip_padding is not False and not cannot_skip:
+            self._logits.skip_padding(self.module_order, always=bool(skip_padding))
+        by_row = {"split_by_length": split_by_length > 1, "cache_features": bool(cache_features)}
+        self._options_by_row = [option for option, is_on in by_row.items() if is_on]
+        for option in self._options_by_row:
+            self.padding.refuse_where_it_matters(option)
 
     @property
     def trained_module(self) -> nn.Module:
@@ -428,3 +435,13 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
             return
         self.temperature = task["temperature"]
         self.task_loss = self.task_loss.with_facts(task, self.loss_options)
+
+
+def _checked_name(model: Any) -> str:
+    """Return a model's name or path, in place of which a model that was loaded is sometimes given."""
+    if not isinstance(model, str | os.PathLike):
+        raise ModelError(
+            f"model: a {type(model).__name__} is given; its name on the hub is needed, or the folder that its "
+            "save_pretrained wrote"
+        )
+    return os.fspath(model)

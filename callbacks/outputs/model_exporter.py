@@ -96,18 +96,10 @@ class ModelExporter(Callback):
             )
             return
         if best is None:
-            facts = self._facts(trainer, pl_module)
-            facts["checkpoint"] = f"those of the last step, {trainer.global_step}; no checkpoint was kept"
-            for callback in callbacks_of(trainer, PretrainedInterpolation):
-                if callback.kept:
-                    facts["interpolation"] = callback.found
-                    facts["metrics"] = {f"val/{name}": value for name, value in callback.scores.items()}
-            temperature = getattr(pl_module, "temperature", 1.0)
-            facts |= {} if temperature == 1.0 else {"temperature": temperature}
-            weights = pl_module.state_dict()
+            weights, facts = pl_module.state_dict(), self._facts_of_the_end(trainer, pl_module)
         else:
             checkpoint = read_checkpoint(best, mmap=True)
-            facts, weights = facts_of(checkpoint), checkpoint["state_dict"]
+            weights, facts = checkpoint["state_dict"], facts_of(checkpoint)
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
         with TemporaryDirectory() if is_remote(folder) else nullcontext(folder) as local:
             for path in write_folders(pl_module, datamodule, Path(local), weights, facts, self.onnx):
@@ -116,6 +108,17 @@ class ModelExporter(Callback):
                     place = free_name(os.path.join(folder, path.name))
                     upload(path, place)
                 print(f"exported          {shown_path(place)} ({facts['checkpoint']})")
+
+    def _facts_of_the_end(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """Return what is known of the weights at the end of a run without a checkpoint."""
+        facts = self._facts(trainer, pl_module)
+        facts["checkpoint"] = f"those of the last step, {trainer.global_step}; no checkpoint was kept"
+        for callback in callbacks_of(trainer, PretrainedInterpolation):
+            if callback.kept:
+                facts["interpolation"] = callback.found
+                facts["metrics"] = {f"val/{name}": value for name, value in callback.scores.items()}
+        temperature = getattr(pl_module, "temperature", 1.0)
+        return facts if temperature == 1.0 else facts | {"temperature": temperature}
 
     def _facts(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         values = hyperparameters(trainer, pl_module)

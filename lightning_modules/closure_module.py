@@ -348,6 +348,11 @@ class ClosureModule(LightningModule):
         self._given_options.take(optimizer)
         return self._learning_rates.build(self.lr_scheduler, optimizer, self._length)
 
+    @property
+    def _is_searching(self) -> bool:
+        """Whether a fit is between making its optimizer and its start, when LearningRateFinder and its like run."""
+        return self._length is not None
+
     def _present_length(self) -> RunLength:
         return run_length(self.trainer, self.accumulate_grad_batches, self._fit_start)
 
@@ -356,7 +361,7 @@ class ClosureModule(LightningModule):
     def on_fit_start(self) -> None:
         check_fresh(self.trainer)
         save_by_step_and_time(self.trainer)
-        if self._length is not None and self._length != self._present_length():
+        if self._is_searching and self._length != self._present_length():
             # Lightning's BatchSizeFinder has changed it.
             self.trainer.strategy.setup_optimizers(self.trainer)
         self._length = None
@@ -382,7 +387,7 @@ class ClosureModule(LightningModule):
         if self.trainer.ckpt_path:
             check_moved_parameters(self._single_optimizer().optimizer, self)
         check_rate_monitor(self.trainer)
-        if self._learning_rates.at_train_start(self.trainer):
+        if not self._is_searching and self._learning_rates.at_train_start(self.trainer):
             self._given_options.take_rates(self._learning_rates.rates)
         # A run that was interrupted leaves both behind.
         self._pending_batches, place = self._resumption.at_train_start(self)
@@ -452,12 +457,15 @@ class ClosureModule(LightningModule):
             # Lightning 2.6.6 would do so after it has loaded the weights, rounded to float32.
             self.trainer.precision_plugin.convert_module(self)
         self._take_checkpoint(checkpoint if is_fit else {})
-        if self._trainer is not None:
-            carry_over_best(self._trainer, checkpoint)
-            keep_given_patience(self._trainer, checkpoint)
-            if self._length is not None and not self._trainer.strategy.restore_checkpoint_after_setup:
-                # What a search of Lightning's at the start of a fit restores; no run goes on from it.
-                self._trainer.ckpt_path = None
+        if self._trainer is None:
+            return
+        carry_over_best(self._trainer, checkpoint)
+        keep_given_patience(self._trainer, checkpoint)
+        if self._is_searching and not self._trainer.strategy.restore_checkpoint_after_setup:
+            # What was there before the search is restored: no run goes on from it, and of it the random numbers alone
+            # are taken.
+            self._trainer.ckpt_path, self._resumed = None, {}
+            self._learning_rates.load({})
 
     def _take_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take what a fit is about to go on from; of an empty checkpoint, nothing."""

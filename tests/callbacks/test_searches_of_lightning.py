@@ -73,6 +73,18 @@ def test_the_run_is_as_long_as_the_batch_size_that_is_found_makes_it(options: di
     assert torch.equal(module.weight, given.weight)
 
 
+@pytest.mark.parametrize("batch_size", [4, 16], ids=lambda size: f"before it {size}")
+def test_a_rate_that_is_found_stays_after_a_search_for_the_batch_size(batch_size: int, tmp_path: Path) -> None:
+    """Whose trials are fits, and after which Lightning restores the schedule."""
+    schedule = Schedule(partial(LinearWithWarmup, warmup_steps=1))
+    finder, rates = rate_finder(), Rates()
+    module = Manual(optimizer=ADAMW, lr_scheduler=schedule)
+    fit(module, tmp_path, finder, size_finder(), rates, data=Data(batch_size), epochs=4)
+    assert finder.optimal_lr is not None
+    assert rates.rates[0] == finder.optimal_lr.suggestion()
+    assert len(rates.rates) == 24
+
+
 @pytest.mark.parametrize("kind", ["automatic", "manual"])
 def test_a_rate_is_measured_after_a_search_for_the_batch_size(kind: str, tmp_path: Path) -> None:
     """Lightning restores the callbacks from before the search, as in a run that goes on."""
@@ -88,8 +100,11 @@ def test_a_rate_is_measured_after_a_search_for_the_batch_size(kind: str, tmp_pat
 
 
 @pytest.mark.parametrize("finder", [size_finder, rate_finder])
-def test_a_run_after_a_search_is_not_one_that_goes_on(finder: Any, tmp_path: Path) -> None:
-    assert fit(Manual(optimizer=ADAMW), tmp_path, finder()).ckpt_path is None
+def test_a_run_after_a_search_is_not_one_that_goes_on(
+    finder: Any, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    assert fit(Manual(optimizer=ADAMW), tmp_path, rate_finder(), finder()).ckpt_path is None
+    assert not any("goes on with what the checkpoint holds" in str(each.message) for each in recwarn)
 
 
 def test_a_run_that_goes_on_is_not_searched_again(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -387,7 +388,9 @@ class ClosureModule(LightningModule):
         if self.trainer.ckpt_path:
             check_moved_parameters(self._single_optimizer().optimizer, self)
         check_rate_monitor(self.trainer)
-        if not self._is_searching and self._learning_rates.at_train_start(self.trainer):
+        if self._is_searching:
+            self._finite_steps = FiniteSteps(math.inf)  # a search for a rate ends where the loss diverges
+        elif self._learning_rates.at_train_start(self.trainer):
             self._given_options.take_rates(self._learning_rates.rates)
         # A run that was interrupted leaves both behind.
         self._pending_batches, place = self._resumption.at_train_start(self)

@@ -32,7 +32,7 @@ class FiniteSteps:
     itself leaves out (its groups' ``skipped`` rises) count alike.
 
     Args:
-        max_in_a_row: How many steps in a row may be left out, 1 or more.
+        max_in_a_row: How many steps in a row may be left out, 1 or more; ``math.inf`` for any number.
 
     Attributes:
         skipped: Steps left out since the start of the run.
@@ -44,7 +44,7 @@ class FiniteSteps:
             made.
     """
 
-    def __init__(self, max_in_a_row: int) -> None:
+    def __init__(self, max_in_a_row: float) -> None:
         self.max_in_a_row = max_in_a_row
         self.skipped = 0
         self.in_a_row = 0

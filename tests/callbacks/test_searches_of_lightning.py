@@ -73,6 +73,16 @@ def test_the_run_is_as_long_as_the_batch_size_that_is_found_makes_it(options: di
     assert torch.equal(module.weight, given.weight)
 
 
+def test_a_search_for_a_rate_goes_on_beyond_those_at_which_the_loss_is_infinite(tmp_path: Path) -> None:
+    trainer = quiet_trainer(default_root_dir=tmp_path)
+    found = Tuner(trainer).lr_find(
+        Manual(optimizer=partial(SGD, lr=0.1)), datamodule=Data(), max_lr=1e30, early_stop_threshold=None
+    )
+    assert found is not None
+    assert len(found.results["loss"]) == 100
+    assert found.suggestion() < 1
+
+
 @pytest.mark.parametrize("batch_size", [4, 16], ids=lambda size: f"before it {size}")
 def test_a_rate_that_is_found_stays_after_a_search_for_the_batch_size(batch_size: int, tmp_path: Path) -> None:
     """Whose trials are fits, and after which Lightning restores the schedule."""

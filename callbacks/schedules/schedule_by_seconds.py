@@ -87,17 +87,17 @@ class ScheduleBySeconds(Callback):
                     "leave ScheduleBySeconds out"
                 )
         self._clock = clocks[0]
-        if self._initial is None:
-            self._initial = [[group["lr"] for group in optimizer.param_groups] for optimizer in trainer.optimizers]
-        else:
+        if self._initial is not None:
             rank_zero_info(
                 "ScheduleBySeconds: the resumed run follows the clock, so its learning rates are not those of an "
                 "uninterrupted run"
             )
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if self._clock is None or self._initial is None:
+        if self._clock is None:
             return
+        if self._initial is None:  # not before: a rate that LearningRateFinder has found is the module's to set
+            self._initial = [[group["lr"] for group in optimizer.param_groups] for optimizer in trainer.optimizers]
         factor = self.scale(self._clock.progress)
         for optimizer, rates in zip(trainer.optimizers, self._initial, strict=True):
             if traits(optimizer).takes_progress:

@@ -14,7 +14,7 @@ from lightning.pytorch.tuner import Tuner
 from torch.optim import SGD, AdamW
 from torch.utils.data import DataLoader, TensorDataset
 
-from callbacks import MeasuredLearningRate
+from callbacks import MeasuredLearningRate, ScheduleBySeconds, TrainingSeconds
 from lightning_modules import ModelError, Schedule, SequenceClassifier
 from lightning_modules.schedules import LinearWithWarmup
 from optimizers import ParabolicAdam, ParamGroups
@@ -81,6 +81,18 @@ def test_a_search_for_a_rate_goes_on_beyond_those_at_which_the_loss_is_infinite(
     assert found is not None
     assert len(found.results["loss"]) == 100
     assert found.suggestion() < 1
+
+
+def test_a_schedule_over_seconds_begins_from_the_rate_that_is_found(tmp_path: Path) -> None:
+    module = Manual(optimizer=ADAMW, param_groups=ParamGroups(new_lr_factor=10.0))
+    module.bias = torch.nn.Parameter(torch.zeros(1))
+    module.new_parameter_names = ["bias"]
+    finder, seconds = rate_finder(), ScheduleBySeconds(shape="constant", warmup=0.0)
+    trainer = fit(module, tmp_path, finder, TrainingSeconds(60.0), seconds, epochs=1)
+    assert finder.optimal_lr is not None
+    found = finder.optimal_lr.suggestion()
+    rates = [group["lr"] for group in trainer.optimizers[0].param_groups for _ in group["params"]]
+    assert sorted(rates) == pytest.approx([found, 10 * found])
 
 
 @pytest.mark.parametrize("batch_size", [4, 16], ids=lambda size: f"before it {size}")

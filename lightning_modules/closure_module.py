@@ -239,10 +239,9 @@ class ClosureModule(LightningModule):
         optimizer = self._single_optimizer()
         step = self.step_closures(batches, optimizer)
         self._own_step_size.check(optimizer.optimizer, self.trainer)
-        is_first = self.trainer.global_step == 0
-        if is_first:
+        if self._is_first_step:
             warn_without_length(optimizer.optimizer)  # callbacks have told it by now
-        with step_context(optimizer, is_first=is_first):
+        with step_context(optimizer, is_first=self._is_first_step):
             loss = self._finite_steps.step(optimizer, step, self._has_scaler)
         self._own_step_size.note(optimizer.optimizer)
         # Weights cached during the step must not meet the batch after it.
@@ -283,7 +282,7 @@ class ClosureModule(LightningModule):
         )
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        if self.trainer.global_step == 0:
+        if self._is_first_step:
             check_gradients_of_ranks(self.trainer, self)
         # Runs once per step, after the gradients are unscaled and reduced and before the optimizer reads them.
         if self.gradient_clip is not None:
@@ -296,6 +295,11 @@ class ClosureModule(LightningModule):
             number = sum(bool(each.param_groups) for each in self.trainer.optimizers)
             raise ModelError(f"configure_optimizers: one optimizer is expected, got {number}")
         return optimizer
+
+    @property
+    def _is_first_step(self) -> bool:
+        """Whether the fit, perhaps not the first one of its trainer, has made no step."""
+        return self.trainer.global_step == self._fit_start.step
 
     @property
     def _has_scaler(self) -> bool:

@@ -205,8 +205,10 @@ class ClosureModule(LightningModule):
     def configure_callbacks(self) -> Sequence[Callback]:
         if self.trainer.state.fn == "fit":
             check_trainer(self.trainer, self)
-        axis = [] if self._axis in callbacks_of(self.trainer, StepAxis) else [self._axis]
-        return [*without_present([WholeEvaluation(), CpuProducts()], self.trainer), *axis]
+        # Of another module's Lightning would say that it is overridden.
+        others = [each for each in callbacks_of(self.trainer, Callback) if not isinstance(each, StepAxis)]
+        self.trainer.callbacks = others  # type: ignore[attr-defined]
+        return [*without_present([WholeEvaluation(), CpuProducts()], self.trainer), self._axis]
 
     def setup(self, stage: str) -> None:
         self._length = None

@@ -211,11 +211,12 @@ def test_a_sparse_gradient_that_our_optimizers_refuse_is_one_line(method):
         fit(SparseTable(optimizer=method))
 
 
-def test_what_the_first_step_of_a_trainers_second_fit_tells_is_one_line_too():
+def test_what_the_first_step_of_a_trainers_second_fit_tells_is_one_line_too(caplog):
     trainer = fit(SmallClassifier(optimizer=partial(torch.optim.SGD, lr=0.1)), loader())
     trainer.fit_loop.max_epochs = 2
     with pytest.raises(ModelError, match=r"optimizer: ParabolicAdam does not go with this model .* first step"):
         trainer.fit(SparseTable(optimizer=ParabolicAdam), loader())
+    assert "override" not in caplog.text  # a callback of the first module by one of the second
 
 
 @pytest.mark.parametrize("method", [ParabolicAdam, SaLSA, SGDSLS, GLD, MeZO, LineSearchMeZO])

@@ -203,6 +203,7 @@ class ClosureModule(LightningModule):
             shard_model(self.trainer, self, self.trained_module)
 
     def configure_callbacks(self) -> Sequence[Callback]:
+        self._begin_anew()
         if self.trainer.state.fn == "fit":
             check_trainer(self.trainer, self)
         # Of another module's Lightning would say that it is overridden.
@@ -211,11 +212,15 @@ class ClosureModule(LightningModule):
         return [*without_present([WholeEvaluation(), CpuProducts()], self.trainer), self._axis]
 
     def setup(self, stage: str) -> None:
-        self._length = None
-        self._take_checkpoint({})  # of a fit that has not begun to train, as one of Lightning's Tuner
+        self._begin_anew()  # a subclass may have left this out of either
         compile_loss_alone(self)
         if self._axis not in callbacks_of(self.trainer, StepAxis):
             self._axis.setup(self.trainer, self, stage)  # a subclass returns callbacks of its own alone
+
+    def _begin_anew(self) -> None:
+        """Forget what a fit has left that has not begun to train, as that of Lightning's Tuner."""
+        self._length = None
+        self._take_checkpoint({})
 
     @property
     def lr(self) -> float | None:

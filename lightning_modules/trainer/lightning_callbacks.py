@@ -87,8 +87,8 @@ def leave_out_searches(trainer: Trainer) -> None:
             f"trainer.callbacks: {type(callback).__name__}: it searches at the start of a run, and this one goes on "
             "from a checkpoint; leave it out, and give the batch size that it has found"
         )
-    for callback in callbacks_of(trainer, LearningRateFinder):
-        callback.on_fit_start = _search_nothing  # type: ignore[method-assign]
+    for finder in callbacks_of(trainer, LearningRateFinder):
+        finder.on_fit_start = _search_nothing  # type: ignore[method-assign]
 
 
 def put_searches_back(trainer: Trainer) -> None:

@@ -217,7 +217,7 @@ def accuracy(options: argparse.Namespace, setting: str, method: str) -> dict[str
     module = module_of(options, setting, getattr(METHODS[method], setting), cached=setting == "head")
     data, meter = data_of(options), Meter()
     clock = TrainingSeconds(max_seconds=options.seconds)
-    trainer_of(meter, clock, max_epochs=-1, limit_val_batches=0).fit(module, data)
+    trainer_of(meter, clock, max_epochs=-1, min_steps=WARM_UP + 1, limit_val_batches=0).fit(module, data)
     found = trainer_of().validate(module, data, verbose=False)[0]
     return speed(meter) | {"steps": meter.steps, "accuracy": found["val/accuracy"], "loss": found["val/loss"]}
 
@@ -260,7 +260,7 @@ def candidates(options: argparse.Namespace, setting: str, method: str) -> dict[s
 def speed(meter: Meter) -> dict[str, float]:
     """Return steps and forward passes per second."""
     if meter.steps == 0:
-        raise SystemExit(f"no step beyond the first {WARM_UP}, which are not timed: give more --seconds or --steps")
+        raise SystemExit(f"no step beyond the first {WARM_UP}, which are not timed: give more --steps")
     return {"steps/s": meter.steps / meter.seconds, "forwards/s": meter.forwards / meter.seconds}
 
 

@@ -34,7 +34,8 @@ def regret_frame(
     The reference of a setting is the learning rate of the grid with the best mean over the seeds that all rates have a
     result for; one rate per setting and kind of value. A regret is the value minus that rate's value of the same seed,
     with the sign that makes positive ones worse. A failed run has an infinite loss. Beside the methods stands the
-    reference for the loss, as the best of the grid, at the cost of all rates.
+    reference for the loss, as the best of the grid, at the cost of all rates; and so does the best of any other method
+    that was run at several rates, for the seeds that have all of them.
 
     Args:
         runs: Rows of `statistics.runs_frame`.
@@ -43,7 +44,8 @@ def regret_frame(
         axes: The study's axes.
 
     Returns:
-        Columns: ``method``, ``setting``, ``seed``, ``is_grid``, ``is_reference``, ``unseen`` (the setting chose no
+        Columns: ``method``, ``setting``, ``seed``, ``tuned`` (of a run at one of several rates, the method without the
+        rate), ``is_grid``, ``is_best`` (a row that stands for the best of several), ``unseen`` (the setting chose no
         constant), ``failed``, ``learned``, ``last_minus_best``, ``cost`` (processor seconds over those of a run of the
         grid, on average), the values of `COMPARED`, each of their regrets as ``<value>_regret``, and
         ``relative_regret``, that of the loss over the reference's loss.
@@ -51,12 +53,12 @@ def regret_frame(
     frame = _values(runs, results, options, axes)
     parts = []
     for _, of_setting in frame.groupby("setting", sort=False):
-        grid = of_setting[of_setting["is_grid"]]
-        complete = grid.groupby("seed")["missing"].sum() == 0
-        seeds = complete.index[complete]
-        found = of_setting[of_setting["seed"].isin(seeds) & ~of_setting["missing"]]
-        if not found.empty:
-            parts.append(_with_regrets(found, options.grid))
+        complete = _complete(of_setting[of_setting["is_grid"]])
+        of_seeds = of_setting[of_setting["seed"].isin(complete["seed"])]
+        if not complete.empty:
+            tuned = [_complete(rows) for name, rows in of_seeds.groupby("tuned", sort=False) if name]
+            bests = [_best(rows) for rows in tuned if not rows.empty]
+            parts.append(_with_regrets(pd.concat([of_seeds[~of_seeds["missing"]], *bests], ignore_index=True)))
     if not parts:
         return frame.iloc[:0]
     return pd.concat(parts, ignore_index=True).drop(columns="missing")
@@ -66,8 +68,11 @@ def _values(
     runs: pd.DataFrame, results: Mapping[str, Result], options: RegretOptions, axes: Sequence[str]
 ) -> pd.DataFrame:
     others = [axis for axis in axes if axis != options.settings]
+    records = runs.to_dict("records")
+    of_grid = [run for run in records if options.grid in [run[axis] for axis in others]]
+    rates = {axis for run in of_grid for axis in others if run[axis] not in ("", options.grid)}
     rows = []
-    for run in runs.to_dict("records"):
+    for run in records:
         result = results.get(run["id"])
         failed = run["status"] == FAILED
         searched = result.interpolation if result is not None and not failed else {}
@@ -85,8 +90,11 @@ def _values(
                 "setting": run[options.settings],
                 "seed": run["seed"],
                 "id": run["id"],
+                "tuned": " · ".join(run[axis] for axis in others if run[axis] and axis not in rates)
+                if any(run[axis] for axis in rates)
+                else "",
                 "is_grid": options.grid in [run[axis] for axis in others],
-                "is_reference": False,
+                "is_best": False,
                 "unseen": run[options.settings] not in options.chose_constants,
                 "missing": run["status"] == MISSING,
                 "failed": failed,
@@ -101,30 +109,40 @@ def _values(
     return pd.DataFrame(rows)
 
 
-def _with_regrets(found: pd.DataFrame, grid_name: str) -> pd.DataFrame:
-    """Add the regrets, the cost and the best of the grid to the rows of one setting."""
-    grid = found[found["is_grid"]]
-    best = best_rate(grid, "loss")
-    each = grid.groupby("seed")["seconds"]
-    count = grid["method"].nunique()
-    chosen = grid[grid["method"] == best].assign(
-        method=f"{grid_name}, best of {count}",
+def _complete(tuned: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of those seeds that have a result for all rates."""
+    missing = tuned.groupby("seed")["missing"].transform("sum")
+    return tuned[missing == 0]
+
+
+def _best(tuned: pd.DataFrame) -> pd.DataFrame:
+    """Return rows of the best of several rates, at the cost of all."""
+    best = tuned[tuned["method"] == best_rate(tuned, "loss")]
+    return best.assign(
+        method=best["tuned"] + f", best of {tuned['method'].nunique()}",
+        tuned="",
         is_grid=False,
-        is_reference=True,
-        seconds=lambda rows: rows["seed"].map(each.sum()),
+        is_best=True,
+        seconds=best["seed"].map(tuned.groupby("seed")["seconds"].sum()),
     )
-    both = pd.concat([found, chosen], ignore_index=True)
-    both["cost"] = both["seconds"] / both["seed"].map(each.mean())
+
+
+def _with_regrets(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of one setting with their regrets and cost."""
+    found = rows.copy()
+    grid = rows[rows["is_grid"]]
+    best = best_rate(grid, "loss")
+    found["cost"] = found["seconds"] / found["seed"].map(grid.groupby("seed")["seconds"].mean())
     for name in COMPARED:
         rate = best_rate(grid, name)
         reference = grid[grid["method"] == rate].set_index("seed")[name]
         sign = -1.0 if name in OF_MORE else 1.0
-        both[f"{name}_regret"] = sign * (both[name] - both["seed"].map(reference))
+        found[f"{name}_regret"] = sign * (found[name] - found["seed"].map(reference))
         if name == "loss":
-            both["relative_regret"] = both["loss_regret"] / both["seed"].map(reference)
+            found["relative_regret"] = found["loss_regret"] / found["seed"].map(reference)
     learned = grid[grid["method"] == best].set_index("seed")["learned"]
-    both["not_learned"] = (both["learned"] == False) & (both["seed"].map(learned) == True)  # noqa: E712
-    return both
+    found["not_learned"] = (found["learned"] == False) & (found["seed"].map(learned) == True)  # noqa: E712
+    return found
 
 
 def best_rate(grid: pd.DataFrame, name: str) -> str:

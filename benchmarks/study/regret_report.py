@@ -180,7 +180,7 @@ def _comparison(frame: pd.DataFrame, name: str, folder: Path) -> list[str]:
     if losses.shape[0] < 2 or losses.shape[1] < 2:
         return []
     profile = figures.save(profile_figure(losses), folder, f"profile_{name}")
-    ranks, p_value, difference = average_ranks(losses_by_setting(frame[~frame["is_reference"]]))
+    ranks, p_value, difference = average_ranks(losses_by_setting(frame[~frame["is_best"]]))
     rank = figures.save(rank_figure(ranks, difference), folder, f"ranks_{name}")
     p_text = "" if math.isnan(p_value) else f" Friedman's test that all methods are alike: p = {p_value:.2g}."
     return [

@@ -142,6 +142,46 @@ def test_the_search_is_counted_for_both_sides(study: Study) -> None:
     assert summarize(frame, "calibrated").empty  # nothing of that kind was logged
 
 
+def test_another_method_with_several_rates_has_a_best_of_them_too(tmp_path: Path) -> None:
+    path = tmp_path / "two_grids.yaml"
+    path.write_text(
+        STUDY.replace("    other: {settings: {o: 2}}", "    other: {axes: {rate: {keys: lr2, values: [1e-4, 5e-4]}}}")
+    )
+    study = load_study(path)
+    results = {}
+    for run in expand_runs(study):
+        loss = LOSSES[run.cell.labels["setting"], run.cell.labels.get("rate") or "own"][run.seed]
+        if run.cell.labels["method"] == "other":
+            loss -= 0.05  # the same two rates, and better by as much everywhere
+        results[run.id] = Result(
+            id=run.id,
+            status=FINISHED,
+            reason="",
+            labels=dict(run.cell.labels),
+            seed=run.seed,
+            final={"val/loss": loss, "val/accuracy": 1 - loss},
+            best={"val/loss": loss, "val/accuracy": 1 - loss},
+            processor_seconds=10.0,
+        )
+    frame = frame_of(study, results)
+    best = frame[frame["method"] == "other, best of 2"]
+    assert sorted(best["setting"]) == ["a", "a", "b", "b", "c", "c"]
+    np.testing.assert_allclose(best["loss_regret"], -0.05)
+    np.testing.assert_allclose(best["cost"], 2.0)
+    assert set(frame[frame["is_best"]]["method"]) == {"AdamW, best of 2", "other, best of 2"}
+    # Where a seed lacks one of its rates there is no best of them.
+    (missing,) = [
+        run.id
+        for run in expand_runs(study)
+        if run.cell.labels == {"setting": "b", "method": "other", "rate": "1e-4"} and run.seed == 1
+    ]
+    del results[missing]
+    fewer = frame_of(study, results)
+    of_b = fewer[fewer["setting"] == "b"]
+    assert of_b[of_b["method"] == "other, best of 2"]["seed"].to_list() == [0]
+    assert of_b[of_b["method"] == "other · 5e-4"]["seed"].to_list() == [0, 1]
+
+
 def test_cost_is_over_one_run_of_the_grid_and_counts_all_its_rates(study: Study) -> None:
     cost = frame_of(study, made_up(study)).groupby("method")["cost"].mean()
     assert cost.to_dict() == pytest.approx(

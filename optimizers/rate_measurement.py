@@ -16,7 +16,7 @@ from optimizers.peak_rate import PeakRate, PeakRateState
 from optimizers.relative_change import LEAST_CHANGE, rate_of_even_change
 from optimizers.scalars import gather, read_together
 from optimizers.step_contract import Loss, as_loss
-from optimizers.step_direction import NotMeasurableError, StepDirection, parameters_of, wide_inner_product
+from optimizers.step_direction import NotMeasurableError, StepDirection, movable, parameters_of, wide_inner_product
 
 # How much longer a direction is than all before where what was measured along those says nothing about it.
 _LONGER = 2.0
@@ -179,7 +179,7 @@ class RateMeasurement:
                 return
             self._unit = 2 * abs(start) / steepness if start else 1.0
             groups = zip(self._optimizer.param_groups, self._weights, strict=True)
-            weights = [weight for group, weight in groups for _ in group["params"]]
+            weights = [weight for group, weight in groups for _ in movable(group)]
             state.least_peak = LEAST_CHANGE * rate_of_even_change(parameters, direction, weights) / self._unit
         unit = self._unit
         before = [p.detach().clone() for p in parameters]

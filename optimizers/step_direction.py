@@ -128,7 +128,7 @@ class StepDirection:
         direction, self._before = self._before, []
         moved = iter(direction)
         for group, rate in zip(self._optimizer.param_groups, self._rates_of_weight_one(), strict=True):
-            for p in group["params"]:
+            for p in movable(group):
                 next(moved).sub_(p).div_(math.inf if rate is None else rate)
         self.length = _length(direction)
         return direction
@@ -169,8 +169,13 @@ class StepDirection:
 
 
 def parameters_of(optimizer: Optimizer) -> list[Tensor]:
-    """Return the parameters of all groups of an optimizer."""
-    return [p for group in optimizer.param_groups for p in group["params"]]
+    """Return the parameters of all groups of an optimizer that a step can move."""
+    return [p for group in optimizer.param_groups for p in movable(group)]
+
+
+def movable(group: dict[str, Any]) -> list[Tensor]:
+    """Return the parameters of a group that a step can move; not those of a quantized model, of a byte each or less."""
+    return [p for p in group["params"] if (p.is_floating_point() or p.is_complex()) and p.dtype.itemsize > 1]
 
 
 def set_value(group: dict[str, Any], name: str, value: float) -> None:
@@ -191,7 +196,7 @@ def _check_hooks() -> None:
 
 def _copy_of(optimizer: Optimizer) -> Optimizer:
     """Return an optimizer with a state of its own for the same parameters, without the hooks of the original."""
-    memo: dict[int, Any] = {id(p): p for p in parameters_of(optimizer)}
+    memo: dict[int, Any] = {id(p): p for group in optimizer.param_groups for p in group["params"]}
     twin = object.__new__(type(optimizer))
     for name, value in vars(optimizer).items():
         if name in _NOT_PUBLIC:

@@ -67,6 +67,17 @@ def test_the_peak_is_at_least_a_hundredth_of_a_whole_change(kind: Any) -> None:
     assert measured_peaks(kind) == pytest.approx([hundredth_of_whole_change(length)], rel=1e-3)
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+def test_frozen_parameters_of_a_quantized_model_change_nothing(dtype: torch.dtype) -> None:
+    frozen = nn.Parameter(torch.ones(3, 2).to(dtype), requires_grad=False)
+
+    def beside_frozen(params: list[nn.Parameter], lr: float) -> AdamW:
+        return AdamW([{"params": [frozen, *params]}], lr=lr)
+
+    assert measured_peaks(beside_frozen, steps=4) == measured_peaks(AdamW, steps=4)
+    assert torch.equal(frozen.float(), torch.ones(3, 2))
+
+
 def test_it_is_that_of_parabolic_adam() -> None:
     weight, loss_of = steep_problem()
     optimizer = ParabolicAdam([weight], total_steps=80)

@@ -214,6 +214,8 @@ class ReplayedClosure:
     def __call__(self) -> Any:
         """Return the loss at what the parameters are now."""
         grads = [p.grad for p in self.params]
+        # Views, as of DDP's buckets (`gradient_as_bucket_view`), may be of memory that fresh ones are written into too.
+        views = [(grad, grad.clone()) for grad in grads if grad is not None and grad._is_view()]
         for p in self.params:
             p.grad = None  # the closure gets fresh ones: the first gradients are still in use
         try:
@@ -222,6 +224,8 @@ class ReplayedClosure:
         finally:
             for p, grad in zip(self.params, grads, strict=True):
                 p.grad = grad
+            for grad, values in views:
+                grad.copy_(values)
 
     def _mean_over_ranks(self, loss: Any) -> Any:
         if loss is None or not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):

@@ -264,9 +264,14 @@ class GLD(Optimizer):
         for unit in units:
             for tensor in unit.tensors if self.success_rate is not None else ():
                 self.state[tensor].setdefault("radius_factor", 1.0)
-            if self.lookahead_width > 1 and "tree" not in self.state[unit.tensors[0]]:
+            if self.lookahead_width > 1 and not self._has_tree(unit):
                 self.state[unit.tensors[0]].update(OptionTree.of_staying(self.lookahead_levels).to_state())
                 self._keep_root(unit)
+
+    def _has_tree(self, unit: CandidateUnit) -> bool:
+        """Return whether a unit has a tree, and of just these tensors: some may have been frozen since, or before."""
+        *_, step = self.state[unit.tensors[0]].get("rooted", [0])
+        return all(self.state[tensor].get("rooted") == [len(unit.tensors), step] for tensor in unit.tensors)
 
     def _in_turn(self, units: list[CandidateUnit], turn: int) -> list[CandidateUnit]:
         """Return the units that move in a round."""
@@ -284,22 +289,27 @@ class GLD(Optimizer):
                 self.state[tensor]["radius_factor"] = factor
 
     def _select_entries(self, units: Sequence[CandidateUnit], selection: int, closure: Closure | None) -> None:
-        """Choose which entries move, for units whose present selection has another number."""
+        """Choose which entries move, in tensors whose present selection has another number."""
         if self.selection == "all":
             return
-        due = [unit for unit in units if selection not in self.state[unit.tensors[0]].get("indices", {})]
+        due = [
+            (unit, place)
+            for unit in units
+            for place, tensor in enumerate(unit.tensors)
+            if selection not in self.state[tensor].get("indices", {})
+        ]
         if due and self.selection == "fisher":
             if closure is None:
                 raise ValueError("selection: fisher needs step(closure=…) for its squared gradients")
-            compute_gradients([tensor for unit in due for tensor in unit.tensors], closure)
-        for unit in due:
+            compute_gradients([unit.tensors[place] for unit, place in due], closure)
+        for unit, place in due:
+            tensor, group = unit.members[place]
             state = self.state[unit.tensors[0]]
             in_use = OptionTree.from_state(state).selections() if "tree" in state else set()
-            for place, (tensor, group) in enumerate(unit.members):
-                seed = derive_seed(group["seed"], selection, unit.number, _SELECTION, place)
-                index = select_entries(tensor, self.selection, subset_count(tensor.numel(), group["subset_size"]), seed)
-                past = self.state[tensor].get("indices", {})
-                self.state[tensor]["indices"] = {key: past[key] for key in past if key in in_use} | {selection: index}
+            seed = derive_seed(group["seed"], selection, unit.number, _SELECTION, place)
+            index = select_entries(tensor, self.selection, subset_count(tensor.numel(), group["subset_size"]), seed)
+            past = self.state[tensor].get("indices", {})
+            self.state[tensor]["indices"] = {key: past[key] for key in past if key in in_use} | {selection: index}
         if self.selection == "fisher":
             discard_gradients(self.param_groups)
 
@@ -375,9 +385,10 @@ class GLD(Optimizer):
         return best.loss, best.objective < here.objective
 
     def _keep_root(self, unit: CandidateUnit) -> None:
-        """Keep where the unit is as the point that its options start from."""
+        """Keep where the unit is as the point that its options start from, and since when of how many tensors."""
         for tensor in unit.tensors:
-            self.state[tensor]["root"] = tensor.clone()
+            rooted = [len(unit.tensors), self.param_groups[0]["step"]]
+            self.state[tensor].update(root=tensor.clone(), rooted=rooted)
 
     def _put(self, unit: CandidateUnit, options: Iterable[Option]) -> None:
         """Put a unit at the root of its tree and move it by some options, in order."""

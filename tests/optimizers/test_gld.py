@@ -315,6 +315,40 @@ def test_the_adapted_radius_of_a_unit_outlives_the_freezing_of_its_first_tensor(
     assert optimizer.last_step.step_size == pytest.approx(0.5 * math.exp(-0.4 * 0.2))
 
 
+@pytest.mark.parametrize("selection", ["all", "random"])
+def test_a_lookahead_begins_anew_where_other_tensors_of_its_unit_train(selection):
+    """Its options are of the tensors that it had: those that join, or were away, are elsewhere than their roots."""
+    task = Task()
+    tensors = list(task.model.parameters())
+    chosen = {"selection": selection, "subset_size": 5, "reselect_every": 4, "seed": 3}
+    optimizer = GLD(tensors[:3], radius=0.3, units="group", lookahead_width=2, lookahead_levels=2, **chosen)
+    losses = [task.loss().item()]
+    for frozen in ([2], [], [0], [], [1], [0], [0, 1], [1, 2], []):
+        for number, tensor in enumerate(tensors):
+            tensor.requires_grad_(number not in frozen)
+        for _ in range(4):
+            before = [tensors[number].detach().clone() for number in frozen]
+            assert float(optimizer.step(evaluate=task.loss)) == losses[-1]
+            losses.append(task.loss().item())
+            assert optimizer.last_step.loss_after == losses[-1]
+            assert all(torch.equal(tensors[number], old) for number, old in zip(frozen, before, strict=True))
+        if not frozen and len(optimizer.param_groups) == 1:
+            optimizer.add_param_group({"params": [tensors[3]], "unit": "group 0"})
+    assert all(after <= before for before, after in itertools.pairwise(losses))
+
+
+def test_a_tensor_that_joins_its_unit_moves_in_a_subset_of_its_own():
+    task = Task()
+    weight, late = task.model[0].weight, task.model[2].weight
+    optimizer = GLD([weight, late], radius=0.3, units="group", selection="random", subset_size=2, reselect_every=99)
+    before = late.detach().clone()
+    for trains in (False, True):
+        late.requires_grad_(trains)
+        for _ in range(8):
+            optimizer.step(evaluate=task.loss)
+    assert int((late != before).sum()) == 2
+
+
 @pytest.mark.parametrize(
     "chosen",
     [

@@ -92,7 +92,14 @@ class StepClosures:
         # Weights on a device are not asked: that would stall it.
         if all(not isinstance(term, Tensor) for term in terms) and not sum(terms) > 0:
             raise ModelError(f"mean_over: the losses of a step are means over {sum(terms):g} terms; above 0 is needed")
-        self._weights = _shares(terms) if sum_over_ranks is None else self._shares_among_ranks(terms, sum_over_ranks)
+        weights = _shares(terms) if sum_over_ranks is None else self._shares_among_ranks(terms, sum_over_ranks)
+        # The gradient of a mean over no terms is NaN, even times 0. Every rank takes part in the last backward pass.
+        may_leave_out = sum_over_ranks is None
+        self._parts = [
+            (batch, weight)
+            for batch, weight in zip(batches, weights, strict=True)
+            if not (may_leave_out and _is_known_to_be_zero(weight))
+        ]
         self._zero_grad = zero_grad
         self._backward = backward
         self._mean_over_ranks = mean_over_ranks
@@ -123,8 +130,8 @@ class StepClosures:
         with self._computation(), torch.enable_grad():
             self._zero_grad()
             total = torch.zeros((), dtype=torch.float32, device=self._device)
-            for index, (batch, weight) in enumerate(zip(self.batches, self._weights, strict=True)):
-                is_last = index == len(self.batches) - 1
+            for index, (batch, weight) in enumerate(self._parts):
+                is_last = index == len(self._parts) - 1
                 with nullcontext() if is_last else self._without_gradient_sync():
                     loss = _share(_fresh_loss(self._compute_loss, batch), weight)
                     if not isinstance(loss, Tensor) or not loss.requires_grad:
@@ -158,7 +165,7 @@ class StepClosures:
         self._check_batches()
         with self._computation():
             total = torch.zeros((), dtype=torch.float32, device=self._device)
-            for batch, weight in zip(self.batches, self._weights, strict=True):
+            for batch, weight in self._parts:
                 total += _share(_fresh_loss(self._compute_loss, batch), weight)
             self._after_evaluation()
             return self._mean_over_ranks(total)
@@ -179,11 +186,11 @@ class StepClosures:
             self._losses_of_candidates = [
                 # Not a method of this object: the two would hold one another, and the batches with them.
                 candidate_losses(self._module, partial(_fresh_loss, self._compute_loss, batch))
-                for batch in self.batches
+                for batch, _ in self._parts
             ]
         with self._computation():
             totals = torch.zeros(len(values[0]), dtype=torch.float32, device=self._device)
-            for losses, weight in zip(self._losses_of_candidates, self._weights, strict=True):
+            for losses, (_, weight) in zip(self._losses_of_candidates, self._parts, strict=True):
                 totals += _share(losses(parameters, values), weight)
             return self._mean_over_ranks(totals)
 
@@ -218,11 +225,16 @@ def _shares(terms: Sequence[float | Tensor]) -> list[float | Tensor]:
     return [term / total for term in terms]
 
 
+def _is_known_to_be_zero(weight: float | Tensor) -> bool:
+    """Return whether a weight is 0, as far as that can be told without waiting for a device."""
+    return (not isinstance(weight, Tensor) or weight.device.type == "cpu") and bool(weight == 0)
+
+
 def _share(loss: Tensor, weight: float | Tensor) -> Tensor:
     """Return what a loss adds to that of the step: 0 without a weight, since a mean over no terms is NaN."""
     share = loss * weight
-    if isinstance(share, Tensor) and (isinstance(weight, Tensor) or not weight):
-        return torch.where(torch.as_tensor(weight == 0, device=share.device), 0.0, share)
+    if isinstance(weight, Tensor):
+        return torch.where((weight == 0).to(share.device), 0.0, share)
     return share
 
 

@@ -41,8 +41,9 @@ class RankedScores(Metric):
     def compute(self) -> Tensor:
         logits, labels = dim_zero_cat(self.scores), dim_zero_cat(self.labels)
         if self.multi_label:
-            return self.mean_of_labels(logits.sigmoid(), labels == 1)
-        probabilities = logits.softmax(dim=1)
+            return self.mean_of_labels(logits, labels == 1)  # in the order of the probabilities
+        # In float32 all those that a model is sure of are 1.
+        probabilities = logits.double().softmax(dim=1)
         if self.num_labels == 2:
             return self.mean_of_labels(probabilities[:, 1:], (labels == 1).unsqueeze(1))
         return self.mean_of_labels(probabilities, nn.functional.one_hot(labels, self.num_labels) == 1)
@@ -64,7 +65,7 @@ def area_under_roc(scores: Tensor, is_label: Tensor) -> Tensor:
         for positives, negatives in _counts_by_score(scores, is_label)
         if positives.any() and negatives.any()
     ]
-    return torch.stack(areas).mean().float() if areas else scores.new_tensor(0.5)
+    return torch.stack(areas).mean().float() if areas else scores.new_tensor(0.5, dtype=torch.float32)
 
 
 def average_precision(scores: Tensor, is_label: Tensor) -> Tensor:

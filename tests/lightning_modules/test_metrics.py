@@ -129,7 +129,7 @@ def test_every_metric_of_classes_is_scikit_learns(seed: int, num_labels: int, co
     metrics = EvaluationMetrics(SINGLE, num_labels)
     for part in torch.arange(count).split(7):
         metrics.update(torch.tensor(0.0), logits[part], labels[part])
-    found, predicted, scores = values(metrics), logits.argmax(-1), logits.softmax(-1).numpy()
+    found, predicted, scores = values(metrics), logits.argmax(-1), logits.double().softmax(-1).numpy()
     assert found["accuracy"] == pytest.approx(reference.accuracy_score(labels, predicted))
     assert found["matthews"] == pytest.approx(reference.matthews_corrcoef(labels, predicted), abs=1e-6)
     for average in ("macro", "micro"):
@@ -169,6 +169,20 @@ def test_every_metric_of_several_labels_is_scikit_learns(
         assert found[f"{average}_f1"] == pytest.approx(expected)
     assert found["auroc"] == pytest.approx(average_area(truth, scores), abs=1e-6)
     assert found["average_precision"] == pytest.approx(reference.average_precision_score(truth, scores), abs=1e-6)
+
+
+@pytest.mark.parametrize("problem_type", ["single_label_classification", "multi_label_classification"])
+@pytest.mark.parametrize("num_labels", [2, 3])
+def test_texts_that_a_model_is_sure_of_keep_their_order(problem_type: Any, num_labels: int) -> None:
+    """In float32 their probabilities are all 1."""
+    of_last, is_last = torch.tensor([18.0, 17.5, 22.0, 20.0]), torch.tensor([0, 0, 1, 1])
+    logits = torch.nn.functional.pad(of_last[:, None], (num_labels - 1, 0))
+    labels = is_last * (num_labels - 1)
+    if problem_type == "multi_label_classification":
+        labels = torch.nn.functional.pad(is_last[:, None], (num_labels - 1, 0))
+    metrics = EvaluationMetrics(["auroc"], num_labels, problem_type)
+    metrics.update(torch.tensor(0.0), logits, labels)
+    assert values(metrics)["auroc"] == 1.0
 
 
 @pytest.mark.parametrize("truth", [torch.zeros(5, 3), torch.ones(5, 3)])

@@ -46,6 +46,9 @@ def check_batch(batch: Any, vocabulary: int | None, num_labels: int, problem_typ
                 f"labels: a tensor of shape {tuple(labels.shape)}; a column per label is needed, {num_labels} of them"
             )
         _refuse_any((labels != 0) & (labels != 1), batch, labels, "0 and 1, a column per label")
+    elif labels is not None and problem_type == "regression" and labels.ndim != 1:
+        # Beside a column torch would compare every score with every target.
+        raise ModelError(f"labels: a tensor of shape {tuple(labels.shape)}; one score per row is needed, no column")
 
 
 def check_is_dict(batch: Any) -> None:

@@ -71,6 +71,7 @@ def test_batches_without_rows_and_labels_of_another_kind() -> None:
             "multi_label_classification",
             "row 1 of the batch has label 0.5",
         ),
+        (torch.zeros(3, 1), "regression", r"a tensor of shape \(3, 1\); one score per row is needed"),
     ):
         with pytest.raises(ModelError, match=line):
             check_batch({"input_ids": tokens, "labels": labels}, 10, 2, problem_type)

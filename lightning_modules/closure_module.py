@@ -41,6 +41,7 @@ from lightning_modules.models.compilation import compile_loss_alone
 from lightning_modules.models.cpu_products import CpuProducts
 from lightning_modules.models.sharded_model import reshard, shard_model, sharded_modules
 from lightning_modules.schedules import Schedule
+from lightning_modules.steps.combinations import check_combination
 from lightning_modules.steps.finite_steps import FiniteSteps
 from lightning_modules.steps.gradient_clip import GradientClip
 from lightning_modules.steps.learning_rates import LearningRates
@@ -391,7 +392,10 @@ class ClosureModule(LightningModule):
         self._modes.begin(self.trainer, checkpoint.get("training_weights", []))
         average_no_constants(self.trainer)
         warn_of_rounded_averages(self.trainer)
+        treated = {"scales_gradients": self._has_scaler, "clips_gradients": self.gradient_clip is not None}
         for optimizer in self.trainer.optimizers:
+            # A subclass may have made it itself, of groups of its own.
+            check_combination(optimizer, ParamGroups(), has_schedule=False, **treated)
             if hasattr(optimizer, "keeps_gradients"):
                 optimizer.keeps_gradients = False  # the next step computes its own
 

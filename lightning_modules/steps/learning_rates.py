@@ -115,6 +115,8 @@ class LearningRates:
                     f"configure_optimizers: ReduceLROnPlateau with interval step and frequency {config.frequency}: it "
                     "advances per epoch under manual optimization; give interval epoch, and the frequency in epochs"
                 )
+            if self._schedule is None and isinstance(config.scheduler, ReduceLROnPlateau):
+                self._check_mode_of_own(config.scheduler)
         has_own = self._schedule is not None and self._length is not None and len(configs) == 1
         has_found, self._is_new = self._is_new, False
         if has_found and self.found is not None:
@@ -123,6 +125,15 @@ class LearningRates:
         if has_own and has_new_length:
             self._lay_over_new_length(trainer)
         return has_found
+
+    def _check_mode_of_own(self, schedule: ReduceLROnPlateau) -> None:
+        """Refuse a schedule that other code has made to wait for a rise of what it watches, which is a loss here."""
+        if schedule.mode == "max":
+            raise ModelError(
+                f"configure_optimizers: ReduceLROnPlateau with mode max watches {self._monitor}, since Lightning drops "
+                "monitor under manual optimization; give the module lr_scheduler, a lightning_modules.Schedule with "
+                "monitor, in its place"
+            )
 
     def _take_found(self, trainer: Trainer, found: float, has_own: bool) -> None:
         """Set the rate that a search has found, from which the module's schedule then begins.

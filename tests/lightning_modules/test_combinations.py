@@ -14,8 +14,9 @@ from lightning.pytorch.plugins import MixedPrecision
 from torch.optim.lr_scheduler import CyclicLR, OneCycleLR, ReduceLROnPlateau
 
 from lightning_modules import GradientClip, LinearWithWarmup, ModelError, Schedule, SequenceClassifier, Triangular
-from optimizers import GLD, AdamSLS, LineSearchMeZO, MeZO, ParamGroups
+from optimizers import GLD, AdamSLS, LineSearchMeZO, MeZO, ParamGroups, SaLSA
 from tests.architectures import save_pretrained_backbone
+from tests.lightning_modules.regression import Regression, data, fit
 from tests.tiny_models import TinyData
 
 
@@ -69,6 +70,24 @@ def test_what_does_not_go_together_is_refused(model: str, options: dict[str, Any
     with pytest.raises(ModelError, match=message) as error:
         Trainer(fast_dev_run=1, logger=False, accelerator="cpu").fit(SequenceClassifier(model, **options), TinyData())
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "message"),
+    [
+        (SaLSA, "gradient_clip: SaLSA takes the slope of the loss"),
+        (MeZO, "gradient_clip: MeZO computes no gradient to clip"),
+    ],
+)
+def test_an_optimizer_that_a_module_makes_itself_is_not_clipped_either(
+    optimizer: Any, message: str, tmp_path: Path
+) -> None:
+    class Own(Regression):
+        def configure_optimizers(self) -> Any:
+            return optimizer(self.parameters())
+
+    with pytest.raises(ModelError, match=message):
+        fit(Own(gradient_clip=GradientClip(1.0)), data(8), tmp_path)
 
 
 @pytest.mark.parametrize("schedule", [LinearWithWarmup, Triangular, ReduceLROnPlateau])

@@ -102,6 +102,21 @@ def test_a_plateau_by_steps_is_refused(tmp_path: Path) -> None:
         fit(ByPlateau(), data(8), tmp_path)
 
 
+@pytest.mark.parametrize("in_schedule", [False, True])
+def test_a_plateau_of_a_score_is_refused_where_lightning_drops_its_monitor(in_schedule: bool, tmp_path: Path) -> None:
+    class OfScore(OwnSchedule):
+        def configure_optimizers(self) -> Any:
+            optimizer = torch.optim.SGD(self.parameters(), lr=1.0)
+            schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, mode="max")
+            monitor = {"monitor": "val/accuracy"}
+            if in_schedule:
+                return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, **monitor}}
+            return {"optimizer": optimizer, "lr_scheduler": schedule, **monitor}
+
+    with pytest.raises(ModelError, match=r"ReduceLROnPlateau with mode max watches val/loss, .* lr_scheduler"):
+        fit(OfScore(), data(8), tmp_path)
+
+
 class SavesInTheEnd(Callback):
     """Saves at the end of an epoch, before the module's own hook, by which a schedule advances."""
 

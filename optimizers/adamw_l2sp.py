@@ -121,6 +121,7 @@ class AdamWL2SP(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self._refuse_sparse_gradients()
         for group in self.param_groups:
             decays_to_zero = dict(zip(group["params"], new_flags(group), strict=True))
             params = [param for param in group["params"] if param.grad is not None]
@@ -154,10 +155,14 @@ class AdamWL2SP(Optimizer):
             maximize=group["maximize"],
         )
 
+    def _refuse_sparse_gradients(self) -> None:
+        """Raise a ValueError for a sparse gradient, before anything moves."""
+        for param in (param for group in self.param_groups for param in group["params"]):
+            if param.grad is not None and param.grad.is_sparse:
+                shape = tuple(param.shape)
+                raise ValueError(f"AdamWL2SP does not take sparse gradients (nn.Embedding, sparse=False): {shape}")
+
     def _state_of(self, param: Tensor, amsgrad: bool) -> dict[str, Any]:
-        if param.grad is not None and param.grad.is_sparse:
-            shape = tuple(param.shape)
-            raise ValueError(f"AdamWL2SP does not take sparse gradients (nn.Embedding, sparse=False): {shape}")
         state = self.state[param]
         if "step" not in state:
             state["step"] = torch.tensor(0.0, dtype=torch.float32)

@@ -172,6 +172,17 @@ def test_the_step_returns_the_closures_loss() -> None:
     assert optimizer.step() is None
 
 
+def test_a_sparse_gradient_is_refused_before_anything_moves() -> None:
+    weight, table = nn.Parameter(torch.ones(3)), nn.Embedding(4, 3, sparse=True)
+    optimizer = AdamWL2SP([weight, table.weight], lr=0.1, anchor_decay=0.5)
+    with torch.no_grad():
+        weight.add_(1.0)
+    (table(torch.tensor([1])) * weight).sum().backward()
+    with pytest.raises(ValueError, match="AdamWL2SP does not take sparse gradients"):
+        optimizer.step()
+    assert torch.equal(weight, torch.full((3,), 2.0))
+
+
 def test_groups_of_a_model_anchor_the_matrices_that_are_pretrained() -> None:
     model = tiny_model("bert")
     new = {"classifier.weight", "classifier.bias"}

@@ -96,15 +96,8 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         **search_options: Any,
     ) -> None:
         search = with_options(search, search_options)
-        low, high = getattr(search, "min_step_size", 0.0), getattr(search, "max_step_size", math.inf)
-        require(initial_step_size > 0, "initial_step_size", initial_step_size, "greater than 0")
-        bounds = f"bounds around initial_step_size = {initial_step_size}"
-        require(low <= initial_step_size <= high, "min_step_size and max_step_size", (low, high), bounds)
-        require(growth >= 1, "growth", growth, "at least 1")
         is_valid = steps_per_epoch is None or steps_per_epoch >= 1
         require(is_valid, "steps_per_epoch", steps_per_epoch, "at least 1, or None")
-        require(weight_decay >= 0, "weight_decay", weight_decay, "at least 0")
-        require(0 <= heavy_ball < 1, "heavy_ball", heavy_ball, "at least 0 and less than 1")
         require(joint_steps >= 0, "joint_steps", joint_steps, "at least 0")
         require(merge_threshold is None or merge_threshold > 0, "merge_threshold", merge_threshold, "above 0, or None")
         require_one_of("growth_per", growth_per, ("epoch", "search"))
@@ -142,6 +135,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; with `anchor_decay`, the present values of its pretrained parameters become their anchors."""
+        _check_options({**self.defaults, **param_group})
         super().add_param_group(param_group)
         keep_anchors(self, self.param_groups[-1])
 
@@ -360,3 +354,16 @@ class LineSearchOptimizer(torch.optim.Optimizer):
             accepted=last.accepted,
             group=searched[0].name if len(searched) == 1 else None,
         )
+
+
+def _check_options(group: Mapping[str, Any]) -> None:
+    """Raise a ValueError for an option of a param group that is out of its range."""
+    start, low, high = group["initial_step_size"], group.get("min_step_size", 0.0), group.get("max_step_size", math.inf)
+    require(start > 0, "initial_step_size", start, "greater than 0")
+    bounds = f"bounds around initial_step_size = {start}"
+    require(low <= start <= high, "min_step_size and max_step_size", (low, high), bounds)
+    require(group["lr"] > 0, "lr", group["lr"], "greater than 0; a group that is to stay has lr_factor 0")
+    for name in ("lr_factor", "weight_decay", "anchor_decay"):
+        require(group[name] >= 0, name, group[name], "at least 0")
+    require(group["growth"] >= 1, "growth", group["growth"], "at least 1")
+    require(0 <= group["heavy_ball"] < 1, "heavy_ball", group["heavy_ball"], "at least 0 and less than 1")

@@ -231,6 +231,20 @@ def test_arguments_out_of_range_are_refused_in_one_line(option, value):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("growth", 0.5), ("initial_step_size", 0.0), ("weight_decay", -1.0), ("anchor_decay", -1.0),
+        ("heavy_ball", 1.0), ("lr", 0.0), ("lr", -1.0), ("lr_factor", -1.0), ("max_step_size", 1e-9),
+    ],
+)  # fmt: skip
+def test_options_of_a_group_out_of_range_are_refused_in_one_line(option, value):
+    optimizer = AdamSLS([nn.Parameter(torch.ones(2))])
+    with pytest.raises(ValueError, match=f"{option}.* is not allowed; "):
+        optimizer.add_param_group({"params": [nn.Parameter(torch.ones(2))], option: value})
+    assert len(optimizer.param_groups) == 1
+
+
 @pytest.mark.parametrize("make", [SGDSLS, AdamSLS, SaLSA])
 def test_an_option_that_nothing_has_is_an_error_that_names_it(make):
     with pytest.raises(TypeError, match="brackt"):

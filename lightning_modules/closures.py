@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
+from numbers import Real
 from typing import Any
 
 import torch
@@ -261,7 +262,7 @@ def checked_loss(loss: Any) -> Tensor:
     Raises:
         ModelError: if it is something else.
     """
-    if isinstance(loss, float) or (isinstance(loss, Tensor) and not loss.ndim and not loss.is_complex()):
+    if isinstance(loss, Real) or (isinstance(loss, Tensor) and not loss.ndim and not loss.is_complex()):
         return loss  # type: ignore[return-value]
     given = type(loss).__name__
     if isinstance(loss, Tensor):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from torch import Tensor
@@ -56,6 +56,6 @@ def _first_dimension(batch: Any) -> int | None:
     if isinstance(batch, str):
         return None
     if is_dataclass(batch):
-        batch = vars(batch)
+        batch = {each.name: getattr(batch, each.name) for each in fields(batch)}
     parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, Sequence) else ()
     return next((count for part in parts if (count := _first_dimension(part)) is not None), None)

@@ -24,7 +24,8 @@ def copied(batch: Any) -> Any:
         changed = any(part is not own for part, own in zip(parts, batch, strict=True))
         return (batch._make(parts) if hasattr(batch, "_make") else type(batch)(parts)) if changed else batch
     # Dataclasses, graphs; a tensor has attributes too.
-    return copy(batch) if hasattr(batch, "__dict__") and not isinstance(batch, Tensor) else batch
+    has_attributes = hasattr(batch, "__dict__") or hasattr(batch, "__slots__")
+    return copy(batch) if has_attributes and not isinstance(batch, Tensor) else batch
 
 
 def _with_copied_parts(batch: Any, parts: Any) -> Any:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -94,14 +95,23 @@ def test_a_loss_may_take_entries_out_of_batches_within_its_batch(wrapped: Any) -
     assert set(batch) == {"x", "y"}
 
 
-def test_a_loss_may_replace_attributes_of_its_batch() -> None:
+@dataclass(slots=True)
+class SmallGraphs:
+    """The same in an object without a dict of its attributes."""
+
+    x: Tensor
+    y: Tensor
+
+
+@pytest.mark.parametrize("kind", [Graphs, SmallGraphs])
+def test_a_loss_may_replace_attributes_of_its_batch(kind: Any) -> None:
     model = nn.Linear(3, 3)
 
-    def loss_of(graphs: Graphs) -> Tensor:
+    def loss_of(graphs: Any) -> Tensor:
         graphs.x = model(graphs.x)
         return nn.functional.mse_loss(graphs.x, graphs.y)
 
-    batch = Graphs(torch.randn(8, 3), torch.randn(8, 3))
+    batch = kind(torch.randn(8, 3), torch.randn(8, 3))
     step = StepClosures(loss_of, [batch], zero_grad=model.zero_grad, backward=Tensor.backward)
     assert torch.equal(step.closure(), step.evaluate())
     assert not batch.x.requires_grad
@@ -111,6 +121,20 @@ def mean_of_labelled(logits: Tensor, labels: Tensor) -> Tensor:
     """The mean over the rows with a label, whose gradient is NaN where there is none."""
     losses, has_label = nn.functional.cross_entropy(logits, labels.clamp(min=0), reduction="none"), labels >= 0
     return (losses * has_label).sum() / has_label.sum()
+
+
+@pytest.mark.parametrize("number", [0.75, 3, np.float32(0.75), np.float64(0.75)])
+def test_a_number_is_enough_where_no_gradient_is_taken(number: Any) -> None:
+    step = StepClosures(
+        lambda batch: number,
+        [torch.ones(8, 1)],
+        zero_grad=lambda: None,
+        backward=Tensor.backward,
+        module=nn.Linear(1, 1),
+    )
+    assert float(step.evaluate()) == float(number)
+    with pytest.raises(ModelError, match="compute_loss returned a loss without a gradient: it is a number"):
+        step.closure()
 
 
 @pytest.mark.parametrize("mean", [nn.functional.cross_entropy, mean_of_labelled])

@@ -30,6 +30,8 @@ _WARMUP = 0.1
 # The weight of the past in the averages over searches that monitors show.
 _SMOOTHING = 0.9
 _STATE = tuple(field.name for field in fields(PeakRateState))
+# Options that are read of the first group alone.
+_OF_ALL_GROUPS = ("lr", "peak_fraction", "initial_step_size", "max_trials", "relative_tolerance", "least_change")
 _COUNTERS = ("searches", "failures", "trials", "backtracks", "skipped")
 
 
@@ -69,7 +71,7 @@ class ParabolicAdam(torch.optim.Optimizer):
             own size; 0 sets none.
 
     Raises:
-        ValueError: An argument is out of range; a step has no way to compute the loss; gradients are sparse.
+        ValueError: An argument is out of range; groups differ in `lr`; a step has no loss; gradients are sparse.
 
     Example::
 
@@ -143,6 +145,10 @@ class ParabolicAdam(torch.optim.Optimizer):
             **dict.fromkeys(("slope", "average_slope", "average_decrease"), 0.0),
         }
         super().__init__(params, defaults)
+        for name in _OF_ALL_GROUPS:
+            values = [group[name] for group in self.param_groups]
+            is_one = all(value == values[0] for value in values)
+            require(is_one, name, values, "the same in all groups; what makes their rates differ is lr_factor")
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; with `anchor_decay`, the present values of its pretrained parameters become their anchors."""

@@ -426,6 +426,13 @@ def test_bad_arguments_are_one_line(arguments, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(("option", "value"), [("lr", 1e-3), ("least_change", 0.0), ("peak_fraction", 0.5)])
+def test_an_option_of_the_whole_model_is_not_taken_from_one_group(option, value):
+    first, *others = TorchProblem().groups()
+    with pytest.raises(ValueError, match=rf"{option}: .*{value}.* is not allowed; the same in all groups.*lr_factor"):
+        ParabolicAdam([first, *({**group, option: value} for group in others)])
+
+
 def test_an_argument_that_never_was_is_pythons_error():
     with pytest.raises(TypeError, match="unexpected keyword argument 'lr'"):
         ParabolicAdam(TorchProblem().groups(), lr=1.0)

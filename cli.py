@@ -189,13 +189,16 @@ class LinetuneCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self._get(self.config_init, "trainer")
-        callbacks = config.get("callbacks") or []
+        given = config.get("callbacks") or []
+        callbacks = given if isinstance(given, list) else [given]
         if config.get("enable_checkpointing") is False:
             # A ModelCheckpoint stands in the quickstart and others; Lightning refuses the two together.
-            kwargs["callbacks"] = callbacks = [each for each in callbacks if not isinstance(each, Checkpoint)]
-        if config.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
+            callbacks = [each for each in callbacks if not isinstance(each, Checkpoint)]
+        has_bar = config.get("enable_progress_bar") is not False and not config.get("barebones")
+        if has_bar and not any(isinstance(each, ProgressBar) for each in callbacks):
             # Where rich is installed Lightning takes its bar, which shows a step size of 2e-5 as 0.000.
-            kwargs["callbacks"] = [*callbacks, NarrowProgressBar()]
+            callbacks = [*callbacks, NarrowProgressBar()]
+        kwargs["callbacks"] = callbacks
         try:
             trainer = super().instantiate_trainer(**kwargs)
         except (TypeError, ValueError, MisconfigurationException) as error:

@@ -98,7 +98,8 @@ def checkpoint_folders(trainer: Namespace) -> list[Path] | None:
         trainer: The trainer's part of a configuration.
     """
     root = trainer.get("default_root_dir") or os.getcwd()
-    callbacks = [each for each in trainer.get("callbacks") or [] if isinstance(each, Namespace)]
+    given = trainer.get("callbacks") or []
+    callbacks = [each for each in (given if isinstance(given, list) else [given]) if isinstance(each, Namespace)]
     own = [each.init_args.dirpath for each in callbacks if each.get("init_args", Namespace()).get("dirpath")]
     logger = trainer.get("logger")
     logger = logger[0] if isinstance(logger, list) and logger else logger

@@ -23,7 +23,7 @@ WHOLE = {
 HEADER = "# lightning.pytorch==2.6.6\n"
 
 
-def configuration(root: Path, logger: Any = None, callbacks: list[Namespace] | None = None) -> Namespace:
+def configuration(root: Path, logger: Any = None, callbacks: list[Namespace] | Namespace | None = None) -> Namespace:
     return Namespace(trainer=Namespace(default_root_dir=str(root), logger=logger, callbacks=callbacks))
 
 
@@ -100,7 +100,7 @@ def test_where_checkpoints_may_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert found(None) == found(True) == ["lightning_logs/version_4/checkpoints"]
     assert found(False) == found([]) == ["checkpoints"]
     own = Namespace(class_path="ModelCheckpoint", init_args=Namespace(dirpath=str(tmp_path / "own")))
-    assert found(False, [own]) == ["own", "checkpoints"]
+    assert found(False, [own]) == found(False, own) == ["own", "checkpoints"]
     # Folders of other loggers and of other file systems are left to Lightning.
     assert found(logger(tmp_path, "WandbLogger")) is None
     assert found(logger(tmp_path, save_dir="s3://bucket")) is None

@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
 import cli
+from callbacks import ClassReport
 from tests.cli.command_line import QUICKSTART, ROOT, failed, parsed
 
 CONFIGS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "configs").rglob("*.yaml"))
@@ -148,6 +149,19 @@ def test_what_a_data_module_of_ones_own_does_not_say_is_said_to_the_model(tiny: 
     built = cli.LinetuneCLI(auto_configure_optimizers=False, run=False, args=arguments)
     assert built.model.num_labels == 5
     assert list(built.model.hparams["metrics"]) == ["f1"]
+
+
+def test_a_callback_alone_is_a_list_of_one(tiny: str) -> None:
+    arguments = ["--config", QUICKSTART, "--model.model", tiny, "--data.tokenizer", "offline:all-MiniLM-L6-v2"]
+    arguments += ["--trainer.logger", "false", "--trainer.callbacks", "callbacks.ClassReport"]
+    built = cli.LinetuneCLI(auto_configure_optimizers=False, run=False, args=arguments)
+    assert any(isinstance(callback, ClassReport) for callback in built.trainer.callbacks)
+
+
+def test_a_trainer_without_extras_has_no_progress_bar(tiny: str) -> None:
+    arguments = ["--model.model", tiny, "--data.task_name", "sst2", "--trainer.barebones", "true"]
+    built = cli.LinetuneCLI(auto_configure_optimizers=False, run=False, args=arguments)
+    assert built.trainer.progress_bar_callback is None
 
 
 # Faults of jsonargparse that we mend. Where the second half of a test fails, jsonargparse has mended it itself.

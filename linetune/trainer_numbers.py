@@ -26,10 +26,10 @@ def check_trainer_numbers(trainer: Any) -> None:
     if not hasattr(trainer, "get"):
         raise MisconfigurationException(f"trainer: {trainer!r} is not allowed; a section with the trainer's arguments")
     interval, epochs = trainer.get("val_check_interval"), trainer.get("check_val_every_n_epoch")
-    if isinstance(interval, int) and not isinstance(interval, bool) and interval == 0:
+    if isinstance(interval, int | float) and not isinstance(interval, bool) and interval == 0:
         raise MisconfigurationException(
-            "trainer.val_check_interval: 0 is not allowed; a number of batches from 1 on, or a share of the epoch; "
-            "limit_val_batches: 0 does without validation"
+            f"trainer.val_check_interval: {interval} is not allowed; a number of batches from 1 on, or a share of the "
+            "epoch; limit_val_batches: 0 does without validation"
         )
     if isinstance(epochs, int) and epochs < 1:
         raise MisconfigurationException(

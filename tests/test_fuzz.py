@@ -105,6 +105,7 @@ def test_bytes_of_a_tsv_file_are_read_or_refused_with_the_files_name(tmp_path: P
     ("trainer", "line"),
     [
         ({"val_check_interval": 0}, "trainer.val_check_interval: 0 is not allowed"),
+        ({"val_check_interval": 0.0}, "trainer.val_check_interval: 0.0 is not allowed"),
         ({"check_val_every_n_epoch": 0}, "trainer.check_val_every_n_epoch: 0 is not allowed"),
         ({"check_val_every_n_epoch": -2}, "trainer.check_val_every_n_epoch: -2 is not allowed"),
         ({"logger": Namespace(init_args=Namespace(max_queue="x"))}, "trainer.logger.max_queue: 'x' is not allowed"),
@@ -116,7 +117,7 @@ def test_bytes_of_a_tsv_file_are_read_or_refused_with_the_files_name(tmp_path: P
     ],
 )
 def test_numbers_of_the_trainer_are_looked_at_before_a_run_starts(trainer: dict[str, Any], line: str) -> None:
-    """Lightning 2.6.6 divides by the first two within the first epoch; TensorBoard uses the others later."""
+    """Lightning 2.6.6 divides by such integers in the first epoch, and takes 0.0 for each batch; others come later."""
     with pytest.raises(MisconfigurationException, match=line):
         check_trainer_numbers(Namespace(**trainer))
     with pytest.raises(MisconfigurationException, match=r"trainer: -0\.0 is not allowed; a section"):

@@ -82,7 +82,7 @@ def saved_values(path: str | None, subcommand: str) -> dict[str, dict[str, Any]]
 
 
 def best_of_run(config: str) -> Path:
-    """Return the best checkpoint in the ``checkpoints`` beside a run's configuration.
+    """Return the best checkpoint of the run that has saved a configuration: one beside it, or of a run before.
 
     Raises:
         MisconfigurationException: there is none, or nothing tells which one it is.
@@ -90,20 +90,33 @@ def best_of_run(config: str) -> Path:
     folder = Path(config).expanduser().absolute().parent
     if several := configs_in(folder):
         raise MisconfigurationException(f"ckpt_path: best: {several}; give the path of a checkpoint")
-    files = sorted((folder / "checkpoints").glob("*.ckpt"), key=lambda file: file.stat().st_mtime)
+    beside = folder / "checkpoints"
+    # A link to the last checkpoint may lead to none.
+    files = sorted((file for file in beside.glob("*.ckpt") if file.exists()), key=lambda file: file.stat().st_mtime)
     if not files:
-        raise MisconfigurationException(
-            f"ckpt_path: best: no checkpoints in {folder / 'checkpoints'}; give the path of a checkpoint"
-        )
-    if len(files) == 1:
-        return files[0]
-    # The newest checkpoint knows the best one until then, by the path that it was saved at.
+        raise MisconfigurationException(f"ckpt_path: best: no checkpoints in {beside}; give the path of a checkpoint")
+    # The newest checkpoint knows the best one until then.
     states = read_without_shards(files[-1]).get("callbacks", {})
     saved = [state for state in states.values() if state.get("best_model_path")]
     monitored = [state for state in saved if state.get("monitor")]
-    best = {Path(state["best_model_path"]).name for state in monitored or saved}
-    found = [file for file in files if file.name in best]
-    if len(found) != 1:
-        names = ", ".join(file.name for file in files)
-        raise MisconfigurationException(f"ckpt_path: best: {folder} does not tell which is the best of {names}")
-    return found[0]
+    best = {found for state in monitored or saved if (found := _best_file(state, beside)) is not None}
+    if len(best) == 1:
+        return best.pop()
+    if len(files) == 1 and not best:
+        return files[0]
+    names = ", ".join(file.name for file in files)
+    raise MisconfigurationException(f"ckpt_path: best: {folder} does not tell which is the best of {names}")
+
+
+def _best_file(state: dict[str, Any], beside: Path) -> Path | None:
+    """Return the best checkpoint that a ModelCheckpoint knows; None if it is gone.
+
+    That of a run that went on from another one may be in the folder of that one, and all folders may have been moved.
+
+    Args:
+        state: What a checkpoint holds of the ModelCheckpoint.
+        beside: The folder of that checkpoint.
+    """
+    written = Path(state["best_model_path"])
+    moved = beside / os.path.relpath(written, state.get("dirpath") or written.parent)
+    return next((Path(os.path.abspath(file)) for file in (moved, written) if file.exists()), None)

@@ -24,6 +24,7 @@ from linetune.named_checkpoint import best_of_run
 from tests.tiny_models import save_tiny_bert
 
 ROOT = Path(__file__).parent.parent
+WHOLE = {"state_dict": {}, "pytorch-lightning_version": "2.6.6", "epoch": 0, "global_step": 0}
 TEXTS = ["a lovely film", "dull and long, far too long", "fine"]
 
 
@@ -119,20 +120,38 @@ def test_which_checkpoint_is_the_best(tmp_path: Path) -> None:
         best_of_run(str(tmp_path / "config.yaml"))
     folder = tmp_path / "checkpoints"
     folder.mkdir()
-    whole = {"state_dict": {}, "pytorch-lightning_version": "2.6.6", "epoch": 0, "global_step": 0}
     for saved_at, name in enumerate(("a", "b", "c")):
         state = {"best_model_path": "" if name == "a" else "/moved/since/a.ckpt", "monitor": "val/loss"}
         # The other one keeps the last checkpoint, and knows of no best one.
         states = {"ModelCheckpoint{}": state, "another": {"best_model_path": f"{name}.ckpt", "monitor": None}}
-        torch.save({**whole, "callbacks": states}, folder / f"{name}.ckpt")
+        torch.save({**WHOLE, "callbacks": states}, folder / f"{name}.ckpt")
         # Files that are written within one tick of the clock have the same time.
         os.utime(folder / f"{name}.ckpt", (saved_at, saved_at))
         assert best_of_run(str(tmp_path / "config.yaml")).name == "a.ckpt"
-    torch.save(whole, folder / "d.ckpt")
+    (folder / "last.ckpt").symlink_to("removed.ckpt")
+    torch.save(WHOLE, folder / "d.ckpt")
     with pytest.raises(
         MisconfigurationException, match=r"does not tell which is the best of a.ckpt, b.ckpt, c.ckpt, d"
     ):
         best_of_run(str(tmp_path / "config.yaml"))
+
+
+def test_the_best_checkpoint_of_a_run_that_went_on_may_be_that_of_the_run_before(tmp_path: Path) -> None:
+    (tmp_path / "moved").mkdir()
+    for root, name in (tmp_path, "runs"), (tmp_path / "moved", "elsewhere"):
+        first, second = (root / name / version / "checkpoints" for version in ("version_0", "version_1"))
+        for folder in first, second:
+            folder.mkdir(parents=True)
+        (first / "best.ckpt").touch()
+        # Where they were when they were written.
+        runs = tmp_path / "runs"
+        state = {"best_model_path": str(runs / "version_0/checkpoints/best.ckpt"), "monitor": "val/loss"}
+        state["dirpath"] = str(runs / "version_1/checkpoints")
+        torch.save(WHOLE | {"callbacks": {"ModelCheckpoint{}": state}}, second / "last.ckpt")
+        assert best_of_run(str(second.parent / "config.yaml")) == first / "best.ckpt"
+        (first / "best.ckpt").unlink()
+        # Nothing better is known than the only one.
+        assert best_of_run(str(second.parent / "config.yaml")) == second / "last.ckpt"
 
 
 def test_configs_have_names() -> None:
@@ -155,7 +174,7 @@ def test_a_folder_of_several_fits_does_not_tell_whose_a_checkpoint_is(tmp_path: 
     """Fits without a logger share `default_root_dir` and its checkpoints."""
     (tmp_path / "checkpoints").mkdir()
     config, checkpoint = str(tmp_path / "config.yaml"), tmp_path / "checkpoints" / "best.ckpt"
-    checkpoint.touch()
+    torch.save(WHOLE, checkpoint)
     # The second one is of `validate`.
     for name, options in ("config.yaml", ""), ("config-v1.yaml", "verbose: true\n"):
         (tmp_path / name).write_text(f"# lightning.pytorch==2.6.6\n{options}")

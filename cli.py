@@ -154,7 +154,7 @@ class LinetuneCLI(LightningCLI):
         # Lightning's own takes the model's class and arguments from the checkpoint, over what the user wrote.
         config, subcommand = self.section, str(self.config.get("subcommand"))
         path = checkpoint_of_requeued_job(config, self.given) if subcommand == "fit" else None
-        path = path or named_checkpoint(config, subcommand)
+        path = path or named_checkpoint(config, subcommand, self.given)
         if path != config.get("ckpt_path"):
             config.ckpt_path = path
         self.saved = saved_values(path, subcommand)

@@ -78,7 +78,7 @@ def export_arguments(arguments: list[str]) -> list[str]:
     return ["--config", str(config_of_checkpoint(path)), *arguments]
 
 
-def value_of(arguments: list[str], option: str) -> str | None:
+def value_of(arguments: Sequence[str], option: str) -> str | None:
     """Return the last value that the arguments give to an option, as the parser takes it; None without one."""
     value = None
     for argument, following in zip_longest(arguments, arguments[1:]):

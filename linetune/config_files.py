@@ -62,12 +62,12 @@ def configs_in(folder: Path) -> str:
 
     Their checkpoints lie in one folder as well, and do not say which configuration they are of.
     """
-    others = [file for file in sorted(folder.glob("config-v*.yaml")) if _is_of_fit(file)]
+    others = [file for file in sorted(folder.glob("config-v*.yaml")) if is_of_fit(file)]
     names = ", ".join(file.name for file in others)
     return f"{folder} holds the configurations of several runs (config.yaml, {names})" if others else ""
 
 
-def _is_of_fit(config: Path) -> bool:
+def is_of_fit(config: Path) -> bool:
     """Return whether a configuration that was saved is not one of `validate`, `test` or `predict`, by their options."""
     lines = config.read_text(encoding="utf-8", errors="replace").splitlines()
     return not any(line.startswith(("verbose:", "return_predictions:")) for line in lines)

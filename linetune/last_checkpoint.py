@@ -165,10 +165,14 @@ def _of_run(folder: Path, others: Sequence[Path]) -> list[Path]:
 
 def _went_on_from(folder: Path) -> list[Path]:
     """Return the folders of the checkpoints that the run of a folder went on from, as its configurations say."""
-    texts = [file.read_text(encoding="utf-8", errors="replace") for file in folder.parent.glob("config*.yaml")]
-    entries = [entry for text in texts for entry in _CKPT_PATH.findall(text)]
-    paths = [yaml.safe_load(entry)["ckpt_path"] for entry in entries]
-    return [Path(path).parent.resolve() for path in paths if path]
+    paths = filter(None, map(start_of_run, folder.parent.glob("config*.yaml")))
+    return [Path(path).parent.resolve() for path in paths]
+
+
+def start_of_run(config: Path) -> str | None:
+    """Return the checkpoint that a configuration which was saved names; None without one."""
+    entry = _CKPT_PATH.search(config.read_text(encoding="utf-8", errors="replace"))
+    return yaml.safe_load(entry[0])["ckpt_path"] if entry else None
 
 
 def _changed(file: Path) -> int:

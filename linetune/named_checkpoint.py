@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,19 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from callbacks.checkpoints.checkpoint_reading import read_without_shards
 from lightning_modules import ModelError
 from lightning_modules.checkpoints.checkpoint_check import check_resumable
-from linetune.config_files import configs_in
-from linetune.last_checkpoint import config_of_run, last_checkpoint
+from linetune.arguments import value_of
+from linetune.config_files import configs_in, is_of_fit
+from linetune.last_checkpoint import config_of_run, last_checkpoint, start_of_run
 from linetune.linked_values import DATA_TO_MODEL, FOUND_IN_DATA
 
 
-def named_checkpoint(config: Namespace, subcommand: str) -> str | None:
+def named_checkpoint(config: Namespace, subcommand: str, arguments: Sequence[str] = ()) -> str | None:
     """Return the path of the checkpoint; Lightning's own words where it has to find it, None without one.
 
     Args:
         config: The configuration of the subcommand.
         subcommand: The subcommand.
+        arguments: The command line's.
 
     Raises:
         ModelError: if no checkpoint can be named so.
@@ -32,12 +35,24 @@ def named_checkpoint(config: Namespace, subcommand: str) -> str | None:
     path = config.get("ckpt_path")
     if path == "" or (path == "best" and subcommand == "fit"):
         raise ModelError(f"ckpt_path: {path!r} is not allowed; the path of a checkpoint, or last")
+    if path is not None and subcommand != "fit" and value_of(arguments, "--ckpt_path") is None:
+        _refuse_start_of_run(path, config)
     if path == "best" and config.get("config"):
         return str(best_of_run(str(config_of_run(config) or config.config[-1])))
     path = last_checkpoint(config, subcommand) if path == "last" else path
     if path is None:
         _refuse_another_runs(config.trainer)
     return path
+
+
+def _refuse_start_of_run(path: str, config: Namespace) -> None:
+    """Refuse the checkpoint that a fit went on from, where the fit's own result is to be evaluated or exported."""
+    run = config_of_run(config)
+    if run is not None and is_of_fit(run) and str(path) == start_of_run(run):
+        raise ModelError(
+            f"ckpt_path: {run} names the checkpoint that its run went on from, {path}; give --ckpt_path best, last or "
+            "a file"
+        )
 
 
 def _refuse_another_runs(trainer: Namespace) -> None:

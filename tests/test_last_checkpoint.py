@@ -11,6 +11,7 @@ import torch
 from jsonargparse import Namespace
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from lightning_modules import ModelError
 from linetune.last_checkpoint import checkpoint_folders, last_checkpoint
 from linetune.named_checkpoint import named_checkpoint
 
@@ -131,6 +132,26 @@ def test_the_configuration_of_a_run_stands_for_that_run_and_those_that_went_on_f
     assert last("fit", str(other.parent.parent / "config.yaml")) == str(other)
     first.unlink()
     assert last("fit", *own) is None
+
+
+def test_what_a_run_went_on_from_is_not_taken_for_what_it_led_to(tmp_path: Path) -> None:
+    start = str(saved(tmp_path / "exp/version_0/checkpoints/last.ckpt"))
+    (tmp_path / "exp/version_1/checkpoints").mkdir(parents=True)
+    run, other = tmp_path / "exp/version_1/config.yaml", tmp_path / "mine.yaml"
+    run.write_text(f"{HEADER}ckpt_path: {start}\n")
+    other.write_text(f"ckpt_path: {start}\n")
+    config = configuration(tmp_path, logger(tmp_path))
+    config.config, config.ckpt_path = [str(run)], start
+    for subcommand in ("validate", "test", "predict", "export"):
+        with pytest.raises(ModelError, match=rf"^ckpt_path: {run} names the checkpoint that its run went on from, "):
+            named_checkpoint(config, subcommand)
+        assert named_checkpoint(config, subcommand, ["--ckpt_path", start]) == start
+    assert named_checkpoint(config, "fit") == start
+    config.config = [str(other)]
+    assert named_checkpoint(config, "test") == start
+    run.write_text(f"{HEADER}ckpt_path: {start}\nverbose: true\n")  # of `validate`, beside the checkpoints of fits
+    config.config = [str(run)]
+    assert named_checkpoint(config, "validate") == start
 
 
 def test_a_configuration_of_the_users_beside_checkpoints_is_not_that_of_a_run(tmp_path: Path) -> None:

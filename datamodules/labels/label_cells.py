@@ -50,6 +50,19 @@ def missing_labels_error(places: Sequence[str], count: int, column: str) -> Data
     )
 
 
+def named_scores_error(column: str, names: Sequence[str]) -> DataError:
+    """Return the error about scores that stand for names.
+
+    Args:
+        column: The label column.
+        names: Names of the numbers in it.
+    """
+    return DataError(
+        f"problem_type=regression: the numbers in the label column {column!r} stand for names, as {names[0]!r}; scores "
+        "are a column of numbers without names"
+    )
+
+
 def label_texts(cells: pa.Array, names_of_numbers: Sequence[str] | None, part: Part, column: str) -> pa.Array:
     """Return labels as their names: texts as they are, whole numbers without a point.
 

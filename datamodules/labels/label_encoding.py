@@ -9,7 +9,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from datamodules.errors import DataError
-from datamodules.labels.label_cells import PLACES_SHOWN, label_texts, missing_labels, missing_labels_error
+from datamodules.labels.label_cells import (
+    PLACES_SHOWN,
+    label_texts,
+    missing_labels,
+    missing_labels_error,
+    named_scores_error,
+)
 from datamodules.labels.label_kind import LabelKind, number
 from datamodules.sources.arrow_columns import first_true, is_list, is_text, true_places
 from datamodules.sources.text_source import Part
@@ -39,6 +45,8 @@ def encode_labels(
     if len(rows := true_places(missing_labels(cells, names_of_numbers))):
         raise missing_labels_error([part.where(int(row)) for row in rows[:PLACES_SHOWN]], len(rows), column)
     if kind.problem_type == "regression":
+        if names_of_numbers is not None:
+            raise named_scores_error(column, names_of_numbers)
         return _scores(cells, column, part)
     has_lists = is_list(cells.type)
     if has_lists != (kind.problem_type == "multi_label_classification"):

@@ -13,7 +13,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from datamodules.errors import DataError
-from datamodules.labels.label_cells import PLACES_SHOWN, label_texts, missing_labels, missing_labels_error
+from datamodules.labels.label_cells import (
+    PLACES_SHOWN,
+    label_texts,
+    missing_labels,
+    missing_labels_error,
+    named_scores_error,
+)
 from datamodules.sources.arrow_columns import first_true, is_list, true_places
 from datamodules.sources.text_source import Part
 
@@ -163,10 +169,7 @@ class LabelProfile:
             )
         if chosen == "regression":
             if self.names_of_numbers is not None:
-                raise DataError(
-                    f"problem_type=regression: the numbers in the label column {self.column!r} stand for names, as "
-                    f"{self.names_of_numbers[0]!r}; scores are a column of numbers without names"
-                )
+                raise named_scores_error(self.column, self.names_of_numbers)
             if not self.is_numeric:
                 text, where = self.first_name or self.first_no_number or ("", self.column)
                 raise DataError(f"{where}: label {text!r} in column {self.column!r} is not a number")

@@ -343,6 +343,16 @@ def test_splits_of_a_saved_data_set(make, tmp_path):
         data.setup("test")
 
 
+@pytest.mark.parametrize("columns", [{}, {"text_columns": "text", "label_column": "label"}])
+def test_numbers_that_stand_for_names_are_no_scores(make, tmp_path, columns):
+    features = datasets.Features(text=datasets.Value("string"), label=datasets.ClassLabel(names=["yes", "no"]))
+    rows = datasets.Dataset.from_dict({"text": NUMBERED, "label": [0, 1] * 20}, features=features)
+    rows.save_to_disk(tmp_path / "saved")
+    data = make(dataset=str(tmp_path / "saved"), problem_type="regression", **columns)
+    with pytest.raises(DataError, match=r"^problem_type=regression: the numbers in the label column 'label' stand for"):
+        data.setup("fit")
+
+
 def test_a_saved_data_set_is_read_whole_whatever_its_format(make, tmp_path):
     """As people save one for torch: its format hides the columns that no model takes."""
     rows = datasets.Dataset.from_dict({"text": ["one", "two"], "label": [0, 1], "number": [7, 8]})

@@ -14,14 +14,22 @@ def column_of(rows: datasets.Dataset, name: str) -> pa.ChunkedArray:
 
 
 def is_text(kind: pa.DataType) -> bool:
-    """Return whether cells of a type are texts, each written out or a number in a dictionary of texts."""
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    """Return whether cells of a type are texts."""
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
 def is_list(kind: pa.DataType) -> bool:
     """Return whether cells of a type are lists."""
     return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+
+
+def written_out(kind: pa.DataType) -> pa.DataType:
+    """Return a type without dictionaries, whose cells, or whose lists' cells, are numbers in a table of values."""
+    if pa.types.is_dictionary(kind):
+        return kind.value_type
+    if is_list(kind) and pa.types.is_dictionary(kind.value_type):
+        return pa.list_(kind.value_type.value_type)
+    return kind
 
 
 def first_true(flags: pa.Array) -> int | None:

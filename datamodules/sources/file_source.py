@@ -18,6 +18,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from datamodules.errors import DataError, first_line
+from datamodules.sources.arrow_columns import written_out
 from datamodules.sources.text_source import BATCH_ROWS, Part
 
 SUFFIXES = {
@@ -123,7 +124,7 @@ class FileSource:
         kind = SUFFIXES[file.suffix.lower()]
         try:
             if kind == "parquet":
-                return pa.parquet.read_schema(file).remove_metadata()
+                return pa.schema([(each.name, written_out(each.type)) for each in pa.parquet.read_schema(file)])
             if kind == "csv":
                 return pa.schema([(name, pa.string()) for name in self._header(file)])
         except OSError as error:

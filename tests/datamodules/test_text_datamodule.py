@@ -384,6 +384,24 @@ def test_parquet(make, tmp_path, kind):
     assert data.label_names == ["a", "b"]
 
 
+@pytest.mark.parametrize("labels", [["b", "a"] * 20, [["b"], ["a", "b"]] * 20])
+def test_files_of_which_some_keep_their_values_in_dictionaries_are_one_split(make, tmp_path, labels):
+    """As pandas writes a column of categories, with larger numbers where there are more of them."""
+    plain = pa.table({"text": NUMBERED, "label": labels})
+    pa.parquet.write_table(plain, tmp_path / "0.parquet")
+    for place, index in enumerate((pa.int8(), pa.int16()), start=1):
+        kind = pa.dictionary(index, pa.string())
+        kind = pa.list_(kind) if isinstance(labels[0], list) else kind
+        parts = pa.table({"text": plain["text"].dictionary_encode(), "label": plain["label"].cast(kind)})
+        pa.parquet.write_table(parts, tmp_path / f"{place}.parquet")
+    data = make(train_file=str(tmp_path / "*.parquet"), predict_file=str(tmp_path / "*.parquet"), text_columns="text")
+    data.setup("fit")
+    assert data.label_names == ["a", "b"]
+    assert data.label_statistics.rows == 108
+    data.setup("predict")
+    assert data.predict_rows[:] == {"text": NUMBERED * 3, "label": labels * 3}
+
+
 @pytest.mark.parametrize(
     ("train", "val", "message"),
     [

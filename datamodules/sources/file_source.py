@@ -233,7 +233,7 @@ def _json_object(line: bytes, where: str) -> dict:
         row = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError:
         raise DataError(f"{where}: not UTF-8 text") from None
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits is no JSONDecodeError
         raise DataError(f"{where}: not JSON ({first_line(error)}); each line must be an object") from None
     if not isinstance(row, dict):
         raise DataError(

@@ -193,6 +193,7 @@ def test_large_files_are_read_in_batches(tmp_path, monkeypatch):
         ("rows.csv", "text,label,,\na,1,,\n", r"rows\.csv: more than one column is named ''$"),
         ("rows.jsonl", "", r"rows\.jsonl has no rows$"),
         ("rows.jsonl", '{"text": "a"}\n\n{"text": }\n', r"rows\.jsonl, line 3: not JSON \(Expecting value"),
+        ("rows.jsonl", '{"number": ' + 5000 * "1" + "}\n", r"rows\.jsonl, line 1: not JSON \(Exceeds the limit"),
         ("rows.jsonl", '["a"]\n', r"rows\.jsonl, line 1: a JSON list; each line must be an object, as pandas wr"),
         ("rows.jsonl", b'{"text": "\xff"}\n', r"rows\.jsonl, line 1: not UTF-8 text$"),
         ("rows.jsonl", '{"text": "\\ud800"}\n', r"rows\.jsonl, lines 1 to 1: the column 'text' cannot be read; "),

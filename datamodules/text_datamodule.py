@@ -19,7 +19,7 @@ from datamodules.sources.dataset_source import DatasetSource
 from datamodules.sources.file_source import Quoting
 from datamodules.sources.row_cache import stored
 from datamodules.sources.text_splits import TextSplits
-from datamodules.texts.column_choice import check_columns, choose_text_columns
+from datamodules.texts.column_choice import check_columns, choose_label_columns, choose_text_columns
 from datamodules.texts.split_report import report_splits
 from datamodules.texts.text_rows import TEXT_COLUMNS, rows_to_tokenize
 from datamodules.texts.text_task import TaskOptions, TextTask, find_task, task_line
@@ -32,7 +32,7 @@ METRICS = {
     "regression": ("pearson", "spearman"),
 }
 # To be raised when the same content is read in another way, so that older files are not used.
-READING_VERSION = 2
+READING_VERSION = 3
 
 
 class TextDataModule(TokenizedDataModule):
@@ -157,6 +157,7 @@ class TextDataModule(TokenizedDataModule):
         )
         self._given_metrics = metrics
         self._found_task: TextTask | None = None
+        self._reads_pairs = False  # of the rows that were opened last
 
     # Facts for the model
 
@@ -191,7 +192,7 @@ class TextDataModule(TokenizedDataModule):
         if self.max_length < self.tokenizer.model_max_length:
             options.append("a larger max_length")
         is_fast = getattr(self.tokenizer, "backend_tokenizer", None) is not None
-        if self.long_texts == "truncate" and is_fast and len(self._text_columns()) == 1:
+        if self.long_texts == "truncate" and is_fast and not self._reads_pairs:
             options.append("long_texts=windows")
         return " or ".join(options)
 
@@ -249,12 +250,18 @@ class TextDataModule(TokenizedDataModule):
 
     # The task
 
-    def _text_columns(self) -> tuple[str, ...]:
-        if self.options.text_columns is not None:
-            return tuple(self.options.text_columns)
+    def _columns(self, split: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return the text columns and the label columns of a split, as given or as in the training rows, if any."""
+        texts, labels = self.options.text_columns, self.options.label_columns
+        has_labels = split != "predict"
+        if texts is not None and (labels is not None or not has_labels):
+            return tuple(texts), tuple(labels or ()) if has_labels else ()
         if self._splits.source("train") is not None:
-            return self._task().text_columns
-        return choose_text_columns(self._splits.required("predict"), None, self.options.label_columns or ())
+            task = self._task()
+            return task.text_columns, task.label_columns if has_labels else ()
+        source = self._splits.required(split)
+        chosen = choose_label_columns(source, labels, texts) if has_labels else ()
+        return choose_text_columns(source, texts, chosen or labels or ()), chosen
 
     def _task(self) -> TextTask:
         if self._found_task is None:
@@ -274,8 +281,8 @@ class TextDataModule(TokenizedDataModule):
 
     def _load(self, split: str) -> datasets.Dataset:
         source = self._splits.required(split)
-        texts = self._text_columns()
-        labels = () if split == "predict" else self._task_label_columns()
+        texts, labels = self._columns(split)
+        self._reads_pairs = len(texts) == 2
         kind = None if split == "predict" else self._kind()
         key = {
             "rows": source.fingerprint(),
@@ -301,11 +308,6 @@ class TextDataModule(TokenizedDataModule):
             window_overlap=self.window_overlap,
             count_lost=True,
         )
-
-    def _task_label_columns(self) -> tuple[str, ...]:
-        if self.options.label_columns is not None:
-            return tuple(self.options.label_columns)
-        return self._task().label_columns
 
     def _all_rows(self) -> datasets.Dataset:
         source = self._splits.required("predict")

@@ -527,6 +527,18 @@ def test_predict_needs_no_labels_and_no_training_rows(make, tmp_path):
         make(BINARY).setup("predict")
 
 
+@pytest.mark.parametrize("columns", [{}, {"label_column": "label"}, {"text_columns": "text"}])
+def test_without_training_rows_columns_are_those_of_the_rows_at_hand(make, tmp_path, columns):
+    task = {"problem_type": "single_label_classification", "label_names": ["no", "yes"], **columns}
+    rows = write(tmp_path, "rows.csv", table([("one", "yes"), ("two", "no")]))
+    data = make(test_file=rows, val_file=rows, **task)
+    for stage, loader in ("test", data.test_dataloader), ("validate", data.val_dataloader):
+        data.setup(stage)
+        assert by_row(loader()) == {0: 1, 1: 0}
+    with pytest.raises(DataError, match=r"^test_file: not given; the test rows are read from it$"):
+        make(val_file=rows, **task).setup("test")
+
+
 # What is kept
 
 

@@ -11,12 +11,15 @@ from typing import Any
 import pytest
 from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from callbacks import claim_run_folders
+from callbacks import claim_run_folders, run_folder
 from callbacks.files.any_machine import exists
 from callbacks.files.new_file import new_file
 from tests.quiet_trainer import quiet_trainer
+from tests.tiny_models import TinyLogger
 
 LOGGERS = {"tensorboard": TensorBoardLogger, "csv": CSVLogger}
 
@@ -57,6 +60,27 @@ def test_versions_that_are_given_or_taken_stay(tmp_path: Path) -> None:
     claim_run_folders(made)
     assert (given.version, named.version, free.version) == (3, "mine", 4)
     assert sorted(path.name for path in (tmp_path / "exp").iterdir()) == ["version_3", "version_4"]
+
+
+@pytest.mark.parametrize(
+    "logger",
+    [
+        TensorBoardLogger("runs", name="exp", sub_dir="of/events"),
+        TensorBoardLogger("runs", name="", version="mine"),
+        CSVLogger("runs", name="exp", version=3),
+        TinyLogger("runs", "a1"),
+        TinyLogger("runs", 2),
+        TinyLogger("runs"),
+        TinyLogger(),
+        False,
+    ],
+)
+def test_it_is_where_the_checkpoints_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logger: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    saver = ModelCheckpoint()
+    made = quiet_trainer(logger=logger, callbacks=[saver], enable_checkpointing=True)
+    saver.setup(made, BoringModel(), "fit")
+    assert saver.dirpath == os.path.join(run_folder(made), "checkpoints")
 
 
 def test_the_main_process_alone_makes_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -140,7 +140,7 @@ def test_the_default_folder_is_the_runs(tmp_path):
     assert (tmp_path / "submission" / "SST-2.tsv").read_text() == expected("sst2", 2)
 
 
-@pytest.mark.parametrize(("version", "folder"), [("a1", "tiny/a1"), (2, "tiny/version_2"), (None, "tiny")])
+@pytest.mark.parametrize(("version", "folder"), [("a1", "tiny/a1"), (2, "tiny/version_2")])
 def test_the_folder_of_a_run_whose_logger_has_none_of_its_own(tmp_path, version, folder):
     logger = TinyLogger(str(tmp_path), version)
     predict(Predictor(2), Rows("sst2", [2]), tmp_path, writer=SubmissionWriter(), logger=logger)

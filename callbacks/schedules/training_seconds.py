@@ -50,6 +50,9 @@ class TrainingSeconds(Callback):
         if stage == "fit":
             self.seconds = 0.0  # a checkpoint's count is loaded after this
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._stop_at_the_end(trainer)  # the run that goes on may have used its budget up
+
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self._batch_started = _now(pl_module.device)
 
@@ -61,6 +64,9 @@ class TrainingSeconds(Callback):
             # The end of the run and schedules over seconds must be the same on all ranks.
             self.seconds = trainer.strategy.broadcast(self.seconds)
         pl_module.log("train/seconds", self.seconds, on_step=True, on_epoch=False)
+        self._stop_at_the_end(trainer)
+
+    def _stop_at_the_end(self, trainer: Trainer) -> None:
         if self.max_seconds is not None and self.seconds >= self.max_seconds:
             trainer.should_stop = True
 

@@ -90,6 +90,18 @@ def test_a_resumed_run_has_only_the_rest_of_the_budget(tmp_path: Path, clock: Cl
     assert seconds.seconds == 20.0
 
 
+def test_a_run_without_any_budget_left_trains_no_further(tmp_path: Path, clock: Clock) -> None:
+    first = trainer(tmp_path, TrainingSeconds(max_seconds=7.0), max_epochs=-1)
+    first.fit(TimedModel(clock))
+    first.save_checkpoint(tmp_path / "whole.ckpt")
+    second = trainer(tmp_path, TrainingSeconds(max_seconds=7.0), max_epochs=-1)
+    second.fit(TimedModel(clock), ckpt_path=tmp_path / "whole.ckpt", weights_only=False)
+    assert second.global_step == first.global_step == 4
+    more = trainer(tmp_path, TrainingSeconds(max_seconds=9.0), max_epochs=-1)
+    more.fit(TimedModel(clock), ckpt_path=tmp_path / "whole.ckpt", weights_only=False)
+    assert more.global_step == 5
+
+
 def test_the_next_fit_has_the_whole_budget_again(tmp_path: Path, clock: Clock) -> None:
     seconds = TrainingSeconds(max_seconds=7.0)
     for _ in range(2):

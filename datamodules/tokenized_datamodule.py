@@ -194,7 +194,7 @@ class TokenizedDataModule(LightningDataModule, ABC):
           which is to be the rows at the start and not the longest ones;
         - where padding changes the logits of the module's model (``padding.matters``);
         - in predictions of a module that does not put them back into the rows' order (``restores_row_order``);
-        - without a trainer.
+        - outside of a trainer's run: a batch sampler that no hook has made cannot be made anew by Lightning.
         """
         return self._eval_loaders("validation")
 
@@ -226,7 +226,7 @@ class TokenizedDataModule(LightningDataModule, ABC):
 
     def _keeps_row_order(self, purpose: str) -> bool:
         trainer = self.trainer
-        if trainer is None:
+        if trainer is None or trainer.state.stage is None:
             return True
         limits = {
             "validation": trainer.limit_val_batches,

@@ -137,6 +137,18 @@ def test_predictions_come_in_the_order_of_the_rows(with_writer: bool, long_texts
         assert writer.sizes[0] == writer.sizes[1]
 
 
+@pytest.mark.parametrize("fn", ["fit", "validate"])
+def test_a_loader_that_is_asked_for_after_a_run_can_be_given_to_another(fn: str, tmp_path: Path) -> None:
+    """As one predicts the validation rows: Lightning makes a loader's batch sampler anew, from what a hook has made."""
+    data, module, run = data_for(tmp_path), module_for(tmp_path), trainer(max_steps=1)
+    getattr(run, fn)(module, datamodule=data)
+    (found,) = run.validate(module, data.val_dataloader(), verbose=False)
+    assert found == run.validate(module, data, verbose=False)[0] | {"val/loss": pytest.approx(found["val/loss"])}
+    predicted = run.predict(module, data.val_dataloader())
+    assert predicted is not None
+    assert torch.cat([each["idx"] for each in predicted]).tolist() == list(range(ROWS))  # type: ignore[call-overload,index]
+
+
 class Doubled(SequenceClassifier):
     """A user's own predictions, which nobody can put into another order."""
 

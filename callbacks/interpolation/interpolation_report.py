@@ -14,6 +14,7 @@ from callbacks.files.new_file import new_file
 from callbacks.files.run_folder import run_folder
 from callbacks.interpolation.weight_line import WHOLE, Trial
 from callbacks.scores.validation_scorer import ValidationScorer
+from callbacks.trainer.curve_axis import curve_end
 
 
 def found_figures(scorer: ValidationScorer, as_trained: Trial, chosen: Trial, seconds: float) -> dict[str, float]:
@@ -45,7 +46,7 @@ def log_figures(trainer: Trainer, figures: Mapping[str, float]) -> None:
     logged = {f"interpolation/{name}": value for name, value in figures.items()}
     trainer.callback_metrics.update({name: torch.tensor(value) for name, value in logged.items()})
     for logger in trainer.loggers:
-        logger.log_metrics(logged, max(0, trainer.global_step - 1))  # where Lightning's own curves end
+        logger.log_metrics(logged, curve_end(trainer))
 
 
 def described(as_trained: Trial, chosen: Trial) -> str:

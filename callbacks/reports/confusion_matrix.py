@@ -13,6 +13,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from callbacks.trainer.curve_axis import curve_end
+
 # Above these numbers of classes, numbers in the cells and names at the edges could not be read.
 _MOST_WITH_NUMBERS = 20
 _MOST_WITH_NAMES = 100
@@ -74,10 +76,9 @@ class ConfusionMatrix(Callback):
         self.matrix, self._counts = trainer.strategy.reduce(self._counts, reduce_op="sum").cpu(), None
         if trainer.is_global_zero:
             image = drawn(self.matrix.numpy(), pl_module.label_names)  # type: ignore[arg-type]
-            step = max(0, trainer.global_step - 1)  # as Lightning counts on the axis of curves
             for logger in trainer.loggers:
                 if isinstance(logger, TensorBoardLogger):
-                    logger.experiment.add_image("confusion_matrix", image, step, dataformats="HWC")
+                    logger.experiment.add_image("confusion_matrix", image, curve_end(trainer), dataformats="HWC")
 
 
 def drawn(matrix: np.ndarray, names: Sequence[str]) -> np.ndarray:

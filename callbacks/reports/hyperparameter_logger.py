@@ -8,6 +8,8 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from callbacks.trainer.curve_axis import curve_end
+
 
 class HyperparameterLogger(Callback):
     """Writes a finished run's hyperparameters with its validation metrics, as one row of TensorBoard's HPARAMS tab.
@@ -37,7 +39,7 @@ class HyperparameterLogger(Callback):
             for name, value in trainer.callback_metrics.items()
             if name.startswith("val")
         }
-        step = max(0, trainer.global_step - 1)  # where Lightning's own curves end
+        step = curve_end(trainer)
         for logger in loggers:
             logger.log_metrics(reached, step)
             for summary in (start, end):

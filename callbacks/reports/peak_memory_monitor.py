@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from callbacks.trainer.curve_axis import curve_end
+
 _MIB = 2**20
 _STATUS, _CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -58,7 +60,7 @@ class PeakMemoryMonitor(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.measure(pl_module.device)
         for logger in trainer.loggers:
-            logger.log_metrics({"memory/peak_mib": self.peak / _MIB}, step=max(0, trainer.global_step - 1))
+            logger.log_metrics({"memory/peak_mib": self.peak / _MIB}, curve_end(trainer))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.measure(pl_module.device)

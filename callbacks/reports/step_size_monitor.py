@@ -10,6 +10,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.optim import Optimizer
 
+from callbacks.trainer.curve_axis import curve_end
 from optimizers import UnitReport
 
 # Counts of a report that are logged as rates per step.
@@ -49,7 +50,6 @@ class StepSizeMonitor(Callback):
         self.every_n_steps = every_n_steps
         self._counted: dict[str, dict[str, int]] = {}  # per unit, the counters at the last entry
         self._logged_at = 0
-        self._axis = 0
         self._seconds = 0.0
         self._started = 0.0
 
@@ -72,8 +72,6 @@ class StepSizeMonitor(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._seconds += time.perf_counter() - self._started
-        # Lightning's own curves begin at 0, so that the step that has just been counted is one further.
-        self._axis = trainer.global_step - 1
         if trainer.global_step - self._logged_at >= self.every_n_steps:
             self._log(trainer)
 
@@ -90,7 +88,7 @@ class StepSizeMonitor(Callback):
             metrics["seconds_per_step"] = self._seconds / steps
             metrics = {f"search/{name}": value for name, value in metrics.items()}  # one section of TensorBoard
             for logger in trainer.loggers:
-                logger.log_metrics(metrics, step=self._axis)
+                logger.log_metrics(metrics, curve_end(trainer))
         self._logged_at = trainer.global_step
         self._seconds = 0.0
 

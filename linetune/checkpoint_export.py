@@ -8,7 +8,7 @@ from typing import Any
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from callbacks.checkpoints.checkpoint_reading import read_checkpoint
-from callbacks.outputs.training_facts import facts_of, reading_options, text_columns
+from callbacks.outputs.training_facts import facts_of, input_facts
 from lightning_modules.errors import first_line
 
 
@@ -28,12 +28,7 @@ def export_checkpoint(module: Any, datamodule: Any, path: str, to: str, onnx: bo
     weights = checkpoint["state_dict"]
     if not merge:
         return module.save_adapter(to, weights=weights)
-    own = {
-        "max_length": getattr(datamodule, "max_length", None),
-        "pairs": len(text_columns(datamodule)) == 2,
-        "reading": reading_options(datamodule),
-    }
-    facts = own | facts_of(checkpoint)
+    facts = input_facts(datamodule) | facts_of(checkpoint)
     return module.export(to, getattr(datamodule, "tokenizer", None), weights=weights, facts=facts, onnx=onnx)
 
 

@@ -18,7 +18,7 @@ from callbacks.files.any_machine import exists, is_remote, upload
 from callbacks.files.new_file import free_name
 from callbacks.files.run_folder import run_folder, shown_path
 from callbacks.interpolation.pretrained_interpolation import PretrainedInterpolation
-from callbacks.outputs.training_facts import described_data, facts_of, reading_options, step_sizes, text_columns
+from callbacks.outputs.training_facts import described_data, facts_of, input_facts, step_sizes
 from callbacks.reports.hyperparameter_logger import hyperparameters
 from callbacks.trainer.trainer_callbacks import callbacks_of
 from optimizers import traits
@@ -132,9 +132,7 @@ class ModelExporter(Callback):
             "optimizer": {"class": values.get("Optimizer", "none")} | own,
             "step_sizes": {name: dict(sizes) for name, sizes in self._step_sizes.items()},
             "searched": any(traits(optimizer).sets_step_size for optimizer in trainer.optimizers),
-            "max_length": getattr(datamodule, "max_length", None),
-            "pairs": len(text_columns(datamodule)) == 2,
-            "reading": reading_options(datamodule),
+            **input_facts(datamodule),
         }
 
 

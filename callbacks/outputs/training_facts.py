@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch.optim import Optimizer
@@ -67,14 +68,17 @@ def described_data(datamodule: Any) -> dict[str, Any]:
     return {"class": type(datamodule).__name__} | texts
 
 
-def reading_options(datamodule: Any) -> dict[str, Any]:
-    """Return those hyperparameters of a datamodule that say how a text becomes the model's input, in plain types."""
+def input_facts(datamodule: Any) -> dict[str, Any]:
+    """Return how a datamodule's texts become the model's input, in plain types; what a prediction has to repeat."""
     given = dict(getattr(datamodule, "hparams", {}))
-    return {name: given[name] for name in READING_OPTIONS if given.get(name) is not None}
+    return {
+        "max_length": getattr(datamodule, "max_length", None),
+        "pairs": len(_text_columns(datamodule)) == 2,
+        "reading": {name: given[name] for name in READING_OPTIONS if given.get(name) is not None},
+    }
 
 
-def text_columns(datamodule: Any) -> tuple[str, ...]:
-    """Return the names of a datamodule's text columns, as far as it tells them."""
+def _text_columns(datamodule: Any) -> Sequence[str]:
     source = datamodule if hasattr(datamodule, "text_columns") else getattr(datamodule, "task", None)
     names = getattr(source, "text_columns", None) or getattr(datamodule, "hparams", {}).get("text_columns") or ()
-    return (names,) if isinstance(names, str) else tuple(names)
+    return (names,) if isinstance(names, str) else names

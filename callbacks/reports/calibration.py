@@ -10,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from callbacks.reports.best_validation import BestValidation
+from callbacks.scores.class_scores import has_classes
 from callbacks.scores.gathered_predictions import gathered
 from callbacks.scores.temperature import CalibrationResult, calibration
 
@@ -56,7 +57,7 @@ class Calibration(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         is_measured = trainer.state.fn == "fit" and not trainer.sanity_checking and dataloader_idx == 0
-        if is_measured and getattr(pl_module, "problem_type", "regression") != "regression":
+        if is_measured and has_classes(pl_module):
             self._outputs.append(outputs["outputs"].detach())
             self._labels.append(outputs["labels"])
 

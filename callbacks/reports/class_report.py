@@ -14,7 +14,7 @@ from callbacks.files.any_machine import make_folder
 from callbacks.files.new_file import new_file
 from callbacks.files.run_folder import run_folder
 from callbacks.reports.best_validation import BestValidation
-from callbacks.scores.class_scores import ClassScores, averages, class_counts, class_scores, printed_table
+from callbacks.scores.class_scores import ClassScores, averages, class_counts, class_scores, has_classes, printed_table
 
 
 class ClassReport(Callback):
@@ -102,8 +102,3 @@ class ClassReport(Callback):
         if trainer.is_global_zero:
             several_labels = pl_module.problem_type == "multi_label_classification"
             print(printed_table([*rows, *averages(rows, several_labels)], f"classes ({which})"))
-
-
-def has_classes(pl_module: LightningModule) -> bool:
-    """Return whether a module says that it classifies."""
-    return getattr(pl_module, "problem_type", "regression") != "regression"

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+
+def has_classes(module: Any) -> bool:
+    """Return whether a module says that it classifies."""
+    return getattr(module, "problem_type", "regression") != "regression"
 
 
 class ClassScores(NamedTuple):

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
 
+from callbacks.scores.class_scores import has_classes
 from callbacks.scores.gathered_predictions import gathered
 from callbacks.scores.temperature import best_temperature
 from callbacks.trainer.quiet_steps import moved_to_device, quiet
@@ -84,8 +85,7 @@ class ValidationScorer:
 
         None for a regression, and where there are no outputs.
         """
-        is_classifier = getattr(self.module, "problem_type", "regression") != "regression"
-        if scores.outputs is None or scores.labels is None or not is_classifier:
+        if scores.outputs is None or scores.labels is None or not has_classes(self.module):
             return None
         chooses, judges = self._divide(len(scores.labels))
         outputs = scores.outputs.double().nan_to_num()

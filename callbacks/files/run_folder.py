@@ -27,7 +27,7 @@ def run_folder(trainer: Trainer) -> str:
 
         os.path.join(run_folder(trainer), "predictions.tsv")
     """
-    folder, logger = trainer.log_dir or trainer.default_root_dir, trainer.logger
+    folder, logger = os.path.expanduser(trainer.log_dir or trainer.default_root_dir), trainer.logger
     if isinstance(logger, TensorBoardLogger) and logger.sub_dir:
         return folder.removesuffix(os.sep + os.path.expandvars(logger.sub_dir))
     if logger is None or isinstance(logger, TensorBoardLogger | CSVLogger):

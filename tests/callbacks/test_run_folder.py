@@ -83,6 +83,13 @@ def test_it_is_where_the_checkpoints_are(tmp_path: Path, monkeypatch: pytest.Mon
     assert saver.dirpath == os.path.join(run_folder(made), "checkpoints")
 
 
+@pytest.mark.parametrize("kind", [TensorBoardLogger, CSVLogger, TinyLogger])
+def test_it_may_be_within_the_users_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folder = run_folder(quiet_trainer(logger=kind("~/runs", version="mine")))
+    assert Path(folder).is_relative_to(tmp_path / "runs")
+
+
 def test_the_main_process_alone_makes_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = trainer(TensorBoardLogger(tmp_path, name="exp"))
     monkeypatch.setattr(type(made), "is_global_zero", False)

@@ -10,8 +10,8 @@ import pandas as pd
 from scipy import stats
 
 from benchmarks.study.definition import RegretOptions
-from benchmarks.study.results import FAILED, Result
-from benchmarks.study.statistics import MISSING, SIGNIFICANCE, is_loss
+from benchmarks.study.results import FAILED, Result, lower_is_better
+from benchmarks.study.statistics import MISSING, SIGNIFICANCE
 
 RESAMPLES = 5000
 CONFIDENCE = 0.95
@@ -83,7 +83,7 @@ def _values(
             "trained_score": searched.get(f"{metric}_as_trained", math.nan),
             "searched_score": searched.get(metric, math.nan),
         }
-        sign = -1.0 if is_loss(run["metric"]) else 1.0
+        sign = -1.0 if lower_is_better(run["metric"]) else 1.0
         rows.append(
             {
                 "method": " · ".join(run[axis] for axis in others if run[axis]),

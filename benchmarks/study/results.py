@@ -13,6 +13,18 @@ FINISHED = "finished"
 FAILED = "failed"
 
 
+def lower_is_better(metric: str) -> bool:
+    """Return whether the best value of a logged metric is the lowest, as of a loss or an error.
+
+    Args:
+        metric: Its name, such as ``val/loss`` or ``val_mismatched/accuracy``.
+    """
+    from lightning_modules.metrics import mode_of  # imports torch, which a study's own process can do without
+
+    name = metric.rpartition("/")[2]
+    return name.endswith("loss") or mode_of(name) == "min"
+
+
 @dataclass(frozen=True)
 class Result:
     """Result of one run: its status, scores, times and machine.
@@ -24,7 +36,7 @@ class Result:
         labels: The cell's labels, one per axis.
         seed: The run's seed.
         final: Every validation metric at the last validation.
-        best: Every validation metric at its best (the lowest loss, the highest score).
+        best: Every validation metric at its best, the lowest or the highest (`lower_is_better`).
         majority: Share of the most frequent class among the validation labels; ``None`` for regression.
         steps: Optimizer steps done.
         train_seconds: Seconds of training, validation not counted.

@@ -13,7 +13,7 @@ from scipy import stats
 
 from benchmarks.study.definition import Study
 from benchmarks.study.grid import Run
-from benchmarks.study.results import FAILED, Result
+from benchmarks.study.results import FAILED, Result, lower_is_better
 
 SIGNIFICANCE = 0.05
 FEWEST_SEEDS = 3  # for a test: two differences are too few to estimate their spread
@@ -21,11 +21,6 @@ SCORE_RESOLUTION = 1e-6  # relative: scores are logged in float32, so that equal
 MISSING = "missing"
 CORRELATIONS = ("/matthews", "/pearson", "/spearman")
 COST_COLUMNS = ("steps", "train_seconds", "seconds_per_step", "peak_memory_mib", "wall_seconds")
-
-
-def is_loss(metric: str) -> bool:
-    """Return whether lower values of a metric are better."""
-    return metric.endswith("loss")
 
 
 def runs_frame(study: Study, runs: Sequence[Run], results: Mapping[str, Result]) -> pd.DataFrame:
@@ -139,7 +134,7 @@ def best_cell(runs: pd.DataFrame) -> int | None:
     means = runs[np.isfinite(runs["score"])].groupby("cell")["score"].mean()
     if means.empty:
         return None
-    return int(means.idxmin() if is_loss(runs["metric"].iloc[0]) else means.idxmax())
+    return int(means.idxmin() if lower_is_better(runs["metric"].iloc[0]) else means.idxmax())
 
 
 def is_significantly_best(p_best: pd.Series) -> bool:
@@ -209,7 +204,7 @@ def tuning_frame(runs: pd.DataFrame, axes: Sequence[str], tune_over: str) -> pd.
     for labels, group in group_by_labels(runs, others):
         table = group.pivot(index="seed", columns="cell", values=["score", "train_seconds"]).dropna()
         members = group["cell"].nunique()
-        lower = is_loss(group["metric"].iloc[0])
+        lower = lower_is_better(group["metric"].iloc[0])
         for tries in range(1, members + 1):
             score = table["score"].apply(lambda row, t=tries, lo=lower: expected_best(list(row), t, lo), axis=1)
             seconds = table["train_seconds"].mean(axis=1) * tries

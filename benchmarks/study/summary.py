@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.study.grid import Run
 from benchmarks.study.machine import describe_machine
-from benchmarks.study.results import FAILED, FINISHED, Result
+from benchmarks.study.results import FAILED, FINISHED, Result, lower_is_better
 from benchmarks.study.run_folder import (
     COMPLETE,
     FIT_SECONDS,
@@ -84,4 +84,4 @@ def _best(name: str, values: Sequence[float]) -> float:
     finite = [value for value in values if math.isfinite(value)]
     if not finite:
         return math.nan
-    return min(finite) if name.endswith("loss") else max(finite)
+    return min(finite) if lower_is_better(name) else max(finite)

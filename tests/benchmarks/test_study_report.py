@@ -101,6 +101,12 @@ def test_a_run_is_summarized_from_its_history(study: Study, tmp_path: Path) -> N
     assert (result.train_seconds, result.seconds_per_step, result.peak_memory_mib) == (5.0, STEP_SECONDS, 100.0)
 
 
+def test_the_best_value_of_an_error_is_the_lowest(study: Study, tmp_path: Path) -> None:
+    lines = [f"{step},{step}.0,val/{name},{value}" for step in (1, 2) for name, value in (("rmse", step), ("f1", step))]
+    (tmp_path / HISTORY_FILE).write_text("\n".join(["step,seconds,name,value", *lines]) + "\n")
+    assert summarize_run(expand_runs(study)[0], tmp_path, "", 7.0).best == {"val/rmse": 1.0, "val/f1": 2.0}
+
+
 def test_a_run_without_validation_has_failed_and_says_what_was_logged(study: Study, tmp_path: Path) -> None:
     (tmp_path / HISTORY_FILE).write_text("step,seconds,name,value\n1,0.5,val/f1,0.5\n1,0.5,train/complete,1.0\n")
     result = summarize_run(expand_runs(study)[0], tmp_path, "", 7.0)

@@ -117,8 +117,9 @@ def test_a_clear_winner_is_marked_and_one_seed_never_is() -> None:
     assert not is_significantly_best(compare_with_best(runs_of({0: [0.5, 0.6]})))
 
 
-def test_the_best_loss_is_the_lowest_and_crashed_cells_do_not_count() -> None:
-    frame = runs_of({0: [0.5, 0.6], 1: [0.3, 0.2], 2: [math.nan, math.nan], 3: [math.inf, -math.inf]}, "val/loss")
+@pytest.mark.parametrize("metric", ["val/loss", "val/rmse", "val_mismatched/mae"])
+def test_the_best_loss_or_error_is_the_lowest_and_crashed_cells_do_not_count(metric: str) -> None:
+    frame = runs_of({0: [0.5, 0.6], 1: [0.3, 0.2], 2: [math.nan, math.nan], 3: [math.inf, -math.inf]}, metric)
     assert best_cell(frame) == 1
     assert math.isnan(compare_with_best(frame)[2])
     assert best_cell(runs_of({0: [math.nan]})) is None

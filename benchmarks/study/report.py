@@ -287,10 +287,10 @@ class _Writer:
         matching = self.cells
         for axis, label in labels.items():
             matching = matching[matching[axis] == label]
+        done = matching[matching["n"] > 0]
         ours = "not run" if labels else "—"
-        if labels and len(matching) == 1 and matching["n"].iloc[0]:
-            cell = matching.iloc[0]
-            ours = _ours(cell, source.ours)
+        if labels and len(done):
+            ours = _ours(done.iloc[0], source.ours) if len(matching) == 1 else f"{len(matching)} rows above"
         what = {"what": str(row["what"])} if "what" in row else {}
         return (
             what

@@ -86,7 +86,10 @@ def load_study(path: str | Path, variant: str | None = None) -> Study:
         if variant not in variants:
             known = ", ".join(sorted(map(str, variants))) or "none"
             raise ValueError(f"{path}: no variant {variant!r} (the file has: {known})")
-        content = merge(content, variants[variant] or {})
+        changes = variants[variant] or {}
+        if not isinstance(changes, Mapping):
+            raise ValueError(f"{path}: variants.{variant}: expected a mapping of the keys that change, got {changes!r}")
+        content = merge(content, changes)
     reader = _Reader(str(path))
     return reader.study({key: value for key, value in content.items() if key != "variants"}, path, variant)
 

@@ -112,6 +112,7 @@ def test_a_variant_is_merged_and_null_removes(tmp_path: Path) -> None:
         ),
         (("seeds: 2", "seeds: 2\nseeds: 3"), "not valid YAML: the key 'seeds' appears twice"),
         (("seeds: 2", "seeds: [2"), "not valid YAML"),
+        (("seeds: 2", "seeds: 2\n{a: 1}: 3"), "not valid YAML: .*unhashable key"),
     ],
 )
 def test_a_mistake_is_one_line_with_file_and_key(tmp_path: Path, change: tuple[str, str], complaint: str) -> None:
@@ -133,6 +134,8 @@ def test_an_unknown_config_lists_its_neighbours(tmp_path: Path) -> None:
 def test_unknown_variants_and_missing_files_are_told(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no variant 'full' \(the file has: none\)"):
         load_study(write(tmp_path, MINIMAL), "full")
+    with pytest.raises(ValueError, match=r"variants\.full: expected a mapping of the keys that change, got \[1\]"):
+        load_study(write(tmp_path, MINIMAL + "variants: {full: [1]}"), "full")
     with pytest.raises(ValueError, match=r"nowhere\.yaml: no such file"):
         load_study(tmp_path / "nowhere.yaml")
 

@@ -1,13 +1,11 @@
-"""Memory, speed and accuracy of gradient-free methods, beside SaLSA and AdamW.
+"""Speed and accuracy of gradient-free methods, beside SaLSA and AdamW.
 
     python -m benchmarks.gradient_free --data-dir /path/to/glue
 
 Everything is measured on the packaged MiniLM and the real SST-2, for the head alone and for all parameters. Each
-measurement trains through `SequenceClassifier` in a new process and gives a row of a table; the last table compares
-some of them with targets. `--parts` selects among these parts:
+measurement trains through `SequenceClassifier` in a new process and gives a row of a table. `--parts` selects among
+these parts; `benchmarks.memory` measures memory:
 
-- `memory`: peak of the resident set above the state before the run, in a few steps and in an evaluation of the same
-  batches. The head's features are not cached here.
 - `accuracy`: forwards and steps per second, and the accuracy on the validation set after equal seconds of training.
 - `overhead`: the time of a GLD step divided by that of its forward passes.
 - `cache`: steps per second of the head, with features on disk and with the encoder run in every step.
@@ -19,7 +17,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import statistics
 import sys
 import time
 import warnings
@@ -35,19 +32,15 @@ from torch.utils.data import DataLoader
 
 from benchmarks import markdown
 from benchmarks.own_process import measured_in_new_process
-from callbacks import PeakMemoryMonitor, TrainingSeconds
+from callbacks import TrainingSeconds
 from datamodules import GLUEDataModule
 from lightning_modules import SequenceClassifier
 from lightning_modules.closures import StepClosures
 from optimizers import GLD, LineSearchMeZO, MeZO, ParamGroups, SaLSA
 
 PACKAGED = "offline:all-MiniLM-L6-v2"
-PARTS = ("memory", "accuracy", "overhead", "cache", "candidates")
+PARTS = ("accuracy", "overhead", "cache", "candidates")
 SETTINGS = ("head", "all")
-EVALUATION = "evaluation"
-# glibc keeps freed blocks, up to a tenth of the peak by chance. With these variables it returns them to the system at
-# once, so that the peak is that of memory in use.
-PROMPT_RETURN = {"MALLOC_MMAP_THRESHOLD_": str(2**16), "MALLOC_TRIM_THRESHOLD_": str(2**16)}
 # First steps, which are not timed: first calls allocate and find the frozen part of the model.
 WARM_UP = 2
 
@@ -193,25 +186,6 @@ def few_batches(options: argparse.Namespace, count: int) -> DataLoader:
 # Measurements, each executed in a new process: functions of the options, a setting and a method.
 
 
-def peak_memory(options: argparse.Namespace, setting: str, method: str) -> dict[str, float]:
-    """Measure the peak of memory, in bytes, of a few steps or of an evaluation of their batches."""
-    batches, monitor = few_batches(options, options.steps), PeakMemoryMonitor()
-    if method == EVALUATION:
-        module = in_memory(module_of(options, setting, AdamW, cached=False))
-        trainer_of(monitor).validate(module, batches, verbose=False)
-    else:
-        module = in_memory(module_of(options, setting, getattr(METHODS[method], setting), cached=False))
-        trainer_of(monitor, max_epochs=1, limit_val_batches=0).fit(module, batches)
-    return {"peak": monitor.peak}
-
-
-def in_memory(module: SequenceClassifier) -> SequenceClassifier:
-    """Copy all weights into memory: they are mapped from a file, of which a run may read only a part."""
-    for parameter in module.parameters():
-        parameter.data = parameter.data.clone()
-    return module
-
-
 def accuracy(options: argparse.Namespace, setting: str, method: str) -> dict[str, float]:
     """Measure speed, and accuracy after the given seconds of training; the head trains on cached features."""
     module = module_of(options, setting, getattr(METHODS[method], setting), cached=setting == "head")
@@ -264,45 +238,21 @@ def speed(meter: Meter) -> dict[str, float]:
     return {"steps/s": meter.steps / meter.seconds, "forwards/s": meter.forwards / meter.seconds}
 
 
-MEASUREMENTS = {f.__name__: f for f in (peak_memory, accuracy, overhead, cache, candidates)}
+MEASUREMENTS = {f.__name__: f for f in (accuracy, overhead, cache, candidates)}
 
 
 class Bench:
-    """Executes measurements in new processes, makes their tables, and compares some values with targets."""
+    """Executes measurements in new processes and makes their tables."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
-        self.targets: list[list[str]] = []
 
     def measure(self, what: str, setting: str, method: str) -> dict[str, float]:
         print(f"{what}: {setting}, {method}", file=sys.stderr, flush=True)
-        environment = PROMPT_RETURN if what == "peak_memory" else {}
         try:
-            return measured_in_new_process("gradient_free", ["--measure", what, setting, method], environment)
+            return measured_in_new_process("gradient_free", ["--measure", what, setting, method])
         except RuntimeError as error:
             raise SystemExit(str(error)) from None
-
-    def target(self, name: str, value: float, bound: float, at_most: bool) -> None:
-        reached = value <= bound if at_most else value >= bound
-        sign = "≤" if at_most else "≥"
-        self.targets.append([name, f"{value:.3f}", f"{sign} {bound}", "reached" if reached else "missed"])
-
-    def peak(self, setting: str, method: str) -> float:
-        """Return the median peak of several processes, which differ in how much of the libraries is resident."""
-        return statistics.median(
-            self.measure("peak_memory", setting, method)["peak"] for _ in range(self.options.repeats)
-        )
-
-    def memory(self) -> Iterator[list[str]]:
-        yield ["trains", "method", "peak, MiB", "ratio to evaluation"]
-        for setting in self.options.settings:
-            base = self.peak(setting, EVALUATION)
-            yield [setting, EVALUATION, f"{base / 2**20:.0f}", "1.000"]
-            for method in self.options.methods:
-                peak = self.peak(setting, method)
-                yield [setting, method, f"{peak / 2**20:.0f}", f"{peak / base:.3f}"]
-                if method in ("GLD", "GLD, thesis", "MeZO"):
-                    self.target(f"peak memory, {setting}: {method} ÷ evaluation", peak / base, 1.05, at_most=True)
 
     def accuracy(self) -> Iterator[list[str]]:
         yield ["trains", "method", "forwards per second", "steps per second", "steps", "val loss", "val accuracy"]
@@ -320,14 +270,12 @@ class Bench:
             found = self.measure("overhead", setting, method)
             ratio = found["step"] / found["passes"]
             yield [setting, method, f"{found['step'] * 1e3:.1f}", f"{found['passes'] * 1e3:.1f}", f"{ratio:.3f}"]
-            self.target(f"step ÷ its forwards, {setting}: {method}", ratio, 1.2, at_most=True)
 
     def cache(self) -> Iterator[list[str]]:
         yield ["method", "steps per second, cached", "steps per second, recomputed", "ratio"]
         for method in ("GLD", "MeZO"):
             cached, plain = (self.measure("cache", kind, method)["steps/s"] for kind in ("cached", "recomputed"))
             yield [method, f"{cached:.2f}", f"{plain:.3f}", f"{cached / plain:.1f}"]
-            self.target(f"steps per second, cached ÷ recomputed: {method}", cached / plain, 20, at_most=False)
 
     def candidates(self) -> Iterator[list[str]]:
         yield ["trains", "candidates", "steps per second, at once", "steps per second, one at a time", "ratio"]
@@ -337,9 +285,6 @@ class Bench:
                 for method in ("at_once", "one_at_a_time")
             ]
             yield [trainable, what, *(f"{rate:.2f}" for rate in rates), f"{rates[0] / rates[1]:.2f}"]
-            self.target(
-                f"steps per second, at once ÷ one at a time: {trainable}, {what}", rates[0] / rates[1], 2, at_most=False
-            )
 
 
 def main() -> None:
@@ -367,9 +312,6 @@ def main() -> None:
         print(f"\n{part}\n\n{markdown.head(next(rows), numbers=True)}", flush=True)
         for row in rows:
             print(markdown.row(row), flush=True)
-    if bench.targets:
-        print("\ntargets\n")
-        print(markdown.table(["target", "measured", "", ""], bench.targets, numbers=True))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -381,7 +323,6 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--methods", nargs="+", metavar="NAME", default=list(METHODS), help="methods to measure")
     arguments.add_argument("--seconds", type=float, default=60.0, help="seconds of training per accuracy (default: 60)")
     arguments.add_argument("--steps", type=int, default=4, help="steps in the other parts (default: 4)")
-    arguments.add_argument("--repeats", type=int, default=3, help="processes per peak of memory (default: 3)")
     arguments.add_argument("--batch-size", type=int, default=64, help="sentences per step (default: 64)")
     arguments.add_argument("--max-train-samples", type=int, help="training sentences (default: all)")
     arguments.add_argument("--max-eval-samples", type=int, help="validation sentences (default: all)")

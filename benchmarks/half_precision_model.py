@@ -5,7 +5,7 @@ python -m benchmarks.half_precision_model FOLDER
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 import torch
@@ -26,4 +26,8 @@ def write_model(folder: str | Path) -> None:
 
 
 if __name__ == "__main__":
-    write_model(sys.argv[1])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.half_precision_model", description=__doc__.partition("\n")[0]
+    )
+    parser.add_argument("folder", help="folder to write")
+    write_model(parser.parse_args().folder)

@@ -161,9 +161,9 @@ def table(kills: list[Kill]) -> str:
     counts = {
         "kills": len(kills),
         "of them while a checkpoint was written": sum(kill.while_saving for kill in kills),
-        "torn checkpoints under a good name": max((kill.torn for kill in kills), default=0),
+        "torn checkpoints under a proper name": max((kill.torn for kill in kills), default=0),
         "unfinished files left at a time, at most": max((kill.leftovers for kill in kills), default=0),
-        "starts that went on from the newest whole checkpoint": sum(k.resumed_at == k.newest_step for k in kills),
+        "starts that resumed from the newest intact checkpoint": sum(k.resumed_at == k.newest_step for k in kills),
         "kills before the first checkpoint": sum(not kill.newest_step for kill in kills),
         "step reached": kills[-1].newest_step if kills else 0,
     }
@@ -174,7 +174,7 @@ def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--hidden_size", type=int, default=128)
+    parser.add_argument("--hidden-size", type=int, default=128)
     parser.add_argument("--seconds", type=float, default=3)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()

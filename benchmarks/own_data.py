@@ -85,6 +85,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, default=3, help="(default: %(default)s)")
     parser.add_argument("--methods", nargs="+", choices=methods(), default=[*methods()], help="(default: all)")
     options = parser.parse_args(arguments)
+    for file in (options.train_file, options.test_file):
+        if file.suffix not in READERS or not file.is_file():
+            parser.error(f"{file}: no such file, or none of {', '.join(READERS)}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         splits = {

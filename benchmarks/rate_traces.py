@@ -127,10 +127,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, help="the study's folder (default: runs/studies/NAME)")
     parser.add_argument("--table", type=Path, help="file to write (default: rate_traces.parquet in that folder)")
     options = parser.parse_args(arguments)
-    study = load_study(options.study, None)
+    try:
+        study = load_study(options.study, None)
+    except ValueError as error:
+        parser.error(str(error))
     if study.report.regret is None:
         parser.error(f"{options.study}: report.regret says which runs are the grid; this study has none")
     output = options.output or Path("runs/studies", options.study.stem)
+    if not (output / "results.sqlite").is_file():
+        parser.error(f"{output}: there is no results.sqlite, which the study writes; run it, or give --output")
     runs = expand_runs(study)
     with ResultsFile(output / "results.sqlite") as store:
         results = store.results([run.id for run in runs])

@@ -329,6 +329,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=30, help="at least 8")
     parser.add_argument("--out", type=Path, help="folder for report.md")
     arguments = parser.parse_args()
+    if any(ranks < 1 or BATCH_SIZE % ranks for ranks in arguments.ranks):
+        parser.error(f"--ranks: {arguments.ranks}: numbers that divide {BATCH_SIZE} are allowed")
+    if arguments.steps < 8:
+        parser.error(f"--steps: {arguments.steps} is not allowed; 8 or more")
     machine, rows, trials = describe_machine(), [], []
     for model, optimizer, ranks in itertools.product(arguments.models, arguments.optimizers, arguments.ranks):
         found = measured_on(ranks, model, optimizer, arguments.steps)[0]

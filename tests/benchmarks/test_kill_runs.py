@@ -13,7 +13,7 @@ def test_runs_that_are_killed_go_on_from_the_newest_whole_checkpoint(tmp_path: P
     assert all(kill.torn == 0 for kill in kills)
     assert [kill.resumed_at for kill in kills] == [kill.newest_step for kill in kills]
     assert kills[-1].newest_step > 0
-    assert "| torn checkpoints under a good name | 0 |" in kill_runs.table(kills)
+    assert "| torn checkpoints under a proper name | 0 |" in kill_runs.table(kills)
 
 
 def test_a_torn_checkpoint_is_counted(tmp_path: Path) -> None:

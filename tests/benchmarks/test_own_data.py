@@ -26,3 +26,11 @@ def test_every_method_gets_a_row(
     assert table[0] == "| optimizer | best val/loss | test/accuracy | test/macro_f1 | seconds |"
     assert [line.split(" | ")[0] for line in table[2:]] == ["| ParabolicAdam", "| AdamW 0.0001"]
     assert all(0 <= float(line.split(" | ")[2]) <= 1 for line in table[2:])
+
+
+@pytest.mark.parametrize("name", ["rows.txt", "nowhere.csv"])
+def test_a_file_that_cannot_be_read_is_one_line(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "rows.txt").write_text("text,label\na,b\n")
+    with pytest.raises(SystemExit):
+        own_data.main([str(tmp_path / name), str(tmp_path / name), "--text", "text", "--label", "label"])
+    assert f"{name}: no such file, or none of .csv, .parquet, .jsonl" in capsys.readouterr().err.splitlines()[-1]

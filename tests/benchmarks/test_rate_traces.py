@@ -107,7 +107,18 @@ def test_the_table_says_what_is_known_of_each_run(
 
 
 def test_runs_without_a_trace_are_one_line(tmp_path: Path) -> None:
-    file = tmp_path / "study.yaml"
+    file, output = tmp_path / "study.yaml", tmp_path / "out"
     file.write_text(yaml.safe_dump(STUDY, sort_keys=False))
+    ResultsFile(output / "results.sqlite").close()
     with pytest.raises(SystemExit, match=r"no run has a rate_trace\.csv"):
-        main([str(file), "--output", str(tmp_path / "out")])
+        main([str(file), "--output", str(output)])
+
+
+def test_a_study_that_is_none_or_was_not_run_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, output = tmp_path / "study.yaml", tmp_path / "out"
+    file.write_text(yaml.safe_dump(STUDY, sort_keys=False))
+    for study, complaint in ((tmp_path / "none.yaml", "none.yaml: no such file"), (file, "there is no results.sqlite")):
+        with pytest.raises(SystemExit):
+            main([str(study), "--output", str(output)])
+        assert complaint in capsys.readouterr().err.splitlines()[-1]
+    assert not output.exists()

@@ -251,6 +251,11 @@ def test_files_that_the_architecture_names_exist() -> None:
         assert (ROOT / file).is_file(), file
 
 
+def test_every_script_on_a_library_is_named_by_one_surprise() -> None:
+    named = re.findall(r"\[script\]\(\.\./findings/(\w+\.sh)\)", (DOCS / "surprises.md").read_text())
+    assert sorted(named) == sorted(file.name for file in (ROOT / "findings").iterdir())
+
+
 def test_every_promise_has_tests_that_exist() -> None:
     guarantees, _, _ = (DOCS / "promises.md").read_text().partition("## Limits")
     promises = re.findall(r"^- .*?(?=^- |^## |\Z)", guarantees, re.DOTALL | re.MULTILINE)

@@ -28,7 +28,7 @@ ROWS_AT_ONCE = 1000
 class PredictionWriter(BasePredictionWriter):
     """Writes a file with all rows and columns of the predicted file, in their order, and the predictions beside them.
 
-    ``prediction`` is the label's name, the list of the names of probability 0.5 and more (in CSV as JSON), or the
+    ``prediction`` is the label's name, the list of the names of probability above 0.5 (in CSV as JSON), or the
     score. ``probability_NAME`` is the probability of each label; in JSON lines they are a dict, ``probabilities``. A
     column of the input of such a name stays, and ours gets a ``_`` behind its name. Rows without a prediction have
     empty cells. In a distributed run rank 0 writes the rows of all ranks. The file appears whole or not at all.
@@ -120,7 +120,7 @@ def predicted_by_row(
         if value is None or isinstance(value, float):
             return None if value is None else (_rounded(value), [])
         if problem_type == "multi_label_classification":
-            chosen: Any = [name for name, probability in zip(names, value, strict=True) if probability >= 0.5]
+            chosen: Any = [name for name, probability in zip(names, value, strict=True) if probability > 0.5]
         else:
             chosen = names[value.index(max(value))]
         return chosen, [_rounded(probability) for probability in value]

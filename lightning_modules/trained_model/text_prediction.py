@@ -70,7 +70,7 @@ def named_predictions(outputs: Tensor, names: Sequence[str], problem_type: str) 
 
     Returns:
         ``{"score": …}`` for regression; else ``label``, ``score`` (its probability) and ``probabilities`` by name;
-        with any number of labels per text, ``labels`` (those of probability 0.5 and more) and ``probabilities``.
+        with any number of labels per text, ``labels`` (those of probability above 0.5) and ``probabilities``.
     """
     if problem_type == "regression":
         return [{"score": score} for score in outputs.tolist()]
@@ -78,7 +78,7 @@ def named_predictions(outputs: Tensor, names: Sequence[str], problem_type: str) 
     for row in outputs.tolist():
         probabilities = dict(zip(names, row, strict=True))
         if problem_type == "multi_label_classification":
-            chosen = [name for name, probability in probabilities.items() if probability >= 0.5]
+            chosen = [name for name, probability in probabilities.items() if probability > 0.5]
             found.append({"labels": chosen, "probabilities": probabilities})
         else:
             label = max(probabilities, key=probabilities.__getitem__)

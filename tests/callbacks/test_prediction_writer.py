@@ -20,7 +20,9 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader
 
 from callbacks import PredictionWriter
-from callbacks.outputs.prediction_writer import free_column
+from callbacks.outputs.prediction_writer import free_column, predicted_by_row
+from lightning_modules.metrics import predicted_labels
+from lightning_modules.trained_model.text_prediction import named_predictions
 from tests.quiet_trainer import quiet_trainer
 from tests.ranks import on_ranks
 
@@ -225,3 +227,14 @@ def test_two_processes_write_one_file(tmp_path: Path) -> None:
         assert [row["text"] for row in rows] == TEXTS[:count]
         expected = [names[row % len(names)] if len(names) > 1 else str(float(f"{row / 3:.7g}")) for row in range(count)]
         assert [row["prediction"] for row in rows] == expected
+
+
+def test_labels_of_a_text_are_those_that_metrics_count() -> None:
+    """Also at a logit of 0, where a head that starts with zeros has all of them."""
+    logits, names = torch.tensor([[0.0, 0.1, -0.1, 0.0]]), ["a", "b", "c", "d"]
+    (counted,) = predicted_labels(logits, "multi_label_classification").tolist()
+    labels = [name for name, is_one in zip(names, counted, strict=True) if is_one]
+    written = predicted_by_row(torch.tensor([0]), logits.sigmoid(), names, "multi_label_classification")(0)
+    (told,) = named_predictions(logits.sigmoid(), names, "multi_label_classification")
+    assert written is not None
+    assert written[0] == told["labels"] == labels == ["b"]

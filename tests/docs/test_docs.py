@@ -195,6 +195,43 @@ def test_the_data_of_the_page_trains_the_module_and_predicts(tmp_path: Path) -> 
     assert sorted(torch.cat([each["idx"] for each in predictions]).tolist()) == list(range(20))
 
 
+def cli_of_the_quickstart(*arguments: str, tmp_path: Path) -> cli.LinetuneCLI:
+    """The quickstart's module, data and trainer, small enough for a test."""
+    given = ["--config", "configs/quickstart.yaml", "--config", "configs/trainer/cpu.yaml", *arguments]
+    given += ["--model.model", save_tiny_config(tmp_path / "model"), "--model.pretrained", "false"]
+    given += ["--data.tokenizer", "offline:all-MiniLM-L6-v2", "--data.max_train_samples", "64"]
+    given += ["--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false"]
+    given += ["--trainer.logger.init_args.save_dir", str(tmp_path / "runs")]
+    return cli.LinetuneCLI(auto_configure_optimizers=False, run=False, args=given)
+
+
+def test_the_loss_and_the_metric_of_the_page_are_those_of_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    focal, kappa = modules_of("loss_and_metrics.md")
+    (by_metric,) = re.findall(r"```yaml\n(trainer:.*?)```", (DOCS / "loss_and_metrics.md").read_text(), re.DOTALL)
+    (tmp_path / "own_focal.py").write_text(focal)
+    (tmp_path / "own_kappa.py").write_text(kappa)
+    (tmp_path / "by_metric.yaml").write_text(by_metric.replace("val/accuracy", "val/kappa"))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", ["cli.py"])
+    built = cli_of_the_quickstart("--model", "own_focal.FocalClassifier", tmp_path=tmp_path)
+    batch = {"input_ids": torch.randint(200, (6, 9)), "attention_mask": torch.ones(6, 9, dtype=torch.long)}
+    module, labels = built.model.eval(), torch.arange(6) % 2
+    shares = module(batch).softmax(dim=-1)[range(6), labels]
+    expected = ((1 - shares) ** 2 * -shares.log()).mean()
+    torch.testing.assert_close(module.compute_loss(batch | {"labels": labels}), expected)
+
+    arguments = ["--config", str(tmp_path / "by_metric.yaml"), "--model", "own_kappa.KappaClassifier"]
+    built = cli_of_the_quickstart(*arguments, tmp_path=tmp_path)
+    built.trainer.fit(built.model, built.datamodule)
+    metrics = built.trainer.callback_metrics
+    assert {"val/kappa", "val/accuracy"} <= set(metrics)
+    assert built.trainer.checkpoint_callback.best_model_score == metrics["val/kappa"]
+    assert Path(built.trainer.checkpoint_callback.best_model_path).name == "best.ckpt"
+
+
 def test_the_example_script_compares_two_optimizers(tmp_path: Path) -> None:
     example = module_of(DOCS / "examples" / "compare_optimizers.py", "compare_optimizers")
     results = example.compare(

@@ -12,15 +12,18 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
 from torch.utils.data import DataLoader
-from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel
+from transformers import AutoTokenizer, BertConfig, BertModel, GPT2Config, GPT2LMHeadModel
 
 import cli
 import optimizers
 from lightning_modules import SequenceClassifier
+from lightning_modules.models.packaged_models import packaged_folder
 from linetune import PACKAGES
 from tests.quiet_trainer import quiet_trainer
 
@@ -139,6 +142,23 @@ def test_the_line_search_of_the_page_searches_in_every_fifth_step(tmp_path: Path
         searched.append(optimizer.last_step.evaluations > 0)
     assert searched == [True, False, False, False, False] * 3
     assert losses[-1] < losses[0]
+
+
+def test_the_loader_of_the_page_trains_a_classifier(tmp_path: Path) -> None:
+    page = (DOCS / "adding_a_task.md").read_text()
+    (block,) = re.findall(r"```python\n(from lightning.*?DataCollatorWithPadding.*?)```", page, re.DOTALL)
+    name = save_tiny_config(tmp_path / "tiny")
+    AutoTokenizer.from_pretrained(packaged_folder("offline:all-MiniLM-L6-v2")).save_pretrained(name)
+    BertModel(BertConfig.from_pretrained(name)).save_pretrained(name)
+    rows = Dataset.from_dict({"text": [f"{'very ' * i} good" for i in range(40)], "label": [0, 1] * 20})
+    names: dict[str, Any] = {"name": name, "rows": rows}
+    training = "Trainer(max_epochs=3).fit(SequenceClassifier(name, num_labels=2), loader)"
+    assert training in block
+    exec(block.replace(training, ""), names)
+    module, trainer = names["SequenceClassifier"](name, num_labels=2), quiet_trainer(max_epochs=3)
+    trainer.fit(module, names["loader"], names["loader"])
+    assert trainer.global_step == 6
+    assert {"train/loss", "val/loss", "val/accuracy"} <= set(trainer.callback_metrics)
 
 
 def test_the_language_model_of_the_page_weights_its_batches_by_tokens(tmp_path: Path) -> None:

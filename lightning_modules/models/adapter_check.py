@@ -73,7 +73,7 @@ def check_prompts(model: Any, kind: str) -> None:
     if not torch.allclose(alone, padded, rtol=1e-3, atol=1e-3 * float(alone.abs().max())):
         raise ModelError(
             f"adapter: with {kind} the logits of this model change with the padding beside a text, since it reads them "
-            "at the last token; choose peft.PrefixTuningConfig or peft.LoraConfig"
+            "at the last token; choose peft.LoraConfig"
         )
 
 

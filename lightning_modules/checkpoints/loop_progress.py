@@ -24,7 +24,7 @@ def correct_progress(loops: dict[str, Any], trainer: Trainer) -> None:
     epoch, batch = fit["epoch_progress"], fit["epoch_loop.batch_progress"]
     if not batch["current"]["processed"]:
         return
-    due = _validates_after_batch(trainer, epoch["current"]["started"])
+    due = validates_after_batch(trainer, epoch["current"]["started"])
     epoch_ended = epoch["current"]["processed"] == epoch["current"]["started"]
     if epoch_ended and not batch["is_last_batch"]:
         # A run that stops within an epoch counts it as a whole one.
@@ -59,10 +59,10 @@ def repeats_validation(loops: dict[str, Any]) -> bool:
 def is_validation_of_a_stop(trainer: Trainer) -> bool:
     """Return whether a validation begins because the run stops (`Trainer.should_stop`) within an epoch."""
     epoch: Any = trainer.fit_loop.epoch_progress.current
-    return trainer.should_stop and not _validates_after_batch(trainer, epoch.started)
+    return trainer.should_stop and not validates_after_batch(trainer, epoch.started)
 
 
-def _validates_after_batch(trainer: Trainer, epoch: int) -> bool:
+def validates_after_batch(trainer: Trainer, epoch: int) -> bool:
     """Return whether a validation follows the present batch, apart from one that a stop brings about.
 
     Args:

@@ -11,8 +11,10 @@ import lightning
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from lightning_modules.checkpoints.loop_progress import validates_after_batch
+
 # What is used of ModelCheckpoint and is not public.
-_NOT_PUBLIC = ("_every_n_epochs", "_save_on_train_epoch_end")
+_NOT_PUBLIC = ("_every_n_epochs", "_monitor_candidates", "_save_on_train_epoch_end", "_should_save_on_train_epoch_end")
 
 
 def save_by_step_and_time(trainer: Trainer) -> None:
@@ -26,6 +28,10 @@ def save_by_step_and_time(trainer: Trainer) -> None:
     A save that waits for the first value of its monitor is made at the end of a validation, and only where saves are
     not at the end of an epoch, which is the default where each epoch has one validation: so saves by step or time were
     lost. They are set to be after validations.
+
+    Right before a validation within an epoch it saves with the score of the validation before that one, and what this
+    validation finds is given to the weights of the next save: the best checkpoint is an interval late. Such a save
+    waits for the validation, as Lightning lets one in an epoch's last batch wait.
 
     Args:
         trainer: A trainer whose fit is about to start.
@@ -46,7 +52,17 @@ def save_by_step_and_time(trainer: Trainer) -> None:
 
 def _at_batch_end(callback: ModelCheckpoint, trainer: Trainer, *_: Any) -> None:
     module: Any = SimpleNamespace(automatic_optimization=True)
-    ModelCheckpoint.on_train_batch_end(callback, trainer, module, None, None, 0)
+    waits = (
+        callback.monitor is not None
+        and validates_after_batch(trainer, trainer.current_epoch + 1)
+        and not callback._should_save_on_train_epoch_end(trainer)
+    )
+    if waits:
+        callback._monitor_candidates = lambda _: {}  # type: ignore[method-assign]
+    try:
+        ModelCheckpoint.on_train_batch_end(callback, trainer, module, None, None, 0)
+    finally:
+        vars(callback).pop("_monitor_candidates", None)
 
 
 def carry_over_best(trainer: Trainer, checkpoint: dict[str, Any]) -> None:

@@ -93,6 +93,38 @@ def test_a_save_in_an_epochs_last_step_has_the_score_of_its_own_validation(tmp_p
     assert sorted(map(float, saver.best_k_models.values())) == [1.0, 2.0, 3.0]
 
 
+class Scored(Small):
+    """Small, with a given score at each step."""
+
+    def __init__(self, scores: dict[int, float]) -> None:
+        super().__init__()
+        self.scores = scores
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self.log("val/given", self.scores[self.global_step])
+
+
+@pytest.mark.parametrize("by_steps_of_the_run", [True, False])
+def test_a_save_right_before_a_validation_within_an_epoch_has_its_score(
+    tmp_path: Path, by_steps_of_the_run: bool
+) -> None:
+    scores = {2: 0.5, 4: 0.1, 6: 0.6, 8: 0.7}
+    saver = ModelCheckpoint(tmp_path, every_n_train_steps=2, save_top_k=-1, monitor="val/given", filename="{step}")
+    trainer = quiet_trainer(
+        max_epochs=2,
+        callbacks=[saver],
+        num_sanity_val_steps=0,
+        enable_checkpointing=True,
+        val_check_interval=2,
+        check_val_every_n_epoch=None if by_steps_of_the_run else 1,
+    )
+    trainer.fit(Scored(scores), rows(4), rows(1))
+    assert {Path(path).stem: float(score) for path, score in saver.best_k_models.items()} == {
+        f"step={step}": pytest.approx(score) for step, score in scores.items()
+    }
+    assert Path(saver.best_model_path).stem == "step=4"
+
+
 @pytest.mark.parametrize("validated", [True, False])
 def test_checkpoints_by_step_hold_the_weights_of_their_step(tmp_path: Path, validated: bool) -> None:
     module = Small()
@@ -133,6 +165,18 @@ def test_lightning_still_loses_a_save_that_waits_for_its_monitor(
     del module.saved_models
     fit(tmp_path, ModelCheckpoint(every_n_train_steps=3, save_top_k=-1, monitor="val/loss"), module=module)
     assert steps(tmp_path) == [6, 9], "lightning saves at the first validation: see save_by_step_and_time"
+
+
+def test_lightning_still_saves_with_the_score_of_an_earlier_validation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tested, "validates_after_batch", lambda *_: False)
+    saver = ModelCheckpoint(tmp_path, every_n_train_steps=2, monitor="val/given", filename="{step}")
+    trainer = quiet_trainer(
+        max_epochs=1, callbacks=[saver], num_sanity_val_steps=0, enable_checkpointing=True, val_check_interval=2
+    )
+    trainer.fit(Scored({2: 0.5, 4: 0.1, 6: 0.6, 8: 0.7}), rows(8), rows(1))
+    assert Path(saver.best_model_path).stem == "step=6", "lightning waits for a validation: see save_by_step_and_time"
 
 
 def test_another_lightning_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,9 +51,11 @@ from lightning_modules.steps.optimizer_calls import backward_of, step_context
 from lightning_modules.steps.optimizer_making import make_optimizer
 from lightning_modules.steps.optimizer_modes import OptimizerModes
 from lightning_modules.steps.own_step_size import OwnStepSize
+from lightning_modules.steps.rounded_squares import warn_of_rounded_squares
 from lightning_modules.steps.unused_parameters import check_gradients_of_ranks
 from lightning_modules.trainer.averaged_buffers import average_no_constants
 from lightning_modules.trainer.averaged_precision import warn_of_rounded_averages
+from lightning_modules.trainer.averages_of_epochs import warn_of_averages_beside_checkpoints
 from lightning_modules.trainer.earlier_fit import check_fresh
 from lightning_modules.trainer.lightning_callbacks import (
     check_rate_monitor,
@@ -247,10 +249,13 @@ class ClosureModule(LightningModule):
         optimizer = self._single_optimizer()
         step = self.step_closures(batches, optimizer)
         self._own_step_size.check(optimizer.optimizer, self.trainer)
-        if self._is_first_step:
+        is_first = self._is_first_step
+        if is_first:
             warn_without_length(optimizer.optimizer)  # callbacks have told it by now
-        with step_context(optimizer, is_first=self._is_first_step):
+        with step_context(optimizer, is_first):
             loss = self._finite_steps.step(optimizer, step, self._has_scaler)
+        if is_first:
+            warn_of_rounded_squares(optimizer.optimizer)
         self._own_step_size.note(optimizer.optimizer)
         # Weights cached during the step must not meet the batch after it.
         torch.clear_autocast_cache()
@@ -392,6 +397,7 @@ class ClosureModule(LightningModule):
         self._modes.begin(self.trainer, checkpoint.get("training_weights", []))
         average_no_constants(self.trainer)
         warn_of_rounded_averages(self.trainer)
+        warn_of_averages_beside_checkpoints(self.trainer)
         treated = {"scales_gradients": self._has_scaler, "clips_gradients": self.gradient_clip is not None}
         for optimizer in self.trainer.optimizers:
             # A subclass may have made it itself, of groups of its own.

@@ -1,0 +1,33 @@
+"""Averages of squared gradients that cannot fall in the precision that they are kept in."""
+
+from __future__ import annotations
+
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from torch.optim import Optimizer
+
+
+def warn_of_rounded_squares(optimizer: Optimizer) -> None:
+    """Warn where an average of squared gradients is rounded so coarsely that it only rises.
+
+    Adam and its kin keep it in the precision of the weights. A step multiplies it by ``betas[1]``, and in bfloat16 a
+    number that falls by less than a 256th may be rounded to what it was: with 0.999 the largest gradients of a run, its
+    first ones, hold the steps down for good.
+
+    Args:
+        optimizer: The optimizer, after a step, which has made its state.
+    """
+    for group in optimizer.param_groups:
+        betas = group.get("betas") or ()
+        if len(betas) < 2:
+            continue
+        squares = [optimizer.state[each].get("exp_avg_sq") for each in group["params"] if each in optimizer.state]
+        kept_in = {each.dtype for each in squares if isinstance(each, torch.Tensor)}
+        rounded = [dtype for dtype in kept_in if 1 - float(betas[1]) < torch.finfo(dtype).eps / 2]
+        if rounded:
+            rank_zero_warn(
+                f"optimizer: {type(optimizer).__name__} keeps its average of squared gradients in {rounded[0]}, where "
+                f"it cannot fall with betas[1] {float(betas[1]):g}: as gradients become smaller, so do the steps; "
+                f"give betas [{float(betas[0]):g}, 0.99], or precision bf16-mixed"
+            )
+            return

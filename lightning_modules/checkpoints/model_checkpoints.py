@@ -58,7 +58,7 @@ def _at_batch_end(callback: ModelCheckpoint, trainer: Trainer, *_: Any) -> None:
         and not callback._should_save_on_train_epoch_end(trainer)
     )
     if waits:
-        callback._monitor_candidates = lambda _: {}  # type: ignore[method-assign]
+        callback._monitor_candidates = lambda trainer: {}  # type: ignore[method-assign]
     try:
         ModelCheckpoint.on_train_batch_end(callback, trainer, module, None, None, 0)
     finally:

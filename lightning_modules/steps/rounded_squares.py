@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.optim import Optimizer
@@ -18,7 +20,7 @@ def warn_of_rounded_squares(optimizer: Optimizer) -> None:
         optimizer: The optimizer, after a step, which has made its state.
     """
     for group in optimizer.param_groups:
-        betas = group.get("betas") or ()
+        betas: Sequence[float] = group.get("betas") or ()
         if len(betas) < 2:
             continue
         squares = [optimizer.state[each].get("exp_avg_sq") for each in group["params"] if each in optimizer.state]

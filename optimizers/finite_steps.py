@@ -14,7 +14,7 @@ from torch import Tensor
 
 from optimizers.group_update import GroupUpdate
 from optimizers.scalars import gather
-from optimizers.shards import true_on_all_ranks
+from optimizers.shards import local_part, true_on_all_ranks
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -30,7 +30,7 @@ def all_finite(loss: Tensor | float, grads: Iterable[Tensor]) -> Tensor:
     """
     alike: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
     for grad in grads:
-        local = grad.to_local() if hasattr(grad, "to_local") else grad
+        local = local_part(grad)
         dense = local.coalesce().values() if local.is_sparse else local
         alike.setdefault((dense.dtype, dense.device), []).append(dense)
     norms = [

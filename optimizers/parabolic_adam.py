@@ -332,7 +332,7 @@ def _add_slopes(estimator: PeakRate, state: PeakRateState, updates: list[GroupUp
     for update, its_own in zip(updates, split, strict=True):
         earlier, present = its_own.unbind(1)
         beta = update.group["betas"][0]
-        power = beta ** torch.stack([state["step"] for state in update.states]).double()
+        power = beta ** torch.stack([its_state["step"] for its_state in update.states]).double()
         # A parameter in its first step has no earlier gradients.
         has_past = power < beta
         longer = torch.where(has_past, (1 - power) / (beta - power), 0.0).to(earlier, non_blocking=True)

@@ -168,9 +168,11 @@ class Perturbation:
             return
         (seed, scale), self._position = self._position, None
         for mover in self._movers:
-            if mover.base is not None and mover.index is None:
+            if mover.base is None:
+                continue
+            if mover.index is None:
                 mover.view.copy_(mover.base)
-            elif mover.base is not None and mover.index is not None:
+            else:
                 mover.view.index_copy_(0, mover.index, mover.base)
         if self._is_exact:
             for mover, at, noise in self._noise(seed):

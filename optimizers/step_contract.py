@@ -64,8 +64,8 @@ class StepRecord:
 
     Args:
         loss_before: The loss at the start of the step.
-        loss_after: The loss of the accepted trial; `loss_before` where nothing was accepted, NaN where the optimizer
-            moved without measuring (a step between two searches).
+        loss_after: The loss of the accepted trial; `loss_before` where no trial was; NaN where no loss was measured
+            after the start, in a step between two searches or one that was left out.
         evaluations: How many times the loss was evaluated at a trial point.
         backtracks: How many of these trials were rejected.
         step_size: The step size in force after the step.

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.steps.factories import made_by, unset_keywords
+from optimizers.shards import is_sharded
 
 
 def fused_keywords(
@@ -34,7 +35,7 @@ def fused_keywords(
     fits = all(
         parameter.is_floating_point()
         and parameter.device.type == device.type
-        and not hasattr(parameter, "to_local")
+        and not is_sharded(parameter)
         and _is_dense(parameter)
         for parameter in parameters
     )

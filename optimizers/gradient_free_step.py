@@ -70,12 +70,13 @@ def trainable(param_groups: Iterable[dict[str, Any]]) -> list[tuple[Tensor, dict
     """Return every non-empty parameter that may move, with its group, in order.
 
     A parameter with `requires_grad=False` is frozen and left out. Where all of them are, gradients are switched off
-    altogether and every parameter may move.
+    altogether and every parameter may move, but for those of whole numbers, as quantised models have them.
 
     Args:
         param_groups: An optimizer's groups.
     """
-    members = [(param, group) for group in param_groups for param in group["params"] if param.numel() > 0]
+    every = [(param, group) for group in param_groups for param in group["params"]]
+    members = [(p, group) for p, group in every if p.numel() > 0 and (p.is_floating_point() or p.is_complex())]
     return [(param, group) for param, group in members if param.requires_grad] or members
 
 

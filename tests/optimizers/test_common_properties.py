@@ -209,6 +209,25 @@ def test_what_is_frozen_or_empty_is_left_alone(name):
 
 
 @every_optimizer
+@pytest.mark.parametrize("trains", [True, False])
+def test_whole_numbers_are_left_alone(name, trains):
+    """As in a quantised model; without gradients all else moves, although none requires one."""
+    problem = Problem()
+    problem.extra = [nn.Parameter(torch.arange(3, dtype=torch.int8), requires_grad=False)]
+    optimizer = OPTIMIZERS[name](problem.groups())
+    if not trains and traits(optimizer).needs_gradient:
+        pytest.skip("has nothing to move")
+    for parameter in problem.parameters():
+        parameter.requires_grad_(trains)
+    start = values(problem.parameters())
+    for step in range(12):
+        closure, evaluate = problem.callables(optimizer, step)
+        take(optimizer, closure if trains else None, evaluate)
+    assert torch.equal(problem.extra[0], torch.arange(3, dtype=torch.int8))
+    assert not equal(problem.parameters(), start)
+
+
+@every_optimizer
 def test_a_parameter_without_a_gradient_is_left_alone(name):
     problem = Problem()
     unused = nn.Parameter(torch.ones(3))

@@ -42,7 +42,8 @@ def named_checkpoint(config: Namespace, subcommand: str, arguments: Sequence[str
     path = last_checkpoint(config, subcommand) if path == "last" else path
     if path is None:
         _refuse_another_runs(config.trainer)
-    return path
+        return None
+    return os.path.expanduser(path)  # a shell does not expand it behind "--ckpt_path="
 
 
 def _refuse_start_of_run(path: str, config: Namespace) -> None:
@@ -134,4 +135,4 @@ def _best_file(state: dict[str, Any], beside: Path) -> Path | None:
     """
     written = Path(state["best_model_path"])
     moved = beside / os.path.relpath(written, state.get("dirpath") or written.parent)
-    return next((Path(os.path.abspath(file)) for file in (moved, written) if file.exists()), None)
+    return next((Path(os.path.abspath(file)) for file in (moved, written.expanduser()) if file.exists()), None)

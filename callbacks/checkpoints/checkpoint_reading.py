@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import zipfile
 from collections.abc import Callable
@@ -45,7 +44,7 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu", mmap: bool = Fa
     if is_remote(path):
         with on_this_machine(path) as copy:
             return read_checkpoint(copy, map_location)
-    path = Path(path)
+    path = Path(path).expanduser()
     if path.is_dir():
         return read_without_shards(path) | _shards(path)
     if not path.is_file():
@@ -80,7 +79,7 @@ def read_without_shards(path: str | Path) -> dict[str, Any]:
         FileNotFoundError: if there is no such file.
         MisconfigurationException: if it is not a whole Lightning checkpoint.
     """
-    folder = Path(path)
+    folder = Path(path).expanduser()
     if not folder.is_dir():
         return read_checkpoint(path, mmap=True)
     if not is_sharded(folder):
@@ -117,8 +116,8 @@ def saved_entry(path: str | Path, key: str) -> Any:
         key: The entry, such as ``global_step``.
     """
     try:
-        with on_this_machine(Path(path) / "meta.pt" if os.path.isdir(path) else path) as file:
-            return _load(file, "cpu", mmap=True)[key]
+        with on_this_machine(path) as file:
+            return _load(file / "meta.pt" if file.is_dir() else file, "cpu", mmap=True)[key]
     except (OSError, *_NOT_READABLE):
         return None
 

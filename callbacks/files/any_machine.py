@@ -34,7 +34,7 @@ def on_this_machine(path: str | Path) -> Iterator[Path]:
         FileNotFoundError: if there is no such remote file.
     """
     if not is_remote(path):
-        yield Path(path)
+        yield Path(path).expanduser()
         return
     with TemporaryDirectory() as folder:
         copy = Path(folder) / Path(path).name

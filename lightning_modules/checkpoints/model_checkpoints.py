@@ -100,4 +100,4 @@ def carry_over_best(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
 def _present(path: str, resumed_from: str) -> str:
     """Return a checkpoint's path, or that of the file of its name beside another checkpoint; empty if there is none."""
     moved = Path(resumed_from).parent / Path(path).name
-    return next((str(file) for file in (Path(path), moved) if path and file.exists()), "")
+    return next((str(file) for file in (Path(path), moved) if path and file.expanduser().exists()), "")

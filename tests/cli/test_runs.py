@@ -101,6 +101,25 @@ def test_a_run_has_its_own_folder_whatever_the_logger(
     assert re.search(r"^configuration .*tiny/a1/config\.yaml$", capsys.readouterr().out, re.MULTILINE)
 
 
+def test_a_run_may_be_within_the_users_home(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A configuration may say ~; Lightning leaves it in the paths of checkpoints (lightning 2.6.6)."""
+    options = [*short_run(tiny), "--trainer.logger.save_dir", "~/runs", "--trainer.callbacks+=callbacks.ClassReport"]
+    options += ["--trainer.callbacks+=callbacks.PretrainedInterpolation"]
+    options += ["--model.optimizer", "torch.optim.SGD", "--model.optimizer.lr", "300"]  # each validation is worse
+    monkeypatch.setenv("HOME", str(tmp_path))
+    cli.main(["fit", *options, "--trainer.max_epochs", "2"])
+    run = tmp_path / "runs" / "quickstart" / "version_0"
+    assert {"checkpoints", "class_report.csv", "interpolation.csv", "model"} <= {path.name for path in run.iterdir()}
+    assert "classes (best checkpoint, as trained)" in capsys.readouterr().out
+    checkpoint = "~/runs/quickstart/version_0/checkpoints/best.ckpt"
+    cli.main(["fit", *options, f"--ckpt_path={checkpoint}", "--trainer.max_epochs", "2"])
+    assert re.search(
+        r"^best checkpoint +\S*runs/quickstart/version_0/checkpoints/best", capsys.readouterr().out, re.MULTILINE
+    )
+
+
 @pytest.mark.parametrize("logger", [[], ["--trainer.logger", "CSVLogger"], ["--trainer.logger", "false"]])
 def test_a_run_that_is_refused_before_its_first_batch_leaves_nothing(
     logger: list[str],

@@ -221,13 +221,18 @@ def test_the_best_two_are_those_of_the_whole_run(tmp_path: Path, mode: Literal["
     assert torch.load(second.best_model_path, weights_only=True)["epoch"] == [0.1, 0.5, third].index(expected[0])
 
 
-def test_a_best_checkpoint_that_was_moved_or_is_gone(tmp_path: Path) -> None:
+def test_a_best_checkpoint_that_was_moved_or_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     best, newest = resumable(tmp_path / "old")
     moved = (tmp_path / "old").rename(tmp_path / "moved") / "checkpoints"
     saver = ModelCheckpoint(monitor="val/given", filename="best")
     at_moved = str(moved / Path(newest).name)
     fit(tmp_path / "new", saver, ModelCheckpoint(), module=Small([0, 0, 0.3]), epochs=3, resume=at_moved)
     assert saver.best_model_path == str(moved / Path(best).name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    saver = ModelCheckpoint(monitor="val/given", filename="best")
+    in_home = f"~/moved/checkpoints/{Path(newest).name}"
+    fit(tmp_path / "third", saver, ModelCheckpoint(), module=Small([0, 0, 0.3]), epochs=3, resume=in_home)
+    assert Path(saver.best_model_path).expanduser() == moved / Path(best).name
     (moved / Path(best).name).unlink()
     saver = ModelCheckpoint(monitor="val/given", filename="best")
     fit(tmp_path / "newer", saver, ModelCheckpoint(), module=Small([0, 0, 0.3]), epochs=3, resume=at_moved)

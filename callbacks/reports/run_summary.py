@@ -101,8 +101,11 @@ def checkpoint_lines(trainer: Trainer, was_validated: bool) -> list[str]:
         return []
     path, monitor, score = checkpoint.best_model_path, checkpoint.monitor, checkpoint.best_model_score
     if not path:
-        reason = f"the run ended before {monitor or 'the end of an epoch'} was logged"
-        reason = "fast_dev_run keeps nothing" if trainer.fast_dev_run else reason  # type: ignore[attr-defined]
+        reason = f"the run ended before {f'{monitor} was logged' if monitor else 'one was due'}"
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            reason = "fast_dev_run keeps nothing"
+        elif checkpoint.save_top_k == 0:
+            reason = "ModelCheckpoint has save_top_k: 0"
         return [f"best checkpoint   none: {reason}"]
     if monitor is None or score is None:
         why = "nothing tells which is the best: ModelCheckpoint has no monitor" if was_validated else "not validated"

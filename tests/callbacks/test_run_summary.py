@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -34,3 +35,18 @@ def test_why_there_was_no_validation(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "no validation     the run has none" in capsys.readouterr().out
     fit(tmp_path, RunSummary(), max_steps=1)
     assert "no validation     the run ended before its first one" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("saver", "why"),
+    [
+        ({"save_top_k": 0}, "ModelCheckpoint has save_top_k: 0"),
+        ({"every_n_epochs": 2}, "the run ended before one was due"),
+        ({"monitor": "val/none", "every_n_epochs": 2}, "the run ended before val/none was logged"),
+    ],
+)
+def test_why_there_is_no_checkpoint(
+    tmp_path: Path, saver: dict[str, Any], why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit(tmp_path, RunSummary(), ModelCheckpoint(tmp_path, **saver), max_epochs=1)
+    assert f"best checkpoint   none: {why}\n" in capsys.readouterr().out

@@ -12,6 +12,7 @@ from lightning.fabric.utilities.data import sized_len
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from callbacks.checkpoints.checkpoint_reading import FACTS, read_checkpoint
 from callbacks.files.any_machine import exists, is_remote, upload
@@ -34,12 +35,16 @@ class ModelExporter(Callback):
     at all, and none is replaced: a second one is ``model-v1``. A run with ``fast_dev_run`` writes nothing, and one
     whose parameters are sharded says how to export its checkpoint.
 
-    The tokenizer is the datamodule's (``trainer.datamodule.tokenizer``), or else the one of the model's name.
-    Every checkpoint also gets what the card states, so that ``python cli.py export`` can write the folder later.
+    The tokenizer is the datamodule's (``trainer.datamodule.tokenizer``), or else the one of the model's name; without
+    either, a fit is refused at its start. Every checkpoint also gets what the card states, so that
+    ``python cli.py export`` can write the folder later.
 
     Args:
         folder: Where to write. Default: the run's folder (:func:`~callbacks.run_folder`).
         onnx: Whether to write ``model/model.onnx`` as well; needs the extra ``onnx``.
+
+    Raises:
+        MisconfigurationException: There is no tokenizer.
 
     Example::
 
@@ -60,6 +65,8 @@ class ModelExporter(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not hasattr(pl_module, "export"):
             rank_zero_warn(f"ModelExporter: {type(pl_module).__name__} has no method export; nothing will be written")
+        elif not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            _check_tokenizer(trainer, pl_module)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         for name, size in (pair for optimizer in trainer.optimizers for pair in step_sizes(optimizer).items()):
@@ -134,6 +141,19 @@ class ModelExporter(Callback):
             "searched": any(traits(optimizer).sets_step_size for optimizer in trainer.optimizers),
             **input_facts(datamodule),
         }
+
+
+def _check_tokenizer(trainer: Trainer, module: Any) -> None:
+    """Refuse at the start of a fit what would end it with an error."""
+    datamodule = trainer.datamodule  # type: ignore[attr-defined]
+    if not module.can_be_exported or getattr(datamodule, "tokenizer", None) is not None:
+        return
+    try:
+        getattr(module, "own_tokenizer", None)  # loads it
+    except ValueError as error:
+        raise MisconfigurationException(
+            f"ModelExporter: {error}, as an attribute of the datamodule, or leave the callback out"
+        ) from error
 
 
 def write_folders(

@@ -14,6 +14,7 @@ import torch
 from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.utils.data import ChainDataset, DataLoader, IterableDataset
 from transformers import AutoModelForSequenceClassification
 
@@ -25,7 +26,7 @@ from datamodules import GLUEDataModule
 from lightning_modules import BottleneckConfig, SequenceClassifier
 from optimizers import ParabolicAdam
 from tests.quiet_trainer import quiet_trainer
-from tests.tiny_models import TinyData
+from tests.tiny_models import TinyData, save_tiny_bert
 from tests.tiny_texts import tiny_classifier, tiny_texts, tiny_tokenizer
 
 ADAMW = partial(torch.optim.AdamW, lr=1e-2)
@@ -170,6 +171,17 @@ def test_nothing_is_written_by_a_trial_run_or_for_other_modules(tmp_path: Path) 
     with pytest.warns(UserWarning, match="ModelExporter: Other has no method export; nothing will be written"):
         fit(Other(), tmp_path, ModelExporter(), enable_checkpointing=False)
     assert [path.name for path in tmp_path.iterdir()] == ["start"]
+
+
+def test_a_fit_without_a_tokenizer_is_refused_before_it_trains(tmp_path: Path) -> None:
+    module = SequenceClassifier(str(save_tiny_bert(tmp_path / "start")), optimizer=ADAMW)
+    why = r"^ModelExporter: tokenizer: '.*start' has no tokenizer files; give tokenizer, as an attribute of the datam"
+    with pytest.raises(MisconfigurationException, match=why):
+        fit(module, tmp_path, ModelExporter(), data=TinyData())
+    assert module.trainer.global_step == 0
+    fit(module, tmp_path, ModelExporter(), data=TinyData(), fast_dev_run=True)
+    fit(module, tmp_path, ModelExporter(), max_epochs=1)
+    assert (tmp_path / "model" / "tokenizer.json").is_file()
 
 
 class Stream(IterableDataset):

@@ -22,6 +22,8 @@ from transformers import AutoTokenizer, BertConfig, BertModel, GPT2Config, GPT2L
 
 import cli
 import optimizers
+from benchmarks.study.grid import expand_cells
+from benchmarks.study.study_file import load_study
 from lightning_modules import SequenceClassifier
 from lightning_modules.models.packaged_models import packaged_folder
 from linetune import PACKAGES
@@ -250,6 +252,27 @@ def test_the_loss_and_the_metric_of_the_page_are_those_of_a_run(
     assert {"val/kappa", "val/accuracy"} <= set(metrics)
     assert built.trainer.checkpoint_callback.best_model_score == metrics["val/kappa"]
     assert Path(built.trainer.checkpoint_callback.best_model_path).name == "best.ckpt"
+
+
+def test_the_studies_of_the_page_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, texts = re.findall(r"```yaml\n(.*?)```", (DOCS / "studies.md").read_text(), re.DOTALL)
+    for name, block in (("whole", whole), ("texts", "title: texts\n" + texts)):
+        (tmp_path / f"{name}.yaml").write_text(block)
+    monkeypatch.chdir(ROOT)
+    study = load_study(tmp_path / "whole.yaml")
+    assert [cell.name for cell in expand_cells(study)][:3] == [
+        "sst2 · SaLSA · 16",
+        "sst2 · SaLSA · 32",
+        "sst2 · AdamW · 2e-5 · 16",
+    ]
+    assert len(load_study(tmp_path / "whole.yaml", "full").seeds) == 10
+    assert {cell.metric for cell in expand_cells(load_study(tmp_path / "texts.yaml"))} == {"val/macro_f1"}
+
+
+@pytest.mark.slow
+def test_the_figures_of_the_pages_can_be_drawn(tmp_path: Path) -> None:
+    module_of(DOCS / "make_figures.py", "make_figures").main(tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} == {file.name for file in (DOCS / "figures").iterdir()}
 
 
 def test_the_example_script_compares_two_optimizers(tmp_path: Path) -> None:

@@ -4,13 +4,14 @@
 
 A BERT with random weights trains on the quickstart's sentences and saves a checkpoint every other step, twice (a file
 of the step, and `last.ckpt`). Every second kill waits until a checkpoint is being written, the others come at a random
-moment of the first seconds of training. After each kill all checkpoints are read, and the next start has to go on from
-the whole one with the highest step. Prints a Markdown table.
+moment of the first seconds after a start's first checkpoint. After each kill all checkpoints are read, and the next
+start has to go on from the whole one with the highest step. Prints a Markdown table.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import random
 import re
@@ -103,7 +104,7 @@ def wait_for_start(log: Path, process: int, seconds: float = 300) -> int:
             return int(found[1])
         if "THE RUN STARTS FROM THE BEGINNING" in text and "Trainable params" in text:  # the summary before training
             return 0
-        if os.waitpid(process, os.WNOHANG)[0]:
+        if has_ended(process):
             break
         time.sleep(0.01)
     raise RuntimeError(f"the run did not begin: {log.read_text(errors='replace')}")
@@ -121,6 +122,36 @@ def look(folder: Path, while_saving: bool) -> Kill:
     return Kill(while_saving, torn, len(leftovers), max(steps))
 
 
+def has_ended(process: int) -> bool:
+    """Return whether a process has ended; its id stays taken, for the kill that follows."""
+    return os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def saved(folder: Path) -> dict[Path, int]:
+    """Return the checkpoints of an experiment, each with the time that it was written at."""
+    found = {}
+    for file in (folder / "runs").rglob("*.ckpt"):
+        with contextlib.suppress(FileNotFoundError):  # a newer one has taken its place meanwhile
+            found[file] = file.stat().st_mtime_ns
+    return found
+
+
+def wait_for_save(folder: Path, before: dict[Path, int], process: int, seconds: float = 300) -> None:
+    """Wait until there is a checkpoint that was not there before.
+
+    Raises:
+        RuntimeError: the process ended, or saved none.
+    """
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if saved(folder) != before:
+            return
+        if has_ended(process):
+            break
+        time.sleep(0.01)
+    raise RuntimeError("the run saved no checkpoint")
+
+
 def kill_runs(folder: Path, kills: int, hidden_size: int = 128, seconds: float = 3, seed: int = 0) -> list[Kill]:
     """Kill a run so many times, and start it once more.
 
@@ -128,7 +159,7 @@ def kill_runs(folder: Path, kills: int, hidden_size: int = 128, seconds: float =
         folder: An empty folder.
         kills: How often.
         hidden_size: Of the model; its checkpoint has about 0.4 MB for each unit of it.
-        seconds: The longest time from the start of training to a kill.
+        seconds: The longest time from a checkpoint, or from the start of training, to a kill.
         seed: For the moments of the kills.
     """
     chance = random.Random(seed)
@@ -137,6 +168,7 @@ def kill_runs(folder: Path, kills: int, hidden_size: int = 128, seconds: float =
     log = folder / "log.txt"
     for number in range(kills + 1):
         log.unlink(missing_ok=True)
+        before, is_saving = saved(folder), number % 2 == 1
         process = start(folder, log)
         try:
             step = wait_for_start(log, process)
@@ -144,9 +176,10 @@ def kill_runs(folder: Path, kills: int, hidden_size: int = 128, seconds: float =
                 found[-1].resumed_at = step
             if number == kills:
                 break
+            if not is_saving:
+                wait_for_save(folder, before, process)
             time.sleep(chance.uniform(0, seconds))
             deadline = time.monotonic() + 20
-            is_saving = number % 2 == 1
             while is_saving and time.monotonic() < deadline and not list((folder / "runs").rglob(".unfinished-*")):
                 time.sleep(0.0005)
         finally:
@@ -164,7 +197,6 @@ def table(kills: list[Kill]) -> str:
         "torn checkpoints under a proper name": max((kill.torn for kill in kills), default=0),
         "unfinished files left at a time, at most": max((kill.leftovers for kill in kills), default=0),
         "starts that resumed from the newest intact checkpoint": sum(k.resumed_at == k.newest_step for k in kills),
-        "kills before the first checkpoint": sum(not kill.newest_step for kill in kills),
         "step reached": kills[-1].newest_step if kills else 0,
     }
     return markdown.table(["", ""], counts.items(), numbers=True)

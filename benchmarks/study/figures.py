@@ -19,6 +19,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from benchmarks.study.curves import STEP_SIZE, History, mean_curve, step_size_units
+from benchmarks.study.statistics import baseline_name
 
 # Okabe and Ito's palette, yellow left out (too light for lines on white).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
@@ -147,7 +148,7 @@ def costs(cells: pd.DataFrame, labels: Sequence[str]) -> Figure:
 
 
 def distribution(runs: pd.DataFrame, labels: Mapping[int, str], metric: str) -> Figure:
-    """Plot the score of every run, per method, with the number of runs not above the majority-class baseline."""
+    """Plot the score of every run, per method, with the number of runs not above a constant prediction."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH * 0.85, 0.9 + 0.5 * len(labels)), layout="constrained")
         axes = figure.subplots()
@@ -172,7 +173,7 @@ def distribution(runs: pd.DataFrame, labels: Mapping[int, str], metric: str) -> 
         if math.isfinite(chance):
             axes.axvline(chance, color="black", linestyle=":", linewidth=1)
             top = axes.get_xaxis_transform()
-            axes.text(chance, 1.0, "majority-class baseline", transform=top, ha="center", va="bottom", fontsize=7)
+            axes.text(chance, 1.0, baseline_name(metric), transform=top, ha="center", va="bottom", fontsize=7)
         axes.set_yticks(list(places), list(labels.values()))
         axes.set_xlabel(_value_label(metric).replace("\n", " "))
         axes.grid(axis="y", visible=False)

@@ -24,6 +24,7 @@ from benchmarks.study.statistics import (
     FEWEST_SEEDS,
     MISSING,
     SIGNIFICANCE,
+    baseline_name,
     best_cell,
     cells_frame,
     compare_with_best,
@@ -305,8 +306,7 @@ class _Writer:
         score = cells["chance"].mean()
         if not math.isfinite(score):
             return ""
-        by_accuracy = cells["metric"].iloc[0].endswith("/accuracy")
-        return f"; {'the majority-class baseline' if by_accuracy else 'a constant prediction'} scores {score:.3f}"
+        return f"; {baseline_name(cells['metric'].iloc[0])} scores {score:.3f}"
 
     def _command(self) -> str:
         study = self.study

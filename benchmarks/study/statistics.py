@@ -23,6 +23,11 @@ CORRELATIONS = ("/matthews", "/pearson", "/spearman")
 COST_COLUMNS = ("steps", "train_seconds", "seconds_per_step", "peak_memory_mib", "wall_seconds")
 
 
+def baseline_name(metric: str) -> str:
+    """Return what a score is compared with, that of `chance` in `runs_frame`."""
+    return "the majority-class baseline" if metric.endswith("/accuracy") else "a constant prediction"
+
+
 def runs_frame(study: Study, runs: Sequence[Run], results: Mapping[str, Result]) -> pd.DataFrame:
     """Return a table with one row per run of the grid, including those without a result.
 

@@ -13,6 +13,7 @@ import pytest
 
 from benchmarks.study.curves import mean_curve
 from benchmarks.study.definition import Study
+from benchmarks.study.figures import distribution
 from benchmarks.study.grid import Run, expand_runs
 from benchmarks.study.report import code_version, write_report
 from benchmarks.study.results import FAILED, FINISHED, Result
@@ -219,6 +220,15 @@ def test_every_figure_of_the_report_is_a_png(written: Path) -> None:
     ]
     for name in linked:
         assert (written / name).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("metric", "name"), [("val/accuracy", "the majority-class baseline"), ("val/matthews", "a constant prediction")]
+)
+def test_the_distribution_names_what_scores_are_compared_with(metric: str, name: str) -> None:
+    runs = pd.DataFrame({"cell": 0, "score": [0.1, 0.2, 0.3], "learned": True, "chance": 0.0})
+    (axes,) = distribution(runs, {0: "own"}, metric).axes
+    assert name in [text.get_text() for text in axes.texts]
 
 
 def test_figures_of_the_same_numbers_are_the_same_files(study: Study, written: Path, tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         **training: Any,
     ) -> None:
         super().__init__(**training)
-        model = _checked_name(model)
+        model, label_names = _checked_name(model), [str(name) for name in label_names]
         self.problem_type: ProblemType = check_problem_type(problem_type, num_labels)
         self.num_labels = num_labels
         names = check_metrics(metrics, self.problem_type)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from huggingface_hub.errors import StrictDataclassError
@@ -39,10 +40,13 @@ def set_label_names(config: PretrainedConfig, names: Sequence[str]) -> None:
     """Write the labels' names into a configuration, with which the model is saved.
 
     Raises:
-        ModelError: if there are more or fewer of them than labels.
+        ModelError: if there are more or fewer of them than labels, or two labels have one name.
     """
     if len(names) != config.num_labels:
         raise ModelError(f"label_names: {len(names)} names for {config.num_labels} labels; give one name per label")
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise ModelError(f"label_names: {twice[0]!r} is given twice; give each label a name of its own")
     config.id2label = dict(enumerate(names))
     config.label2id = {label: index for index, label in enumerate(names)}
 

@@ -119,6 +119,15 @@ def test_a_saved_model_carries_the_labels_names(tmp_path: Path) -> None:
     assert module.hparams["label_names"] == ["entailment", "not_entailment"]
     with pytest.raises(ModelError, match=r"label_names: 2 names for 3 labels"):
         load_sequence_classifier(folder, num_labels=3, label_names=["entailment", "not_entailment"])
+    with pytest.raises(ModelError, match=r"^label_names: 'no' is given twice; give each label a name of its own$"):
+        SequenceClassifier(folder, num_labels=3, label_names=["no", "yes", "no"])
+
+
+def test_names_of_labels_may_be_numbers(tmp_path: Path) -> None:
+    module = SequenceClassifier(str(save_tiny_bert(tmp_path)), label_names=[1, 5])  # type: ignore[list-item]
+    assert module.label_names == ("1", "5")
+    assert module.model.config.label2id == {"1": 0, "5": 1}
+    assert module.hparams["label_names"] == ["1", "5"]
 
 
 def test_labels_in_another_order_are_refused(tmp_path: Path) -> None:

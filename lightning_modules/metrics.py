@@ -63,11 +63,11 @@ class MatthewsCorrelation(MulticlassConfusionMatrix):
     """
 
     def compute(self) -> Tensor:
-        counts = super().compute().double()
+        counts = super().compute().cpu().double()  # MPS has no float64
         predicted, present, total = counts.sum(dim=0), counts.sum(dim=1), counts.sum()
         covariance = counts.trace() * total - predicted @ present
         spread = (total**2 - predicted @ predicted) * (total**2 - present @ present)
-        return torch.where(spread > 0, covariance / spread.sqrt(), 0.0).float()
+        return torch.where(spread > 0, covariance / spread.sqrt(), 0.0).to(self.device, torch.float32)
 
 
 class PearsonCorrelation(PearsonCorrCoef):

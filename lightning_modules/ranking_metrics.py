@@ -39,7 +39,11 @@ class RankedScores(Metric):
         self.labels.append(labels)
 
     def compute(self) -> Tensor:
-        logits, labels = dim_zero_cat(self.scores), dim_zero_cat(self.labels)
+        place = "cpu" if self.device.type == "mps" else self.device  # MPS has no float64
+        logits, labels = dim_zero_cat(self.scores).to(place), dim_zero_cat(self.labels).to(place)
+        return self._mean(logits, labels).to(self.device)
+
+    def _mean(self, logits: Tensor, labels: Tensor) -> Tensor:
         if self.multi_label:
             return self.mean_of_labels(logits, labels == 1)  # in the order of the probabilities
         # In float32 all those that a model is sure of are 1.

@@ -37,6 +37,7 @@ from linetune.exit_status import usual_status
 from linetune.exported_model import fill_in_from_model
 from linetune.jsonargparse_private import actions_on, frames_to_cause, own_defaults
 from linetune.linked_values import DATA_TO_MODEL, fill_in
+from linetune.logger_folder import expand_save_dir
 from linetune.lost_rank import line_about_lost_rank
 from linetune.named_checkpoint import named_checkpoint, saved_values
 from linetune.requeued_job import StartedBy, checkpoint_of_requeued_job, started_by
@@ -149,6 +150,8 @@ class LinetuneCLI(LightningCLI):
         seed = self.section.seed_everything
         if not 0 <= seed < 2**32:
             raise MisconfigurationException(f"seed_everything: {seed} is not allowed; 0 to {2**32 - 1}, true or false")
+        check_trainer_numbers(self.section.trainer)
+        expand_save_dir(self.section.trainer)
 
     def _parse_ckpt_path(self) -> None:
         # Lightning's own takes the model's class and arguments from the checkpoint, over what the user wrote.
@@ -166,7 +169,6 @@ class LinetuneCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         config = self.section
-        check_trainer_numbers(config.trainer)
         if self.config.get("subcommand") == "export":
             # It runs on any machine, and leaves no folder of a run.
             alone = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto", "precision": None}

@@ -156,6 +156,15 @@ def test_a_broken_config_is_one_line(
     assert re.search(expected, message), message
 
 
+@pytest.mark.parametrize(("section", "shown"), [("3", "3"), ("", "None"), ("[a]", r"\['a'\]")])
+def test_a_trainer_that_is_no_section_is_one_line(
+    section: str, shown: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "alone.yaml").write_text(f"trainer: {section}\ndata:\n  task_name: sst2\n")
+    message = failed("fit", "--config", str(tmp_path / "alone.yaml"), capsys=capsys)
+    assert re.search(rf"error: trainer: {shown} is not allowed; a section with the trainer's arguments$", message)
+
+
 def test_a_config_that_is_not_utf8_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "latin.yaml").write_bytes("# größer\nseed_everything: 1\n".encode("latin-1"))
     message = failed("fit", "--config", QUICKSTART, "--config", str(tmp_path / "latin.yaml"), capsys=capsys)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
 import textwrap
 from pathlib import Path
@@ -118,6 +119,22 @@ def test_a_run_may_be_within_the_users_home(
     assert re.search(
         r"^best checkpoint +\S*runs/quickstart/version_0/checkpoints/best", capsys.readouterr().out, re.MULTILINE
     )
+
+
+def test_all_of_a_run_is_in_the_folder_that_a_variable_names(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SCRATCH", str(tmp_path / "scratch"))
+    options = [argument.replace("configs/", f"{ROOT}/configs/") for argument in short_run(tiny)]
+    options += ["--trainer.logger.save_dir", "$SCRATCH/runs"]
+    monkeypatch.chdir(tmp_path)
+    cli.main(["fit", *options])
+    assert os.listdir() == ["scratch"]
+    run = Path("scratch/runs/quickstart/version_0")
+    assert {"checkpoints", "config.yaml"} <= {path.name for path in run.iterdir()}
+    capsys.readouterr()
+    cli.main(["validate", *options, "--ckpt_path", "last"])
+    assert f"ckpt_path last: {run}/checkpoints/best.ckpt (1 found)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("logger", [[], ["--trainer.logger", "CSVLogger"], ["--trainer.logger", "false"]])

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
 from torch.optim import Optimizer
 
 
@@ -20,16 +21,18 @@ def warn_of_rounded_squares(optimizer: Optimizer) -> None:
         optimizer: The optimizer, after a step, which has made its state.
     """
     for group in optimizer.param_groups:
-        betas: Sequence[float] = group.get("betas") or ()
-        if len(betas) < 2:
+        betas = group.get("betas")
+        if not isinstance(betas, Sequence) or len(betas) < 2 or not isinstance(betas[1], float):
             continue
-        squares = [optimizer.state[each].get("exp_avg_sq") for each in group["params"] if each in optimizer.state]
-        kept_in = {each.dtype for each in squares if isinstance(each, torch.Tensor)}
-        rounded = [dtype for dtype in kept_in if 1 - float(betas[1]) < torch.finfo(dtype).eps / 2]
-        if rounded:
-            rank_zero_warn(
-                f"optimizer: {type(optimizer).__name__} keeps its average of squared gradients in {rounded[0]}, where "
-                f"it cannot fall with betas[1] {float(betas[1]):g}: as gradients become smaller, so do the steps; "
-                f"give betas [{float(betas[0]):g}, 0.99], or precision bf16-mixed"
-            )
-            return
+        for parameter in group["params"]:
+            state = optimizer.state.get(parameter)
+            squares = state.get("exp_avg_sq") if isinstance(state, Mapping) else None
+            if not isinstance(squares, Tensor) or not squares.is_floating_point():
+                continue
+            if 1 - betas[1] < torch.finfo(squares.dtype).eps / 2:
+                rank_zero_warn(
+                    f"optimizer: {type(optimizer).__name__} keeps its average of squared gradients in {squares.dtype}, "
+                    f"where it cannot fall with betas[1] {betas[1]:g}: as gradients become smaller, so do the steps; "
+                    f"give betas [{betas[0]:g}, 0.99], or precision bf16-mixed"
+                )
+                return

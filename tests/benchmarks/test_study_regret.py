@@ -75,19 +75,26 @@ def label_of(run: Run) -> tuple[str, str]:
     return labels["setting"], labels.get("rate") or labels["method"]
 
 
+def finished(run: Run, loss: float) -> Result:
+    return Result(
+        id=run.id,
+        status=FINISHED,
+        reason="",
+        labels=dict(run.cell.labels),
+        seed=run.seed,
+        final={"val/loss": loss + 0.1, "val/accuracy": 1 - loss},
+        best={"val/loss": loss, "val/accuracy": 1 - loss},
+        processor_seconds=10.0,
+    )
+
+
 def made_up(study: Study) -> dict[str, Result]:
     results = {}
     for run in expand_runs(study):
         setting, method = label_of(run)
         loss = LOSSES[setting, method][run.seed]
-        results[run.id] = Result(
-            id=run.id,
-            status=FINISHED,
-            reason="",
-            labels=dict(run.cell.labels),
-            seed=run.seed,
-            final={"val/loss": loss + 0.1, "val/accuracy": 1 - loss},
-            best={"val/loss": loss, "val/accuracy": 1 - loss},
+        results[run.id] = dataclasses.replace(
+            finished(run, loss),
             majority=0.05,
             processor_seconds=15.0 if method == "own" else 10.0,
             # Searching takes 0.05 from the grid, and nothing from the others.
@@ -153,16 +160,7 @@ def test_another_method_with_several_rates_has_a_best_of_them_too(tmp_path: Path
         loss = LOSSES[run.cell.labels["setting"], run.cell.labels.get("rate") or "own"][run.seed]
         if run.cell.labels["method"] == "other":
             loss -= 0.05  # the same two rates, and better by as much everywhere
-        results[run.id] = Result(
-            id=run.id,
-            status=FINISHED,
-            reason="",
-            labels=dict(run.cell.labels),
-            seed=run.seed,
-            final={"val/loss": loss, "val/accuracy": 1 - loss},
-            best={"val/loss": loss, "val/accuracy": 1 - loss},
-            processor_seconds=10.0,
-        )
+        results[run.id] = finished(run, loss)
     frame = frame_of(study, results)
     best = frame[frame["method"] == "other, best of 2"]
     assert sorted(best["setting"]) == ["a", "a", "b", "b", "c", "c"]

@@ -16,6 +16,7 @@ from optimizers.anchored_decay import (
     new_flags,
     place_anchors,
     require_anchors,
+    require_kept_anchors,
 )
 from optimizers.checks import require, require_one_of
 
@@ -117,6 +118,7 @@ class AdamWL2SP(Optimizer):
         Returns:
             The closure's loss; None without a closure.
         """
+        require_kept_anchors(self)
         loss = None
         if closure is not None:
             with torch.enable_grad():

@@ -80,6 +80,26 @@ def require_anchors(state_dict: dict[str, Any]) -> None:
                 )
 
 
+def require_kept_anchors(optimizer: Optimizer) -> None:
+    """Raise an error before a step where `anchor_decay` was raised from 0 after the pretrained values were gone.
+
+    Args:
+        optimizer: An optimizer whose groups were handed to :func:`keep_anchors` when they were added.
+
+    Raises:
+        ValueError: A group decays towards anchors that were not kept.
+    """
+    for group in optimizer.param_groups:
+        if not group.get("anchor_decay", 0):
+            continue
+        for param, is_new in zip(group["params"], new_flags(group), strict=True):
+            if not is_new and "anchor" not in optimizer.state.get(param, {}):
+                raise ValueError(
+                    f"anchor_decay: {group['anchor_decay']} needs the pretrained values, which were not kept since it "
+                    "was 0 when the optimizer was made; make it with an anchor_decay above 0"
+                )
+
+
 def place_anchors(optimizer: Optimizer) -> None:
     """Move anchors that `load_state_dict` has loaded to the device that `anchor_device` names."""
     for group in optimizer.param_groups:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from torch.optim import Optimizer
 
+from optimizers.anchored_decay import require_kept_anchors
 from optimizers.directions import DirectionFunction
 from optimizers.finite_steps import finite_start
 from optimizers.group_update import GroupUpdate, group_updates, make_state
@@ -47,11 +48,15 @@ def start_step(
     Returns:
         What the step begins with; None for a call that is only to create the optimizer's state
         (`shards.asks_for_state`), after that is done.
+
+    Raises:
+        ValueError: A group decays towards pretrained values that were not kept.
     """
     groups = optimizer.param_groups
     if asks_for_state(groups, closure, evaluate, loss):
         make_state(group_updates(groups, optimizer.state, direction))
         return None
+    require_kept_anchors(optimizer)
     parameters = [p for group in groups for p in group["params"]]
     returned, start, evaluate = open_step(type(optimizer).__name__, closure, evaluate, loss, parameters)
     updates = group_updates(groups, optimizer.state, direction)

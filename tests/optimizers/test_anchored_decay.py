@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from optimizers import SGDSLS, AdamSLS, LineSearchOptimizer, ParamGroups, SaLSA
+from optimizers import SGDSLS, AdamSLS, AdamWL2SP, LineSearchOptimizer, ParabolicAdam, ParamGroups, SaLSA
 from optimizers.anchored_decay import apply_decay, decay_towards, keep_anchors
 from tests.architectures import tiny_model
 
@@ -103,3 +103,18 @@ def test_a_state_that_lacks_an_anchor_is_not_loaded(make: Any) -> None:
     del state["state"][0]["anchor"]
     with pytest.raises(ValueError, match="holds no anchor for parameter 0"):
         optimizer.load_state_dict(state)
+
+
+@pytest.mark.parametrize("make", [AdamWL2SP, SaLSA, partial(ParabolicAdam, total_steps=10)])
+def test_anchors_that_were_not_kept_are_refused_before_anything_moves(make: Any) -> None:
+    pretrained, new = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
+    groups: list[dict[str, Any]] = [{"params": [pretrained]}, {"params": [new], "new": True}]
+    optimizer = make([{**group, "anchor_decay": 0.0} for group in groups])
+    flat(optimizer, [pretrained, new])
+    optimizer.param_groups[1]["anchor_decay"] = 0.1  # of new parameters alone: none has an anchor
+    flat(optimizer, [pretrained, new])
+    before = pretrained.clone()
+    optimizer.param_groups[0]["anchor_decay"] = 0.1
+    with pytest.raises(ValueError, match=r"anchor_decay: 0\.1 needs the pretrained values, which were not kept"):
+        flat(optimizer, [pretrained, new])
+    assert torch.equal(pretrained, before)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from torch.optim import Optimizer
@@ -56,16 +57,23 @@ def step_sizes(optimizer: Optimizer) -> dict[str, float]:
 
 
 def described_data(datamodule: Any) -> dict[str, Any]:
-    """Return a datamodule's class and those of its hyperparameters that are texts, without its folders."""
+    """Return a datamodule's class and those of its hyperparameters that are texts, without folders.
+
+    A model card is published: of a file it has the name alone, not where it lies on somebody's machine.
+    """
     if datamodule is None:
         return {}
     texts = {
-        name: list(value) if isinstance(value, tuple) else value
+        name: _file_names(value) if name.endswith("_file") else list(value) if isinstance(value, tuple) else value
         for name, value in dict(datamodule.hparams).items()
         if not name.startswith("_") and not name.endswith("_dir") and name != "tokenizer"
         if isinstance(value, str) or (isinstance(value, list | tuple) and all(isinstance(v, str) for v in value))
     }
     return {"class": type(datamodule).__name__} | texts
+
+
+def _file_names(value: str | Sequence[str]) -> str | list[str]:
+    return Path(value).name if isinstance(value, str) else [Path(path).name for path in value]
 
 
 def input_facts(datamodule: Any) -> dict[str, Any]:

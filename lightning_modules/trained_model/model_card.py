@@ -22,7 +22,7 @@ def model_card(config: PretrainedConfig, base: str, facts: Mapping[str, Any], *,
 
     Args:
         config: The exported model's configuration.
-        base: Name of the pretrained model.
+        base: Name of the pretrained model; of a folder the card has the last part alone, since cards are published.
         facts: What is known about the training, in plain types, each optional: ``data``, ``metrics`` and ``optimizer``
             (values by name), ``step_sizes`` (per unit, the ``largest`` and the ``last``), ``searched`` (whether the
             optimizer found these itself), ``step``, ``checkpoint`` (which weights these are),
@@ -31,9 +31,9 @@ def model_card(config: PretrainedConfig, base: str, facts: Mapping[str, Any], *,
             datamodule, ``long_texts`` and ``max_windows`` among them), ``temperature`` (of calibration).
         onnx: Whether there is a ``model.onnx``.
     """
-    is_elsewhere = base.startswith((OFFLINE_PREFIX, "/", ".")) or Path(base).is_dir()
+    is_folder = base.startswith(("/", ".", "~")) or (base != "" and Path(base).is_dir())
     metadata = ["library_name: transformers", "pipeline_tag: text-classification", "tags:", "- linetune"]
-    if base and not is_elsewhere:  # the hub takes the name of a repository alone
+    if base and not is_folder and not base.startswith(OFFLINE_PREFIX):  # the hub takes the name of a repository alone
         metadata.append(f"base_model: {base}")
     names = [str(name) for _, name in sorted((config.id2label or {}).items())]
     is_regression = config.problem_type == "regression"
@@ -41,7 +41,7 @@ def model_card(config: PretrainedConfig, base: str, facts: Mapping[str, Any], *,
         "\n".join(["---", *metadata, "---"]),
         "# Text regressor" if is_regression else "# Text classifier",
         f"{_KINDS[str(config.problem_type)]} A {type(config).__name__.removesuffix('Config')}, fine-tuned from "
-        f"`{base}` with linetune; transformers alone loads it.",
+        f"`{Path(base).resolve().name if is_folder else base}` with linetune; transformers alone loads it.",
     ]
     if not is_regression:
         parts.append(f"{len(names)} labels: {', '.join(f'`{name}`' for name in names)}.")

@@ -22,7 +22,7 @@ from callbacks import GradualUnfreezing, ModelExporter
 from callbacks.files.new_file import free_name
 from callbacks.outputs.model_exporter import best_checkpoint
 from callbacks.outputs.training_facts import described_data, facts_of
-from datamodules import GLUEDataModule
+from datamodules import GLUEDataModule, TextDataModule
 from lightning_modules import BottleneckConfig, SequenceClassifier
 from optimizers import ParabolicAdam
 from tests.quiet_trainer import quiet_trainer
@@ -261,6 +261,16 @@ def test_data_is_described_without_folders() -> None:
     assert described_data(None) == {}
     assert best_checkpoint(Trainer(enable_checkpointing=False, logger=False, accelerator="cpu")) is None
     assert not os.path.exists("lightning_logs/nothing")
+
+
+def test_a_model_card_names_files_without_where_they_lie(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.csv"
+    rows.write_text("text,label\ngood,1\nbad,0\n")
+    data = TextDataModule(train_file=str(rows), val_file=[str(rows)], text_columns="text", tokenizer="unused")
+    described = described_data(data)
+    assert described["train_file"] == "rows.csv"
+    assert described["val_file"] == ["rows.csv"]
+    assert str(tmp_path) not in str(described)
 
 
 def test_a_run_on_a_remote_file_system_exports_its_best_checkpoint_there(tmp_path: Path, capsys: Any) -> None:

@@ -398,4 +398,5 @@ def test_a_folder_that_training_began_with_is_no_model_of_the_hub(
     (tmp_path / "runs" / "model").mkdir(parents=True)
     config = PretrainedConfig(problem_type="regression")
     assert "base_model" not in model_card(config, "runs/model", {})
+    assert "fine-tuned from `bert`" in model_card(config, "/home/somebody/models/bert/", {})
     assert "\nbase_model: google/bert\n" in model_card(config, "google/bert", {})

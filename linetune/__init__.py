@@ -6,7 +6,6 @@ first finds them even where the current folder has files of these names.
 
 import gc
 import importlib
-import os
 import sys
 from pathlib import Path
 
@@ -14,10 +13,6 @@ __version__ = "0.1.0"
 
 PACKAGES = ("optimizers", "datamodules", "lightning_modules", "callbacks")
 _HOME = Path(__file__).resolve().parent.parent
-
-# torch asks Linux for pages of 2 MiB in place of 4 KiB for large tensors: every step makes and frees the gradient of an
-# embedding table, which costs a page fault per page. torch reads the variable when it first makes a tensor.
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 # Imports make very many objects that stay. Python 3.11 looks through them again and again meanwhile, and once more at
 # exit: collection waits, and then leaves these objects alone.

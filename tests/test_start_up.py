@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -32,25 +31,6 @@ def test_imports_happen_without_collections_and_are_left_alone_later(collects: b
     command = [sys.executable, "-c", code, str(ROOT), str(int(collects))]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["0", str(int(collects)), "1"], done.stdout
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="torch takes large pages on Linux alone")
-@pytest.mark.parametrize(("chosen", "takes_large_pages"), [(None, True), ("1", True), ("0", False)])
-def test_large_tensors_lie_on_large_pages_unless_the_user_says_otherwise(
-    chosen: str | None, takes_large_pages: bool
-) -> None:
-    name = "THP_MEM_ALLOC_ENABLE"
-    code = (
-        "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "import cli, torch\n"
-        "tensors = [torch.empty(n * 2**21, dtype=torch.uint8) for n in range(1, 9)]\n"
-        "print(all(each.data_ptr() % 4096 == 0 for each in tensors))"  # such tensors alone start with a page
-    )
-    environment = {key: value for key, value in os.environ.items() if key != name}
-    environment |= {} if chosen is None else {name: chosen}
-    command = [sys.executable, "-c", code, str(ROOT)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    assert done.stdout.strip() == str(takes_large_pages)
 
 
 def test_help_of_a_command_imports_no_package_of_an_extra_that_it_does_not_name() -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from inspect import signature
 from typing import Any, Self
 
 import torch
@@ -31,6 +32,7 @@ from lightning_modules.checkpoints.checkpoint_file import check_file
 from lightning_modules.checkpoints.given_options import GivenOptions
 from lightning_modules.checkpoints.given_patience import keep_given_patience
 from lightning_modules.checkpoints.model_checkpoints import carry_over_best, save_by_step_and_time
+from lightning_modules.checkpoints.plain_hyperparameters import keep_plain_hyperparameters
 from lightning_modules.checkpoints.resumption import Resumption
 from lightning_modules.checkpoints.schedule_check import ENTRY as SCHEDULES
 from lightning_modules.checkpoints.schedule_check import check_schedule, names_of
@@ -463,6 +465,7 @@ class ClosureModule(LightningModule):
         return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        keep_plain_hyperparameters(checkpoint, signature(ClosureModule.__init__).parameters)
         checkpoint["optimizer_names"] = [type(optimizer).__name__ for optimizer in self.trainer.optimizers]
         checkpoint[SCHEDULES] = names_of(self.trainer.lr_scheduler_configs)
         checkpoint["fit_start"] = list(self._fit_start)

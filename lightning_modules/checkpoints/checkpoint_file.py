@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import zipfile
 from typing import Any
 
@@ -40,8 +41,16 @@ def check_file(path: Any, is_trusted: bool) -> None:
     try:
         found = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except Exception as error:  # of many kinds, by what the bytes are
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise ModelError(f"{path} is not a checkpoint that torch reads with weights_only=True: {reason}") from error
+        raise ModelError(
+            f"{path} is not a checkpoint that torch reads with weights_only=True: {_reason(error)}"
+        ) from error
     if not isinstance(found, dict) or not {"state_dict", "pytorch-lightning_version"} <= found.keys():
         raise ModelError(f"{path} is not a checkpoint of Lightning: state_dict or pytorch-lightning_version is absent")
     check_entries(found)
+
+
+def _reason(error: Exception) -> str:
+    """Return what torch refuses; a class by its name, which stands within several lines of advice."""
+    if refused := re.search(r"GLOBAL (\S+) was not an allowed global", str(error)):
+        return f"it holds {refused[1]}; weights_only=False loads it from a file that you trust"
+    return str(error).partition("\n")[0] or type(error).__name__

@@ -1,4 +1,4 @@
-"""The line that a search looks along: parameters at a step size times their directions, and back."""
+"""The line along which a search moves parameters: to a step size times their directions, and back."""
 
 from __future__ import annotations
 

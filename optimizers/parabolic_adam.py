@@ -15,6 +15,7 @@ from optimizers.checks import require
 from optimizers.directions import adam
 from optimizers.failed_searches import MANY_FAILURES, warn_of_failures
 from optimizers.group_update import GroupUpdate, over_ranks
+from optimizers.line import Line
 from optimizers.parabola import LARGEST_PROBE, LEAST_PROBE, measure_parabola
 from optimizers.peak_rate import PeakRate, PeakRateState
 from optimizers.relative_change import LEAST_CHANGE, rate_of_whole_change
@@ -255,21 +256,20 @@ class ParabolicAdam(torch.optim.Optimizer):
         slopes: Tensor,
     ) -> None:
         """Measure the curvature along the step, update the learning rate, and move by it."""
+        line = Line([(update, 1.0) for update in updates], without_momentum=False)
 
         def loss_at(step_size: float) -> Loss:
-            _move(updates, step_size)
+            line.move_to(step_size)
             return as_loss(evaluate())
 
         group = self.param_groups[0]
-        for update in updates:
-            update.save()
         # On their way while the first trial runs, which waits for the device anyway.
         sums = state.slope_sums.to("cpu", non_blocking=True)
         options = {name: group[name] for name in ("max_trials", "relative_tolerance")}
         try:
             found = measure_parabola(loss_at, start, slopes, estimator.probe(state), **options)
         except BaseException:
-            _move(updates, 0.0)
+            line.move_to(0.0)
             raise
         loss_after = found.loss if found.curvature is None else found.probed_loss
         figures = {"trials": group["trials"] + found.trials, "backtracks": group["backtracks"] + found.rejected}
@@ -281,14 +281,12 @@ class ParabolicAdam(torch.optim.Optimizer):
                 state, found.loss, found.slope, found.curvature, keeps_largest=keeps_largest, slope_sums=sums
             )
             rate = self._rate(estimator, state)
-            _move(updates, rate)
-            for update in updates:
-                update.commit(rate)
+            line.take(rate)
             figures |= {"lr": rate, "searches": group["searches"] + 1, "slope": found.slope}
             for name, value in (("average_slope", found.slope), ("average_decrease", found.loss - loss_after)):
                 figures[name] = _SMOOTHING * group[name] + (1 - _SMOOTHING) * value
         else:
-            _move(updates, 0.0)
+            line.move_to(0.0)
             counter = "failures" if found.is_finite else "skipped"
             figures[counter] = group[counter] + 1
             if found.is_finite and not group["searches"]:
@@ -312,13 +310,6 @@ class ParabolicAdam(torch.optim.Optimizer):
 
     def _note(self, loss: Loss, **found: Any) -> None:
         self._last = unread_record(loss, self.param_groups[0]["lr"], **found)
-
-
-def _move(updates: list[GroupUpdate], step_size: float) -> None:
-    """Put the parameters at a step size, always from where the step started."""
-    for update in updates:
-        update.move_to(step_size)
-    torch.clear_autocast_cache()  # it holds low-precision copies of weights that have just changed
 
 
 def _split_slopes(updates: list[GroupUpdate]) -> list[Tensor]:

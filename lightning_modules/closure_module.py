@@ -55,9 +55,6 @@ from lightning_modules.steps.optimizer_modes import OptimizerModes
 from lightning_modules.steps.own_step_size import OwnStepSize
 from lightning_modules.steps.rounded_squares import warn_of_rounded_squares
 from lightning_modules.steps.unused_parameters import check_gradients_of_ranks
-from lightning_modules.trainer.averaged_buffers import average_no_constants
-from lightning_modules.trainer.averaged_precision import warn_of_rounded_averages
-from lightning_modules.trainer.averages_of_epochs import warn_of_averages_beside_checkpoints
 from lightning_modules.trainer.earlier_fit import check_fresh
 from lightning_modules.trainer.lightning_callbacks import (
     check_rate_monitor,
@@ -70,6 +67,7 @@ from lightning_modules.trainer.reduction import reduced
 from lightning_modules.trainer.run_length import FitStart, RunLength, run_length, warn_without_length
 from lightning_modules.trainer.step_axis import StepAxis
 from lightning_modules.trainer.trainer_callbacks import callbacks_of
+from lightning_modules.trainer.weight_averages import prepare_averages
 from lightning_modules.trainer.whole_evaluation import WholeEvaluation
 from optimizers import ParabolicAdam, ParamGroups
 from optimizers.own_generators import GeneratorAccess, generators_within
@@ -397,9 +395,7 @@ class ClosureModule(LightningModule):
             self._given_options.resume(checkpoint, self._learning_rates.has_new_length)
             keep_precision(self.trainer.optimizers[0], checkpoint)
         self._modes.begin(self.trainer, checkpoint.get("training_weights", []))
-        average_no_constants(self.trainer)
-        warn_of_rounded_averages(self.trainer)
-        warn_of_averages_beside_checkpoints(self.trainer)
+        prepare_averages(self.trainer)
         treated = {"scales_gradients": self._has_scaler, "clips_gradients": self.gradient_clip is not None}
         for optimizer in self.trainer.optimizers:
             # A subclass may have made it itself, of groups of its own.

@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 from torchmetrics import Metric, MetricCollection
 
 from lightning_modules.batches.batch_rows import count_examples
+from lightning_modules.checkpoints.callback_states import carry_over_best, keep_given_patience
 from lightning_modules.checkpoints.checkpoint_check import (
     check_entries,
     check_loadable,
@@ -30,8 +31,7 @@ from lightning_modules.checkpoints.checkpoint_check import (
 )
 from lightning_modules.checkpoints.checkpoint_file import check_file
 from lightning_modules.checkpoints.given_options import GivenOptions
-from lightning_modules.checkpoints.given_patience import keep_given_patience
-from lightning_modules.checkpoints.model_checkpoints import carry_over_best, save_by_step_and_time
+from lightning_modules.checkpoints.model_checkpoints import save_by_step_and_time
 from lightning_modules.checkpoints.plain_hyperparameters import keep_plain_hyperparameters
 from lightning_modules.checkpoints.resumption import Resumption
 from lightning_modules.checkpoints.schedule_check import ENTRY as SCHEDULES

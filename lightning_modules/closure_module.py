@@ -61,12 +61,11 @@ from lightning_modules.trainer.lightning_callbacks import (
     check_trainer,
     leave_out_searches,
     put_searches_back,
-    without_present,
 )
 from lightning_modules.trainer.reduction import reduced
 from lightning_modules.trainer.run_length import FitStart, RunLength, run_length, warn_without_length
 from lightning_modules.trainer.step_axis import StepAxis
-from lightning_modules.trainer.trainer_callbacks import callbacks_of
+from lightning_modules.trainer.trainer_callbacks import callbacks_of, without_present
 from lightning_modules.trainer.weight_averages import prepare_averages
 from lightning_modules.trainer.whole_evaluation import WholeEvaluation
 from optimizers import ParabolicAdam, ParamGroups

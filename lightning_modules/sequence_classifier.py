@@ -39,9 +39,9 @@ from lightning_modules.steps.factories import value_of
 from lightning_modules.trained_model.export import can_hold_mean
 from lightning_modules.trained_model.start_weights import start_weights
 from lightning_modules.trained_model.trained_classifier import TrainedClassifier
-from lightning_modules.trainer.lightning_callbacks import without_present
 from lightning_modules.trainer.monitors import check_monitors
 from lightning_modules.trainer.row_order import RowOrder
+from lightning_modules.trainer.trainer_callbacks import without_present
 
 ignore_calls_between_libraries()
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import lightning
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import (
@@ -99,20 +97,6 @@ def put_searches_back(trainer: Trainer) -> None:
 
 def _search_nothing(trainer: Trainer, pl_module: LightningModule) -> None:
     rank_zero_info("LearningRateFinder: the run goes on from a checkpoint, with its learning rate")
-
-
-def without_present(callbacks: Sequence[Callback], trainer: Trainer) -> list[Callback]:
-    """Return those of a module's callbacks that no earlier run has left in its trainer.
-
-    For a second one of a class Lightning says that it overrides a callback that was passed to the Trainer, which the
-    user never did.
-
-    Args:
-        callbacks: The module's callbacks, which keep nothing from one run to the next.
-        trainer: The module's trainer.
-    """
-    present = {type(callback) for callback in callbacks_of(trainer, Callback)}
-    return [callback for callback in callbacks if type(callback) not in present]
 
 
 def check_rate_monitor(trainer: Trainer) -> None:

@@ -19,6 +19,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from callbacks.checkpoints.checkpoint_io import remove_leftovers
 from callbacks.checkpoints.checkpoint_reading import read_without_shards
+from callbacks.files.any_machine import is_remote
 from lightning_modules import ModelError
 from lightning_modules.checkpoints.checkpoint_check import check_resumable
 from linetune.config_files import configs_in
@@ -115,7 +116,7 @@ def checkpoint_folders(trainer: Namespace) -> list[Path] | None:
         version = f"version_{version}" if isinstance(version, int) else version or "*"
         places = [os.path.expanduser(os.path.join(save_dir, name or "", version))]
     folders = [*own, *(os.path.join(place, "checkpoints") for place in places)]
-    if any("://" in str(folder) for folder in folders):
+    if any(map(is_remote, folders)):
         return None
     found: list[Path] = []
     for folder in map(Path, folders):

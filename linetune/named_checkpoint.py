@@ -12,6 +12,7 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from callbacks.checkpoints.checkpoint_reading import read_without_shards
+from callbacks.files.any_machine import is_remote
 from lightning_modules import ModelError
 from lightning_modules.checkpoints.checkpoint_check import check_resumable
 from linetune.arguments import value_of
@@ -82,7 +83,7 @@ def saved_values(path: str | None, subcommand: str) -> dict[str, dict[str, Any]]
         ModelError: if there is no such file, or `fit` cannot go on from it.
         MisconfigurationException: if it is not a whole checkpoint.
     """
-    if not path or path in ("best", "last", "hpc", "registry") or "://" in path:
+    if not path or path in ("best", "last", "hpc", "registry") or is_remote(path):
         return {"model": {}, "data": {}}
     if not os.path.exists(path):
         raise ModelError(f"ckpt_path: {path} does not exist")

@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from callbacks.files.any_machine import is_remote
 from callbacks.files.run_folder import missing_folders, run_folder
 
 
@@ -77,7 +78,7 @@ class ConfigSaver(SaveConfigCallback):
 
     def _save_in(self, folder: str, text: str) -> str:
         files = get_filesystem(folder)
-        made = [] if "://" in folder else missing_folders(os.path.abspath(folder))
+        made = [] if is_remote(folder) else missing_folders(os.path.abspath(folder))
         files.makedirs(folder, exist_ok=True)
         stem, suffix = os.path.splitext(self.config_filename)
         path, version = os.path.join(folder, self.config_filename), 0
@@ -89,5 +90,5 @@ class ConfigSaver(SaveConfigCallback):
             path = os.path.join(folder, f"{stem}-v{version}{suffix}")
         with files.open(path, "w") as file:
             file.write(text)
-        self._made = () if "://" in folder else (*made, path)
+        self._made = () if is_remote(folder) else (*made, path)
         return path

@@ -9,6 +9,8 @@ import lightning
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
+from callbacks.files.any_machine import is_remote
+
 
 def run_folder(trainer: Trainer) -> str:
     """Return the folder of a run: the one that ``ModelCheckpoint`` puts ``checkpoints`` into, whatever the logger.
@@ -82,7 +84,7 @@ def claim_run_folders(trainer: Trainer) -> RunFolders:
     """
     made = RunFolders([], [])
     for logger in trainer.loggers if trainer.is_global_zero else []:
-        if not isinstance(logger, TensorBoardLogger | CSVLogger) or "://" in logger.root_dir:
+        if not isinstance(logger, TensorBoardLogger | CSVLogger) or is_remote(logger.root_dir):
             continue
         if not hasattr(logger, "_version"):
             raise RuntimeError(f"lightning {lightning.__version__}: {type(logger).__name__} has no _version")
@@ -104,7 +106,7 @@ def claim_run_folders(trainer: Trainer) -> RunFolders:
 
 def shown_path(path: str) -> str:
     """Return a path as a line for the user has it: from the present folder on, or as it is on a remote file system."""
-    return path if "://" in path else os.path.relpath(path)
+    return path if is_remote(path) else os.path.relpath(path)
 
 
 def missing_folders(folder: str) -> list[str]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
@@ -16,25 +14,22 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
 from callbacks.trainer.quiet_steps import quiet
-from optimizers.random_state import GeneratorStates, generator_states, set_generator_states
+from optimizers.own_generators import global_generators
+from optimizers.random_state import generator_states, set_generator_states
 from optimizers.replayed import BufferValues, moving_buffers
 
 
-class _RandomStates(NamedTuple):
-    """Where torch's generators stand, and those that augmentations draw from."""
+class _RandomStates:
+    """The present states of torch's generators, and of those that augmentations draw from: Python's and numpy's."""
 
-    generators: GeneratorStates
-    python: Any
-    numpy: Any
-
-    @classmethod
-    def present(cls, device: torch.device) -> _RandomStates:
-        return cls(generator_states([device]), random.getstate(), numpy.random.get_state())
+    def __init__(self, device: torch.device) -> None:
+        self._of_torch = generator_states([device])
+        self._others = [(generator, generator.read()) for generator in global_generators()]
 
     def put_back(self) -> None:
-        set_generator_states(self.generators)
-        random.setstate(self.python)
-        numpy.random.set_state(self.numpy)
+        set_generator_states(self._of_torch)
+        for generator, state in self._others:
+            generator.write(state)
 
 
 class ReplayedBatches:
@@ -59,7 +54,7 @@ class ReplayedBatches:
         """Keep a batch, right before the training step with it."""
         if batch_idx % self._trainer.accumulate_grad_batches == 0:
             self.clear()  # a gradient scaler may have left the step out that the batches before were for
-        states = _RandomStates.present(self._trainer.strategy.root_device)
+        states = _RandomStates(self._trainer.strategy.root_device)
         self._kept.append((_copied(batch), batch_idx, states))
 
     def add_loss(self, loss: Tensor) -> None:
@@ -83,7 +78,7 @@ class ReplayedBatches:
     @torch.no_grad()
     def evaluate(self) -> Tensor:
         """Return the loss of the step at the present parameters."""
-        present = _RandomStates.present(self._trainer.strategy.root_device)
+        present = _RandomStates(self._trainer.strategy.root_device)
         total = []
         try:
             with _untouched(self._module), quiet(self._trainer, self._module):

@@ -16,10 +16,10 @@ from optimizers.entry_selection import Selection, compute_gradients, select_entr
 from optimizers.gld_candidates import CandidateUnit, EvaluateMany, Trial, Trials, UnitKind, candidate_units, objective
 from optimizers.gradient_free_step import GradientFreeStep, discard_gradients, read_losses, trainable
 from optimizers.lookahead import Option, OptionTree, Path
-from optimizers.pending import carry_out
 from optimizers.perturbation import NoiseDevice, Perturbation, derive_seed
 from optimizers.shards import asks_for_state, is_sharded, local_part
 from optimizers.step_contract import Closure, Evaluate, Loss, StepRecord
+from optimizers.xla_graphs import end_graph
 
 # Attributes that are kept when the optimizer is pickled.
 _SETTINGS = (
@@ -227,7 +227,7 @@ class GLD(Optimizer):
                     search = self._search if self.lookahead_width == 1 else self._search_ahead
                     trials.any_finite = False
                     after, succeeded = search(trials, unit, selection, turn, after)
-                    carry_out(unit.tensors[0].device)
+                    end_graph(unit.tensors[0].device)
                     successes += succeeded
                     if trials.any_finite:  # otherwise losses tell nothing about radii
                         self._adapt_radius(unit, succeeded)

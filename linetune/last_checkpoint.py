@@ -19,7 +19,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from callbacks.checkpoints.checkpoint_io import remove_leftovers
 from callbacks.checkpoints.checkpoint_reading import read_without_shards
-from callbacks.files.any_machine import is_remote
+from callbacks.files.file_systems import is_remote
 from lightning_modules import ModelError
 from lightning_modules.checkpoints.checkpoint_check import check_resumable
 from linetune.config_files import configs_in

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.distributed.checkpoint import CheckpointException
 
 from callbacks.checkpoints.sharded_checkpoint import is_sharded, read_shards
-from callbacks.files.any_machine import is_remote, on_this_machine
+from callbacks.files.file_systems import is_remote, on_this_machine
 
 # Of every checkpoint that Lightning writes, whatever it was asked to leave out.
 _ALWAYS_THERE = ("state_dict", "pytorch-lightning_version", "epoch", "global_step")

@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from callbacks.files.any_machine import is_remote
+from callbacks.files.file_systems import is_remote
 from callbacks.files.run_folder import missing_folders, run_folder
 
 

@@ -12,7 +12,7 @@ from typing import TextIO
 from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from callbacks.files.any_machine import exists, is_remote, make_folder
+from callbacks.files.file_systems import exists, is_remote, make_folder
 
 
 @contextmanager

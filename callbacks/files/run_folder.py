@@ -9,7 +9,7 @@ import lightning
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from callbacks.files.any_machine import is_remote
+from callbacks.files.file_systems import is_remote
 
 
 def run_folder(trainer: Trainer) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import torch
 from lightning.pytorch import Trainer
 
-from callbacks.files.any_machine import make_folder
+from callbacks.files.file_systems import make_folder
 from callbacks.files.new_file import new_file
 from callbacks.files.run_folder import run_folder
 from callbacks.interpolation.weight_line import WHOLE, Trial

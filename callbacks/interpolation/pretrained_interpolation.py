@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from callbacks.checkpoints.checkpoint_reading import read_checkpoint
-from callbacks.files.any_machine import exists
+from callbacks.files.file_systems import exists
 from callbacks.interpolation.interpolated_checkpoint import INTERPOLATION, mark_interpolated, save_interpolated
 from callbacks.interpolation.interpolation_report import described, found_figures, log_figures, write_curve
 from callbacks.interpolation.start_file import read_start, start_of_resumed, write_start

@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
-from callbacks.files.any_machine import is_remote
+from callbacks.files.file_systems import is_remote
 from callbacks.files.run_folder import run_folder
 
 _NAME = "start_weights.pt"

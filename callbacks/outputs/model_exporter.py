@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from callbacks.checkpoints.checkpoint_reading import FACTS, read_checkpoint
-from callbacks.files.any_machine import exists, is_remote, upload
+from callbacks.files.file_systems import exists, is_remote, upload
 from callbacks.files.new_file import free_name
 from callbacks.files.run_folder import run_folder, shown_path
 from callbacks.interpolation.pretrained_interpolation import PretrainedInterpolation

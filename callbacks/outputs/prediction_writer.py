@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
-from callbacks.files.any_machine import exists
+from callbacks.files.file_systems import exists
 from callbacks.files.new_file import make_writable, new_file
 from callbacks.files.run_folder import run_folder, shown_path
 from callbacks.scores.gathered_predictions import gathered_predictions

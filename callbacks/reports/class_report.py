@@ -10,7 +10,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from callbacks.files.any_machine import make_folder
+from callbacks.files.file_systems import make_folder
 from callbacks.files.new_file import new_file
 from callbacks.files.run_folder import run_folder
 from callbacks.reports.best_validation import BestValidation

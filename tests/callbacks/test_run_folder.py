@@ -16,7 +16,7 @@ from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from callbacks import claim_run_folders, run_folder
-from callbacks.files.any_machine import exists
+from callbacks.files.file_systems import exists
 from callbacks.files.new_file import new_file
 from tests.quiet_trainer import quiet_trainer
 from tests.tiny_models import TinyLogger

@@ -1,4 +1,4 @@
-"""Files on this machine and on remote file systems, by fsspec."""
+"""Files on local and remote file systems, by fsspec."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ from lightning_modules.trainer.trainer_callbacks import callbacks_of, without_pr
 from lightning_modules.trainer.weight_averages import prepare_averages
 from lightning_modules.trainer.whole_evaluation import WholeEvaluation
 from optimizers import ParabolicAdam, ParamGroups
-from optimizers.own_generators import GeneratorAccess, generators_within
+from optimizers.other_generators import GeneratorAccess, generators_within
 from optimizers.replayed import BufferPlace, moving_buffers
 
 # Lightning weights a logged loss by an integer; weights of batches need not be integers.

@@ -17,7 +17,7 @@ from lightning_modules.batches.copied_batch import copied
 from lightning_modules.errors import ModelError
 from optimizers import candidate_losses
 from optimizers.finite_steps import all_finite
-from optimizers.own_generators import GeneratorAccess
+from optimizers.other_generators import GeneratorAccess
 from optimizers.random_state import ReplayedDraws
 from optimizers.replayed import BufferPlace, ReplayedBuffers
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
-from optimizers.own_generators import generators_within
+from optimizers.other_generators import generators_within
 from optimizers.random_state import ReplayedDraws
 
 # Rows with this label do not count: the default of torch's ignore_index.

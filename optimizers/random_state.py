@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimizers.own_generators import GeneratorAccess, global_generators
+from optimizers.other_generators import GeneratorAccess, global_generators
 
 GeneratorStates = dict[torch.device, Tensor]
 

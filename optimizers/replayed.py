@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from optimizers.own_generators import generators_within
+from optimizers.other_generators import generators_within
 from optimizers.random_state import ReplayedDraws
 from optimizers.step_contract import Closure, Evaluate
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
 from callbacks.trainer.quiet_steps import quiet
-from optimizers.own_generators import global_generators
+from optimizers.other_generators import global_generators
 from optimizers.random_state import generator_states, set_generator_states
 from optimizers.replayed import BufferValues, moving_buffers
 

@@ -12,7 +12,7 @@ import torch
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
-from optimizers.own_generators import GeneratorAccess
+from optimizers.other_generators import GeneratorAccess
 from optimizers.random_state import generator_states, set_generator_states
 
 RandomStates = dict[str, Tensor]

@@ -31,7 +31,7 @@ from lightning_modules.checkpoints.random_states import (
     saved_states,
     set_random_states,
 )
-from optimizers.own_generators import generators_within
+from optimizers.other_generators import generators_within
 
 ENTRY = "resumption"
 

@@ -1,4 +1,4 @@
-"""Random number generators beside torch's global ones: Python's, numpy's, and those that modules hold."""
+"""Random number generators other than torch's global ones: Python's, numpy's, and those that modules hold."""
 
 from __future__ import annotations
 

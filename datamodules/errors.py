@@ -1,4 +1,4 @@
-"""The error for data that cannot be used, and the line that other errors are quoted by."""
+"""The error for data that cannot be used; the first line of any error."""
 
 from __future__ import annotations
 

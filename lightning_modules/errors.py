@@ -1,4 +1,4 @@
-"""The error for arguments, weights and checkpoints that a model cannot be built from, and a line of others."""
+"""The error for arguments, weights and checkpoints that a model cannot be built from; the first line of any error."""
 
 
 class ModelError(ValueError):

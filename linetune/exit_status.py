@@ -1,4 +1,4 @@
-"""The status that a program ends with when a signal has asked it to."""
+"""The usual exit status after Ctrl-C and SIGTERM."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers of the trainer's section that Lightning and TensorBoard take without a look."""
+"""Checks of numbers in the trainer's section that Lightning and TensorBoard do not check."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How parameters move: optimizers in pure PyTorch."""
+"""Optimizers in pure PyTorch, the parts that they are composed of, and parameter groups."""
 
 from optimizers.adamw_l2sp import AdamWL2SP
 from optimizers.cadence import Cadence, Drift, EveryStep, Ratio

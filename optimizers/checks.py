@@ -1,4 +1,4 @@
-"""Checks of arguments: one line that says which, what was given and what is allowed."""
+"""Checks of arguments, whose errors name the argument, what was given and what is allowed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a step size multiplies: one function per direction, on lists of tensors."""
+"""Directions of descent (the gradient, Adam, Lion): for each a function on lists of tensors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How large a step is beside the matrices that it changes."""
+"""The size of a step relative to the matrices that it changes."""
 
 from __future__ import annotations
 

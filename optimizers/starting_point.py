@@ -1,4 +1,4 @@
-"""Where parameters were when a search began: a copy of what it moves."""
+"""A copy of the parameters that a search moves, as they were when it began."""
 
 from __future__ import annotations
 

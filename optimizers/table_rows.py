@@ -1,4 +1,4 @@
-"""Rows of a table of embeddings that have something in them: a batch uses few, and the others need no arithmetic."""
+"""The rows of an embedding table that a batch uses: the others need no arithmetic."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The resolved configuration, kept beside what the run wrote."""
+"""The resolved configuration of a run, saved in its folder."""
 
 import contextlib
 import os

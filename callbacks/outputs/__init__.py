@@ -1,1 +1,1 @@
-"""What a run leaves for others: predictions, submissions, the trained model as a folder."""
+"""Outputs of a run: predictions, submissions, the trained model as a folder."""

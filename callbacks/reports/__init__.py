@@ -1,1 +1,1 @@
-"""What a run says about itself while it trains and when it ends: figures, tables, curves."""
+"""Reports of a run, while it trains and at its end: figures, tables, curves."""

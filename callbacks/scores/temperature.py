@@ -1,4 +1,4 @@
-"""The temperature that makes a classifier's probabilities fit better, and how far they can be trusted."""
+"""The temperature that calibrates a classifier's probabilities, and their calibration error."""
 
 from __future__ import annotations
 

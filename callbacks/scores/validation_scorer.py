@@ -1,4 +1,4 @@
-"""The validation set of a fit, scored as often as wanted, in a part that chooses and a part that judges."""
+"""Scores on the validation set of a fit, divided into rows that choose weights and rows that judge them."""
 
 from __future__ import annotations
 

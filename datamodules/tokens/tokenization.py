@@ -1,4 +1,4 @@
-"""Tokenization of rows in threads, once: a cache on disk keeps them."""
+"""Tokenization of rows in threads, with a cache on disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Loading of tokenizers, and what is asked of one."""
+"""Loading a tokenizer, the lengths that it allows, and a fingerprint of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Copies of a batch that a loss may take apart, without a copy of its tensors."""
+"""Copies of a batch with the same tensors, so that a loss may take entries out of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DeBERTa-v2's products of tokens with relative positions, without positions that a batch is too short to have."""
+"""DeBERTa-v2's attention without the relative positions that a batch is too short to have."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The options that an optimizer was made with, and a word to runs that resume with others."""
+"""The options that an optimizer was made with, and a warning where a run resumes with others."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The parts of a training step: what computes its loss again, what calls its optimizer, and what it leaves out."""
+"""The parts of a training step: making and calling the optimizer, learning rates, skipped steps, clipping."""

@@ -1,4 +1,4 @@
-"""Check which optimizers, schedules and parameter groups work together."""
+"""Checks that an optimizer goes with schedule, parameter groups, precision and clipping."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What computing the loss logs and adds to metrics, taken from the first computation of a step alone."""
+"""Logging and metric updates within the loss of a step, which count once however often the loss is computed."""
 
 from __future__ import annotations
 

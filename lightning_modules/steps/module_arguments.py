@@ -1,4 +1,4 @@
-"""Checking what a ClosureModule is made with, before a run meets it."""
+"""Checks of the arguments of a ClosureModule."""
 
 from __future__ import annotations
 

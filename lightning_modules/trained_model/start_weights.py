@@ -1,4 +1,4 @@
-"""The weights that a fine-tuning has started from, found again without having been kept."""
+"""The weights that a fine-tuning has started from, read again from their source."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an earlier fit has left in a Trainer or in callbacks, and a new fit would take for its own."""
+"""Refusing a fit that would go on from what an earlier one has left in its Trainer or callbacks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lightning's callbacks and arguments of its Trainer that want something else of a module, with what to use here."""
+"""Lightning's callbacks and Trainer arguments that a ClosureModule does not go with, and what to use instead."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What callbacks and schedules watch, compared with what is logged before an epoch has been spent."""
+"""Checks, before training, of the logged values that callbacks and schedules monitor, and of their mode."""
 
 from __future__ import annotations
 

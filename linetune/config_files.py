@@ -6,6 +6,8 @@ from pathlib import Path
 
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from linetune.run_of_checkpoint import config_named_in
+
 PREFIX = "linetune:"
 _HOME = Path(__file__).resolve().parent.parent
 
@@ -38,12 +40,17 @@ def named_config(argument: str) -> str:
 
 
 def config_of_checkpoint(path: str) -> Path:
-    """Return the configuration that a run saved beside its ``checkpoints``.
+    """Return the configuration of a checkpoint's run: the one beside its ``checkpoints``, or the one that it names.
 
     Raises:
-        MisconfigurationException: there is none, or several runs share the folder.
+        MisconfigurationException: there is none, or nothing tells which of several it is.
     """
-    file = Path(path).expanduser().absolute().parent.parent / "config.yaml"
+    folder = Path(path).expanduser().absolute().parent
+    file, named = folder.parent / "config.yaml", config_named_in(Path(path).expanduser())
+    # A run's folder may be a copy; any other one may lie beside a configuration that has nothing to do with it.
+    is_beside = folder.name == "checkpoints" and file.is_file()
+    if named is not None and named.is_file() and (not is_beside or named.parent.resolve() == folder.parent.resolve()):
+        return named
     if not file.is_file():
         if path not in ("best", "last") and not Path(path).expanduser().exists():
             raise MisconfigurationException(f"ckpt_path: {path} does not exist")

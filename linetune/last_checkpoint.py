@@ -23,6 +23,7 @@ from callbacks.files.file_systems import is_remote
 from lightning_modules import ModelError
 from lightning_modules.checkpoints.checkpoint_check import check_resumable
 from linetune.config_files import configs_in
+from linetune.run_of_checkpoint import files_in, of_run, own_folders, run_of
 
 # The entry in a configuration that was saved, which may go over several lines.
 _CKPT_PATH = re.compile(r"^ckpt_path: .*(?:\n .*)*", re.MULTILINE)
@@ -33,7 +34,7 @@ def last_checkpoint(config: Namespace, subcommand: str) -> str | None:
 
     Looked through are the folders that the trainer's ModelCheckpoint may write into: its own `dirpath`, and
     ``save_dir/name/*/checkpoints`` of the first logger, for every version there. With the configuration that a run
-    saved, that run's folder alone is looked through, and for `fit` those of the runs that went on from it.
+    saved, checkpoints of that run alone are looked at, and for `fit` those of the runs that went on from it.
 
     Args:
         config: The configuration of the subcommand.
@@ -46,13 +47,14 @@ def last_checkpoint(config: Namespace, subcommand: str) -> str | None:
     Raises:
         MisconfigurationException: there is no checkpoint, and the subcommand needs one.
     """
-    beside = _beside_config(config, subcommand)
-    found = checkpoint_folders(config.trainer)
-    if beside is not None:
-        found = _of_run(beside, found or []) if subcommand == "fit" else [beside]
-    if found is None:
-        return "last"
-    files = files_in(found)
+    run = config_of_run(config)
+    if run is None:
+        found = checkpoint_folders(config.trainer)
+        if found is None:
+            return "last"
+        files = files_in(found)
+    else:
+        found, files = _of_run(run.parent, config.get("trainer"), subcommand)
     for folder in found:
         remove_leftovers(folder)
     file = newest_whole(files, subcommand)
@@ -64,11 +66,6 @@ def last_checkpoint(config: Namespace, subcommand: str) -> str | None:
         raise MisconfigurationException(f"ckpt_path: last: there is no whole checkpoint in {where}")
     say(f"ckpt_path last: there is no whole checkpoint in {where}: THE RUN STARTS FROM THE BEGINNING")
     return None
-
-
-def files_in(folders: Sequence[Path]) -> list[Path]:
-    """Return the checkpoints in folders, files and folders of sharded ones."""
-    return [file for folder in folders for file in (folder.glob("*.ckpt") if folder.is_dir() else [])]
 
 
 def newest_whole(files: Sequence[Path], subcommand: str) -> Path | None:
@@ -99,9 +96,7 @@ def checkpoint_folders(trainer: Namespace) -> list[Path] | None:
         trainer: The trainer's part of a configuration.
     """
     root = trainer.get("default_root_dir") or os.getcwd()
-    given = trainer.get("callbacks") or []
-    callbacks = [each for each in (given if isinstance(given, list) else [given]) if isinstance(each, Namespace)]
-    own = [each.init_args.dirpath for each in callbacks if each.get("init_args", Namespace()).get("dirpath")]
+    own = own_folders(trainer)
     logger = trainer.get("logger")
     logger = logger[0] if isinstance(logger, list) and logger else logger
     version: Any = None
@@ -126,48 +121,65 @@ def checkpoint_folders(trainer: Namespace) -> list[Path] | None:
 
 
 def config_of_run(config: Namespace) -> Path | None:
-    """Return the last of the configurations given that a run has saved beside its checkpoints; None without one."""
+    """Return the last of the configurations given that a run has saved, if it has checkpoints; None without one.
+
+    They are in `checkpoints` beside the configuration, or name it from the folder of a ModelCheckpoint.
+
+    Args:
+        config: The configuration of the subcommand.
+    """
     given = [Path(str(each)).expanduser().absolute() for each in config.get("config") or []]
-    return next((file for file in reversed(given) if _is_saved(file) and (file.parent / "checkpoints").is_dir()), None)
+    for file in filter(is_saved, reversed(given)):
+        if (file.parent / "checkpoints").is_dir() or of_run(file.parent, _own_files(config.get("trainer"))):
+            return file
+    return None
 
 
-def _beside_config(config: Namespace, subcommand: str) -> Path | None:
-    """Return the checkpoints beside the configuration of a run; None without one."""
-    file = config_of_run(config)
-    if file is None:
-        return None
-    folder, several = file.parent / "checkpoints", configs_in(file.parent)
-    if several and not (subcommand == "fit" and _is_one_run(folder)):
-        raise MisconfigurationException(f"ckpt_path: last: {several}; give the path of a checkpoint")
-    return folder
+def _own_files(trainer: Namespace | None) -> list[Path]:
+    return files_in([folder for folder in own_folders(trainer) if "://" not in folder])
 
 
-def _is_saved(config: Path) -> bool:
+def is_saved(config: Path) -> bool:
     """Return whether a run has saved a configuration; a user may write one beside a folder `checkpoints`, too."""
     with contextlib.suppress(OSError), config.open(encoding="utf-8", errors="replace") as lines:
         return config.match("config*.yaml") and lines.readline().startswith("# lightning.pytorch==")
     return False
 
 
-def _is_one_run(folder: Path) -> bool:
-    """Return whether all configurations beside a folder but the first are of fits that went on from it."""
-    configs = [file for file in folder.parent.glob("config*.yaml") if _is_saved(file)]
-    return _went_on_from(folder).count(folder.resolve()) >= len(configs) - 1
+def _of_run(run: Path, trainer: Namespace | None, subcommand: str) -> tuple[list[Path], list[Path]]:
+    """Return the folders of a run's checkpoints and the checkpoints; for `fit` also of runs that went on from it.
+
+    Args:
+        run: The run's folder.
+        trainer: The trainer's part of the configuration.
+        subcommand: The subcommand.
+
+    Raises:
+        MisconfigurationException: several runs share the folder.
+    """
+    several = configs_in(run)
+    if several and not (subcommand == "fit" and _is_one_run(run)):
+        raise MisconfigurationException(f"ckpt_path: last: {several}; give the path of a checkpoint")
+    shared, runs = _own_files(trainer), [run.resolve()]
+    if subcommand == "fit":
+        others = [folder.parent.resolve() for folder in checkpoint_folders(trainer) or []] if trainer else []
+        others = sorted({*others, *map(run_of, shared)})
+        for each in runs:  # which grows meanwhile
+            runs += [other for other in others if other not in runs and each in _went_on_from(other)]
+    beside = [each / "checkpoints" for each in runs]
+    files = {*files_in(beside), *(file for each in runs for file in of_run(each, shared))}
+    return sorted({*beside, *(file.parent for file in files)}), sorted(files)
 
 
-def _of_run(folder: Path, others: Sequence[Path]) -> list[Path]:
-    """Return a run's folder of checkpoints and those of the runs that went on from it, by their configurations."""
-    found = [folder.resolve()]
-    for each in found:  # which grows meanwhile
-        later = [other.resolve() for other in others if each in _went_on_from(other)]
-        found += [other for other in later if other not in found]
-    return found
+def _is_one_run(run: Path) -> bool:
+    """Return whether all configurations in a folder but the first are of fits that went on from it."""
+    configs = [file for file in run.glob("config*.yaml") if is_saved(file)]
+    return _went_on_from(run).count(run.resolve()) >= len(configs) - 1
 
 
-def _went_on_from(folder: Path) -> list[Path]:
-    """Return the folders of the checkpoints that the run of a folder went on from, as its configurations say."""
-    paths = filter(None, map(start_of_run, folder.parent.glob("config*.yaml")))
-    return [Path(path).parent.resolve() for path in paths]
+def _went_on_from(run: Path) -> list[Path]:
+    """Return the folders of the runs of whose checkpoints a run, by its configurations, went on."""
+    return [run_of(Path(path)) for path in map(start_of_run, run.glob("config*.yaml")) if path]
 
 
 def start_of_run(config: Path) -> str | None:

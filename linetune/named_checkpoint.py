@@ -17,8 +17,9 @@ from lightning_modules import ModelError
 from lightning_modules.checkpoints.checkpoint_check import check_resumable
 from linetune.arguments import value_of
 from linetune.config_files import configs_in, is_of_fit
-from linetune.last_checkpoint import config_of_run, last_checkpoint, start_of_run
+from linetune.last_checkpoint import config_of_run, is_saved, last_checkpoint, start_of_run
 from linetune.linked_values import DATA_TO_MODEL, FOUND_IN_DATA
+from linetune.run_of_checkpoint import files_in, of_run, own_folders, run_of
 
 
 def named_checkpoint(config: Namespace, subcommand: str, arguments: Sequence[str] = ()) -> str | None:
@@ -38,8 +39,10 @@ def named_checkpoint(config: Namespace, subcommand: str, arguments: Sequence[str
         raise ModelError(f"ckpt_path: {path!r} is not allowed; the path of a checkpoint, or last")
     if path is not None and subcommand != "fit" and value_of(arguments, "--ckpt_path") is None:
         _refuse_start_of_run(path, config)
-    if path == "best" and config.get("config"):
-        return str(best_of_run(str(config_of_run(config) or config.config[-1])))
+    if path == "best":
+        given = config_of_run(config) or next(reversed(config.get("config") or []), None)
+        own = own_folders(config.get("trainer"))
+        return str(best_of_run(None if given is None else str(given), own))
     path = last_checkpoint(config, subcommand) if path == "last" else path
     if path is None:
         _refuse_another_runs(config.trainer)
@@ -98,42 +101,69 @@ def saved_values(path: str | None, subcommand: str) -> dict[str, dict[str, Any]]
     }
 
 
-def best_of_run(config: str) -> Path:
-    """Return the best checkpoint of the run that has saved a configuration: one beside it, or of a run before.
+def best_of_run(config: str | None, own: Sequence[str] = ()) -> Path:
+    """Return the best checkpoint of the run that has saved a configuration: one of its own, or of a run before.
+
+    Args:
+        config: The configuration. Another one, or none, stands for the only run that has written into `own`.
+        own: Folders that ModelCheckpoints were given as `dirpath`, which several runs may share.
 
     Raises:
         MisconfigurationException: there is none, or nothing tells which one it is.
     """
-    folder = Path(config).expanduser().absolute().parent
-    if several := configs_in(folder):
-        raise MisconfigurationException(f"ckpt_path: best: {several}; give the path of a checkpoint")
-    beside = folder / "checkpoints"
+    shared = files_in([each for each in own if "://" not in each])
+    places, files_of_run = list(own), set[Path]()
+    if config is not None:
+        folder = Path(config).expanduser().absolute().parent
+        if several := configs_in(folder):
+            raise MisconfigurationException(f"ckpt_path: best: {several}; give the path of a checkpoint")
+        places.insert(0, str(folder / "checkpoints"))
+        files_of_run = {*files_in(places[:1]), *of_run(folder, shared)}
     # A link to the last checkpoint may lead to none.
-    files = sorted((file for file in beside.glob("*.ckpt") if file.exists()), key=lambda file: file.stat().st_mtime)
-    if not files:
-        raise MisconfigurationException(f"ckpt_path: best: no checkpoints in {beside}; give the path of a checkpoint")
+    is_known = config is not None and (bool(files_of_run) or is_saved(Path(config).expanduser()))
+    present = [file for file in (files_of_run if is_known else _of_only_run(shared)) if file.exists()]
+    if not present:
+        where, which = ", ".join(places), (" of this run" if is_known else " of one run alone") if shared else ""
+        way_out = "the path of a checkpoint" if places else "the config.yaml of a run, or the path of a checkpoint"
+        raise MisconfigurationException(
+            f"ckpt_path: best: no checkpoints{which}{f' in {where}' if where else ''}; give {way_out}"
+        )
+    files = sorted(present, key=lambda file: file.stat().st_mtime)
     # The newest checkpoint knows the best one until then.
-    states = read_without_shards(files[-1]).get("callbacks", {})
-    saved = [state for state in states.values() if state.get("best_model_path")]
+    states = read_without_shards(files[-1]).get("callbacks", {}).values()
+    saved = [state for state in states if state.get("best_model_path")]
     monitored = [state for state in saved if state.get("monitor")]
-    best = {found for state in monitored or saved if (found := _best_file(state, beside)) is not None}
+    is_moved = not any(_is_folder(state.get("dirpath"), files[-1].parent) for state in states)
+    newest_in = files[-1].parent if is_moved else None
+    best = {found for state in monitored or saved if (found := _best_file(state, newest_in)) is not None}
     if len(best) == 1:
         return best.pop()
     if len(files) == 1 and not best:
         return files[0]
     names = ", ".join(file.name for file in files)
-    raise MisconfigurationException(f"ckpt_path: best: {folder} does not tell which is the best of {names}")
+    raise MisconfigurationException(f"ckpt_path: best: {files[-1].parent} does not tell which is the best of {names}")
 
 
-def _best_file(state: dict[str, Any], beside: Path) -> Path | None:
+def _of_only_run(files: Sequence[Path]) -> set[Path]:
+    """Return checkpoints in the folder of a ModelCheckpoint if all are of one run; none if not."""
+    return set(files) if len(set(map(run_of, files))) == 1 else set()
+
+
+def _is_folder(dirpath: str | None, folder: Path) -> bool:
+    return dirpath is not None and Path(dirpath).expanduser().resolve() == folder.resolve()
+
+
+def _best_file(state: dict[str, Any], newest_in: Path | None) -> Path | None:
     """Return the best checkpoint that a ModelCheckpoint knows; None if it is gone.
 
     That of a run that went on from another one may be in the folder of that one, and all folders may have been moved.
 
     Args:
         state: What a checkpoint holds of the ModelCheckpoint.
-        beside: The folder of that checkpoint.
+        newest_in: The folder of that checkpoint if it was moved; None if it is where it was written.
     """
     written = Path(state["best_model_path"])
-    moved = beside / os.path.relpath(written, state.get("dirpath") or written.parent)
-    return next((Path(os.path.abspath(file)) for file in (moved, written.expanduser()) if file.exists()), None)
+    places = [written.expanduser()]
+    if newest_in is not None:
+        places.insert(0, newest_in / os.path.relpath(written, state.get("dirpath") or written.parent))
+    return next((Path(os.path.abspath(file)) for file in places if file.exists()), None)

@@ -11,7 +11,8 @@ from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks.checkpoints.checkpoint_reading import saved_entry
-from linetune.last_checkpoint import checkpoint_folders, files_in, newest_whole, say
+from linetune.last_checkpoint import checkpoint_folders, newest_whole, say
+from linetune.run_of_checkpoint import files_in
 
 # Key of a checkpoint's entry.
 STARTED_BY = "started_by"

@@ -88,7 +88,12 @@ def test_export_writes_later_what_the_run_wrote_at_its_end(
     without = failed(capsys, "export", "--config", str(run / "config.yaml"))
     assert without.startswith("the following arguments are required: --to (see ")
     assert failed(capsys, "export", "--to", "new").startswith("ckpt_path: export needs a checkpoint; ")
-    shutil.copy(best, "moved.ckpt")
+    # A copy elsewhere names the configuration of its run.
+    shutil.copy(best, "copied.ckpt")
+    cli.main(["export", "--ckpt_path", "copied.ckpt", "--to", "of_copy"])
+    same(tmp_path / "of_copy", run / "model")
+    stored = torch.load(best, weights_only=True)
+    torch.save({name: value for name, value in stored.items() if name != "config_file"}, "moved.ckpt")
     assert failed(capsys, "export", "--ckpt_path", "moved.ckpt", "--to", "new").startswith("config: there is no /")
     other = ["export", "--ckpt_path", best, "--to", "new", "--model.adapter", "null"]
     assert failed(capsys, *other).startswith("ckpt_path: the checkpoint's adapter is LoraConfig, the model's none")

@@ -13,6 +13,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from callbacks.files.file_systems import is_remote
 from callbacks.files.run_folder import missing_folders, run_folder
 
+# Key of a checkpoint's entry: the path of the configuration of its run.
+CONFIG_FILE = "config_file"
+
 
 class ConfigSaver(SaveConfigCallback):
     """Saves the resolved configuration in the run's folder, whatever the logger; never over another file.
@@ -21,7 +24,8 @@ class ConfigSaver(SaveConfigCallback):
 
     Lightning's own callback saves where ``Trainer.log_dir`` points, which is the run's folder for TensorBoard and CSV
     files alone. The file is ``config.yaml``; where a file of that name holds something else, ``config-v1.yaml`` and so
-    on, as ``ModelCheckpoint`` counts.
+    on, as ``ModelCheckpoint`` counts. Each checkpoint of the run names it (``config_file``): a ModelCheckpoint may write
+    into a folder of its own, which several runs may share.
 
     Example::
 
@@ -46,6 +50,10 @@ class ConfigSaver(SaveConfigCallback):
             self.saved_as = self._save_in(folder, text)
             if stage == "fit":
                 self._show_in_tensorboard(trainer, text)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        if self.saved_as:
+            checkpoint[CONFIG_FILE] = self.saved_as if "://" in self.saved_as else os.path.abspath(self.saved_as)
 
     def withdraw(self) -> None:
         """Remove the configuration of a run that was refused before it began, and folders that hold nothing else."""

@@ -1,0 +1,56 @@
+"""Which run a checkpoint is of: that of the configuration that it names, or in whose folder it lies."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from jsonargparse import Namespace
+
+from callbacks.checkpoints.checkpoint_reading import saved_entry
+from callbacks.files.config_saver import CONFIG_FILE
+
+
+def own_folders(trainer: Namespace | None) -> list[str]:
+    """Return the folders that the ModelCheckpoints of a configuration were given as `dirpath`, as they write there.
+
+    Args:
+        trainer: The trainer's part of a configuration.
+    """
+    given = (trainer or Namespace()).get("callbacks") or []
+    callbacks = [each for each in (given if isinstance(given, list) else [given]) if isinstance(each, Namespace)]
+    folders = [str(each.init_args.dirpath) for each in callbacks if (each.get("init_args") or {}).get("dirpath")]
+    return [each if "://" in each else os.path.realpath(os.path.expanduser(each)) for each in folders]
+
+
+def files_in(folders: Sequence[str | Path]) -> list[Path]:
+    """Return the checkpoints in folders of this machine, files and folders of sharded ones."""
+    return [file for folder in map(Path, folders) if folder.is_dir() for file in folder.glob("*.ckpt")]
+
+
+def config_named_in(file: Path) -> Path | None:
+    """Return the path of the configuration that a checkpoint names; None for one of another program or version."""
+    named = saved_entry(file, CONFIG_FILE)
+    return Path(named) if isinstance(named, str) and "://" not in named else None
+
+
+def run_of(file: Path) -> Path:
+    """Return the folder of the run that a checkpoint is of, which need not exist any more."""
+    named = config_named_in(file)
+    return (file.parent if named is None else named).parent.resolve()
+
+
+def of_run(run: Path, files: Sequence[Path]) -> list[Path]:
+    """Return those of several checkpoints that name a configuration in the folder of a run.
+
+    Where there are none, those of a folder that is gone and was called alike: the run was moved.
+
+    Args:
+        run: The folder.
+        files: Checkpoints in a folder that several runs may share.
+    """
+    named = {file: found.parent for file in files if (found := config_named_in(file)) is not None}
+    own = [file for file, folder in named.items() if folder.resolve() == run.resolve()]
+    moved = {file: folder for file, folder in named.items() if not folder.exists() and folder.name == run.name}
+    return own or (list(moved) if len(set(moved.values())) == 1 else [])

@@ -31,7 +31,7 @@ from lightning_modules.checkpoints.checkpoint_check import (
 )
 from lightning_modules.checkpoints.checkpoint_file import check_file
 from lightning_modules.checkpoints.given_options import GivenOptions
-from lightning_modules.checkpoints.model_checkpoints import save_by_step_and_time
+from lightning_modules.checkpoints.model_checkpoints import WAITING, save_with_own_scores, waiting_saves
 from lightning_modules.checkpoints.plain_hyperparameters import keep_plain_hyperparameters
 from lightning_modules.checkpoints.resumption import Resumption
 from lightning_modules.checkpoints.schedule_check import ENTRY as SCHEDULES
@@ -377,7 +377,6 @@ class ClosureModule(LightningModule):
 
     def on_fit_start(self) -> None:
         check_fresh(self.trainer)
-        save_by_step_and_time(self.trainer)
         if self._is_searching and self._length != self._present_length():
             # Lightning's BatchSizeFinder has changed it.
             self.trainer.strategy.setup_optimizers(self.trainer)
@@ -386,6 +385,7 @@ class ClosureModule(LightningModule):
             self._resumption.before_loaders(self)
         # Callbacks that add parameter groups have put theirs back by now; the optimizer gets its state after this.
         checkpoint, self._resumed = self._resumed, {}
+        save_with_own_scores(self.trainer, checkpoint, self._resumption.loaded_metrics)
         self._finite_steps = FiniteSteps(self.max_skipped_steps)
         self._finite_steps.load(checkpoint.get("skipped_steps", (0, 0, False)))
         if checkpoint and len(self.trainer.optimizers) == 1:
@@ -465,6 +465,7 @@ class ClosureModule(LightningModule):
         checkpoint[SCHEDULES] = names_of(self.trainer.lr_scheduler_configs)
         checkpoint["fit_start"] = list(self._fit_start)
         checkpoint["skipped_steps"] = self._finite_steps.state()
+        checkpoint[WAITING] = waiting_saves(self.trainer)
         self._learning_rates.save(checkpoint)
         self._given_options.save(checkpoint)
         self._modes.save(checkpoint, self.trainer)

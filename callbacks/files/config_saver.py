@@ -24,8 +24,10 @@ class ConfigSaver(SaveConfigCallback):
 
     Lightning's own callback saves where ``Trainer.log_dir`` points, which is the run's folder for TensorBoard and CSV
     files alone. The file is ``config.yaml``; where a file of that name holds something else, ``config-v1.yaml`` and so
-    on, as ``ModelCheckpoint`` counts. Each checkpoint of the run names it (``config_file``): a ModelCheckpoint may write
-    into a folder of its own, which several runs may share.
+    on, as ``ModelCheckpoint`` counts.
+
+    Each checkpoint of the run names it (``config_file``): a ModelCheckpoint may write into a folder of its own, which
+    several runs may share.
 
     Example::
 

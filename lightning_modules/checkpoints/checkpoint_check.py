@@ -26,6 +26,7 @@ _KINDS: dict[str, tuple[type, str]] = {
     "schedule_names": (list, "list"),
     "given_options": (list, "list"),
     "fit_start": (list, "list"),
+    "waiting_saves": (list, "list"),
 }
 # What a run goes on from beside the weights; Lightning starts anew, or stops with a KeyError, where one is absent.
 _TO_RESUME = ("optimizer_states", "lr_schedulers", "loops", "callbacks")

@@ -128,6 +128,11 @@ class Resumption:
         self._loader_states = fit.get("combined_loader", [])
         self._loaded = checkpoint.get(ENTRY, {})
 
+    @property
+    def loaded_metrics(self) -> dict[str, Tensor]:
+        """The logged metrics that a fit which is about to start finds, of the run that it goes on from."""
+        return self._loaded.get("metrics", {})
+
     def at_train_start(self, module: LightningModule) -> tuple[list[Any], dict[str, int]]:
         """Put everything back, as the last before training starts.
 

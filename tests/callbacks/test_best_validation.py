@@ -69,22 +69,26 @@ def test_the_best_checkpoint_of_a_validation(tmp_path: Path) -> None:
     assert weight != last
 
 
+class OfTheUser(ModelCheckpoint):
+    """Saves as Lightning does: at an epoch's end also with the score of a validation a step earlier."""
+
+
 @pytest.mark.parametrize(
     "saver",
     [
-        {"monitor": "val/loss", "save_on_train_epoch_end": True},  # an epoch's end, a step after its validation
-        {"monitor": None},
-        {"save_top_k": 0},
+        partial(OfTheUser, monitor="val/loss", save_on_train_epoch_end=True),
+        ModelCheckpoint,
+        partial(ModelCheckpoint, save_top_k=0),
     ],
 )
-def test_weights_that_no_validation_has_seen_are_no_validations(tmp_path: Path, saver: dict[str, Any]) -> None:
+def test_weights_that_no_validation_has_seen_are_no_validations(tmp_path: Path, saver: Any) -> None:
     found: list[float] = []
 
     class Last(Callback):
         def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
             found.append(float(pl_module.layer.weight[0, 0].detach()))
 
-    chosen, _ = fit(tmp_path, Last(), ModelCheckpoint(tmp_path, **saver), val_check_interval=2, limit_train_batches=3)
+    chosen, _ = fit(tmp_path, Last(), saver(tmp_path), val_check_interval=2, limit_train_batches=3)
     assert chosen == ("last validation", found[-1])
 
 

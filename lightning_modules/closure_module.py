@@ -31,6 +31,7 @@ from lightning_modules.checkpoints.checkpoint_check import (
 )
 from lightning_modules.checkpoints.checkpoint_file import check_file
 from lightning_modules.checkpoints.given_options import GivenOptions
+from lightning_modules.checkpoints.hyperparameters import check_arguments
 from lightning_modules.checkpoints.model_checkpoints import WAITING, save_with_own_scores, waiting_saves
 from lightning_modules.checkpoints.plain_hyperparameters import keep_plain_hyperparameters
 from lightning_modules.checkpoints.resumption import Resumption
@@ -456,7 +457,9 @@ class ClosureModule(LightningModule):
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:
         # Without a trainer there is no plugin that looks at the file.
-        check_file(checkpoint_path, is_trusted=kwargs.get("weights_only") is False)
+        found = check_file(checkpoint_path, is_trusted=kwargs.get("weights_only") is False)
+        if kwargs.get("hparams_file") is None and len(args) < 2:  # which is the second of Lightning's own arguments
+            check_arguments(found, cls, kwargs)
         return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -21,6 +21,7 @@ from lightning_modules.batches.length_split import longest_first
 from lightning_modules.batches.length_split import split_by_length as parts_by_length
 from lightning_modules.batches.windows import mean_per_text
 from lightning_modules.checkpoints.checkpoint_check import check_entries, check_task
+from lightning_modules.checkpoints.hyperparameters import check_kinds
 from lightning_modules.closure_module import ClosureModule
 from lightning_modules.errors import ModelError
 from lightning_modules.features.feature_cache import FeatureCache, fingerprint_of
@@ -422,6 +423,8 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         check_entries(checkpoint)
+        if self._trainer is not None:  # load_from_checkpoint has made this one with what replaces them
+            check_kinds(checkpoint.get("hyper_parameters", {}), type(self))
         check_kind_of_adapter(checkpoint, self.adapted)
         names = checkpoint.get("hyper_parameters", {}).get("label_names") or ()
         check_label_order("ckpt_path: the checkpoint", names, self.hparams["label_names"] or ())

@@ -13,8 +13,9 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from callbacks.checkpoints.checkpoint_reading import read_without_shards
 from callbacks.files.file_systems import is_remote
-from lightning_modules import ModelError
-from lightning_modules.checkpoints.checkpoint_check import check_resumable
+from lightning_modules import ModelError, SequenceClassifier
+from lightning_modules.checkpoints.checkpoint_check import check_entries, check_resumable
+from lightning_modules.checkpoints.hyperparameters import check_kinds
 from linetune.arguments import value_of
 from linetune.config_files import configs_in, is_of_fit
 from linetune.last_checkpoint import config_of_run, is_saved, last_checkpoint, start_of_run
@@ -91,12 +92,15 @@ def saved_values(path: str | None, subcommand: str) -> dict[str, dict[str, Any]]
     if not os.path.exists(path):
         raise ModelError(f"ckpt_path: {path} does not exist")
     checkpoint = read_without_shards(path)
+    check_entries(checkpoint)
     if subcommand == "fit":
         check_resumable(checkpoint)
     # A module or a data module of the user's own may save none.
     model, data = (checkpoint.get(f"{name}hyper_parameters", {}) for name in ("", "datamodule_"))
+    found = {name: model[name] for name in DATA_TO_MODEL if name in model}
+    check_kinds(found, SequenceClassifier)
     return {
-        "model": {name: model[name] for name in DATA_TO_MODEL if name in model},
+        "model": found,
         "data": {name: data[name] for name in FOUND_IN_DATA if data.get(name)},
     }
 

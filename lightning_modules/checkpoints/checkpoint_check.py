@@ -15,9 +15,10 @@ from torch.optim import Optimizer
 from lightning_modules.errors import ModelError
 
 # What entries of a checkpoint are, where they are there.
-_KINDS: dict[str, tuple[type, str]] = {
+_KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
     "state_dict": (Mapping, "dict"),
     "hyper_parameters": (Mapping, "dict"),
+    "datamodule_hyper_parameters": (Mapping, "dict"),
     "loops": (Mapping, "dict"),
     "callbacks": (Mapping, "dict"),
     "optimizer_states": (list, "list"),
@@ -27,6 +28,10 @@ _KINDS: dict[str, tuple[type, str]] = {
     "given_options": (list, "list"),
     "fit_start": (list, "list"),
     "waiting_saves": (list, "list"),
+    "skipped_steps": ((list, tuple), "list"),
+    "run_length": ((list, tuple), "list"),
+    "resumption": (Mapping, "dict"),
+    "task": (Mapping, "dict"),
 }
 # What a run goes on from beside the weights; Lightning starts anew, or stops with a KeyError, where one is absent.
 _TO_RESUME = ("optimizer_states", "lr_schedulers", "loops", "callbacks")

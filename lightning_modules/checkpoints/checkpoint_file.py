@@ -13,7 +13,7 @@ from lightning_modules.checkpoints.checkpoint_check import check_entries
 from lightning_modules.errors import ModelError
 
 
-def check_file(path: Any, is_trusted: bool) -> None:
+def check_file(path: Any, is_trusted: bool) -> dict[str, Any]:
     """Compare the checksums of a checkpoint file, which torch does not, and check that it is one of Lightning.
 
     Args:
@@ -21,12 +21,15 @@ def check_file(path: Any, is_trusted: bool) -> None:
         is_trusted: Whether classes that the file names are to be loaded (``weights_only=False``); what it holds is then
             not looked at.
 
+    Returns:
+        What it holds, tensors being read when they are used; nothing of what is not looked at.
+
     Raises:
         FileNotFoundError: if there is no such file.
         ModelError: if it is not a whole checkpoint; one line that names it and says what is wrong.
     """
     if not isinstance(path, str | os.PathLike) or "://" in str(path):
-        return
+        return {}
     if not os.path.exists(path):
         raise FileNotFoundError(f"Checkpoint file not found: {path}")
     try:
@@ -37,7 +40,7 @@ def check_file(path: Any, is_trusted: bool) -> None:
     if part is not None and torch.serialization.get_crc32_options():  # else files are written without checksums
         raise ModelError(f"{path} is damaged: the checksum of its part {part} is wrong")
     if is_trusted:
-        return
+        return {}
     try:
         found = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except Exception as error:  # of many kinds, by what the bytes are
@@ -47,6 +50,7 @@ def check_file(path: Any, is_trusted: bool) -> None:
     if not isinstance(found, dict) or not {"state_dict", "pytorch-lightning_version"} <= found.keys():
         raise ModelError(f"{path} is not a checkpoint of Lightning: state_dict or pytorch-lightning_version is absent")
     check_entries(found)
+    return found
 
 
 def _reason(error: Exception) -> str:

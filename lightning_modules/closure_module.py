@@ -56,6 +56,7 @@ from lightning_modules.steps.optimizer_modes import OptimizerModes
 from lightning_modules.steps.own_step_size import OwnStepSize
 from lightning_modules.steps.rounded_squares import warn_of_rounded_squares
 from lightning_modules.steps.unused_parameters import check_gradients_of_ranks
+from lightning_modules.trainer.batch_size_finder import check_batch_size_finders
 from lightning_modules.trainer.earlier_fit import check_fresh
 from lightning_modules.trainer.lightning_callbacks import (
     check_rate_monitor,
@@ -209,6 +210,7 @@ class ClosureModule(LightningModule):
         self._begin_anew()
         if self.trainer.state.fn == "fit":
             check_trainer(self.trainer, self)
+        check_batch_size_finders(self.trainer, self)
         # Of another module's Lightning would say that it is overridden.
         others = [each for each in callbacks_of(self.trainer, Callback) if not isinstance(each, StepAxis)]
         self.trainer.callbacks = others  # type: ignore[attr-defined]

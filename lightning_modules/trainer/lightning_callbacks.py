@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import lightning
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import (
@@ -17,9 +19,6 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning_modules.errors import ModelError
 from lightning_modules.trainer.trainer_callbacks import callbacks_of
 
-# What is used of BatchSizeFinder and is not public: the name of the attribute that it changes.
-_NOT_PUBLIC = "_batch_arg_name"
-
 
 def check_trainer(trainer: Trainer, module: LightningModule) -> None:
     """Refuse what a Trainer was given for automatic optimization.
@@ -33,7 +32,6 @@ def check_trainer(trainer: Trainer, module: LightningModule) -> None:
 
     Raises:
         ModelError: one line: the argument, and the module's; or which callback, why, and what to use.
-        RuntimeError: if lightning is of a version that this was not written for.
     """
     for name, own, off in (
         ("accumulate_grad_batches", "accumulate_grad_batches", 1),
@@ -42,12 +40,12 @@ def check_trainer(trainer: Trainer, module: LightningModule) -> None:
         if (getattr(trainer, name) or off) != off:
             raise ModelError(f"trainer.{name}: {type(module).__name__} does this itself; give model.{own}")
     for callback in callbacks_of(trainer, Callback):
-        why = _why_not(callback, trainer, module)
+        why = _why_not(callback, module)
         if why:
             raise ModelError(f"trainer.callbacks: {type(callback).__name__}: {why}")
 
 
-def _why_not(callback: Callback, trainer: Trainer, module: LightningModule) -> str:
+def _why_not(callback: Callback, module: LightningModule) -> str:
     """Return why a callback would end the run, and what to use; empty if it would not."""
     if isinstance(callback, GradientAccumulationScheduler):
         return "it is for automatic optimization; give model.accumulate_grad_batches"
@@ -58,12 +56,6 @@ def _why_not(callback: Callback, trainer: Trainer, module: LightningModule) -> s
         )
     if type(callback) is BaseFinetuning:
         return "it is a base class; use callbacks.GradualUnfreezing, or a subclass of your own"
-    if isinstance(callback, BatchSizeFinder):
-        if not hasattr(callback, _NOT_PUBLIC):
-            raise RuntimeError(f"lightning {lightning.__version__}: BatchSizeFinder has no {_NOT_PUBLIC}")
-        name, data = getattr(callback, _NOT_PUBLIC), getattr(trainer, "datamodule", None)
-        if not any(hasattr(owner, name) for owner in (module, data)):
-            return f"neither model nor data have {name}; give data.train_batch_size (batch_arg_name: train_batch_size)"
     return ""
 
 

@@ -27,7 +27,7 @@ from transformers import Adafactor
 from benchmarks.compatibility.optimizers import SmallClassifier
 from callbacks import StepSizeMonitor
 from lightning_modules import ModelError, Schedule
-from lightning_modules.trainer import lightning_callbacks, step_axis
+from lightning_modules.trainer import batch_size_finder, step_axis
 from optimizers import ParabolicAdam, ParamGroups, SaLSA
 from tests.quiet_trainer import quiet_trainer
 
@@ -103,7 +103,7 @@ def test_a_callback_for_something_else_names_our_way(name, tmp_path):
 
 def test_another_lightning_is_named(tmp_path, monkeypatch):
     module = SmallClassifier(optimizer=SaLSA)
-    monkeypatch.setattr(lightning_callbacks, "_NOT_PUBLIC", "_no_such_name")
+    monkeypatch.setattr(batch_size_finder, "_NOT_PUBLIC", ("_no_such_name",))
     with pytest.raises(RuntimeError, match=r"lightning 2\.\d+.*BatchSizeFinder has no _no_such_name"):
         trainer(tmp_path, BatchSizeFinder()).fit(module, datamodule=Data())
     monkeypatch.setattr(step_axis, "_NOT_PUBLIC", ("_no_such_name", "should_update_logs"))

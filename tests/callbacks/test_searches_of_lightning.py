@@ -189,3 +189,77 @@ def test_a_fit_after_a_search_of_the_tuner_goes_on_from_nothing(tmp_path: Path) 
     Tuner(quiet_trainer(default_root_dir=tmp_path)).lr_find(module, datamodule=Data(), num_training=22)
     module.optimizer = SGD
     assert fit(module, tmp_path, epochs=1).global_step == 24
+
+
+class OwnData(LightningDataModule):
+    """Twelve rows to fit and to evaluate, with the names that the project's own datamodules have for batch sizes."""
+
+    def __init__(self, train_batch_size: int = 4, eval_batch_size: int | None = None) -> None:
+        super().__init__()
+        self.train_batch_size, self.eval_batch_size = train_batch_size, eval_batch_size
+        self.seen: list[int] = []
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader(TensorDataset(*table()), batch_size=self.train_batch_size)
+
+    def val_dataloader(self) -> DataLoader:
+        self.seen.append(self.eval_batch_size or 0)
+        return DataLoader(TensorDataset(*table(seed=1)), batch_size=self.eval_batch_size or 32)
+
+    test_dataloader = predict_dataloader = val_dataloader
+
+
+class Predicts(Manual):
+    def predict_step(self, batch: Any, batch_idx: int) -> None:
+        pass
+
+
+@pytest.mark.parametrize("method", ["validate", "test", "predict"])
+@pytest.mark.parametrize("mode", ["power", "binsearch"])
+def test_the_batch_size_of_an_evaluation_is_found_where_none_was_given(method: Any, mode: str, tmp_path: Path) -> None:
+    data = OwnData()
+    tuner = Tuner(quiet_trainer(default_root_dir=tmp_path))
+    found = tuner.scale_batch_size(
+        Predicts(optimizer=ADAMW),
+        datamodule=data,
+        method=method,
+        mode=mode,
+        batch_arg_name="eval_batch_size",
+        max_trials=3,
+        margin=0.0,
+    )
+    assert found == data.eval_batch_size == 8
+    assert {2, 4, 8} <= set(data.seen)
+
+
+@pytest.mark.parametrize(
+    ("method", "name", "expected"),
+    [
+        ("fit", "batch_size", "neither model nor data have batch_size; give data.train_batch_size"),
+        ("fit", "eval_batch_size", "eval_batch_size has no effect on a fit; give data.train_batch_size"),
+        ("validate", "batch_size", "neither model nor data have batch_size; give data.eval_batch_size"),
+        ("validate", "train_batch_size", "train_batch_size has no effect on validate; give data.eval_batch_size"),
+        ("test", "train_batch_size", "train_batch_size has no effect on test; give data.eval_batch_size"),
+        ("predict", "train_batch_size", "train_batch_size has no effect on predict; give data.eval_batch_size"),
+    ],
+)
+def test_a_search_for_a_batch_size_that_the_run_does_not_use_is_refused(
+    method: Any, name: str, expected: str, tmp_path: Path
+) -> None:
+    tuner = Tuner(quiet_trainer(default_root_dir=tmp_path))
+    with pytest.raises(ModelError, match=rf"^trainer\.callbacks: BatchSizeFinder: {expected} \(batch_arg_name: "):
+        tuner.scale_batch_size(Predicts(optimizer=ADAMW), datamodule=OwnData(), method=method, batch_arg_name=name)
+
+
+def test_a_models_batch_size_that_is_none_is_one_line(tmp_path: Path) -> None:
+    module = Manual(optimizer=ADAMW)
+    module.batch_size = None
+    with pytest.raises(ModelError, match=r"BatchSizeFinder: the model's batch_size is None; give it a number"):
+        Tuner(quiet_trainer(default_root_dir=tmp_path)).scale_batch_size(module, datamodule=Data())
+
+
+def test_an_evaluation_after_a_search_at_the_start_of_a_fit(tmp_path: Path) -> None:
+    """Lightning calls the callback there as well."""
+    data, finder = OwnData(), BatchSizeFinder(init_val=8, max_trials=2, batch_arg_name="train_batch_size")
+    module = Manual(optimizer=ADAMW)
+    fit(module, tmp_path, finder, data=data).validate(module, datamodule=data, verbose=False)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Collection, Iterator
+from functools import partial
 from typing import Literal
 
 import datasets
@@ -31,6 +33,7 @@ METRICS = {
     "multi_label_classification": ("micro_f1", "macro_f1", "average_precision"),
     "regression": ("pearson", "spearman"),
 }
+VAL_SPLIT = "validation"
 # To be raised when the same content is read in another way, so that older files are not used.
 READING_VERSION = 3
 
@@ -48,7 +51,7 @@ class TextDataModule(TokenizedDataModule):
         dataset: Name of a data set on the hub, or a folder of ``save_to_disk``, in place of files.
         dataset_config: Configuration of the data set on the hub.
         train_split: Name of its training split.
-        val_split: Name of its validation split; where it has none, rows are held out.
+        val_split: Name of its validation split. Default: ``validation``; where it has none, rows are held out.
         test_split: Name of its test split.
         predict_split: Name of the split to predict. Default: that of ``test_split``.
         text_columns: One or two text columns; two are tokenized as a pair. Default: the only possible one, or ``text``.
@@ -86,7 +89,7 @@ class TextDataModule(TokenizedDataModule):
         dataset: str | None = None,
         dataset_config: str | None = None,
         train_split: str = "train",
-        val_split: str = "validation",
+        val_split: str = VAL_SPLIT,
         test_split: str = "test",
         predict_split: str | None = None,
         text_columns: list[str] | str | None = None,
@@ -231,6 +234,8 @@ class TextDataModule(TokenizedDataModule):
     def _open(self, stage: str | None) -> dict[str, datasets.Dataset]:
         opened: dict[str, datasets.Dataset] = {}
         if stage in ("fit", "validate") or (stage is None and self._splits.source("train") is not None):
+            if self._splits.dataset is not None and self._splits.names["val"] != VAL_SPLIT:
+                self._splits.required("val")  # which the user has named
             if self._splits.source("val") is None:
                 rows = self._load("train")
                 held_out = validation_rows(column_of(rows, "label"), self._kind(), self.val_fraction, self.split_seed)
@@ -313,16 +318,10 @@ class TextDataModule(TokenizedDataModule):
         source = self._splits.required("predict")
         if isinstance(source, DatasetSource):
             return source.rows
-        for column in source.schema:
-            try:
-                datasets.Features.from_arrow_schema(pa.schema([column]))
-            except (ValueError, NotImplementedError) as error:
-                raise DataError(
-                    f"{source.place}: the column {column.name!r} holds {column.type}, which predictions cannot stand "
-                    "beside; leave it out"
-                ) from error
         key = {"all rows": source.fingerprint(), "reading": READING_VERSION}
-        return stored(self.cache_folder, key, lambda: (part.table for part in source.parts()))
+        rows = stored(self.cache_folder, key, lambda: (part.table for part in source.parts()))
+        as_json = set(source.json_columns)
+        return rows.with_transform(partial(_without_json, as_json=as_json)) if as_json else rows
 
     def _collator(self, purpose: str) -> Collator:
         problem = self.problem_type if purpose != "predict" else None
@@ -333,3 +332,11 @@ class TextDataModule(TokenizedDataModule):
             num_labels=self.num_labels if problem == "multi_label_classification" else None,
             windows=self.long_texts == "windows",
         )
+
+
+def _without_json(columns: dict[str, list], as_json: Collection[str]) -> dict[str, list]:
+    """Return columns with the values that those in JSON stand for."""
+    return {
+        name: [None if cell is None else json.loads(cell) for cell in cells] if name in as_json else cells
+        for name, cells in columns.items()
+    }

@@ -10,7 +10,7 @@ import datasets
 import pyarrow as pa
 
 from datamodules.errors import DataError, first_line
-from datamodules.sources.text_source import BATCH_ROWS, Part
+from datamodules.sources.text_source import Part, rows_at_once
 
 
 class DatasetSource:
@@ -25,6 +25,7 @@ class DatasetSource:
         # A saved data set keeps its format, which may be of some columns alone and of tensors.
         self.rows, self.place = rows.with_format(None), place
         self.schema: pa.Schema = rows.features.arrow_schema.remove_metadata()
+        self.json_columns: dict[str, str] = {}
         self.label_names = {}
         for name, feature in rows.features.items():
             inner = getattr(feature, "feature", feature)
@@ -41,7 +42,7 @@ class DatasetSource:
     def parts(self, columns: Sequence[str] | None = None) -> Iterator[Part]:
         rows = self.rows if columns is None else self.rows.select_columns(list(columns))
         first = 1
-        for table in rows.with_format("arrow").iter(BATCH_ROWS):
+        for table in rows.with_format("arrow").iter(rows_at_once(len(self.rows), self.rows.data.nbytes)):
             yield Part(table, self.place, first)
             first += len(table)
 

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -19,7 +19,9 @@ import pyarrow.parquet
 
 from datamodules.errors import DataError, first_line
 from datamodules.sources.arrow_columns import written_out
-from datamodules.sources.text_source import BATCH_ROWS, Part
+from datamodules.sources.column_types import ColumnTypes, json_cells
+from datamodules.sources.json_lines import json_column_types, json_tables
+from datamodules.sources.text_source import Part, rows_at_once
 
 SUFFIXES = {
     ".csv": "csv",
@@ -39,7 +41,8 @@ class FileSource:
 
     Cells of CSV and TSV files are texts as they stand there: NA, None, null and nan are no gaps. With quoting, cells
     may be within double quotes, and hold delimiters, line breaks and doubled quotes there (RFC 4180). Blank lines are
-    no rows. A byte-order mark is dropped. A file that is named twice, as by two patterns, is read once.
+    no rows. A byte-order mark is dropped. A file that is named twice, as by two patterns, is read once. A column that
+    is not asked for may be missing in some files, and hold values of any kinds (``json_columns``).
 
     Args:
         files: Paths or glob patterns, with the suffix .csv, .tsv, .jsonl, .ndjson, .json (JSON lines) or .parquet.
@@ -95,54 +98,89 @@ class FileSource:
             raise DataError(f"cannot read {error.filename}: {error.strerror}") from error
         return hashed[1]
 
-    @cached_property
+    @property
     def schema(self) -> pa.Schema:
-        schemas = [self._schema(file) for file in self.files]
-        for file, schema in zip(self.files, schemas, strict=True):
-            names = schema.names
-            if len(set(names)) < len(names):
-                twice = sorted({name or repr(name) for name in names if names.count(name) > 1})
-                raise DataError(f"{file}: more than one column is named {', '.join(twice)}")
-            if set(names) != set(schemas[0].names):
-                raise DataError(
-                    f"{file} has the columns {', '.join(names)}, and {self.files[0]} {', '.join(schemas[0].names)}; "
-                    "files of one split need the same columns"
-                )
-        return _unified(schemas, self.place)
+        return pa.schema(list(self._columns.types.items()))
+
+    @property
+    def json_columns(self) -> dict[str, str]:
+        return self._columns.no_type
 
     def parts(self, columns: Sequence[str] | None = None) -> Iterator[Part]:
-        names = list(self.schema.names if columns is None else columns)
-        schema = pa.schema([self.schema.field(name) for name in names])
+        types = self._columns.types
+        names = list(types if columns is None else columns)
+        schema = pa.schema([(name, types[name]) for name in names])
         for file in self.files:
+            if columns is not None:
+                self._check_has(file, columns)
             row = 1
             for table in self._tables(file, names):
                 if len(table):
                     yield Part(_cast(table, schema, file), str(file), row)
                 row += len(table)
 
-    def _schema(self, file: Path) -> pa.Schema:
-        kind = SUFFIXES[file.suffix.lower()]
+    def _check_has(self, file: Path, columns: Sequence[str]) -> None:
+        own = self._of_files[file].types
+        missing = next((name for name in columns if name not in own), None)
+        # In JSON lines a name that is left out is a gap.
+        if missing is not None and _kind(file) != "json":
+            raise DataError(
+                f"{file} has no column {missing!r}, which other files of the split have; its columns are "
+                f"{', '.join(own)}"
+            )
+
+    @cached_property
+    def _of_files(self) -> dict[Path, ColumnTypes]:
+        return {file: self._columns_of(file) for file in self.files}
+
+    @cached_property
+    def _columns(self) -> ColumnTypes:
+        found = ColumnTypes()
+        for file, columns in self._of_files.items():
+            for name, kind in columns.types.items():
+                if name in columns.no_type:
+                    found.take_over(name, columns)
+                else:
+                    found.add(name, kind, str(file))
+        if not found.types:
+            raise DataError(f"{self.place} has no rows")
+        return found
+
+    def _columns_of(self, file: Path) -> ColumnTypes:
+        if _kind(file) == "json":
+            return json_column_types(file)
         try:
-            if kind == "parquet":
-                return pa.schema([(each.name, written_out(each.type)) for each in pa.parquet.read_schema(file)])
-            if kind == "csv":
-                return pa.schema([(name, pa.string()) for name in self._header(file)])
+            if _kind(file) == "parquet":
+                fields = [(each.name, written_out(each.type)) for each in pa.parquet.read_schema(file)]
+            else:
+                fields = [(name, pa.string()) for name in self._header(file)]
         except OSError as error:
             raise DataError(f"cannot read {file}: {error.strerror or error}") from error
         except pa.ArrowInvalid as error:
             raise DataError(f"{file}: not a Parquet file ({first_line(error)})") from error
-        schemas = [table.schema for table in _json_tables(file)]
-        if not schemas:
-            raise DataError(f"{file} has no rows")
-        return _unified(schemas, str(file))
+        names = [name for name, _ in fields]
+        if len(set(names)) < len(names):
+            twice = sorted({name or repr(name) for name in names if names.count(name) > 1})
+            raise DataError(f"{file}: more than one column is named {', '.join(twice)}")
+        found = ColumnTypes()
+        for name, type_of_cells in fields:
+            found.add(name, type_of_cells, str(file))
+        return found
 
-    def _tables(self, file: Path, names: list[str]) -> Iterable[pa.Table]:
-        kind = SUFFIXES[file.suffix.lower()]
-        if kind == "csv":
-            return self._csv_tables(file, names)
-        if kind == "json":
-            return (_with_columns(table, names) for table in _json_tables(file))
-        return _parquet_tables(file, names)
+    def _tables(self, file: Path, names: list[str]) -> Iterator[pa.Table]:
+        as_json = [name for name in names if name in self.json_columns]
+        if _kind(file) == "json":
+            yield from json_tables(file, names, as_json)
+            return
+        own = [name for name in names if name in self._of_files[file].types]
+        row = 1
+        for table in self._csv_tables(file, own) if _kind(file) == "csv" else _parquet_tables(file, own):
+            columns = {name: table[name] if name in own else pa.nulls(len(table)) for name in names}
+            for name in as_json:
+                rows = range(row, row + len(table))
+                columns[name] = json_cells(columns[name].to_pylist(), name, f"{file}, row", rows)
+            yield pa.table(columns)
+            row += len(table)
 
     # CSV
 
@@ -196,81 +234,19 @@ class FileSource:
             raise DataError(_csv_complaint(file, str(error), quoted)) from error
 
 
+def _kind(file: Path) -> str:
+    return SUFFIXES[file.suffix.lower()]
+
+
 def _parquet_tables(file: Path, names: list[str]) -> Iterator[pa.Table]:
     try:
-        for batch in pa.parquet.ParquetFile(file).iter_batches(BATCH_ROWS, columns=names):
+        opened = pa.parquet.ParquetFile(file)
+        groups = (opened.metadata.row_group(group) for group in range(opened.num_row_groups))
+        rows = rows_at_once(opened.metadata.num_rows, sum(group.total_byte_size for group in groups))
+        for batch in opened.iter_batches(rows, columns=names):
             yield pa.Table.from_batches([batch]).select(names)
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"cannot read {file}: {first_line(error)}") from error
-
-
-# JSON lines
-
-
-def _json_tables(file: Path) -> Iterator[pa.Table]:
-    """Read JSON lines with Python's parser: texts that look like dates stay texts."""
-    try:
-        with file.open("rb") as stream:
-            rows: list[dict] = []
-            numbers: list[int] = []
-            for number, line in enumerate(stream, 1):
-                line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-                if not line.strip():
-                    continue
-                rows.append(_json_object(line, f"{file}, line {number}"))
-                numbers.append(number)
-                if len(rows) == BATCH_ROWS:
-                    yield _json_table(rows, file, numbers)
-                    rows, numbers = [], []
-            if rows:
-                yield _json_table(rows, file, numbers)
-    except OSError as error:
-        raise DataError(f"cannot read {file}: {error.strerror}") from error
-
-
-def _json_object(line: bytes, where: str) -> dict:
-    try:
-        row = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError:
-        raise DataError(f"{where}: not UTF-8 text") from None
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits is no JSONDecodeError
-        raise DataError(f"{where}: not JSON ({first_line(error)}); each line must be an object") from None
-    if not isinstance(row, dict):
-        raise DataError(
-            f"{where}: a JSON {type(row).__name__}; each line must be an object, as pandas writes with "
-            'to_json(orient="records", lines=True)'
-        )
-    return row
-
-
-def _json_table(rows: list[dict], file: Path, numbers: list[int]) -> pa.Table:
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    columns = {}
-    for name in names:
-        cells = [row.get(name) for row in rows]
-        try:
-            columns[name] = pa.array(cells)
-        except (pa.ArrowException, UnicodeEncodeError, OverflowError) as error:
-            span = f"lines {numbers[0]} to {numbers[-1]}"
-            raise DataError(
-                f"{file}, {span}: the column {name!r} cannot be read; its values are of several kinds or no valid text "
-                f"({first_line(error)})"
-            ) from error
-    return pa.table(columns)
-
-
-def _with_columns(table: pa.Table, names: list[str]) -> pa.Table:
-    """Select columns; rows that lack one have a gap there."""
-    return pa.table(
-        {name: table[name] if name in table.column_names else pa.nulls(len(table)) for name in names},
-    )
-
-
-def _unified(schemas: list[pa.Schema], place: str) -> pa.Schema:
-    try:
-        return pa.unify_schemas(schemas, promote_options="permissive")
-    except pa.ArrowException as error:
-        raise DataError(f"{place}: a column holds values of several kinds ({first_line(error)})") from error
 
 
 def _cast(table: pa.Table, schema: pa.Schema, file: Path) -> pa.Table:
@@ -290,6 +266,8 @@ def _csv_complaint(file: Path, message: str, quoted: bool) -> str:
     hint = "; a quote that is not closed? quoting=none takes quotes as characters" if quoted else ""
     if "invalid UTF8" in message:
         return _not_utf8(file)
+    if "straddl" in message:
+        return f"{file}: a row is longer than {CSV_BLOCK_BYTES:,} bytes{hint}; longer texts are read from JSON lines"
     count = re.search(r"Expected (\d+) columns?, got (\d+)", message)
     if count:
         told = f"{where}: {count[2]} cells where the header has {count[1]}"

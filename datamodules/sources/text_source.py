@@ -9,8 +9,18 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 
-# Rows that are read at once.
-BATCH_ROWS = 10_000
+# Rows that are read at once, and about how many bytes of them: of books or web pages some hundreds are enough.
+BATCH_ROWS, BATCH_BYTES = 10_000, 2**25
+
+
+def rows_at_once(rows: int, size: int) -> int:
+    """Return how many rows to read at once.
+
+    Args:
+        rows: The number of all rows.
+        size: Their size in bytes.
+    """
+    return max(1, min(BATCH_ROWS, BATCH_BYTES * rows // max(size, 1)))
 
 
 @dataclass(frozen=True)
@@ -45,6 +55,11 @@ class TextSource(Protocol):
     @property
     def schema(self) -> pa.Schema:
         """Columns and their types; those of a CSV file are all texts."""
+        ...
+
+    @property
+    def json_columns(self) -> dict[str, str]:
+        """Columns that no one type fits, whose cells are JSON, and why, each in one line; neither texts nor labels."""
         ...
 
     @property

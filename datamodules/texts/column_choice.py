@@ -38,6 +38,7 @@ def choose_text_columns(source: TextSource, named: Sequence[str] | None, labels:
             if name in labels:
                 raise DataError(f"text_columns: {name!r} is the label column, too")
         return tuple(named)
+    _check_usual(source, "text_columns", USUAL_TEXT)
     candidates = _usual([name for name in text_candidates(source) if name not in labels], USUAL_TEXT)
     if len(candidates) != 1:
         raise _ambiguous(source, "text_columns", candidates or source.schema.names)
@@ -63,6 +64,7 @@ def choose_label_columns(
         check_columns(source, "label_column", named)
         return tuple(named)
     if texts is None:
+        _check_usual(source, "text_columns", USUAL_TEXT)
         texts = _usual(text_candidates(source), USUAL_TEXT)
         if len(texts) != 1:
             raise _ambiguous(source, "text_columns and label_column", source.schema.names)
@@ -71,14 +73,15 @@ def choose_label_columns(
     candidates = _usual([name for name in source.schema.names if name not in texts], USUAL_LABEL)
     if len(candidates) != 1:
         raise _ambiguous(source, "label_column", candidates)
+    check_columns(source, "label_column", candidates)
     return tuple(candidates)
 
 
 def check_columns(source: TextSource, option: str, names: Sequence[str]) -> None:
-    """Check that a source has columns.
+    """Check that a source has columns, each of one type.
 
     Raises:
-        DataError: It lacks one.
+        DataError: It lacks one, or no one type fits it.
     """
     for name in names:
         if name not in source.schema.names:
@@ -88,6 +91,8 @@ def check_columns(source: TextSource, option: str, names: Sequence[str]) -> None
             raise DataError(
                 f"{option}: {source.place} has no column {name!r}; its columns are {_listed(source.schema.names)}{hint}"
             )
+        if name in source.json_columns:
+            raise DataError(f"{option}: {source.json_columns[name]}")
 
 
 def text_candidates(source: TextSource) -> list[str]:
@@ -95,6 +100,12 @@ def text_candidates(source: TextSource) -> list[str]:
     names = [name for name in source.schema.names if is_text(source.schema.field(name).type)]
     part = next(iter(source.parts(names)), None) if names else None
     return names if part is None else [name for name in names if not _all_numbers(part.table[name])]
+
+
+def _check_usual(source: TextSource, option: str, name: str) -> None:
+    """Check a column that would be taken by its name, if there is one."""
+    if name in source.schema.names:
+        check_columns(source, option, [name])
 
 
 def _usual(candidates: list[str], name: str) -> list[str]:

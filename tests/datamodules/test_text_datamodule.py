@@ -341,6 +341,9 @@ def test_splits_of_a_saved_data_set(make, tmp_path):
     assert len(ids(data.val_dataloader())) == 5
     with pytest.raises(DataError, match=r"^test_split: .*saved has no split 'none'; its splits are train, test$"):
         data.setup("test")
+    # No rows are held out in place of a split that was named.
+    with pytest.raises(DataError, match=r"^val_split: .*saved has no split 'dev'; its splits are train, test$"):
+        make(dataset=str(tmp_path / "saved"), val_split="dev").setup("fit")
 
 
 @pytest.mark.parametrize("columns", [{}, {"text_columns": "text", "label_column": "label"}])
@@ -508,13 +511,28 @@ def test_rows_to_predict_keep_their_columns_and_order(make, tmp_path):
     assert torch.cat([batch["idx"] for batch in batches]).tolist() == [0, 1, 2]
 
 
-def test_a_column_that_cannot_stand_beside_predictions_is_named(make, tmp_path):
-    counts = pa.array([[("a", 1)]], pa.map_(pa.string(), pa.int64()))  # as Spark writes them
-    pa.parquet.write_table(pa.table({"text": ["a"], "counts": counts}), tmp_path / "new.parquet")
+MIXED = [7, "seven", None, [7, "x"], {"a": 7, "b": None}, True, 0.5, 2**70]
+
+
+def test_a_column_of_several_kinds_that_is_not_used_is_nobodys_business(make, tmp_path):
+    rows = [{"text": text, "label": row % 2, "meta": MIXED[row % 8]} for row, text in enumerate(NUMBERED)]
+    file = write(tmp_path, "rows.jsonl", rows)
+    data = make(train_file=file, test_file=file, predict_file=file)
+    data.setup()
+    assert by_row(data.train_dataloader()) | by_row(data.val_dataloader()) == {row: row % 2 for row in range(40)}
+    assert data.predict_rows[:] == {name: [row[name] for row in rows] for name in ("text", "label", "meta")}
+    assert data.predict_rows[2:5]["meta"] == MIXED[2:5]
+    with pytest.raises(DataError, match=r"rows\.jsonl, line 2: the column 'meta' holds a text, and a number in line 1"):
+        make(train_file=file, label_column="meta").setup("fit")
+
+
+def test_a_column_of_a_kind_that_datasets_lacks_stands_beside_predictions(make, tmp_path):
+    counts = pa.array([[("a", 1)], None], pa.map_(pa.string(), pa.int64()))  # as Spark writes them
+    pa.parquet.write_table(pa.table({"text": ["a", "b"], "counts": counts}), tmp_path / "new.parquet")
     task = {"text_columns": "text", "problem_type": "single_label_classification", "label_names": ["no", "yes"]}
     data = make(predict_file=str(tmp_path / "new.parquet"), **task)
-    with pytest.raises(DataError, match=r"new\.parquet: the column 'counts' holds map<string, int64.*>, which pred"):
-        data.setup("predict")
+    data.setup("predict")
+    assert data.predict_rows[:] == {"text": ["a", "b"], "counts": [[["a", 1]], None]}
 
 
 def test_predict_needs_no_labels_and_no_training_rows(make, tmp_path):

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from datamodules import DataError
 from datamodules.sources.dataset_source import load_splits
 from datamodules.sources.file_source import FileSource
+from datamodules.texts.column_choice import choose_label_columns, choose_text_columns
 from datamodules.texts.usable_rows import usable_rows
 
 LITERALS = ["NA", "None", "null", "nan", "N/A", "#N/A", "-inf", "1e5", "007", "true", "2020-01-01", " padded ", "\\N"]
@@ -91,7 +92,7 @@ def test_any_texts_come_back_from_json_lines(tmp_path, texts, ascii_only):
 
 
 def test_json_lines_with_gaps_and_kinds_that_differ_between_batches(tmp_path, monkeypatch):
-    monkeypatch.setattr("datamodules.sources.file_source.BATCH_ROWS", 2)
+    monkeypatch.setattr("datamodules.sources.json_lines.BATCH_ROWS", 2)
     rows = [{"text": "a", "score": 1}, {"text": "b"}, {"text": "c", "score": 0.5, "tags": ["x"]}]
     content = "\n".join(map(json.dumps, rows))
     assert read_text(tmp_path, content, "rows.jsonl") == [
@@ -99,6 +100,85 @@ def test_json_lines_with_gaps_and_kinds_that_differ_between_batches(tmp_path, mo
         {"text": "b", "score": None, "tags": None},
         {"text": "c", "score": 0.5, "tags": ["x"]},
     ]
+
+
+# What JSON can say, but for lone surrogates.
+CELLS = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=["Cs"])),
+    lambda cells: st.lists(cells, max_size=3) | st.dictionaries(st.sampled_from("abc"), cells, max_size=2),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(cells=st.lists(CELLS, min_size=1, max_size=6), batch=st.integers(1, 6))
+def test_cells_of_any_kinds_come_back_and_hide_no_other_column(tmp_path, cells, batch):
+    content = "".join(json.dumps({"text": "a", "other": cell}) + "\n" for cell in cells)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("datamodules.sources.json_lines.BATCH_ROWS", batch)
+        source = FileSource(write(tmp_path, "rows.jsonl", content), "train_file")
+        assert read(source, ["text"]) == [{"text": "a"}] * len(cells)
+        assert choose_text_columns(source, None) == ("text",)
+        found = [row["other"] for row in read(source)]
+    if "other" in source.json_columns:
+        found = [None if cell is None else json.loads(cell) for cell in found]
+    assert found == cells
+
+
+@pytest.mark.parametrize(
+    ("rows", "why"),
+    [
+        ([None, 1, "a"], r"line 3: the column 'label' holds a text, and a number in line 2; a column that is used has"),
+        ([0.5, None, True], r"line 3: the column 'label' holds true or false, and a number in line 1; a column that"),
+        ([1, 2, 3, ["a"]], r"line 4: the column 'label' holds a list, and a number in line 1; a column that is used"),
+        ([None, {"a": 1}], r"line 2: the column 'label' holds an object; a column that is used has texts, numbers or"),
+        ([[1], ["a"]], r"lines 1 to 2: the column 'label' cannot be read \(Could not convert 'a' with type str.*\); a"),
+        ([[1], [], ["a"]], r"lines 3 to 3: the column 'label' holds list<.*string>, and list<.*int64> before; a colu"),
+        ([[{"a": 1}]], r"lines 1 to 1: the column 'label' holds lists of objects; a column that is used has texts"),
+        ([2**60, 1, 0.5], r"lines 1 to 2: the column 'label' holds integers beyond 2\*\*53, and fractions; a "),
+        ([2**70, 1], r"lines 1 to 2: the column 'label' cannot be read \(Python int too large.*\); a column that is u"),
+        (["\ud800"], r"lines 1 to 1: the column 'label' cannot be read \('utf-8' codec can't encode.*\); a column tha"),
+    ],
+)
+def test_a_label_column_of_several_kinds_is_refused_with_its_line(tmp_path, monkeypatch, rows, why):
+    monkeypatch.setattr("datamodules.sources.json_lines.BATCH_ROWS", 2)
+    content = "".join(json.dumps({"text": "a", "label": cell}) + "\n" for cell in rows)
+    source = FileSource(write(tmp_path, "rows.jsonl", content), "train_file")
+    for named in (["label"], None):
+        with pytest.raises(DataError, match=rf"^label_column: .*rows\.jsonl, {why}") as caught:
+            choose_label_columns(source, named, None)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_text_column_of_several_kinds_is_refused_with_its_line(tmp_path):
+    content = '{"text": "a", "label": 1}\n{"text": 7, "label": 0}\n'
+    source = FileSource(write(tmp_path, "rows.jsonl", content), "train_file")
+    why = r"^text_columns: .*rows\.jsonl, line 2: the column 'text' holds a number, and a text in line 1; a column"
+    for named in (["text"], None):
+        with pytest.raises(DataError, match=why):
+            choose_text_columns(source, named)
+    with pytest.raises(DataError, match=why):
+        choose_label_columns(source, None, None)
+
+
+def test_a_column_may_have_other_kinds_in_other_files(tmp_path):
+    """Shards of a Parquet file of which some have no names, or files of two formats."""
+    pa.parquet.write_table(pa.table({"text": ["a"], "id": [1], "n": [1]}), tmp_path / "a.parquet")
+    pa.parquet.write_table(pa.table({"text": ["b"], "id": ["x"], "n": [0.5]}), tmp_path / "b.parquet")
+    write(tmp_path, "c.csv", "id,text,n\ny,c,1\n")
+    files = [str(tmp_path / name) for name in ("a.parquet", "b.parquet")]
+    source = FileSource(files, "train_file")
+    assert read(source, ["text", "n"]) == [{"text": "a", "n": 1.0}, {"text": "b", "n": 0.5}]
+    assert read(source) == [{"text": "a", "id": b"1", "n": 1.0}, {"text": "b", "id": b'"x"', "n": 0.5}]
+    with pytest.raises(DataError, match=r"^label_column: .*b\.parquet: the column 'id' holds string, and int64 before"):
+        choose_label_columns(source, ["id"], ["text"])
+    source = FileSource([*files, str(tmp_path / "c.csv")], "train_file")
+    assert read(source, ["text"]) == [{"text": "a"}, {"text": "b"}, {"text": "c"}]
+    assert [json.loads(row["n"]) for row in read(source)] == [1, 0.5, "1"]
 
 
 def test_several_files_and_patterns_in_order(tmp_path):
@@ -157,6 +237,22 @@ def test_the_fingerprint_follows_the_content(tmp_path):
     assert FileSource(file, "train_file").fingerprint() != before
 
 
+def test_long_texts_are_read_in_smaller_batches(tmp_path, monkeypatch):
+    texts = [f"{row} " + "word " * 200 for row in range(100)]  # of about 1000 bytes
+    monkeypatch.setattr("datamodules.sources.text_source.BATCH_BYTES", 10_000)
+    monkeypatch.setattr("datamodules.sources.json_lines.BATCH_BYTES", 10_000)
+    rows = datasets.Dataset.from_dict({"text": texts})
+    rows.to_parquet(tmp_path / "rows.parquet")
+    rows.save_to_disk(tmp_path / "saved")
+    write(tmp_path, "rows.jsonl", "".join(json.dumps({"text": text}) + "\n" for text in texts))
+    sources = [FileSource(str(tmp_path / f"rows.{suffix}"), "train_file") for suffix in ("jsonl", "parquet")]
+    for source in [*sources, load_splits(str(tmp_path / "saved"), None)["train"]]:
+        parts = list(source.parts())
+        assert max(part.table.nbytes for part in parts) < 15_000, source.place
+        assert [part.first_row for part in parts] == [1, *np.cumsum([len(part.table) for part in parts])[:-1] + 1]
+        assert read(source, ["text"]) == [{"text": text} for text in texts]
+
+
 def test_large_files_are_read_in_batches(tmp_path, monkeypatch):
     monkeypatch.setattr("datamodules.sources.file_source.CSV_BLOCK_BYTES", 1000)
     rows = [f'"text {row}, with\nlines",{row % 2}' for row in range(500)]
@@ -196,12 +292,8 @@ def test_large_files_are_read_in_batches(tmp_path, monkeypatch):
         ("rows.jsonl", '{"number": ' + 5000 * "1" + "}\n", r"rows\.jsonl, line 1: not JSON \(Exceeds the limit"),
         ("rows.jsonl", '["a"]\n', r"rows\.jsonl, line 1: a JSON list; each line must be an object, as pandas wr"),
         ("rows.jsonl", b'{"text": "\xff"}\n', r"rows\.jsonl, line 1: not UTF-8 text$"),
-        ("rows.jsonl", '{"text": "\\ud800"}\n', r"rows\.jsonl, lines 1 to 1: the column 'text' cannot be read; "),
-        (
-            "rows.jsonl",
-            '{"text": "a"}\n{"text": [1]}\n',
-            r"rows\.jsonl, lines 1 to 2: the column 'text' cannot be read",
-        ),
+        ("rows.jsonl", '{"text": "\\ud800"}\n', r"rows\.jsonl, line 1: the column 'text' holds a text that is no"),
+        ("rows.jsonl", '{"\\ud800": 1}\n', r"rows\.jsonl: the name of the column '.ud800' is no Unicode text$"),
         ("rows.parquet", "no parquet", r"rows\.parquet: not a Parquet file"),
         ("rows.txt", "a", r"train_file: .*rows\.txt has none of the suffixes \.csv, \.tsv"),
     ],
@@ -210,6 +302,14 @@ def test_what_is_refused(tmp_path, name, content, message):
     with pytest.raises(DataError, match=message) as caught:
         read_text(tmp_path, content, name)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("rows", ["{long}", "short,1\n{long}", "short,1\n{long}\nshort,2"])
+def test_a_row_that_is_too_long_is_one_line(tmp_path, monkeypatch, rows):
+    monkeypatch.setattr("datamodules.sources.file_source.CSV_BLOCK_BYTES", 1000)
+    content = "text,label\n" + rows.format(long='"' + "word " * 1000 + '",0')
+    with pytest.raises(DataError, match=r"rows\.csv: a row is longer than 1,000 bytes; a quote that is not closed\? "):
+        read_text(tmp_path, content)
 
 
 def test_files_that_are_not_there(tmp_path):
@@ -229,8 +329,29 @@ def test_a_file_that_two_patterns_match_is_read_once(tmp_path, monkeypatch):
 
 def test_files_of_one_split_with_other_columns(tmp_path):
     files = [write(tmp_path, "a.csv", "text,label\na,1\n"), write(tmp_path, "b.csv", "text,stars\na,1\n")]
-    with pytest.raises(DataError, match=r"b\.csv has the columns text, stars, and .*a\.csv text, label; files of one"):
-        read(FileSource(files, "train_file"))
+    source = FileSource(files, "train_file")
+    with pytest.raises(DataError, match=r"b\.csv has no column 'label', which other .* its columns are text, stars$"):
+        read(source, ["text", "label"])
+    assert read(source, ["text"]) == [{"text": "a"}] * 2
+    assert read(source) == [{"text": "a", "label": "1", "stars": None}, {"text": "a", "label": None, "stars": "1"}]
+
+
+def test_shards_of_which_some_lack_a_column_or_are_empty(tmp_path):
+    """As JSON lines are where a value is rare, and as Spark writes partitions without rows."""
+    pa.parquet.write_table(pa.table({"text": ["a"], "note": [[1]]}), tmp_path / "a.parquet")
+    pa.parquet.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "b.parquet")
+    pa.parquet.write_table(pa.table({"text": ["c"]}), tmp_path / "c.parquet")
+    expected = [{"text": "a", "note": [1]}, {"text": "c", "note": None}]
+    assert read(FileSource(str(tmp_path / "*.parquet"), "train_file")) == expected
+    write(tmp_path, "a.jsonl", '{"text": "a", "note": [1]}\n')
+    write(tmp_path, "b.jsonl", "")
+    write(tmp_path, "c.jsonl", '{"text": "c"}\n')
+    source = FileSource(str(tmp_path / "*.jsonl"), "train_file")
+    assert read(source) == expected
+    assert read(source, ["note"]) == [{"note": [1]}, {"note": None}]
+    source = FileSource(str(tmp_path / "b.jsonl"), "train_file")
+    with pytest.raises(DataError, match=r"b\.jsonl has no rows$"):
+        read(source)
 
 
 def test_empty_texts_are_refused_with_their_row_or_left_out(tmp_path):

@@ -23,6 +23,13 @@ def is_list(kind: pa.DataType) -> bool:
     return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
 
 
+def innermost(kind: pa.DataType) -> pa.DataType:
+    """Return the type of the cells, or of what is within their lists."""
+    while is_list(kind):
+        kind = kind.value_type
+    return kind
+
+
 def written_out(kind: pa.DataType) -> pa.DataType:
     """Return a type without dictionaries, whose cells, or whose lists' cells, are numbers in a table of values."""
     if pa.types.is_dictionary(kind):

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from datamodules.errors import DataError, first_line
-from datamodules.sources.arrow_columns import is_list
+from datamodules.sources.arrow_columns import innermost, is_list
 from datamodules.sources.column_types import ColumnTypes, json_cells
 from datamodules.sources.text_source import BATCH_BYTES, BATCH_ROWS
 
@@ -63,7 +63,7 @@ def json_tables(file: Path, names: Sequence[str], as_json: Collection[str]) -> I
 
 
 def _batches(file: Path) -> Iterator[tuple[list[dict], list[int]]]:
-    """Yield rows and the numbers of their lines."""
+    """Yield rows and the numbers of their lines, in lists that are emptied for the next ones."""
     try:
         with file.open("rb") as stream:
             rows: list[dict] = []
@@ -78,7 +78,9 @@ def _batches(file: Path) -> Iterator[tuple[list[dict], list[int]]]:
                 size += len(line)
                 if len(rows) == BATCH_ROWS or size > BATCH_BYTES:
                     yield rows, lines
-                    rows, lines, size = [], [], 0
+                    rows.clear()  # which the reader still holds
+                    lines.clear()
+                    size = 0
             if rows:
                 yield rows, lines
     except OSError as error:
@@ -113,52 +115,50 @@ class _JsonColumnTypes(ColumnTypes):
         """Add some cells of a column that has one type so far, and the lines that they are in."""
         if name not in self.types and not _is_unicode(name):
             raise DataError(f"{self._file}: the name of the column {name!r} is no Unicode text")
-        if why := self._several_kinds(name, cells, lines):
+        array, why = self._array(name, cells, lines)
+        if array is None:
             self.give_up(name, why)
             return
         place = f"{self._file}, lines {lines[0]} to {lines[-1]}"
-        try:
-            array = pa.array(cells)
-        except (pa.ArrowException, UnicodeEncodeError, OverflowError) as error:
-            self.give_up(name, _unreadable(self._file, name, lines, error))
-            return
-        values = _within_lists(array)
-        if pa.types.is_struct(values.type):  # which Arrow would fill up with the keys of the others
+        values = array
+        while is_list(values.type):
+            values = values.flatten()
+        if pa.types.is_struct(values.type):
             self.give_up(name, f"{place}: the column {name!r} holds lists of objects")
             return
         self.add(name, array.type, place)
         if pa.types.is_integer(values.type):
-            least, greatest = pc.min_max(values).values()
-            if max(-(least.as_py() or 0), greatest.as_py() or 0) > EXACT_IN_FLOATS:
+            least, greatest = (value.as_py() or 0 for value in pc.min_max(values).values())
+            if max(-least, greatest) > EXACT_IN_FLOATS:
                 self._large.setdefault(name, place)
-        if name in self._large and pa.types.is_floating(_within_lists(pa.array([], self.types[name])).type):
+        if name in self._large and pa.types.is_floating(innermost(self.types[name])):
             self.give_up(name, f"{self._large[name]}: the column {name!r} holds integers beyond 2**53, and fractions")
 
-    def _several_kinds(self, name: str, cells: Sequence[Any], lines: Sequence[int]) -> str:
-        """Return where a column holds values of another kind than its first one, or an object; nothing if it does not.
+    def _array(self, name: str, cells: Sequence[Any], lines: Sequence[int]) -> tuple[pa.Array | None, str]:
+        """Return cells of one kind, or None and why there is no array of them.
 
-        Arrow takes true for 1 among fractions, and fills up objects with the keys of the others.
+        Arrow would take true for 1 among fractions, and fill up objects with the keys of the others.
         """
-        kinds = {KINDS[kind] for kind in set(map(type, cells)) - {type(None)}}
-        if not kinds:
-            return ""
-        if name not in self._first_kinds:
-            index = next(index for index, cell in enumerate(cells) if cell is not None)
-            self._first_kinds[name] = KINDS[type(cells[index])], lines[index]
-        first, first_at = self._first_kinds[name]
-        if kinds == {first} and first != "an object":
-            return ""
-        for cell, line in zip(cells, lines, strict=True):
-            kind = first if cell is None else KINDS[type(cell)]
-            if kind != first:
-                return f"{self._file}, line {line}: the column {name!r} holds {kind}, and {first} in line {first_at}"
-        return f"{self._file}, line {first_at}: the column {name!r} holds {first}"
-
-
-def _within_lists(array: pa.Array) -> pa.Array:
-    while is_list(array.type):
-        array = array.flatten()
-    return array
+        first = next((index for index, cell in enumerate(cells) if cell is not None), None)
+        if first is None:
+            return pa.nulls(len(cells)), ""
+        kind = KINDS[type(cells[first])]
+        known, line = self._first_kinds.setdefault(name, (kind, lines[first]))
+        why = f"{self._file}, line {line}: the column {name!r} holds {known}"
+        if kind == known != "an object":
+            try:
+                array = pa.array(cells)
+            except (pa.ArrowException, UnicodeEncodeError, OverflowError) as error:
+                why = _unreadable(self._file, name, lines, error)
+            else:
+                if not pa.types.is_floating(array.type) or bool not in set(map(type, cells)):
+                    return array, ""
+        for cell, at in zip(cells, lines, strict=True):
+            kind = known if cell is None else KINDS[type(cell)]
+            if kind != known:
+                why = f"{self._file}, line {at}: the column {name!r} holds {kind}, and {known} in line {line}"
+                break
+        return None, why
 
 
 def _unreadable(file: Path, name: str, lines: Sequence[int], error: Exception) -> str:

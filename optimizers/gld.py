@@ -72,7 +72,8 @@ class GLD(Optimizer):
         norm_weight: :math:`λ`, the weight of the L2 norm of each tensor. 0.05 in the thesis.
         candidates: `one_at_a_time` evaluates one by one; `at_once` takes the losses of all from `evaluate_many`.
         seed: What all random draws follow from.
-        copy_limit: Units up to this number of bytes are restored from a copy, larger ones by exact arithmetic.
+        copy_limit: Units up to this number of bytes are restored from a copy, larger ones by exact arithmetic; in half
+            precision always from a copy.
         noise_device: Where noise is drawn: `cpu`, the same numbers for any device, or the `parameter`'s own device.
 
     Raises:

@@ -28,7 +28,8 @@ class _RandomDirection(Optimizer):
         params: Parameters or groups.
         defaults: Options of the groups; `seed`, which all random draws follow from, is one of them.
         epsilon: How far from the parameters, along the direction, losses are measured.
-        copy_limit: Up to this number of bytes parameters are restored from a copy, beyond it by exact arithmetic.
+        copy_limit: Up to this number of bytes parameters are restored from a copy, beyond it by exact arithmetic; in
+            half precision always from a copy.
         noise_device: Where noise is drawn.
     """
 
@@ -122,7 +123,8 @@ class MeZO(_RandomDirection):
         epsilon: :math:`ε`, the size of the perturbation. 1e-3 in the paper.
         weight_decay: :math:`λ`, decoupled.
         seed: What all random draws follow from.
-        copy_limit: Up to this number of bytes parameters are restored from a copy, beyond it by exact arithmetic.
+        copy_limit: Up to this number of bytes parameters are restored from a copy, beyond it by exact arithmetic; in
+            half precision always from a copy.
         noise_device: `cpu` draws the same numbers whatever the device; `parameter` draws on the parameter's own device,
             faster on accelerators.
 
@@ -210,7 +212,8 @@ class LineSearchMeZO(_RandomDirection):
         max_trials: The largest number of trials of a search.
         epsilon: :math:`ε`, the size of the perturbation that measures the slope. 1e-3 in the paper of MeZO.
         seed: What all random draws follow from.
-        copy_limit: Up to this number of bytes parameters are restored from a copy, beyond it by exact arithmetic.
+        copy_limit: Up to this number of bytes parameters are restored from a copy, beyond it by exact arithmetic; in
+            half precision always from a copy.
         noise_device: `cpu` draws the same numbers whatever the device; `parameter` draws on the parameter's own device,
             faster on accelerators.
 
@@ -274,6 +277,7 @@ class LineSearchMeZO(_RandomDirection):
         start = step.loss()
         before, plus, minus = read_losses([start, *self._probe(step, perturbation, seed)])
         perturbation.back()
+        del perturbation  # with its copy of parameters in half precision: the search makes one of its own
         derivative = (plus - minus) / (2 * self.epsilon)
         if math.isfinite(before + derivative):
             found = self._search(step, seed, before, derivative)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import math
 import pickle
@@ -375,3 +376,28 @@ def test_the_losses_that_measure_the_slope_are_read_at_once(method, monkeypatch)
     monkeypatch.setattr("optimizers.mezo.read_losses", lambda values: reads.append(len(values)) or read_losses(values))
     method(task.model.parameters()).step(evaluate=task.loss)
     assert reads == [2 if method is MeZO else 3]
+
+
+def blocks_of(numel):
+    """Return how many blocks of memory tensors of a size take at this moment."""
+    found = [each for each in gc.get_objects() if type(each) in (torch.Tensor, nn.Parameter)]
+    return len({each.untyped_storage().data_ptr() for each in found if each.numel() == numel})
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("dtype", "expected"), [(torch.float32, 1), (torch.bfloat16, 2), (torch.float16, 2)])
+def test_copies_are_as_many_as_the_pages_say(method, dtype, expected):
+    """In half precision one copy of the parameters, in float32 none."""
+    numel = 12_347
+    weight = nn.Parameter(torch.randn(numel, generator=torch.Generator().manual_seed(0)).to(dtype))
+    optimizer = method([weight], copy_limit=0, epsilon=0.05)
+    blocks = []
+
+    def evaluate():
+        blocks.append(blocks_of(numel))
+        return (weight.detach().float() - 1).square().sum()  # a sum has one entry
+
+    for _ in range(2):
+        optimizer.step(evaluate=evaluate)
+    assert optimizer.last_step.accepted
+    assert set(blocks[1:]) == {expected}

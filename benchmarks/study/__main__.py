@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.study.bookkeeping import collect, forget, missing_runs
+from benchmarks.study.bookkeeping import collect, forget, has_results, missing_runs
 from benchmarks.study.definition import Study
 from benchmarks.study.estimate import duration, estimate_run_seconds, estimate_study_seconds, number_of
 from benchmarks.study.execution import BUSY_EXIT_STATUS, check_cell, execute_run
@@ -91,6 +91,8 @@ def _main(options: argparse.Namespace) -> int:
     study = load_study(options.study, options.variant)
     runs = expand_runs(study)
     output = options.output or Path("runs", "studies", study.name)
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"--output: {output} is no folder")
     if options.run:
         return _execute_one(study, runs, output, options.run, options.attempt)
 
@@ -100,7 +102,8 @@ def _main(options: argparse.Namespace) -> int:
         for run in runs:
             print(shlex.join(["python", "cli.py", *cli_arguments(run, output)]))
         return 0
-    with ResultsFile(output / RESULTS_FILE) as store:
+    looks = options.dry_run or options.emit_commands or (options.report_only and not has_results(runs, output))
+    with ResultsFile(output / RESULTS_FILE, in_memory=looks) as store:
         collect(runs, output, store)
         if options.again is not None:
             forget(_finished_runs(runs, store, options.again), output, store)

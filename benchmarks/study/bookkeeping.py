@@ -23,6 +23,11 @@ def collect(runs: Sequence[Run], output: Path, store: ResultsFile) -> None:
             store.record(replace(result, attempts=max(result.attempts, row.attempts if row else 1)))
 
 
+def has_results(runs: Sequence[Run], output: Path) -> bool:
+    """Return whether any run has left a result in its folder."""
+    return any(read_result(run_folder(output, run)) is not None for run in runs)
+
+
 def forget(runs: Sequence[Run], output: Path, store: ResultsFile) -> None:
     """Delete the results of runs from the results file and from their folders, where `collect` would find them."""
     for run in runs:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -105,16 +106,20 @@ class ResultsFile:
 
     Args:
         path: The file; it is created, with its folders, if it does not exist.
+        in_memory: Whether to work on a copy in memory instead, empty if there is no file, and write nothing.
 
     Raises:
         ValueError: The file is not a results file.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, in_memory: bool = False) -> None:
         self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._connection = sqlite3.connect(self.path, timeout=30, isolation_level=None)
+        if not in_memory:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._connection = sqlite3.connect(":memory:" if in_memory else self.path, timeout=30, isolation_level=None)
         try:
+            if in_memory and self.path.exists():
+                self._copy_file()
             self._connection.execute("PRAGMA journal_mode=WAL")
             self._connection.execute("PRAGMA synchronous=FULL")
             columns = ", ".join("id TEXT PRIMARY KEY" if name == "id" else name for name in _COLUMNS)
@@ -132,6 +137,13 @@ class ResultsFile:
         if found != _COLUMNS:
             self._connection.close()
             raise ValueError(f"{self.path}: its columns are those of another version of this program; move it away")
+
+    def _copy_file(self) -> None:
+        # SQLite makes a log to read a file that has none: where nobody writes, immutable keeps it from doing so.
+        has_log = self.path.with_name(f"{self.path.name}-wal").exists()
+        address = f"{self.path.absolute().as_uri()}?mode=ro{'' if has_log else '&immutable=1'}"
+        with closing(sqlite3.connect(address, timeout=30, uri=True)) as file:
+            file.backup(self._connection)
 
     def record(self, result: Result) -> None:
         """Write a result, in place of an earlier one with the same id."""

@@ -190,6 +190,7 @@ def test_the_command_line_says_what_it_would_do_and_what_is_wrong(
     assert "optimizr" in complained
     assert "2 of 3 cells can be run" in printed
 
+    assert not (tmp_path / "out").exists()
     status, _, complained = study("--run", "nothing")
     assert status == 2
     assert "no run nothing" in complained

@@ -114,3 +114,27 @@ def test_the_columns_of_another_version_are_refused(tmp_path: Path) -> None:
         connection.execute("CREATE TABLE runs (id TEXT PRIMARY KEY, score)")
     with pytest.raises(ValueError, match="another version"):
         ResultsFile(path)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_copy_in_memory_has_the_rows_of_the_file_and_leaves_it_alone(tmp_path: Path) -> None:
+    path = tmp_path / "a folder?" / "r.sqlite"
+    with ResultsFile(path, in_memory=True) as store:
+        store.record(a_result())
+    assert not path.parent.exists()
+    with ResultsFile(path) as store:
+        store.record(a_result())
+        with ResultsFile(path, in_memory=True) as copy:  # while a study writes, whose rows are in the log
+            assert copy.results() == store.results()
+    before = contents(tmp_path)
+    with ResultsFile(path, in_memory=True) as copy:
+        assert copy.results() == {"a": a_result()}
+        copy.record(a_result("b"))
+        copy.forget("a")
+    assert contents(tmp_path) == before
+    path.write_text("not a database " * 100)
+    with pytest.raises(ValueError, match=r"r.sqlite: not a results file"):
+        ResultsFile(path, in_memory=True)

@@ -308,6 +308,33 @@ def test_results_of_other_data_are_told(
     assert "warning" not in told("/b", "/a", "--report-only")
 
 
+@pytest.mark.usefixtures("stand_in")
+def test_looking_at_a_study_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study_of(tmp_path, "fine")
+    output = tmp_path / "out"
+    study = [str(tmp_path / "study.yaml"), "--output", str(output), "--jobs", "1", "--device", "cpu"]
+
+    def contents() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+
+    for look in ("--dry-run", "--emit-commands", "--print-cli"):
+        assert main([*study, look]) == 0
+    assert main([*study, "--report-only"]) == 1
+    assert "no finished run, no report" in capsys.readouterr().err
+    assert not output.exists()
+    # What a run has left is collected where it is to be kept, and seen where it is not.
+    (run,) = expand_runs(load_study(tmp_path / "study.yaml"))
+    run_folder(output, run).mkdir(parents=True)
+    write_result(run_folder(output, run), Result(run.id, FINISHED, "", dict(run.cell.labels), 0))
+    before = contents()
+    assert main([*study, "--dry-run"]) == 0
+    assert "1 run, 0 to do" in capsys.readouterr().out
+    assert contents() == before
+    assert main([*study, "--report-only"]) == 0
+    with ResultsFile(output / "results.sqlite") as store:
+        assert list(store.results()) == [run.id]
+
+
 def test_results_left_by_runs_without_a_runner_are_taken_over(tmp_path: Path) -> None:
     study = study_of(tmp_path, "fine", "broken", "absent")
     fine, broken, _ = runs = expand_runs(study)

@@ -184,12 +184,18 @@ class ClosureModule(LightningModule):
     def mean_over(self, batch: Any) -> float | Tensor:
         """Return how many terms :meth:`compute_loss` is a mean over, or the sum of their weights.
 
-        It weights accumulated batches and ranks.
+        It weights accumulated batches and ranks. A batch of no terms, whose mean is NaN, counts for nothing; a step
+        without any is left out.
 
         Args:
             batch: What :meth:`compute_loss` gets. Default: its number of examples.
         """
         return count_examples(batch)
+
+    @property
+    def always_has_terms(self) -> bool:
+        """Whether :meth:`mean_over` is above 0 for any batch, so that a step need not allow for it; default: no."""
+        return False
 
     @property
     def trained_module(self) -> nn.Module:
@@ -287,6 +293,7 @@ class ClosureModule(LightningModule):
             without_gradient_sync=without_gradient_sync,
             module=self,
             mean_over=self.mean_over,
+            always_has_terms=self.always_has_terms,
             sum_over_ranks=partial(reduced, strategy=strategy, operation="sum") if several else None,
             # Scaled gradients are the scaler's to look at.
             parameters=[] if self._has_scaler else [p for group in optimizer.param_groups for p in group["params"]],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
@@ -15,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 from lightning_modules.batches.batch_rows import count_examples
 from lightning_modules.batches.copied_batch import copied
 from lightning_modules.errors import ModelError
+from lightning_modules.steps.empty_means import without_gradient_of_empty_mean
 from optimizers import candidate_losses
 from optimizers.finite_steps import all_finite
 from optimizers.other_generators import GeneratorAccess
@@ -44,7 +46,8 @@ class StepClosures:
         without_gradient_sync: Context in which all backward passes but the last keep gradients local. Default: none.
         module: The module that ``compute_loss`` uses, for :meth:`evaluate_many`.
         mean_over: How many terms a micro-batch's loss is a mean over, :math:`n`, or the sum of their weights. Default:
-            its examples.
+            its examples. A micro-batch of no terms counts for nothing; a step of none has the loss NaN.
+        always_has_terms: Whether ``mean_over`` is above 0 for any batch, which is not asked where it is on a device.
         sum_over_ranks: Sums a tensor over the ranks, whose :math:`n` may differ. Default: one rank.
         parameters: Those whose gradients :attr:`finite` is about.
         buffers: What forward passes may change in the module. Default: nothing.
@@ -78,6 +81,7 @@ class StepClosures:
         without_gradient_sync: Callable[[], AbstractContextManager[None]] = nullcontext,
         module: nn.Module | None = None,
         mean_over: Callable[[Any], float | Tensor] | None = None,
+        always_has_terms: bool = False,
         sum_over_ranks: Callable[[Tensor], Tensor] | None = None,
         parameters: Sequence[Tensor] = (),
         buffers: Sequence[BufferPlace] = (),
@@ -91,15 +95,17 @@ class StepClosures:
         terms = [(mean_over or count_examples)(batch) for batch in batches]
         self.num_examples = _number_of_examples(batches, terms)
         # Weights on a device are not asked: that would stall it.
-        if all(not isinstance(term, Tensor) for term in terms) and not sum(terms) > 0:
-            raise ModelError(f"mean_over: the losses of a step are means over {sum(terms):g} terms; above 0 is needed")
+        if not all(isinstance(term, Tensor) or term >= 0 for term in terms):
+            raise ModelError(f"mean_over: a loss is a mean over {min(terms):g} terms; at least 0 is needed")
+        self._among_ranks = sum_over_ranks is not None
         weights = _shares(terms) if sum_over_ranks is None else self._shares_among_ranks(terms, sum_over_ranks)
-        # The gradient of a mean over no terms is NaN, even times 0. Every rank takes part in the last backward pass.
-        may_leave_out = sum_over_ranks is None
-        self._parts = [
-            (batch, weight)
-            for batch, weight in zip(batches, weights, strict=True)
-            if not (may_leave_out and _is_known_to_be_zero(weight))
+        parts = list(zip(batches, weights, map(_may_be_zero, terms), strict=True))
+        # The gradient of a mean over no terms is NaN, even times 0. A rank makes as many passes as the others.
+        if not self._among_ranks:
+            parts = [part for part in parts if not _is_known_to_be_zero(part[1])]
+        self._parts = [(batch, weight) for batch, weight, _ in parts]
+        self._may_be_empty = [
+            may_be and not always_has_terms and (self._among_ranks or len(parts) > 1) for *_, may_be in parts
         ]
         self._zero_grad = zero_grad
         self._backward = backward
@@ -113,7 +119,6 @@ class StepClosures:
         self._draws = ReplayedDraws([self._device], generators)
         self._buffers = ReplayedBuffers(buffers)
         self._parameters = parameters
-        self._among_ranks = sum_over_ranks is not None
         self.finite = torch.ones((), dtype=torch.bool, device=self._device)
         self.loss = torch.zeros((), dtype=torch.float32, device=self._device)
 
@@ -133,7 +138,7 @@ class StepClosures:
             total = torch.zeros((), dtype=torch.float32, device=self._device)
             for index, (batch, weight) in enumerate(self._parts):
                 is_last = index == len(self._parts) - 1
-                with nullcontext() if is_last else self._without_gradient_sync():
+                with nullcontext() if is_last else self._without_gradient_sync(), self._checked_share(index):
                     loss = _share(_fresh_loss(self._compute_loss, batch), weight)
                     if not isinstance(loss, Tensor) or not loss.requires_grad:
                         raise ModelError(
@@ -144,6 +149,13 @@ class StepClosures:
                 total += loss.detach()
             self._take_in(total)
         return self.loss.clone()
+
+    def _checked_share(self, index: int) -> AbstractContextManager[None]:
+        """Return the context of a micro-batch's passes, which keeps the gradient of a mean over no terms out."""
+        weight = self._parts[index][1]
+        if not self._may_be_empty[index] or not isinstance(weight, Tensor) or self._module is None:
+            return nullcontext()
+        return without_gradient_of_empty_mean(weight, self._module)
 
     def _take_in(self, own_loss: Tensor) -> None:
         """Fill in the loss, and whether it and the gradients are finite, for all ranks by one collective."""
@@ -223,7 +235,12 @@ def _number_of_examples(batches: Sequence[Any], terms: Sequence[float | Tensor])
 
 def _shares(terms: Sequence[float | Tensor]) -> list[float | Tensor]:
     total = sum(terms)
-    return [term / total for term in terms]
+    return [math.nan if isinstance(total, Real) and total == 0 else term / total for term in terms]
+
+
+def _may_be_zero(term: float | Tensor) -> bool:
+    """Return whether a number is 0, or on a device, which is not asked."""
+    return (isinstance(term, Tensor) and term.device.type != "cpu") or bool(term == 0)
 
 
 def _is_known_to_be_zero(weight: float | Tensor) -> bool:

@@ -330,6 +330,10 @@ class SequenceClassifier(ClosureModule, TrainedClassifier):
         """Return the sum of the weights of a batch's texts, or their number."""
         return self.task_loss.total_weight(labels_of(batch))
 
+    @property
+    def always_has_terms(self) -> bool:
+        return type(self).mean_over is SequenceClassifier.mean_over  # weights of classes are above 0
+
     # Evaluation
 
     def on_validation_start(self) -> None:

@@ -53,11 +53,13 @@ class Method:
     Args:
         optimizer: Makes the optimizer of parameters; None evaluates alone.
         copies: What it keeps at most beside the weights, in copies of the trainable parameters, gradients included.
+        more_in_half: How many more where the weights are in half precision, in which MeZO moves them back from a copy.
         lora: Whether it trains an adapter and the head in place of the whole model.
     """
 
     optimizer: Callable[[Any], Optimizer] | None
     copies: float
+    more_in_half: float = 0
     lora: bool = False
 
 
@@ -65,8 +67,8 @@ METHODS = {
     "evaluation": Method(None, 0),
     # Two tensors per step and two radii: what GLD holds is about one tensor, however many move in a step.
     "GLD": Method(partial(GLD, num_radii=2, units_per_round=2), 0),
-    "MeZO": Method(MeZO, 0),
-    "LineSearchMeZO": Method(LineSearchMeZO, 0),
+    "MeZO": Method(MeZO, 0, more_in_half=1),
+    "LineSearchMeZO": Method(LineSearchMeZO, 0, more_in_half=1),
     "LoRA + ParabolicAdam": Method(partial(ParabolicAdam, total_steps=100), 3, lora=True),
     "AdamW": Method(partial(AdamW, lr=1e-5), 3),
     "ParabolicAdam": Method(partial(ParabolicAdam, total_steps=100), 3),
@@ -159,8 +161,13 @@ def closures_of(model: nn.Module, batch: dict[str, Tensor], optimizer: Optimizer
     )
 
 
-def table(found: dict[str, dict[str, int]]) -> str:
-    """Return the measurements as a Markdown table, one line per method."""
+def table(found: dict[str, dict[str, int]], in_half: bool) -> str:
+    """Return the measurements as a Markdown table, one line per method.
+
+    Args:
+        found: What :func:`measure` has returned, by the method's name.
+        in_half: Whether the weights are in half precision.
+    """
     whole = next(iter(found.values()))
     evaluation = found.get("evaluation", {}).get("peak")
     columns = ["method", "peak, MiB", "bytes per parameter", "of evaluation", "beside the weights, MiB"]
@@ -169,7 +176,8 @@ def table(found: dict[str, dict[str, int]]) -> str:
         ratio = "—" if evaluation is None else f"{each['peak'] / evaluation:.3f}"
         cells = [f"{each['peak'] / MIB:.0f}", f"{each['peak'] / whole['parameters']:.2f}", ratio]
         cells += [f"{(each['peak'] - each['weights']) / MIB:.0f}"]
-        cells += [f"{METHODS[name].copies * each['trainable'] / MIB:.0f}"]
+        copies = METHODS[name].copies + in_half * METHODS[name].more_in_half
+        cells += [f"{copies * each['trainable'] / MIB:.0f}"]
         rows.append([name, *cells])
     return markdown.table([*columns, "copies at most, MiB"], rows, numbers=True)
 
@@ -201,7 +209,7 @@ def main() -> None:
         f"- command: `python -m benchmarks.memory {shlex.join(sys.argv[1:])}`\n"
         f"- code: all tables at commit {commit}, one version of the code\n"
         f"- {where}; torch {torch.__version__}",
-        table(found),
+        table(found, options.dtype == "bfloat16"),
     ]
     report = "\n\n".join(lines) + "\n"
     print(report)

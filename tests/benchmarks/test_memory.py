@@ -25,6 +25,19 @@ def test_a_method_without_gradients_takes_what_an_evaluation_does(monkeypatch, c
     assert float(rows["AdamW"][5]) > 3 * weights * 0.95
 
 
+@pytest.mark.slow
+def test_in_half_precision_mezo_takes_one_copy_of_the_parameters_more(monkeypatch, capsys):
+    arguments = ["--size", "25m", "--device", "cpu", "--length", "16", "--dtype", "bfloat16"]
+    monkeypatch.setattr(sys, "argv", ["memory", *arguments, "--methods", "evaluation", "LineSearchMeZO"])
+    memory.main()
+    printed = capsys.readouterr().out
+    names = ("evaluation", "LineSearchMeZO")
+    evaluation, search = (re.search(rf"\| {name} \|.*", printed)[0].split("|") for name in names)
+    weights = 22_000_000 * 2 / 2**20
+    assert 0.9 * weights < float(search[2]) - float(evaluation[2]) < 1.6 * weights
+    assert float(search[6]) == pytest.approx(weights, rel=0.05)
+
+
 def test_a_method_that_dies_is_left_out_of_the_table(monkeypatch, capsys):
     def measured(module, arguments):
         if arguments != ["--only", "evaluation"]:

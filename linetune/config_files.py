@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import yaml
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from linetune.run_of_checkpoint import config_named_in
@@ -48,8 +50,12 @@ def config_of_checkpoint(path: str) -> Path:
     folder = Path(path).expanduser().absolute().parent
     file, named = folder.parent / "config.yaml", config_named_in(Path(path).expanduser())
     # A run's folder may be a copy; any other one may lie beside a configuration that has nothing to do with it.
-    is_beside = folder.name == "checkpoints" and file.is_file()
-    if named is not None and named.is_file() and (not is_beside or named.parent.resolve() == folder.parent.resolve()):
+    is_in_run = folder.name == "checkpoints" and file.is_file()
+    is_beside = named is not None and named.parent.resolve() == folder.parent.resolve()
+    if named is not None and named.is_file() and (is_beside or not is_in_run):
+        # A configuration decides what code runs: a checkpoint from elsewhere must not choose one.
+        if not is_beside and not _saves_into(named, folder):
+            raise MisconfigurationException(f"config: {path} is not where {named} saves checkpoints; give --config")
         return named
     if not file.is_file():
         if path not in ("best", "last") and not Path(path).expanduser().exists():
@@ -62,6 +68,23 @@ def config_of_checkpoint(path: str) -> Path:
     if several := configs_in(file.parent):
         raise MisconfigurationException(f"config: {several}; give --config")
     return file
+
+
+def _saves_into(config: Path, folder: Path) -> bool:
+    """Return whether a ModelCheckpoint of a saved configuration has a folder as its `dirpath`."""
+    try:
+        saved = yaml.safe_load(config.read_text(encoding="utf-8"))
+        callbacks = saved["trainer"]["callbacks"]
+        listed = callbacks if isinstance(callbacks, list) else [callbacks]
+        own = [Path(each["init_args"]["dirpath"]).expanduser() for each in listed if _has_own_folder(each)]
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        return False
+    # One that is relative was so to the folder in which the run was started.
+    return any(each.resolve() == folder.resolve() or folder.parts[-len(each.parts) :] == each.parts for each in own)
+
+
+def _has_own_folder(callback: Any) -> bool:
+    return isinstance(callback, dict) and bool((callback.get("init_args") or {}).get("dirpath"))
 
 
 def configs_in(folder: Path) -> str:

@@ -75,15 +75,11 @@ def test_a_fit_goes_on_from_the_newest_of_the_run_and_of_those_that_went_on_from
     assert resolved(runs, 0, "fit", "last") == "kept/epoch=1.ckpt"
 
 
-def test_the_configuration_of_a_checkpoint_in_a_folder_of_its_own(runs: Path, tmp_path: Path) -> None:
+def test_the_configuration_of_a_checkpoint_in_a_folder_of_its_own(runs: Path) -> None:
     for name, version in ("epoch=0", 0), ("epoch=0-v1", 1), ("epoch=1", 2):
         assert config_of_checkpoint(str(runs / f"kept/{name}.ckpt")) == (
             runs / f"runs/quickstart/version_{version}/config.yaml"
         )
-    # A project's own configuration beside the folder has nothing to do with the run.
-    shutil.copytree(runs / "kept", tmp_path / "kept")
-    (tmp_path / "config.yaml").write_text("trainer: {}\n")
-    assert config_of_checkpoint(str(tmp_path / "kept/epoch=0.ckpt")).parent.name == "version_0"
 
 
 # Without a run
@@ -169,3 +165,12 @@ def test_what_a_run_went_on_from_is_not_evaluated_in_its_place(tmp_path: Path) -
     shared.config_file(1).write_text(f"{HEADER}ckpt_path: {start}\n")
     with pytest.raises(ModelError, match="names the checkpoint that its run went on from"):
         shared.named(start, shared.config_file(1))
+
+
+def test_a_checkpoint_does_not_choose_a_configuration_that_does_not_save_beside_it(runs: Path, tmp_path: Path) -> None:
+    kept = runs / "kept" / "epoch=0.ckpt"
+    assert config_of_checkpoint(str(kept)) == runs / "runs/quickstart/version_0/config.yaml"
+    shutil.copytree(runs / "kept", tmp_path / "downloads")
+    (tmp_path / "config.yaml").write_text("trainer: {}\n")  # which has nothing to do with the run either
+    with pytest.raises(MisconfigurationException, match=r"is not where \S+config\.yaml saves checkpoints; give"):
+        config_of_checkpoint(str(tmp_path / "downloads" / "epoch=0.ckpt"))

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from lightning_modules.checkpoints.checkpoint_check import check_entries
-from lightning_modules.errors import ModelError
+from lightning_modules.errors import ModelError, first_line
 
 
 def check_file(path: Any, is_trusted: bool) -> dict[str, Any]:
@@ -57,4 +57,4 @@ def _reason(error: Exception) -> str:
     """Return what torch refuses; a class by its name, which stands within several lines of advice."""
     if refused := re.search(r"GLOBAL (\S+) was not an allowed global", str(error)):
         return f"it holds {refused[1]}; weights_only=False loads it from a file that you trust"
-    return str(error).partition("\n")[0] or type(error).__name__
+    return first_line(error)

@@ -112,7 +112,7 @@ class RateMeasurement:
             gradients: The gradients of the loss for each parameter, where those in `.grad` are clipped.
         """
         self._state.steps += 1
-        if not (self._is_due(self._state) or self._compares(self._state) or self._compares(self._next(self._state))):
+        if not (self._compares(self._state) or self._compares(self._next(self._state))):
             # Neither this step nor the next one, which would compare with it, needs the direction.
             self._earlier = None
             return
@@ -198,9 +198,8 @@ class RateMeasurement:
         found = measure_parabola(loss_at, loss, slope * unit, estimator.probe(state))
         self.passes += found.trials
         if found.curvature is not None or (found.is_finite and self.searches):
-            total = self._total_steps
             self.peak = unit * estimator.update(
-                state, found.loss, found.slope, found.curvature, total_steps=total, keeps_largest=True
+                state, found.loss, found.slope, found.curvature, total_steps=self._total_steps
             )
             self.searches += 1
         elif found.is_finite:
@@ -210,6 +209,7 @@ class RateMeasurement:
         return self._estimator.is_due(state, self._progress(state))
 
     def _compares(self, state: PeakRateState) -> bool:
+        """Return whether a step adds to the measurement of the agreement, as one that is due does in any case."""
         return self._is_due(state) or self._estimator.splits_slope(state, self._progress(state))
 
     def _progress(self, state: PeakRateState) -> float:

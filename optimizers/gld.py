@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import torch
@@ -210,29 +210,22 @@ class GLD(Optimizer):
         if self.candidates == "at_once" and evaluate_many is None:
             raise ValueError("candidates: at_once needs step(evaluate_many=…); without it use one_at_a_time")
         step = GradientFreeStep(self, closure, evaluate)
-        trials = Trials(step, evaluate_many if self.candidates == "at_once" else None)
         start = step.loss()
         (before,) = read_losses([start])
         after, successes, radii, names, any_finite = before, 0, [], set(), False
         if math.isfinite(before):
-            every = candidate_units(step.members, self.param_groups, self.units)
-            self._complete_state(every)
-            units = [unit for unit in every if unit.lr > 0]
+            search = self._search if self.lookahead_width == 1 else self._search_ahead
             selection = step.number // self.reselect_every
-            for turn in range(step.number * self.rounds, (step.number + 1) * self.rounds):
-                moving = self._in_turn(units, turn)
-                self._select_entries(moving, selection, closure)
-                for unit in moving:
-                    radii.append(self._radius(unit))
-                    names.add(unit.name)
-                    search = self._search if self.lookahead_width == 1 else self._search_ahead
-                    trials.any_finite = False
-                    after, succeeded = search(trials, unit, selection, turn, after)
-                    end_graph(unit.tensors[0].device)
-                    successes += succeeded
-                    if trials.any_finite:  # otherwise losses tell nothing about radii
-                        self._adapt_radius(unit, succeeded)
-                        any_finite = True
+            for unit, turn in self._moving_units(step, selection, closure):
+                radii.append(self._radius(unit))
+                names.add(unit.name)
+                trials = Trials(step, evaluate_many if self.candidates == "at_once" else None)
+                after, succeeded = search(trials, unit, selection, turn, after)
+                end_graph(unit.tensors[0].device)
+                successes += succeeded
+                if trials.any_finite:  # otherwise losses tell nothing about radii
+                    self._adapt_radius(unit, succeeded)
+                    any_finite = True
         else:
             before = after = float(start)
         step.finish(skipped=not math.isfinite(before) or (bool(radii) and not any_finite))
@@ -270,14 +263,25 @@ class GLD(Optimizer):
                 self._keep_root(unit)
 
     def _has_tree(self, unit: CandidateUnit) -> bool:
-        """Return whether a unit has a tree, and of just these tensors: some may have been frozen since, or before."""
+        """Return whether a unit has a tree that was made for all its tensors, in one step.
+
+        One made before a tensor was frozen, or could move again, starts from values that the tensors no longer have.
+        """
         *_, step = self.state[unit.tensors[0]].get("rooted", [0])
         return all(self.state[tensor].get("rooted") == [len(unit.tensors), step] for tensor in unit.tensors)
 
-    def _in_turn(self, units: list[CandidateUnit], turn: int) -> list[CandidateUnit]:
-        """Return the units that move in a round."""
+    def _moving_units(
+        self, step: GradientFreeStep, selection: int, closure: Closure | None
+    ) -> Iterator[tuple[CandidateUnit, int]]:
+        """Yield the units of a step in the order in which they move, each with the number of its round."""
+        every = candidate_units(step.members, self.param_groups, self.units)
+        self._complete_state(every)
+        units = [unit for unit in every if unit.lr > 0]
         count = min(self.units_per_round or len(units), len(units))
-        return [units[(turn * count + offset) % len(units)] for offset in range(count)]
+        for turn in range(step.number * self.rounds, (step.number + 1) * self.rounds):
+            moving = [units[(turn * count + offset) % len(units)] for offset in range(count)]
+            self._select_entries(moving, selection, closure)
+            yield from ((unit, turn) for unit in moving)
 
     def _radius(self, unit: CandidateUnit) -> float:
         return self.state[unit.tensors[0]].get("radius_factor", 1.0) * unit.lr
@@ -386,7 +390,10 @@ class GLD(Optimizer):
         return best.loss, best.objective < here.objective
 
     def _keep_root(self, unit: CandidateUnit) -> None:
-        """Keep where the unit is as the point that its options start from, and since when of how many tensors."""
+        """Keep where the unit is as the point that its options start from.
+
+        `rooted` says how many tensors that was done for, and in which step, for `_has_tree`.
+        """
         for tensor in unit.tensors:
             rooted = [len(unit.tensors), self.param_groups[0]["step"]]
             self.state[tensor].update(root=tensor.clone(), rooted=rooted)

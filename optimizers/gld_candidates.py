@@ -120,14 +120,14 @@ def objective(trial: Trial) -> float:
 
 
 class Trials:
-    """Trials of the candidates of one step.
+    """Trials of the candidates of one unit in one step.
 
     Args:
         step: The step, which computes the loss at the present parameters and counts.
-        evaluate_many: Computes the losses of all candidates of a unit at once. None: one after the other.
+        evaluate_many: Computes the losses of all candidates at once. None: one after the other.
 
     Attributes:
-        any_finite: Whether a move has led to a finite loss, since it was last set to False.
+        any_finite: Whether a move has led to a finite loss so far.
     """
 
     def __init__(self, step: GradientFreeStep, evaluate_many: EvaluateMany | None) -> None:

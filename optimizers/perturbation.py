@@ -152,15 +152,9 @@ class Perturbation:
             self.back()
         before, self._position = self._position, (seed, scale)
         for mover, at, noise in self._noise(seed):
-            view = mover.view
-            if mover.base is None:
-                if before is not None:
-                    view[at].sub_(_rounded(noise * before[1], mover.quantum))
-                view[at].add_(_rounded(noise * scale, mover.quantum))
-            elif mover.index is None:
-                torch.add(mover.base[at], noise, alpha=scale, out=view[at])
-            else:
-                view.index_copy_(0, mover.index[at], torch.add(mover.base[at], noise, alpha=scale))
+            if mover.base is None and before is not None:
+                mover.view[at].sub_(_rounded(noise * before[1], mover.quantum))
+            mover.put(mover.view, at, noise, scale)
 
     def back(self) -> None:
         """Move the tensors back to :math:`p`, bit for bit."""
@@ -189,26 +183,11 @@ class Perturbation:
             For each tensor a new one of shape `(moves, entries)`, its entries in memory order.
         """
         self.back()
-        stacks = {}
-        for mover in self._movers:
-            rows = mover.view.expand(len(moves), -1)
-            # Where all entries move from a copy, every row is written below.
-            is_written = mover.base is not None and mover.index is None
-            stacks[id(mover)] = rows.new_empty(rows.shape) if is_written else rows.clone()
+        stacks = {mover: mover.view.repeat(len(moves), 1) for mover in self._movers}
         for row, (seed, scale) in enumerate(moves):
             self._check_scale(scale)
-            if scale == 0:
-                for mover in self._movers:
-                    stacks[id(mover)][row].copy_(mover.view)
-                continue
-            for mover, at, noise in self._noise(seed):
-                moved = stacks[id(mover)][row]
-                if mover.base is None:
-                    moved[at].add_(_rounded(noise * scale, mover.quantum))
-                elif mover.index is None:
-                    torch.add(mover.base[at], noise, alpha=scale, out=moved[at])
-                else:
-                    moved.index_copy_(0, mover.index[at], torch.add(mover.base[at], noise, alpha=scale))
+            for mover, at, noise in self._noise(seed) if scale else ():
+                mover.put(stacks[mover][row], at, noise, scale)
         return list(stacks.values())
 
     def descend(self, seed: int, scales: Sequence[float], decays: Sequence[float]) -> None:
@@ -225,9 +204,9 @@ class Perturbation:
         if displaced is None:
             self.back()
         self._position = None
-        moves = {id(mover): pair for mover, *pair in zip(self._movers, scales, decays, strict=True)}
+        moves = {mover: pair for mover, *pair in zip(self._movers, scales, decays, strict=True)}
         for mover, at, noise in self._noise(seed):
-            scale, decay = moves[id(mover)]
+            scale, decay = moves[mover]
             entries = mover.view[at]
             if mover.base is not None:
                 entries.copy_(mover.base[at])
@@ -265,7 +244,7 @@ class Perturbation:
             raise ValueError(f"scale: {scale} is beyond largest_scale, {self._largest_scale}")
 
 
-@dataclass
+@dataclass(eq=False)
 class _Mover:
     """A tensor in motion, or the rank's own part of one.
 
@@ -286,6 +265,22 @@ class _Mover:
     index: Tensor | None = None
     base: Tensor | None = None
     quantum: float = 0.0
+
+    def put(self, target: Tensor, at: slice, noise: Tensor, scale: float) -> None:
+        """Put some of the entries that move where scaled noise takes them.
+
+        Args:
+            target: What is written to: the tensor, or another one that holds the same where no copy is kept.
+            at: A range of the entries that move.
+            noise: Their noise.
+            scale: What it is multiplied by.
+        """
+        if self.base is None:
+            target[at].add_(_rounded(noise * scale, self.quantum))
+        elif self.index is None:
+            torch.add(self.base[at], noise, alpha=scale, out=target[at])
+        else:
+            target.index_copy_(0, self.index[at], torch.add(self.base[at], noise, alpha=scale))
 
 
 def _mover(tensor: Tensor, index: Tensor | None, factor: float) -> _Mover:

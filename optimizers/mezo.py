@@ -316,10 +316,9 @@ class LineSearchMeZO(_RandomDirection):
             perturbation.move(seed, -found.step_size * derivative)
         else:
             perturbation.back()
-        for group in self.param_groups:
-            if found.failure == "not finite":
-                break  # losses tell nothing about step sizes
-            # A search that failed keeps its start, and the next one is not to start beyond that.
-            group["lr"] = found.step_size if found.accepted or is_first else found.step_size / self.growth
-            group["searches"] += found.accepted
+        if found.failure != "not finite":  # otherwise losses tell nothing about step sizes
+            for group in self.param_groups:
+                # A search that failed keeps its start, and the next one is not to start beyond that.
+                group["lr"] = found.step_size if found.accepted or is_first else found.step_size / self.growth
+                group["searches"] += found.accepted
         return found

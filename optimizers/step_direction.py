@@ -14,20 +14,19 @@ from torch.optim import Optimizer
 
 from optimizers.random_state import generator_states, set_generator_states
 
-# A step has to move the parameters by this share of their length at least for rounding not to show in it ...
+# The length of a step, as a share of that of the parameters, from which rounding does not show in it, and the length
+# that the next rate aims at where a step is shorter.
 _LEAST_MOVE, _GOOD_MOVE = 1e-3, 1e-1
-# ... and by this many times what they are rounded by, which is more of bfloat16 ...
+# The same in units of the parameters' relative precision: in bfloat16 these are the larger ones.
 _LEAST_ROUNDINGS, _GOOD_ROUNDINGS = 64, 128
-# ... at one of so many rates, each at most so many times the one before.
+# How many rates are tried, and by what each may differ from the one before.
 _MAX_RATES, _STRIDE = 8, 1e6
-# ... of which none is near where float32 ends: a gradient of zero moves nothing at any rate.
+# A gradient of zero moves nothing at any rate: the search ends before float32 does.
 _LARGEST_RATE = 1e30
 # A step that moves float32 parameters by this share of their length shows its direction to within a percent.
 _VISIBLE_MOVE = 1e-5
 # By how much the directions found at two rates may differ, as a share of their length.
 _TOLERANCE = 0.02
-
-
 # What torch's Optimizer keeps its hooks in, which is not public (torch 2.13).
 _NOT_PUBLIC = frozenset(
     f"_optimizer_{call}_{when}_hooks" for call in ("step", "state_dict", "load_state_dict") for when in ("pre", "post")

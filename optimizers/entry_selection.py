@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from optimizers.checks import require
-from optimizers.perturbation import chosen_at_random, flat_view
+from optimizers.perturbation import flat_view
 from optimizers.shards import flat_part, gathered, is_sharded
 from optimizers.step_contract import Closure
 
@@ -64,6 +64,26 @@ def select_entries(tensor: Tensor, selection: Selection, count: int, seed: int) 
         # In the same order as the entries, whatever the gradient's own memory order is.
         scores = flat_view(torch.empty_like(tensor, memory_format=torch.preserve_format).copy_(tensor.grad)).square()
     return scores.topk(count, sorted=False).indices.sort().values
+
+
+def chosen_at_random(numel: int, count: int, seed: int) -> Tensor:
+    """Return `count` distinct positions below `numel`, sorted, drawn uniformly on the CPU.
+
+    Args:
+        numel: The number of positions to choose from.
+        count: How many to choose, at most `numel`.
+        seed: The seed of the draw.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    if 2 * count > numel:
+        return torch.randperm(numel, generator=generator)[:count].sort().values
+    chosen = torch.empty(0, dtype=torch.int64)
+    while chosen.numel() < count:
+        drawn = torch.randint(numel, (count - chosen.numel() + count // 8 + 8,), generator=generator)
+        chosen = torch.cat((chosen, drawn)).unique()
+    # The surplus is dropped at random: dropping the largest would favour the front.
+    kept = torch.randperm(chosen.numel(), generator=generator)[:count]
+    return chosen[kept].sort().values
 
 
 def compute_gradients(tensors: Sequence[Tensor], closure: Closure) -> None:

@@ -58,26 +58,6 @@ def flat_view(tensor: Tensor) -> Tensor:
     return tensor.detach().as_strided((tensor.numel(),), (1,))
 
 
-def chosen_at_random(numel: int, count: int, seed: int) -> Tensor:
-    """Return `count` distinct positions below `numel`, sorted, drawn uniformly on the CPU.
-
-    Args:
-        numel: The number of positions to choose from.
-        count: How many to choose, at most `numel`.
-        seed: The seed of the draw.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    if 2 * count > numel:
-        return torch.randperm(numel, generator=generator)[:count].sort().values
-    chosen = torch.empty(0, dtype=torch.int64)
-    while chosen.numel() < count:
-        drawn = torch.randint(numel, (count - chosen.numel() + count // 8 + 8,), generator=generator)
-        chosen = torch.cat((chosen, drawn)).unique()
-    # The surplus is dropped at random: dropping the largest would favour the front.
-    kept = torch.randperm(chosen.numel(), generator=generator)[:count]
-    return chosen[kept].sort().values
-
-
 class Perturbation:
     r"""Tensors that move to :math:`p + r z`, for normal :math:`z` drawn from a seed, and back to :math:`p` exactly.
 

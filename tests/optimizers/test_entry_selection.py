@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from optimizers.entry_selection import select_entries, subset_count
+from optimizers.entry_selection import chosen_at_random, select_entries, subset_count
 
 
 @pytest.mark.parametrize(
@@ -46,3 +51,22 @@ def test_random_subsets_differ_between_seeds():
 def test_all_entries_need_no_positions():
     assert select_entries(torch.zeros(4), "all", 2, seed=0) is None
     assert select_entries(torch.zeros(4), "random", 4, seed=0) is None
+
+
+@given(st.integers(1, 300).flatmap(lambda n: st.tuples(st.just(n), st.integers(1, n))), st.integers(0, 2**63 - 1))
+def test_positions_chosen_at_random_are_distinct_and_sorted(sizes, seed):
+    numel, count = sizes
+    chosen = chosen_at_random(numel, count, seed).tolist()
+    assert len(chosen) == count
+    assert chosen == sorted(set(chosen))
+    assert 0 <= chosen[0] <= chosen[-1] < numel
+    assert chosen == chosen_at_random(numel, count, seed).tolist()
+
+
+@pytest.mark.parametrize("count", [3, 8])
+def test_every_position_is_equally_likely(count):
+    times = np.zeros(10)
+    for seed in range(4000):
+        times[chosen_at_random(10, count, seed).numpy()] += 1
+    expected = 400 * count
+    assert np.abs(times - expected).max() < 5 * math.sqrt(expected)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optimizers.perturbation import Perturbation, chosen_at_random, derive_seed, flat_view
+from optimizers.perturbation import Perturbation, derive_seed, flat_view
 
 BITS = {torch.float64: torch.int64, torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
 dtypes = st.sampled_from(list(BITS))
@@ -185,22 +184,3 @@ def test_seeds_are_valid_and_differ_between_places(one, other):
 def test_a_seed_of_one_integer_is_splitmix64():
     """The published generator's first output for the seed 0, whose lowest bit is dropped."""
     assert derive_seed(0) == 0xE220A8397B1DCDAF >> 1
-
-
-@given(st.integers(1, 300).flatmap(lambda n: st.tuples(st.just(n), st.integers(1, n))), seeds)
-def test_positions_chosen_at_random_are_distinct_and_sorted(sizes, seed):
-    numel, count = sizes
-    chosen = chosen_at_random(numel, count, seed).tolist()
-    assert len(chosen) == count
-    assert chosen == sorted(set(chosen))
-    assert 0 <= chosen[0] <= chosen[-1] < numel
-    assert chosen == chosen_at_random(numel, count, seed).tolist()
-
-
-@pytest.mark.parametrize("count", [3, 8])
-def test_every_position_is_equally_likely(count):
-    times = np.zeros(10)
-    for seed in range(4000):
-        times[chosen_at_random(10, count, seed).numpy()] += 1
-    expected = 400 * count
-    assert np.abs(times - expected).max() < 5 * math.sqrt(expected)

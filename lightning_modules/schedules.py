@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import CyclicLR, LambdaLR, LRScheduler, ReduceLROn
 from lightning_modules.errors import ModelError
 from lightning_modules.steps.factories import unset_keywords
 from lightning_modules.trainer.run_length import HOW_TO_LIMIT, RunLength
+from optimizers.checks import require
 from optimizers.warmup_and_decay import warmup_and_decay
 
 ScheduleCallable = Callable[[Optimizer], LRScheduler | ReduceLROnPlateau]
@@ -200,8 +201,7 @@ class CosineWithWarmup(LambdaLR):
     ) -> None:
         warmup = _warmup_steps(type(self).__name__, warmup_ratio, warmup_steps, total_steps)
         total = _checked_total(type(self).__name__, total_steps)
-        if not num_cycles > 0:
-            raise ValueError(f"num_cycles: {num_cycles} is not allowed; above 0")
+        require(num_cycles > 0, "num_cycles", num_cycles, "above 0")
         factor = partial(warmup_and_decay, total=total, warmup=warmup, shape="cosine", num_cycles=num_cycles)
         super().__init__(optimizer, factor)
 
@@ -239,14 +239,10 @@ class Triangular(CyclicLR):
         total_steps: int | None = None,
     ) -> None:
         total = _checked_total(type(self).__name__, total_steps)
-        if not num_cycles > 0:
-            raise ValueError(f"num_cycles: {num_cycles} is not allowed; above 0")
-        if not 0 < rise < 1:
-            raise ValueError(f"rise: {rise} is not allowed; above 0 and below 1")
-        if not 0 <= lowest <= 1:
-            raise ValueError(f"lowest: {lowest} is not allowed; 0 to 1")
-        if decay not in ("none", "halve"):
-            raise ValueError(f"decay: {decay!r} is not allowed; none or halve")
+        require(num_cycles > 0, "num_cycles", num_cycles, "above 0")
+        require(0 < rise < 1, "rise", rise, "above 0 and below 1")
+        require(0 <= lowest <= 1, "lowest", lowest, "0 to 1")
+        require(decay in ("none", "halve"), "decay", decay, "none or halve")
         cycle = total / num_cycles
         peaks = [group["lr"] for group in optimizer.param_groups]
         super().__init__(
@@ -275,9 +271,7 @@ def _checked_total(schedule: str, total_steps: int | None) -> int:
 
 def _warmup_steps(schedule: str, ratio: float, steps: int | None, total_steps: int | None) -> int:
     if steps is not None:
-        if steps < 0:
-            raise ValueError(f"warmup_steps: {steps} is not allowed; 0 or more")
+        require(steps >= 0, "warmup_steps", steps, "0 or more")
         return steps
-    if not 0 <= ratio <= 1:
-        raise ValueError(f"warmup_ratio: {ratio} is not allowed; 0 to 1")
+    require(0 <= ratio <= 1, "warmup_ratio", ratio, "0 to 1")
     return math.ceil(ratio * _checked_total(schedule, total_steps))

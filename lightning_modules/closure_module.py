@@ -149,7 +149,7 @@ class ClosureModule(LightningModule):
         self._sharded_modules: list[FSDPModule] = []
         self._metrics_within: list[Metric | MetricCollection] = []
         self.new_parameter_names: Sequence[str] = ()
-        self.module_order: Sequence[str] = ()  # in which the trained module's modules run, where that is known
+        self.module_order: Sequence[str] = ()  # names within trained_module as they run, where that is known
         self._pending_batches: list[Any] = []
         self._resumed: dict[str, Any] = {}  # the checkpoint that a fit is about to go on from
         self._fit_start = FitStart()
@@ -217,13 +217,13 @@ class ClosureModule(LightningModule):
         if self.trainer.state.fn == "fit":
             check_trainer(self.trainer, self)
         check_batch_size_finders(self.trainer, self)
-        # Of another module's Lightning would say that it is overridden.
+        # One that another module has left in this trainer goes: Lightning would warn that it is overridden.
         others = [each for each in callbacks_of(self.trainer, Callback) if not isinstance(each, StepAxis)]
         self.trainer.callbacks = others  # type: ignore[attr-defined]
         return [*without_present([WholeEvaluation(), CpuProducts()], self.trainer), self._axis]
 
     def setup(self, stage: str) -> None:
-        self._begin_anew()  # a subclass may have left this out of either
+        self._begin_anew()  # again: a subclass may override either hook without calling this class's
         compile_loss_alone(self)
         if self._axis not in callbacks_of(self.trainer, StepAxis):
             self._axis.setup(self.trainer, self, stage)  # a subclass returns callbacks of its own alone
@@ -420,10 +420,10 @@ class ClosureModule(LightningModule):
             self._finite_steps = FiniteSteps(math.inf)  # a search for a rate ends where the loss diverges
         elif self._learning_rates.at_train_start(self.trainer):
             self._given_options.take_rates(self._learning_rates.rates)
-        # A run that was interrupted leaves both behind.
+        # An interrupted run has left batches that waited for their step, and its place within an epoch.
         self._pending_batches, place = self._resumption.at_train_start(self)
         self._learning_rates.resume_in_epoch(self, place)
-        # A run that is resumed within an epoch has no start of one.
+        # Lightning calls no on_train_epoch_start in a run that is resumed within an epoch.
         self._modes.train(self.trainer.optimizers)
         self._buffers_that_move, self._sharded_modules = moving_buffers(self), sharded_modules(self)
         self._generators_within, self._metrics_within = generators_within(self.modules()), metrics_within(self)
@@ -438,7 +438,7 @@ class ClosureModule(LightningModule):
         self._finite_steps.finish()
 
     def on_train_epoch_end(self) -> None:
-        # A run that stops within an epoch ends it for Lightning alone.
+        # Lightning calls this hook within an epoch too, where the run stops there.
         if self.trainer.is_last_batch:
             self._learning_rates.at_epoch_end(self)
         self._modes.evaluate(self.trainer.optimizers)
@@ -451,7 +451,7 @@ class ClosureModule(LightningModule):
         self._modes.evaluate(self.trainer.optimizers)
 
     def on_test_start(self) -> None:
-        self._modes.evaluate(self.trainer.optimizers)  # of a fit that an error has ended
+        self._modes.evaluate(self.trainer.optimizers)  # a fit that an error ended has left its training weights
 
     def on_predict_start(self) -> None:
         self._modes.evaluate(self.trainer.optimizers)
@@ -497,8 +497,8 @@ class ClosureModule(LightningModule):
         carry_over_best(self._trainer, checkpoint)
         keep_given_patience(self._trainer, checkpoint)
         if self._is_searching and not self._trainer.strategy.restore_checkpoint_after_setup:
-            # What was there before the search is restored: no run goes on from it, and of it the random numbers alone
-            # are taken.
+            # Lightning's Tuner restores the state before its search. It is no checkpoint of a run to go on from: of it
+            # the random numbers alone are taken.
             self._trainer.ckpt_path, self._resumed = None, {}
             self._learning_rates.load({})
 

@@ -46,9 +46,10 @@ def regret_frame(
     Returns:
         Columns: ``method``, ``setting``, ``seed``, ``tuned`` (of a run at one of several rates, the method without the
         rate), ``is_grid``, ``is_best`` (a row that stands for the best of several), ``unseen`` (the setting chose no
-        constant), ``failed``, ``learned``, ``last_minus_best``, ``cost`` (processor seconds over those of a run of the
-        grid, on average), the values of `COMPARED`, each of their regrets as ``<value>_regret``, and
-        ``relative_regret``, that of the loss over the reference's loss.
+        constant), ``failed``, ``learned``, ``not_learned`` (where the reference for the loss has), ``last_minus_best``,
+        ``alpha`` (of the last line search), ``cost`` (processor seconds over those of a run of the grid, on average),
+        the values of `COMPARED`, each of their regrets as ``<value>_regret``, and ``relative_regret``, that of the loss
+        over the reference's loss.
     """
     frame = _values(runs, results, options, axes)
     parts = []
@@ -131,7 +132,6 @@ def _with_regrets(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of one setting with their regrets and cost."""
     found = rows.copy()
     grid = rows[rows["is_grid"]]
-    best = best_rate(grid, "loss")
     found["cost"] = found["seconds"] / found["seed"].map(grid.groupby("seed")["seconds"].mean())
     for name in COMPARED:
         rate = best_rate(grid, name)
@@ -140,8 +140,9 @@ def _with_regrets(rows: pd.DataFrame) -> pd.DataFrame:
         found[f"{name}_regret"] = sign * (found[name] - found["seed"].map(reference))
         if name == "loss":
             found["relative_regret"] = found["loss_regret"] / found["seed"].map(reference)
-    learned = grid[grid["method"] == best].set_index("seed")["learned"]
-    found["not_learned"] = (found["learned"] == False) & (found["seed"].map(learned) == True)  # noqa: E712
+    best_learned = grid[grid["method"] == best_rate(grid, "loss")].set_index("seed")["learned"]
+    # Neither is a bool everywhere: None where nothing tells, and not there for a seed without a grid.
+    found["not_learned"] = found["learned"].eq(False) & found["seed"].map(best_learned).eq(True)
     return found
 
 

@@ -11,12 +11,7 @@ import pandas as pd
 from benchmarks import markdown
 from benchmarks.study import figures
 from benchmarks.study.definition import RegretOptions
-from benchmarks.study.regret import (
-    average_ranks,
-    best_rate,
-    losses_by_setting,
-    summarize,
-)
+from benchmarks.study.regret import average_ranks, best_rate, losses_by_setting, summarize
 from benchmarks.study.regret_figures import profile_figure, rank_figure, regret_figure
 from benchmarks.study.statistics import MISSING
 

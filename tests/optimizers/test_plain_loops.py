@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from optimizers import SGDSLS, AdamSLS, ParabolicAdam, SaLSA
+from optimizers import SGDSLS, AdamSLS, ParabolicAdam, SaLSA, replayed
 from tests.ranks import on_ranks
 
 # The first step size is too large for this problem, so that there is something to search for.
@@ -270,6 +270,40 @@ def test_a_gradient_scaler_hands_over_unscaled_gradients(make):
     assert [evaluations for _, evaluations, _ in trace] == [evaluations for _, evaluations, _ in plain[0]]
     for p, expected in zip(model.parameters(), plain[1], strict=True):
         torch.testing.assert_close(p.detach(), expected, rtol=1e-4, atol=1e-6)
+
+
+@every_method
+def test_a_closure_that_scales_and_its_replayed_evaluation_serve_a_gradient_scaler(make):
+    """The float16 loop of docs/line_searches.md: the steps are those without a scaler, with the same dropout masks."""
+
+    def train(scale):
+        model = network()
+        optimizer = make(model.parameters())
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale, enabled=scale > 1)
+        losses = []
+        for inputs, labels in batches(6):
+
+            def loss_now(inputs=inputs, labels=labels):
+                return F.cross_entropy(model(inputs), labels)
+
+            def closure(loss_now=loss_now):
+                optimizer.zero_grad()
+                loss = loss_now()
+                scaler.scale(loss).backward()
+                return loss
+
+            closure, evaluate = replayed(closure, loss_now, model)
+            if scaler.is_enabled():
+                loss = closure()
+                scaler.step(optimizer, evaluate=evaluate, loss=loss)
+                scaler.update()
+            else:
+                loss = optimizer.step(closure, evaluate=evaluate)
+            losses.append((loss.item(), optimizer.param_groups[0]["lr"]))
+        return losses
+
+    for scaled, plain in zip(train(scale=2.0**10), train(scale=1.0), strict=True):
+        assert scaled == pytest.approx(plain, rel=1e-4)
 
 
 @every_method

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import (
     LearningRateFinder,
     LearningRateMonitor,
 )
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import GradClipAlgorithmType, rank_zero_info
 
 from lightning_modules.errors import ModelError
 from lightning_modules.trainer.trainer_callbacks import callbacks_of
@@ -30,12 +30,21 @@ def check_trainer(trainer: Trainer, module: LightningModule) -> None:
     Raises:
         ModelError: one line: the argument, and the module's; or which callback, why, and what to use.
     """
-    for name, own, off in (
-        ("accumulate_grad_batches", "accumulate_grad_batches", 1),
-        ("gradient_clip_val", "gradient_clip", 0),
-    ):
-        if (getattr(trainer, name) or off) != off:
-            raise ModelError(f"trainer.{name}: {type(module).__name__} does this itself; give model.{own}")
+    kind = type(module).__name__
+    if trainer.accumulate_grad_batches != 1:
+        argument = f"accumulate_grad_batches={trainer.accumulate_grad_batches}"
+        raise ModelError(
+            f"trainer.accumulate_grad_batches: {kind} does this itself; give it {argument}, on the command line "
+            f"--model.{argument}"
+        )
+    if trainer.gradient_clip_val:
+        value = trainer.gradient_clip_val
+        algorithm = GradClipAlgorithmType(trainer.gradient_clip_algorithm or "norm").value
+        raise ModelError(
+            f"trainer.gradient_clip_val: {kind} does this itself; give it "
+            f"gradient_clip=lightning_modules.GradientClip({value}, {algorithm!r}), on the command line "
+            f"--model.gradient_clip.value={value} --model.gradient_clip.algorithm={algorithm}"
+        )
     for callback in callbacks_of(trainer, Callback):
         why = _why_not(callback, module)
         if why:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from functools import partial
 from pathlib import Path
 
@@ -18,15 +19,17 @@ from lightning.pytorch.callbacks import (
     LearningRateMonitor,
     SpikeDetection,
 )
+from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.tuner import Tuner
 from torch.optim.lr_scheduler import LinearLR
 from torch.utils.data import DataLoader, TensorDataset
 from transformers import Adafactor
 
+import lightning_modules
 from benchmarks.compatibility.optimizers import SmallClassifier
 from callbacks import StepSizeMonitor
-from lightning_modules import ModelError, Schedule
+from lightning_modules import GradientClip, ModelError, Schedule
 from lightning_modules.trainer import batch_size_finder, step_axis
 from optimizers import ParabolicAdam, ParamGroups, SaLSA
 from tests.quiet_trainer import quiet_trainer
@@ -144,12 +147,24 @@ def test_all_curves_are_over_optimizer_steps(accumulated, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("argument", "own"),
-    [({"accumulate_grad_batches": 2}, "accumulate_grad_batches"), ({"gradient_clip_val": 1.0}, "gradient_clip")],
+    ("argument", "name", "meant"),
+    [
+        ({"accumulate_grad_batches": 2}, "accumulate_grad_batches", 2),
+        ({"gradient_clip_val": 0.5}, "gradient_clip", GradientClip(0.5)),
+        ({"gradient_clip_val": 1, "gradient_clip_algorithm": "value"}, "gradient_clip", GradientClip(1, "value")),
+    ],
 )
-def test_an_argument_of_the_trainer_that_a_module_has_itself_says_so(argument, own, tmp_path):
-    with pytest.raises(ModelError, match=f"SmallClassifier does this itself; give model.{own}$"):
+def test_an_argument_of_the_trainer_that_a_module_has_itself_says_what_to_write(argument, name, meant, tmp_path):
+    """What the line proposes is read by Python and by the command line, and means the same."""
+    refusal = r"SmallClassifier does this itself; give it (\w+)=(.*), on the command line (.*)$"
+    with pytest.raises(ModelError, match=refusal) as refused:
         trainer(tmp_path, **argument).fit(SmallClassifier(optimizer=ADAMW), loader(1))
+    keyword, value, options = re.search(refusal, str(refused.value)).groups()
+    assert (keyword, eval(value, {"lightning_modules": lightning_modules})) == (name, meant)
+    parser = LightningArgumentParser()
+    parser.add_lightning_class_args(SmallClassifier, "model")
+    parsed = parser.instantiate_classes(parser.parse_args(options.split()))
+    assert getattr(parsed.model, name) == meant
 
 
 def test_arguments_of_the_trainer_that_are_off_are_let_through(tmp_path):

@@ -56,7 +56,11 @@ from lightning_modules.steps.optimizer_modes import OptimizerModes
 from lightning_modules.steps.own_step_size import OwnStepSize
 from lightning_modules.steps.rounded_squares import warn_of_rounded_squares
 from lightning_modules.steps.unused_parameters import check_gradients_of_ranks
-from lightning_modules.trainer.batch_size_finder import check_batch_size_finders
+from lightning_modules.trainer.batch_size_finder import (
+    allow_batch_sizes,
+    check_batch_size_finders,
+    refuse_batch_sizes_in_training,
+)
 from lightning_modules.trainer.earlier_fit import check_fresh
 from lightning_modules.trainer.lightning_callbacks import (
     check_rate_monitor,
@@ -216,6 +220,7 @@ class ClosureModule(LightningModule):
         self._begin_anew()
         if self.trainer.state.fn == "fit":
             check_trainer(self.trainer, self)
+        allow_batch_sizes(self.trainer)  # an earlier fit may have ended in an error
         check_batch_size_finders(self.trainer, self)
         # One that another module has left in this trainer goes: Lightning would warn that it is overridden.
         others = [each for each in callbacks_of(self.trainer, Callback) if not isinstance(each, StepAxis)]
@@ -257,6 +262,8 @@ class ClosureModule(LightningModule):
         optimizer = self._single_optimizer()
         step = self.step_closures(batches, optimizer)
         self._own_step_size.check(optimizer.optimizer, self.trainer)
+        if not self._is_searching and self._learning_rates.take_found_in_training(self.trainer):
+            self._given_options.take_rates(self._learning_rates.rates)
         is_first = self._is_first_step
         if is_first:
             warn_without_length(optimizer.optimizer)  # callbacks have told it by now
@@ -413,6 +420,7 @@ class ClosureModule(LightningModule):
                 optimizer.keeps_gradients = False  # the next step computes its own
 
     def on_train_start(self) -> None:
+        refuse_batch_sizes_in_training(self.trainer)
         if self.trainer.ckpt_path:
             check_moved_parameters(self._single_optimizer().optimizer, self)
         check_rate_monitor(self.trainer)
@@ -435,6 +443,7 @@ class ClosureModule(LightningModule):
         self._learning_rates.at_epoch_start()
 
     def on_train_end(self) -> None:
+        allow_batch_sizes(self.trainer)
         self._finite_steps.finish()
 
     def on_train_epoch_end(self) -> None:

@@ -126,6 +126,20 @@ class LearningRates:
             self._lay_over_new_length(trainer)
         return has_found
 
+    def take_found_in_training(self, trainer: Trainer) -> bool:
+        """Take the rate that a search in the middle of the training has found, the schedule being where it was.
+
+        Returns:
+            Whether a search has found a rate since the last step.
+        """
+        has_found, self._is_new = self._is_new, False
+        if has_found and self.found is not None:
+            configs = trainer.lr_scheduler_configs
+            has_own = self._schedule is not None and self._length is not None and len(configs) == 1
+            advances = configs[0].scheduler.last_epoch if has_own else 0
+            self._take_found(trainer, self.found, has_own, advances)
+        return has_found
+
     def _check_mode_of_own(self, schedule: ReduceLROnPlateau) -> None:
         """Refuse a schedule that other code has made to wait for a rise of what it watches, which is a loss here."""
         if schedule.mode == "max":
@@ -135,8 +149,8 @@ class LearningRates:
                 "monitor, in its place"
             )
 
-    def _take_found(self, trainer: Trainer, found: float, has_own: bool) -> None:
-        """Set the rate that a search has found, from which the module's schedule then begins.
+    def _take_found(self, trainer: Trainer, found: float, has_own: bool, advances: int = 0) -> None:
+        """Set the rate that a search has found, from which the module's schedule then begins or goes on.
 
         Each group has it times its factor. Those with a rate of their own keep it, although Lightning has set theirs
         as well.
@@ -150,7 +164,7 @@ class LearningRates:
             group["lr"] = rate
         self.rates = rates
         if has_own:
-            self._rebuild(trainer, 0)
+            self._rebuild(trainer, advances)
 
     def _have_own_rates(self, optimizer: Optimizer) -> list[bool]:
         """Return which groups are made with a rate of their own (``param_groups.lrs``), of which a search says nothing.

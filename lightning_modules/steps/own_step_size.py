@@ -20,6 +20,7 @@ class OwnStepSize:
 
     def __init__(self) -> None:
         self._found: list[float] | None = None
+        self._optimizer: Optimizer | None = None
 
     def check(self, optimizer: Optimizer, trainer: Trainer) -> None:
         """Compare with what the last step left behind.
@@ -36,7 +37,8 @@ class OwnStepSize:
                 f"trainer.callbacks: something has installed {schedule}, and {name} finds its own step size; leave it "
                 "out, or choose an optimizer with a learning rate"
             )
-        if self._found is not None and len(self._found) == len(now) and self._found != now:
+        is_same = optimizer is self._optimizer  # a callback may have put another one in its place
+        if is_same and self._found is not None and len(self._found) == len(now) and self._found != now:
             before, after = next(pair for pair in zip(self._found, now, strict=True) if pair[0] != pair[1])
             raise ModelError(
                 f"trainer.callbacks: something has set lr from {before:g} to {after:g} between two steps of {name}, "
@@ -46,6 +48,7 @@ class OwnStepSize:
     def note(self, optimizer: Optimizer) -> None:
         """Remember what a step has left behind."""
         self._found = _step_sizes(optimizer) if traits(optimizer).sets_step_size else None
+        self._optimizer = optimizer
 
 
 def check_rate_writers(optimizer: Optimizer, module: LightningModule) -> None:

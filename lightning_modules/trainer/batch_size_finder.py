@@ -43,6 +43,32 @@ def check_batch_size_finders(trainer: Trainer, module: LightningModule) -> None:
             setattr(data, finder._batch_arg_name, finder._init_val)
 
 
+def refuse_batch_sizes_in_training(trainer: Trainer) -> None:
+    """Let BatchSizeFinder refuse to search from now on, in the middle of a training.
+
+    Lightning 2.6.6 tries no batch size there, since the steps made are beyond those of a trial, reports the largest one
+    as found, and leaves out epochs of the training.
+
+    Args:
+        trainer: A trainer that starts to train. In a search at the start of a fit it has other callbacks.
+    """
+    for finder in callbacks_of(trainer, BatchSizeFinder):
+        finder.scale_batch_size = _refuse  # type: ignore[method-assign]
+
+
+def allow_batch_sizes(trainer: Trainer) -> None:
+    """Let BatchSizeFinder search again."""
+    for finder in callbacks_of(trainer, BatchSizeFinder):
+        vars(finder).pop("scale_batch_size", None)
+
+
+def _refuse(trainer: Trainer, pl_module: LightningModule) -> None:
+    raise ModelError(
+        "trainer.callbacks: BatchSizeFinder: a search for the batch size in the middle of a training would leave out "
+        "epochs of it; search at its start (on_fit_start)"
+    )
+
+
 def _why_not(finder: BatchSizeFinder, trainer: Trainer, module: LightningModule, data: Any) -> str:
     """Return why a search would fail or have no effect, and what to give; empty if it would not."""
     name, run = finder._batch_arg_name, str(getattr(trainer.state.fn, "value", ""))

@@ -263,3 +263,52 @@ def test_an_evaluation_after_a_search_at_the_start_of_a_fit(tmp_path: Path) -> N
     data, finder = OwnData(), BatchSizeFinder(init_val=8, max_trials=2, batch_arg_name="train_batch_size")
     module = Manual(optimizer=ADAMW)
     fit(module, tmp_path, finder, data=data).validate(module, datamodule=data, verbose=False)
+
+
+# In the middle of a training, as examples of Lightning's documentation search
+
+
+class RateAtEpochOne(LearningRateFinder):
+    def on_fit_start(self, *_: Any) -> None:
+        pass
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
+        if trainer.current_epoch == 1:
+            self.lr_find(trainer, pl_module)
+
+
+class SizeAtEpochOne(BatchSizeFinder):
+    def on_fit_start(self, *_: Any) -> None:
+        pass
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
+        if trainer.current_epoch == 1:
+            self.scale_batch_size(trainer, pl_module)
+
+
+@pytest.mark.parametrize("scheduled", [False, True])
+def test_a_rate_that_is_found_within_a_training_is_that_of_the_rest(scheduled: bool, tmp_path: Path) -> None:
+    """Lightning's schedules go on from the rate before."""
+    schedule = Schedule(partial(LinearWithWarmup, warmup_steps=0)) if scheduled else None
+    finder, rates = RateAtEpochOne(num_training_steps=22, early_stop_threshold=None), Rates()
+    module = Manual(optimizer=ADAMW, lr_scheduler=schedule)
+    assert fit(module, tmp_path, finder, rates, epochs=3).global_step == 72
+    assert finder.optimal_lr is not None
+    found = finder.optimal_lr.suggestion()
+    assert found is not None
+    assert found != 1e-3
+    expected = [(1e-3 if step < 24 else found) * ((71 - step) / 72 if scheduled else 1) for step in range(72)]
+    assert rates.rates[-72:] == pytest.approx(expected)
+
+
+def test_a_search_for_a_batch_size_within_a_training_is_refused(tmp_path: Path) -> None:
+    finder = SizeAtEpochOne(init_val=8, max_trials=2, steps_per_trial=2)
+    with pytest.raises(ModelError, match=r"BatchSizeFinder: a search for the batch size in the middle of a training"):
+        fit(Manual(optimizer=ADAMW), tmp_path, finder, epochs=3)
+    assert not list(tmp_path.iterdir())
+
+
+def test_lightning_still_leaves_out_epochs_after_a_search_for_a_batch_size_within_a_training(tmp_path: Path) -> None:
+    finder = SizeAtEpochOne(init_val=8, max_trials=2, steps_per_trial=2)
+    trainer = fit(Regression(lambda module: AdamW(module.parameters(), lr=1e-3)), tmp_path, finder, epochs=3)
+    assert trainer.global_step < 24 + 2 * 6, "lightning trains on: see refuse_batch_sizes_in_training"

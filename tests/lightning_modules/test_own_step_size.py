@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim.lr_scheduler import StepLR
 
 from lightning_modules import LinearWithWarmup, ModelError, Schedule, SequenceClassifier
-from optimizers import LineSearchMeZO, ParabolicAdam, SaLSA
+from optimizers import SGDSLS, LineSearchMeZO, ParabolicAdam, SaLSA
 from tests.quiet_trainer import quiet_trainer
 from tests.tiny_models import TinyData, save_tiny_bert
 
@@ -89,3 +89,20 @@ def test_weight_averaging_with_batch_normalisation_is_refused(tiny: str, tmp_pat
     module.model.extra = nn.BatchNorm1d(3)
     with pytest.raises(ModelError, match="statistics of batch normalisation under manual optimization"):
         fit(module, tmp_path, StochasticWeightAveraging(0.1))
+
+
+class OtherOptimizer(Callback):
+    """Puts a line search in the place of the run's optimizer, at the start of the second epoch."""
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
+        if trainer.current_epoch == 1:
+            groups = [{"params": group["params"]} for group in trainer.optimizers[0].param_groups]
+            trainer.strategy.optimizers = [SGDSLS(groups)]
+
+
+@pytest.mark.parametrize("first", [partial(torch.optim.AdamW, lr=1e-3), SaLSA])
+def test_a_line_search_may_take_over_from_another_optimizer(first: Any, tiny: str, tmp_path: Path) -> None:
+    trainer = fit(SequenceClassifier(tiny, optimizer=first), tmp_path, OtherOptimizer())
+    assert type(trainer.optimizers[0]) is SGDSLS
+    assert trainer.optimizers[0].last_step is not None
+    assert trainer.global_step == 4

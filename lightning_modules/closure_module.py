@@ -53,6 +53,7 @@ from lightning_modules.steps.module_arguments import check_module_arguments
 from lightning_modules.steps.optimizer_calls import backward_of, step_context
 from lightning_modules.steps.optimizer_making import make_optimizer
 from lightning_modules.steps.optimizer_modes import OptimizerModes
+from lightning_modules.steps.own_monitor import monitor_in
 from lightning_modules.steps.own_step_size import OwnStepSize
 from lightning_modules.steps.rounded_squares import warn_of_rounded_squares
 from lightning_modules.steps.unused_parameters import check_gradients_of_ranks
@@ -235,8 +236,14 @@ class ClosureModule(LightningModule):
 
     def _begin_anew(self) -> None:
         """Forget what a fit has left that has not begun to train, as that of Lightning's Tuner."""
+        self._note_monitor()
         self._length = None
         self._take_checkpoint({})
+
+    def _note_monitor(self) -> None:
+        """Let the module's own `configure_optimizers` tell what its schedule watches, which Lightning drops."""
+        if type(self).configure_optimizers is not ClosureModule.configure_optimizers:
+            self.configure_optimizers = partial(_configure_and_note, self)  # type: ignore[method-assign]
 
     @property
     def lr(self) -> float | None:
@@ -516,3 +523,9 @@ class ClosureModule(LightningModule):
         self._resumed = checkpoint
         self._resumption.load(checkpoint)
         self._learning_rates.load(checkpoint)
+
+
+def _configure_and_note(module: ClosureModule) -> Any:
+    configuration = type(module).configure_optimizers(module)
+    module._learning_rates.own_monitor = monitor_in(configuration)
+    return configuration

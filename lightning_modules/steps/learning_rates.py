@@ -34,11 +34,13 @@ class LearningRates:
     Attributes:
         found: The learning rate that a search (Lightning's ``lr_find``) has found, for this and later fits.
         rates: The groups' learning rates without the schedule.
+        own_monitor: What a schedule of other code watches, as far as that is known.
     """
 
     def __init__(self, schedule: Schedule | None) -> None:
         self.found: float | None = None
         self.rates: list[float] = []
+        self.own_monitor: str | None = None
         self._is_new = False  # whether the present optimizer is yet to take the rate that was found
         self._schedule = schedule
         # Of a fit with a schedule: its length, and that of the run it goes on from.
@@ -142,11 +144,10 @@ class LearningRates:
 
     def _check_mode_of_own(self, schedule: ReduceLROnPlateau) -> None:
         """Refuse a schedule that other code has made to wait for a rise of what it watches, which is a loss here."""
-        if schedule.mode == "max":
+        if schedule.mode == "max" and self.own_monitor is None:
             raise ModelError(
-                f"configure_optimizers: ReduceLROnPlateau with mode max watches {self._monitor}, since Lightning drops "
-                "monitor under manual optimization; give the module lr_scheduler, a lightning_modules.Schedule with "
-                "monitor, in its place"
+                f"configure_optimizers: ReduceLROnPlateau with mode max watches {self._monitor}, since no monitor is "
+                "given; give one, or give the module lr_scheduler, a lightning_modules.Schedule with monitor"
             )
 
     def _take_found(self, trainer: Trainer, found: float, has_own: bool, advances: int = 0) -> None:
@@ -232,8 +233,7 @@ class LearningRates:
 
     @property
     def _monitor(self) -> str:
-        # Under manual optimization Lightning drops the monitor of a schedule's configuration.
-        return self._schedule.monitor if self._schedule is not None else "val/loss"
+        return self._schedule.monitor if self._schedule is not None else self.own_monitor or "val/loss"
 
     def _is_measured(self, trainer: Trainer) -> bool:
         """Return whether the monitored value is this epoch's; one without a validation has that of an earlier one."""

@@ -102,16 +102,36 @@ def test_a_plateau_by_steps_is_refused(tmp_path: Path) -> None:
         fit(ByPlateau(), data(8), tmp_path)
 
 
-@pytest.mark.parametrize("in_schedule", [False, True])
-def test_a_plateau_of_a_score_is_refused_where_lightning_drops_its_monitor(in_schedule: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["in the schedule", "beside it", "in lists"])
+@pytest.mark.parametrize(("mode", "rate"), [("max", 0.5), ("min", 1.0)])
+def test_a_plateau_watches_what_configure_optimizers_names(place: str, mode: Any, rate: float, tmp_path: Path) -> None:
+    """Lightning drops it under manual optimization; `val/loss` falls meanwhile."""
+
+    class OfScore(OwnSchedule):
+        def configure_optimizers(self) -> Any:
+            optimizer = torch.optim.SGD(self.parameters(), lr=1.0)
+            schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, mode=mode, patience=1, factor=0.5)
+            monitor = {"monitor": "val/own"}
+            if place == "in lists":
+                return [optimizer], [{"scheduler": schedule, **monitor}]
+            if place == "in the schedule":
+                return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, **monitor}}
+            return {"optimizer": optimizer, "lr_scheduler": schedule, **monitor}
+
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+            super().validation_step(batch, batch_idx, dataloader_idx)
+            self.log("val/own", 1.0 - 0.1 * self.current_epoch)
+
+    trainer = fit(OfScore(), data(8), tmp_path, max_epochs=3)
+    assert trainer.optimizers[0].param_groups[0]["lr"] == rate
+
+
+def test_a_plateau_of_a_score_without_a_monitor_is_refused(tmp_path: Path) -> None:
     class OfScore(OwnSchedule):
         def configure_optimizers(self) -> Any:
             optimizer = torch.optim.SGD(self.parameters(), lr=1.0)
             schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, mode="max")
-            monitor = {"monitor": "val/accuracy"}
-            if in_schedule:
-                return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, **monitor}}
-            return {"optimizer": optimizer, "lr_scheduler": schedule, **monitor}
+            return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     with pytest.raises(ModelError, match=r"ReduceLROnPlateau with mode max watches val/loss, .* lr_scheduler"):
         fit(OfScore(), data(8), tmp_path)

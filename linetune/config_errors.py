@@ -8,10 +8,11 @@ import os
 import re
 import sysconfig
 import traceback
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from pydoc import locate
 from types import FrameType
-from typing import Any, NoReturn, get_args
+from typing import Any, NoReturn, get_args, get_type_hints
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
@@ -180,6 +181,8 @@ def allowed_keys(level: ArgumentParser, above: list[str], key: str, parser: Argu
     # What the model does itself is refused in the trainer.
     belongs = [f"{at}.{name}" for at, owner in owners.items() if name in argument_names(owner)]
     belongs = [each for each in belongs if not each.startswith("trainer.")] or belongs
+    options = [key for at in ("model", "data") for key in keys_of_options(owners[at], at)]
+    belongs = belongs or [key for key in options if key.rpartition(".")[2] == name]
     if f"{'.'.join(above)}.{name}" in belongs:
         return f"; {name} is an argument of {owners[above[0]].__name__}, another class"
     if belongs:
@@ -188,6 +191,10 @@ def allowed_keys(level: ArgumentParser, above: list[str], key: str, parser: Argu
     if not close and not above:
         below = {inner: f"{at}.{inner}" for at, owner in owners.items() for inner in argument_names(owner)}
         close = [below[inner] for inner in difflib.get_close_matches(name, below, n=3)]
+    if not close and len(above) < 2:
+        last = [key.rpartition(".")[2] for key in options]
+        near = difflib.get_close_matches(name, last, n=3)
+        close = [key for key, one in zip(options, last, strict=True) if one in near]
     if close:
         return f"; close to {name}: {', '.join(close)}"
     return f"; allowed: {', '.join(sorted(names))}" if len(names) <= 12 else ""
@@ -203,6 +210,27 @@ def argument_names(of: type) -> set[str]:
             if all(one.kind is not one.VAR_KEYWORD for one in parameters):
                 break
     return names
+
+
+def keys_of_options(of: type, at: str) -> list[str]:
+    """Return the keys of the options that a class takes together as one argument, a dataclass, as those of its loss.
+
+    Args:
+        of: The class.
+        at: The key of the class itself.
+    """
+    found: dict[str, None] = {}
+    for each in of.__mro__:
+        if "__init__" not in vars(each):
+            continue
+        for argument, hint in get_type_hints(vars(each)["__init__"]).items():
+            for taken in (hint, *get_args(hint)):
+                if isinstance(taken, type) and is_dataclass(taken):
+                    found |= {f"{at}.{argument}.{field.name}": None for field in fields(taken) if field.init}
+        parameters = inspect.signature(vars(each)["__init__"]).parameters.values()
+        if all(one.kind is not one.VAR_KEYWORD for one in parameters):
+            break
+    return list(found)
 
 
 def allowed_optimizers() -> str:

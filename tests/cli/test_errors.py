@@ -95,6 +95,10 @@ def test_an_argument_that_a_callback_refuses_is_one_line(
         (["--optimizer", "SaLSA"], r"optimizer belongs to model\.optimizer \(see"),
         (["--optimizer.lr", "1e-3"], r"optimizer belongs to model\.optimizer \(see"),
         (["--accumulate_grad_batches=2"], r"; accumulate_grad_batches belongs to model\.accumulate_grad_batches \(see"),
+        (["--model.class_weights", "balanced"], r"; class_weights belongs to model\.loss\.class_weights \(see"),
+        (["--class_weights=balanced"], r"; class_weights belongs to model\.loss\.class_weights \(see"),
+        (["--model.lr_decay", "0.9"], r"; lr_decay belongs to model\.param_groups\.lr_decay \(see"),
+        (["--model.class_weight", "balanced"], r"; close to class_weight: model\.loss\.class_weights \(see"),
         (["--epochs", "3"], r"; close to epochs: trainer\.(max_epochs|min_epochs), "),
         (["--batch_size", "8"], r"; close to batch_size: data\.(eval|train)_batch_size, data\.(eval|train)_batch_size"),
         (

@@ -73,5 +73,6 @@ def warn_without_length(optimizer: Optimizer) -> None:
     if traits(optimizer).takes_progress and known == (None, None):
         rank_zero_warn(
             f"{type(optimizer).__name__}: the run's number of steps is unknown, so that it has neither warm-up nor "
-            f"decay; give the trainer {HOW_TO_LIMIT}"
+            f"decay; give the trainer {HOW_TO_LIMIT}; for a run of so many seconds, callbacks.TrainingSeconds and "
+            "callbacks.ScheduleBySeconds in place of max_time"
         )

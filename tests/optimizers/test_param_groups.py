@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import peft
 import pytest
 import torch
 from hypothesis import given, settings
@@ -89,6 +90,40 @@ def test_a_norm_over_two_dimensions_does_not_decay_either() -> None:
     groups = by_name(ParamGroups(weight_decay=0.1)(model))
     assert [parameter is model[2].weight for parameter in groups["model.no_decay"]["params"]] == [True]
     assert [parameter is model[0].weight for parameter in groups["model"]["params"]] == [True]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        peft.IA3Config(target_modules=["key", "output.dense"], feedforward_modules=["output.dense"]),
+        peft.BOFTConfig(target_modules=["query"], boft_block_size=4),
+        peft.LoraConfig(target_modules=["query"]),
+        peft.LoraConfig(target_modules=["query", "word_embeddings"], r=1),
+        peft.LoraConfig(target_modules=["query"], use_dora=True),
+        peft.VeraConfig(target_modules=["query"], r=4),
+        peft.OFTConfig(target_modules=["query"], oft_block_size=4, r=0),
+        peft.LoHaConfig(target_modules=["query"]),
+        peft.HRAConfig(target_modules=["query"], r=2),
+        peft.LNTuningConfig(target_modules=["LayerNorm"]),
+    ],
+    ids=lambda config: f"{type(config).__name__}{'-dora' * getattr(config, 'use_dora', False)}",
+)
+def test_a_decay_leaves_a_fresh_adapter_at_the_pretrained_model(config: peft.PeftConfig) -> None:
+    torch.manual_seed(0)
+    model = peft.get_peft_model(tiny_model("bert").bert, config).eval()
+    inputs = torch.arange(1, 9)[None]
+    before = model(inputs).last_hidden_state.detach()
+    groups = ParamGroups(weight_decay=1.0)(model)
+    for parameter in [each for group in groups if group["weight_decay"] for each in group["params"]]:
+        parameter.data.mul_(0.5)
+    torch.testing.assert_close(model(inputs).last_hidden_state, before)
+
+
+def test_a_lora_of_rank_one_decays() -> None:
+    """Its matrices are one row or column, as IA3's factors are."""
+    config = peft.LoraConfig(target_modules=["query", "word_embeddings"], r=1)
+    groups = by_name(ParamGroups(weight_decay=0.1)(peft.get_peft_model(tiny_model("bert").bert, config)))
+    assert list(groups) == ["model"]
 
 
 def test_a_bias_of_two_dimensions_does_not_decay_either() -> None:

@@ -16,8 +16,8 @@ _PROJECTIONS = {word: re.compile(rf"(^|[._])W?({word[0]}|{word})([._]|$)") for w
 # Projections that hold several and do not say so word by word: Wqkv, kv_proj, GPT-2's c_attn, torch's in_proj_weight,
 # the in_proj of DeBERTa's attention (and not of a state space model).
 _FUSED = re.compile(r"qkv|c_attn|in_proj_(weight|bias)|(^|[._])kv([._]|$)|att\w*\.(\w+\.)*in_proj\.")
-# Factors of peft's IA3 and BOFT, kept as one column or row. They leave the model alone where they are 1, so that a decay
-# towards zero would take the pretrained model apart.
+# Factors of peft's IA3 and BOFT, kept as one column or row. They leave the model alone where they are 1, so that a
+# decay towards zero would take the pretrained model apart.
 _FACTORS = re.compile(r"(^|\.)(ia3_l|boft_s)$")
 
 
@@ -215,7 +215,7 @@ def scale_learning_rates(optimizer: Optimizer) -> None:
 
 
 def _norm_and_bias_names(model: nn.Module) -> set[str]:
-    """Return the names of biases, of norms' parameters, of adapters' factors, and of all with fewer than two dimensions."""
+    """Return the names of biases, norms' parameters, adapters' factors, and all with fewer than two dimensions."""
     return {
         f"{path}.{name}" if path else name
         for path, module in model.named_modules()

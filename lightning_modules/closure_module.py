@@ -31,7 +31,7 @@ from lightning_modules.checkpoints.checkpoint_check import (
 )
 from lightning_modules.checkpoints.checkpoint_file import check_file
 from lightning_modules.checkpoints.given_options import GivenOptions
-from lightning_modules.checkpoints.hyperparameters import check_arguments
+from lightning_modules.checkpoints.hyperparameter_check import check_arguments
 from lightning_modules.checkpoints.model_checkpoints import WAITING, save_with_own_scores, waiting_saves
 from lightning_modules.checkpoints.plain_hyperparameters import keep_plain_hyperparameters
 from lightning_modules.checkpoints.resumption import Resumption

@@ -21,7 +21,7 @@ from lightning_modules.batches.length_split import longest_first
 from lightning_modules.batches.length_split import split_by_length as parts_by_length
 from lightning_modules.batches.windows import mean_per_text
 from lightning_modules.checkpoints.checkpoint_check import check_entries, check_task
-from lightning_modules.checkpoints.hyperparameters import check_kinds
+from lightning_modules.checkpoints.hyperparameter_check import check_kinds
 from lightning_modules.closure_module import ClosureModule
 from lightning_modules.errors import ModelError
 from lightning_modules.features.feature_cache import FeatureCache, fingerprint_of

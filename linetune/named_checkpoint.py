@@ -15,7 +15,7 @@ from callbacks.checkpoints.checkpoint_reading import read_without_shards
 from callbacks.files.file_systems import is_remote
 from lightning_modules import ModelError, SequenceClassifier
 from lightning_modules.checkpoints.checkpoint_check import check_entries, check_resumable
-from lightning_modules.checkpoints.hyperparameters import check_kinds
+from lightning_modules.checkpoints.hyperparameter_check import check_kinds
 from linetune.arguments import value_of
 from linetune.config_files import configs_in, is_of_fit
 from linetune.last_checkpoint import config_of_run, is_saved, last_checkpoint, start_of_run

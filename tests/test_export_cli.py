@@ -88,9 +88,11 @@ def test_export_writes_later_what_the_run_wrote_at_its_end(
     without = failed(capsys, "export", "--config", str(run / "config.yaml"))
     assert without.startswith("the following arguments are required: --to (see ")
     assert failed(capsys, "export", "--to", "new").startswith("ckpt_path: export needs a checkpoint; ")
-    # A copy elsewhere names the configuration of its run.
+    # A copy elsewhere names the configuration of its run, which does not save there.
     shutil.copy(best, "copied.ckpt")
-    cli.main(["export", "--ckpt_path", "copied.ckpt", "--to", "of_copy"])
+    refused = failed(capsys, "export", "--ckpt_path", "copied.ckpt", "--to", "new")
+    assert refused == f"config: copied.ckpt is not where {run / 'config.yaml'} saves checkpoints; give --config"
+    cli.main(["export", "--ckpt_path", "copied.ckpt", "--config", str(run / "config.yaml"), "--to", "of_copy"])
     same(tmp_path / "of_copy", run / "model")
     stored = torch.load(best, weights_only=True)
     torch.save({name: value for name, value in stored.items() if name != "config_file"}, "moved.ckpt")

@@ -262,7 +262,11 @@ def test_an_evaluation_after_a_search_at_the_start_of_a_fit(tmp_path: Path) -> N
     """Lightning calls the callback there as well."""
     data, finder = OwnData(), BatchSizeFinder(init_val=8, max_trials=2, batch_arg_name="train_batch_size")
     module = Manual(optimizer=ADAMW)
-    fit(module, tmp_path, finder, data=data).validate(module, datamodule=data, verbose=False)
+    trainer = fit(module, tmp_path, finder, data=data)
+    found = data.train_batch_size
+    assert found > 8
+    assert trainer.validate(module, datamodule=data, verbose=False)[0].keys() == {"val/loss"}
+    assert data.train_batch_size == found
 
 
 # In the middle of a training, as examples of Lightning's documentation search

@@ -183,6 +183,10 @@ def tokenizer_of(
     if pad is not None and own.pad_token_id != pad and not is_word:
         own.pad_token = own.convert_ids_to_tokens(pad)
     own.model_max_length = max_length or min(own.model_max_length, longest_input(model))
+    if own.is_fast:
+        # The file states the settings of the tokenizer's last call otherwise, or those of the model it came with.
+        own.backend_tokenizer.no_padding()
+        own.backend_tokenizer.enable_truncation(own.model_max_length, direction=own.truncation_side)
     return own
 
 

@@ -263,6 +263,15 @@ def test_the_tokenizer_pads_and_cuts_as_the_training_did(tmp_path: Path) -> None
     assert restored.predict_texts([long])[0]["score"] == pytest.approx(restored.predict_texts([long[:8]])[0]["score"])
 
 
+@pytest.mark.parametrize("earlier", ({"padding": "max_length", "max_length": 20, "truncation": True}, {}))
+def test_the_file_of_the_tokenizer_does_not_state_its_last_call(tmp_path: Path, earlier: dict[str, Any]) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer("w1 w2", **earlier)
+    folder = tiny_classifier(tmp_path / "start").export(tmp_path / "model", tokenizer, facts={"max_length": 5})
+    alone = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    assert [len(alone.encode(text).ids) for text in ("w1", "w1 w2 w3 w4 w5 w6")] == [3, 5]
+
+
 def test_a_word_does_not_become_the_padding_token(tmp_path: Path) -> None:
     """A configuration counts the padding token as the first; in a tokenizer of one's own that may be a word."""
     backend = Tokenizer(models.WordPiece({"a": 0, "##b": 1, "ab": 2, "[UNK]": 3, "[PAD]": 4}, unk_token="[UNK]"))

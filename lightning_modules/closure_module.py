@@ -40,6 +40,7 @@ from lightning_modules.checkpoints.schedule_check import check_schedule, names_o
 from lightning_modules.checkpoints.state_precision import keep_precision
 from lightning_modules.closures import StepClosures, checked_loss
 from lightning_modules.errors import ModelError
+from lightning_modules.ignored_warnings import ignore_dropped_monitor
 from lightning_modules.models.compilation import compile_loss_alone
 from lightning_modules.models.cpu_products import CpuProducts
 from lightning_modules.models.sharded_model import reshard, shard_model, sharded_modules
@@ -527,5 +528,7 @@ class ClosureModule(LightningModule):
 
 def _configure_and_note(module: ClosureModule) -> Any:
     configuration = type(module).configure_optimizers(module)
-    module._learning_rates.own_monitor = monitor_in(configuration)
+    monitor = module._learning_rates.own_monitor = monitor_in(configuration)
+    if monitor is not None:
+        ignore_dropped_monitor()
     return configuration

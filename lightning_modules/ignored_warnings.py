@@ -22,6 +22,12 @@ def ignore_calls_between_libraries() -> None:
     )
 
 
+def ignore_dropped_monitor() -> None:
+    """Ignore that Lightning drops the `monitor` of a schedule under manual optimization: the module keeps it."""
+    message = re.escape("The lr scheduler dict contains the key(s) ['monitor'], but the keys will be ignored")
+    warnings.filterwarnings("ignore", message, RuntimeWarning)
+
+
 def ignore_frozen_in_eval_mode(module: nn.Module) -> None:
     """Ignore Lightning's warning about modules in eval mode, of as many as a module has now.
 

@@ -104,7 +104,9 @@ def test_a_plateau_by_steps_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("place", ["in the schedule", "beside it", "in lists"])
 @pytest.mark.parametrize(("mode", "rate"), [("max", 0.5), ("min", 1.0)])
-def test_a_plateau_watches_what_configure_optimizers_names(place: str, mode: Any, rate: float, tmp_path: Path) -> None:
+def test_a_plateau_watches_what_configure_optimizers_names(
+    place: str, mode: Any, rate: float, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
     """Lightning drops it under manual optimization; `val/loss` falls meanwhile."""
 
     class OfScore(OwnSchedule):
@@ -124,6 +126,7 @@ def test_a_plateau_watches_what_configure_optimizers_names(place: str, mode: Any
 
     trainer = fit(OfScore(), data(8), tmp_path, max_epochs=3)
     assert trainer.optimizers[0].param_groups[0]["lr"] == rate
+    assert not [each for each in recwarn if "keys will be ignored" in str(each.message)]
 
 
 def test_a_plateau_of_a_score_without_a_monitor_is_refused(tmp_path: Path) -> None:

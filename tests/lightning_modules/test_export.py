@@ -263,7 +263,7 @@ def test_the_tokenizer_pads_and_cuts_as_the_training_did(tmp_path: Path) -> None
     assert restored.predict_texts([long])[0]["score"] == pytest.approx(restored.predict_texts([long[:8]])[0]["score"])
 
 
-@pytest.mark.parametrize("earlier", ({"padding": "max_length", "max_length": 20, "truncation": True}, {}))
+@pytest.mark.parametrize("earlier", [{"padding": "max_length", "max_length": 20, "truncation": True}, {}])
 def test_the_file_of_the_tokenizer_does_not_state_its_last_call(tmp_path: Path, earlier: dict[str, Any]) -> None:
     tokenizer = tiny_tokenizer()
     tokenizer("w1 w2", **earlier)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -45,11 +45,8 @@ def call_order(model: nn.Module, run: Callable[[], Any]) -> tuple[str, ...]:
     def note(module: nn.Module, args: Any) -> None:
         calls.append(names[module])
 
-    hooks = [module.register_forward_pre_hook(note) for module in names]
-    try:
-        with evaluating(model):
-            run()
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with ExitStack() as hooks, evaluating(model):
+        for module in names:
+            hooks.enter_context(module.register_forward_pre_hook(note))
+        run()
     return tuple(calls)

@@ -152,9 +152,8 @@ class Packing:
         def around(modules: list[nn.Module], enter: Callable[..., Any], leave: Callable[..., Any]) -> None:
             # Inside of all other hooks, which see padded tensors.
             for module in modules:
-                before = module.register_forward_pre_hook(enter, with_kwargs=True)
-                hooks.callback(before.remove)
-                hooks.callback(module.register_forward_hook(leave, prepend=True).remove)
+                hooks.enter_context(module.register_forward_pre_hook(enter, with_kwargs=True))
+                hooks.enter_context(module.register_forward_hook(leave, prepend=True))
 
         if form == "layers":
             around(self.layers, batch.enter_layer, batch.leave)
@@ -200,12 +199,10 @@ class Packing:
                 found.add(module)
 
         within = [each for layer in self.layers for each in layer.modules()]
-        hooks = [each.register_forward_pre_hook(note, with_kwargs=True) for each in within]
-        try:
+        with ExitStack() as hooks:
+            for each in within:
+                hooks.enter_context(each.register_forward_pre_hook(note, with_kwargs=True))
             self._model(**texts)
-        finally:
-            for hook in hooks:
-                hook.remove()
         return [each for each in within if each in found and not found & set(list(each.modules())[1:])]
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from lightning_modules.batches.batch_rows import Batch
 from lightning_modules.errors import ModelError
 from lightning_modules.features.feature_layout import FeatureLayout, possible_layouts
-from lightning_modules.features.frozen_encoder import Features, FrozenEncoder
+from lightning_modules.features.frozen_encoder import Features, FrozenEncoder, outputs_of
 from lightning_modules.features.vector_file import VectorFile
 from optimizers.call_order import evaluating
 
@@ -136,22 +136,9 @@ class FeatureCache:
             vectors[[place_of[row] for row in chosen.tolist()]] = found
         return vectors
 
-    @torch.no_grad()
     def _run(self, modules: list[nn.Module], batch: Batch) -> dict[nn.Module, Any]:
         """Return the outputs of the constant modules in a forward pass."""
-        found: dict[nn.Module, Any] = {}
-        hooks = [
-            module.register_forward_hook(lambda module, _, output: found.__setitem__(module, output))
-            for module in modules
-        ]
-        try:
-            # The head's dropout is not to draw what a training step is about to draw.
-            with torch.random.fork_rng([batch["idx"].device] if batch["idx"].is_cuda else []):
-                self._forward(batch)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return found
+        return {module: calls[-1] for module, calls in outputs_of(modules, self._forward, batch).items()}
 
     @torch.no_grad()
     def _find_layout(self, modules: list[nn.Module], batch: Batch) -> FeatureLayout:

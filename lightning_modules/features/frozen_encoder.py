@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from lightning_modules.batches.batch_rows import Batch
 from lightning_modules.models.trainable_parts import frozen_modules
@@ -134,15 +134,15 @@ def _find_constant_modules(model: nn.Module, forward: Callable[[Batch], Any], ba
         return []
     rows = {name: tensor[:_PROBE_ROWS] for name, tensor in batch.items()}
     # The first forward pass of all may try what the model allows (packing.py), and calls modules more than once.
-    _outputs_of(candidates, forward, rows)
-    before = _outputs_of(candidates, forward, rows)
+    outputs_of(candidates, forward, rows)
+    before = outputs_of(candidates, forward, rows)
     perturbation = Perturbation(trainable, copy_limit=2**62)
     try:
         perturbation.move(seed=0, scale=0.1)
-        after = _outputs_of(candidates, forward, rows)
+        after = outputs_of(candidates, forward, rows)
     finally:
         perturbation.back()
-    return [module for module in candidates if _equal(before[module], after[module])]
+    return [module for module in candidates if _equal(before.get(module, []), after.get(module, []))]
 
 
 def _called(module: nn.Module) -> list[nn.Module]:
@@ -152,30 +152,34 @@ def _called(module: nn.Module) -> list[nn.Module]:
     return [module]
 
 
-def _outputs_of(
-    modules: list[nn.Module], forward: Callable[[Batch], Any], batch: Batch
-) -> dict[nn.Module, list[list[Tensor]]]:
-    """Return the tensors in each module's output in a forward pass, one list per call."""
-    outputs: dict[nn.Module, list[list[Tensor]]] = {module: [] for module in modules}
+@torch.no_grad()
+def outputs_of(modules: list[nn.Module], forward: Callable[[Batch], Any], batch: Batch) -> dict[nn.Module, list[Any]]:
+    """Return copies of what modules return in a forward pass, one per call, in the order in which calls end.
+
+    Args:
+        modules: The modules; one that is not called has no entry.
+        forward: Runs the model that they are in.
+        batch: What it runs on.
+    """
+    outputs: dict[nn.Module, list[Any]] = {}
 
     def record(module: nn.Module, _: Any, output: Any) -> None:
-        outputs[module].append([leaf.clone() for leaf in tree_leaves(output) if isinstance(leaf, Tensor)])
+        outputs.setdefault(module, []).append(tree_map_only(Tensor, Tensor.clone, output))
 
-    hooks = [module.register_forward_hook(record) for module in modules]
-    devices = [parameter.device for parameter in modules[0].parameters()][:1]
-    try:
-        # Dropout in the head draws from the global generators; looking is not to change what training draws.
-        with torch.random.fork_rng([device for device in devices if device.type == "cuda"]):
-            forward(batch)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    device = next(modules[0].parameters()).device
+    # Dropout in the head draws from the global generators; looking is not to change what training draws.
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), ExitStack() as hooks:
+        for module in modules:
+            hooks.enter_context(module.register_forward_hook(record))
+        forward(batch)
     return outputs
 
 
-def _equal(one: list[list[Tensor]], other: list[list[Tensor]]) -> bool:
-    return (
-        len(one) == len(other) == 1
-        and len(one[0]) == len(other[0]) > 0
-        and all(torch.equal(a, b) for a, b in zip(one[0], other[0], strict=True))
+def _equal(one: list[Any], other: list[Any]) -> bool:
+    """Return whether a module was called once in each of two forward passes, and returned the same tensors."""
+    if not len(one) == len(other) == 1:
+        return False
+    first, second = (
+        [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)] for output in (one[0], other[0])
     )
+    return len(first) == len(second) > 0 and all(map(torch.equal, first, second))

@@ -54,5 +54,5 @@ def _with_last_digits_changed(model: nn.Module, compute: Callable[[], Tensor], s
     with ExitStack() as hooks:
         for module in model.modules():
             if not list(module.children()):
-                hooks.callback(module.register_forward_hook(change).remove)
+                hooks.enter_context(module.register_forward_hook(change))
         return compute()

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
-from torch.utils.hooks import RemovableHandle
 
 
 @contextmanager
@@ -24,7 +23,6 @@ def without_gradient_of_empty_mean(share: Tensor, module: nn.Module) -> Iterator
         share: The share of the micro-batch in the loss of the step, without dimensions.
         module: The module with the parameters that get gradients.
     """
-    handles: list[RemovableHandle] = []
     known: set[int] = set()
 
     def replaced(gradient: Tensor) -> Tensor:
@@ -39,14 +37,11 @@ def without_gradient_of_empty_mean(share: Tensor, module: nn.Module) -> Iterator
             # Of a sharded module the gathered parameters, which are there while it runs, get the gradients.
             if parameter.requires_grad and not isinstance(parameter, DTensor) and id(parameter) not in known:
                 known.add(id(parameter))
-                handles.append(parameter.register_hook(replaced))
+                hooks.enter_context(parameter.register_hook(replaced))
 
-    try:
+    with ExitStack() as hooks:
         watch(module)
         for part in module.modules():
             if isinstance(part, FSDPModule):
-                handles.append(part.register_forward_pre_hook(watch))
+                hooks.enter_context(part.register_forward_pre_hook(watch))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -1,8 +1,10 @@
-"""Checks of arguments, whose errors name the argument, what was given and what is allowed."""
+"""Checks of arguments, and of the versions of other libraries, whose errors say what is wrong in one line."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any
 
 
@@ -22,3 +24,26 @@ def require(holds: bool, name: str, value: Any, allowed: str) -> None:
 def require_one_of(name: str, value: Any, allowed: Sequence[Any]) -> None:
     """Raise a ValueError unless the argument `name` has one of the allowed values."""
     require(value in allowed, name, value, "one of " + ", ".join(allowed))
+
+
+def require_private(owner: object, kind: type, *names: str) -> None:
+    """Raise a RuntimeError unless an object has what is used of another library's class and is not public there.
+
+    Args:
+        owner: The object.
+        kind: The class; the error names it, with its library's version.
+        names: The attributes, ``a.b`` for one of an attribute.
+    """
+    missing = [name for name in names if not _has(owner, name)]
+    if missing:
+        library = kind.__module__.partition(".")[0]
+        version = sys.modules[library].__version__
+        raise RuntimeError(f"{library} {version}: {kind.__name__} has no {', '.join(missing)}")
+
+
+def _has(owner: object, name: str) -> bool:
+    try:
+        attrgetter(name)(owner)
+    except AttributeError:
+        return False
+    return True

@@ -10,20 +10,20 @@ import threading
 from types import FrameType
 from typing import Any, NoReturn
 
-import lightning
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities import rank_zero_only
 
 from callbacks.files.run_folder import shown_path
+from optimizers.checks import require_private
 
 # `Trainer.fit(ckpt_path="last")` looks for names that begin with ModelCheckpoint.CHECKPOINT_NAME_LAST
 # (lightning 2.6.6).
 FILE_NAME = "last-interrupted.ckpt"
 # What is used of Trainer and is not public: two connectors, and what of each. A strategy for one device does not know
 # the cluster that it runs in, and the last step before the end is logged by nobody else.
-_NOT_PUBLIC = (("_accelerator_connector", "cluster_environment"), ("_logger_connector", "update_train_step_metrics"))
+_NOT_PUBLIC = ("_accelerator_connector.cluster_environment", "_logger_connector.update_train_step_metrics")
 
 
 class SaveOnInterrupt(Callback):
@@ -60,7 +60,7 @@ class SaveOnInterrupt(Callback):
         self._requeue_signal: int | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        _check_private_names(trainer)
+        require_private(trainer, Trainer, *_NOT_PUBLIC)  # rather than at an interruption
         self._asked, self._is_active, self._is_ending = None, False, False
         self._process = os.getpid()
         # Before the loaders' processes are forked, which inherit it and go on with their batch.
@@ -189,13 +189,6 @@ class SaveOnInterrupt(Callback):
 
 def _go_on(number: int, frame: FrameType | None) -> None:
     """Do nothing: with SIG_DFL Python reports a race for a signal that came just before."""
-
-
-def _check_private_names(trainer: Trainer) -> None:
-    """Raise a RuntimeError unless all of `_NOT_PUBLIC` is where it was, at the start rather than at an interruption."""
-    for connector, name in _NOT_PUBLIC:
-        if not hasattr(getattr(trainer, connector, None), name):
-            raise RuntimeError(f"lightning {lightning.__version__}: Trainer has no {connector}.{name}")
 
 
 def _requeue_signal(trainer: Trainer) -> int | None:

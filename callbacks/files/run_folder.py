@@ -5,11 +5,11 @@ import os
 import shutil
 from typing import NamedTuple
 
-import lightning
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from callbacks.files.file_systems import is_remote
+from optimizers.checks import require_private
 
 
 def run_folder(trainer: Trainer) -> str:
@@ -86,8 +86,8 @@ def claim_run_folders(trainer: Trainer) -> RunFolders:
     for logger in trainer.loggers if trainer.is_global_zero else []:
         if not isinstance(logger, TensorBoardLogger | CSVLogger) or is_remote(logger.root_dir):
             continue
-        if not hasattr(logger, "_version"):
-            raise RuntimeError(f"lightning {lightning.__version__}: {type(logger).__name__} has no _version")
+        kind = TensorBoardLogger if isinstance(logger, TensorBoardLogger) else CSVLogger
+        require_private(logger, kind, "_version")
         while logger._version is None:
             folder = os.path.join(logger.root_dir, f"version_{logger.version}")
             folder = os.path.expandvars(os.path.expanduser(folder))

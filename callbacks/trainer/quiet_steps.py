@@ -6,15 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import lightning
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities.data import extract_batch_size
 from torchmetrics import Metric
 
-# What is used of LightningModule and is not public: the hook of a module or its datamodule before a batch is moved.
-_NOT_PUBLIC = "_on_before_batch_transfer"
+from optimizers.checks import require_private
 
 
 class Logged:
@@ -69,7 +67,7 @@ def moved_to_device(trainer: Trainer, module: LightningModule, batch: Any) -> An
     Raises:
         RuntimeError: if lightning is of a version that this was not written for.
     """
-    if not hasattr(module, _NOT_PUBLIC):
-        raise RuntimeError(f"lightning {lightning.__version__}: LightningModule has no {_NOT_PUBLIC}")
-    batch = getattr(module, _NOT_PUBLIC)(trainer.precision_plugin.convert_input(batch), 0)
+    # The hook of the module or its datamodule.
+    require_private(module, LightningModule, "_on_before_batch_transfer")
+    batch = module._on_before_batch_transfer(trainer.precision_plugin.convert_input(batch), 0)
     return trainer.strategy.batch_to_device(batch, dataloader_idx=0)

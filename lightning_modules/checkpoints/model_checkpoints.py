@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
-import lightning
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from lightning_modules.checkpoints.loop_progress import validates_after_batch
+from optimizers.checks import require_private
 
 # Key of a checkpoint's entry: the ModelCheckpoints, by their keys, whose save waits for a validation.
 WAITING = "waiting_saves"
@@ -52,9 +52,7 @@ def save_with_own_scores(trainer: Trainer, checkpoint: Mapping[str, Any], metric
     for callback in trainer.checkpoint_callbacks:
         if type(callback) is not ModelCheckpoint:
             continue  # a subclass has its own ways
-        missing = [name for name in _NOT_PUBLIC if not hasattr(callback, name)]
-        if missing:
-            raise RuntimeError(f"lightning {lightning.__version__}: ModelCheckpoint has no {', '.join(missing)}")
+        require_private(callback, ModelCheckpoint, *_NOT_PUBLIC)
         callback._defer_save_until_validation = callback.state_key in checkpoint.get(WAITING, ())
         _OwnScores(callback, metrics).install()
 

@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-import lightning
 import torch
 from lightning.fabric.utilities import move_data_to_device
 from lightning.fabric.utilities.data import sized_len
@@ -31,6 +30,7 @@ from lightning_modules.checkpoints.random_states import (
     saved_states,
     set_random_states,
 )
+from optimizers.checks import require_private
 from optimizers.other_generators import generators_within
 
 ENTRY = "resumption"
@@ -313,7 +313,6 @@ def _fetched_ahead(trainer: Trainer) -> list[Any]:
 
 def _data_fetcher(trainer: Trainer) -> Any:
     """Lightning's iterator over the training batches, for which it has no public name."""
-    fetcher = getattr(trainer.fit_loop, "_data_fetcher", None)
-    if not all(hasattr(fetcher, name) for name in ("__iter__", "__next__", "fetched", "done")):
-        raise RuntimeError(f"lightning {lightning.__version__}: fit_loop has no _data_fetcher as it was in 2.6.6")
-    return fetcher
+    used = ("__iter__", "__next__", "fetched", "done")
+    require_private(trainer, Trainer, *(f"fit_loop._data_fetcher.{name}" for name in used))
+    return trainer.fit_loop._data_fetcher

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import lightning
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.compile import to_uncompiled
 from torch import nn
+
+from optimizers.checks import require_private
 
 
 def compile_model(model: nn.Module) -> None:
@@ -31,8 +32,7 @@ def compile_loss_alone(module: LightningModule) -> None:
     Raises:
         RuntimeError: if lightning is of a version that this was not written for.
     """
-    if not hasattr(module, "_compiler_ctx"):
-        raise RuntimeError(f"lightning {lightning.__version__}: LightningModule has no _compiler_ctx")
+    require_private(module, LightningModule, "_compiler_ctx")
     context: dict[str, Any] | None = module._compiler_ctx
     if context is not None:
         to_uncompiled(module)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import lightning
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BatchSizeFinder
 
 from lightning_modules.errors import ModelError
 from lightning_modules.trainer.trainer_callbacks import callbacks_of
+from optimizers.checks import require_private
 
 # What is used of BatchSizeFinder and is not public: the attribute that it changes, its first value, and whether the run
 # is the Tuner's, which ends with the search.
@@ -33,9 +33,7 @@ def check_batch_size_finders(trainer: Trainer, module: LightningModule) -> None:
     """
     data = getattr(trainer, "datamodule", None)
     for finder in callbacks_of(trainer, BatchSizeFinder):
-        missing = [name for name in _NOT_PUBLIC if not hasattr(finder, name)]
-        if missing:
-            raise RuntimeError(f"lightning {lightning.__version__}: BatchSizeFinder has no {', '.join(missing)}")
+        require_private(finder, BatchSizeFinder, *_NOT_PUBLIC)
         why = _why_not(finder, trainer, module, data)
         if why:
             raise ModelError(f"trainer.callbacks: {type(finder).__name__}: {why}")

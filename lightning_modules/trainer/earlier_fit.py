@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import lightning
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, WeightAveraging
 
 from lightning_modules.errors import ModelError
 from lightning_modules.trainer.trainer_callbacks import callbacks_of
+from optimizers.checks import require_private
 
 # What is used of WeightAveraging and is not public: after how many steps it last averaged.
 _NOT_PUBLIC = "_latest_update_step"
@@ -52,7 +52,6 @@ def _left_in(callback: Callback) -> str:
     if isinstance(callback, ModelCheckpoint):
         return "the checkpoints" if callback.best_model_path or callback.last_model_path else ""
     if isinstance(callback, WeightAveraging):
-        if not hasattr(callback, _NOT_PUBLIC):
-            raise RuntimeError(f"lightning {lightning.__version__}: WeightAveraging has no {_NOT_PUBLIC}")
-        return "the number of steps" if getattr(callback, _NOT_PUBLIC) > 0 else ""
+        require_private(callback, WeightAveraging, _NOT_PUBLIC)
+        return "the number of steps" if callback._latest_update_step > 0 else ""
     return ""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import lightning
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, Trainer
 
 from lightning_modules.errors import ModelError
 from lightning_modules.trainer.trainer_callbacks import move_to_front
+from optimizers.checks import require_private
 
-# What is used of Trainer and is not public: the connector to loggers, and what it says.
-_NOT_PUBLIC = ("_logger_connector", "should_update_logs")
+# What is used of Trainer and is not public.
+_NOT_PUBLIC = "_logger_connector.should_update_logs"
 
 
 class StepAxis(Callback):
@@ -57,10 +57,8 @@ class StepAxis(Callback):
         Raises:
             RuntimeError: if lightning is of a version that this was not written for.
         """
-        connector, name = _NOT_PUBLIC
-        if not hasattr(getattr(trainer, connector, None), name):
-            raise RuntimeError(f"lightning {lightning.__version__}: Trainer has no {connector}.{name}")
-        return bool(getattr(getattr(trainer, connector), name) or trainer.fast_dev_run)
+        require_private(trainer, Trainer, _NOT_PUBLIC)
+        return bool(trainer._logger_connector.should_update_logs or trainer.fast_dev_run)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         self._put_back(trainer)

@@ -109,7 +109,7 @@ def test_another_lightning_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(batch_size_finder, "_NOT_PUBLIC", ("_no_such_name",))
     with pytest.raises(RuntimeError, match=r"lightning 2\.\d+.*BatchSizeFinder has no _no_such_name"):
         trainer(tmp_path, BatchSizeFinder()).fit(module, datamodule=Data())
-    monkeypatch.setattr(step_axis, "_NOT_PUBLIC", ("_no_such_name", "should_update_logs"))
+    monkeypatch.setattr(step_axis, "_NOT_PUBLIC", "_no_such_name.should_update_logs")
     with pytest.raises(RuntimeError, match=r"lightning 2\.\d+.*Trainer has no _no_such_name\.should_update_logs"):
         trainer(tmp_path, logger=CSVLogger(tmp_path)).fit(module, loader())
 

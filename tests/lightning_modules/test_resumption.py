@@ -549,7 +549,7 @@ def test_a_checkpoint_of_an_earlier_version_is_loaded(name: str, tmp_path: Path)
 
 def test_lightnings_iterator_is_checked_by_name() -> None:
     trainer: Any = SimpleNamespace(fit_loop=SimpleNamespace(data_fetcher="renamed"))
-    with pytest.raises(RuntimeError, match=r"lightning 2\.\d+.*fit_loop has no _data_fetcher"):
+    with pytest.raises(RuntimeError, match=r"lightning 2\.\d+.*Trainer has no fit_loop\._data_fetcher"):
         _data_fetcher(trainer)
 
 

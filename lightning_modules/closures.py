@@ -11,10 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from lightning_modules.batches.batch_rows import count_examples
-from lightning_modules.batches.copied_batch import copied
+from lightning_modules.batches.copied_batch import copied, tensor_versions
 from lightning_modules.errors import ModelError
 from lightning_modules.steps.empty_means import without_gradient_of_empty_mean
 from optimizers import candidate_losses
@@ -115,7 +114,7 @@ class StepClosures:
         self._context = computation
         self._module = module
         self._losses_of_candidates: list[Callable[..., Tensor]] | None = None
-        self._versions = _versions(batches)
+        self._versions = tensor_versions(batches)
         self._draws = ReplayedDraws([self._device], generators)
         self._buffers = ReplayedBuffers(buffers)
         self._parameters = parameters
@@ -214,16 +213,11 @@ class StepClosures:
 
     def _check_batches(self) -> None:
         """Check that no computation of the loss has changed the batches that the next one is about."""
-        if _versions(self.batches) != self._versions:
+        if tensor_versions(self.batches) != self._versions:
             raise ModelError(
                 "compute_loss changes its batch in place, which it may get again in the same step; let it work on a "
                 "copy, or change the batch in prepare_batch, which runs once per step"
             )
-
-
-def _versions(batches: Sequence[Any]) -> list[int]:
-    """Return how often each tensor of the batches was changed in place."""
-    return [leaf._version for leaf in tree_leaves(batches) if isinstance(leaf, Tensor) and not leaf.is_inference()]
 
 
 def _number_of_examples(batches: Sequence[Any], terms: Sequence[float | Tensor]) -> float | Tensor:

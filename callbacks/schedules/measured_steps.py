@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch.optim import Optimizer
 from callbacks.schedules.measurable_fit import refusal
 from callbacks.trainer.replayed_batches import ReplayedBatches
 from optimizers import RateMeasurement
+from optimizers.replaced_attribute import replaced_attribute
 from optimizers.step_direction import NotMeasurableError, parameters_of, set_value
 
 
@@ -64,8 +66,7 @@ class MeasuredSteps:
         Returns:
             A function that puts back what was there.
         """
-        optimizer, own = self._optimizer, self._optimizer.step
-        before = vars(optimizer).get("step")
+        own = self._optimizer.step
 
         # A ClosureModule hands out `evaluate` and `loss` where a step has arguments of these names.
         def step(
@@ -83,15 +84,10 @@ class MeasuredSteps:
             self._measure(evaluate, known[0])
             return self._at_rate(lambda: own(closure=lambda: known.pop() if known else closure(), **others))
 
-        def put_back() -> None:
-            if before is None:
-                del optimizer.step
-            else:
-                optimizer.step = before  # type: ignore[method-assign]
-
         vars(step).update({name: value for name, value in vars(own).items() if name != "__wrapped__"})
-        optimizer.step = step  # type: ignore[method-assign]
-        return put_back
+        replaced = ExitStack()
+        replaced.enter_context(replaced_attribute(self._optimizer, "step", step))
+        return replaced.close
 
     def _measure(self, evaluate: Callable[[], Any] | None, loss: Any) -> None:
         if len(self._optimizer.param_groups) != self._num_groups:

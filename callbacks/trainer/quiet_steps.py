@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.data import extract_batch_size
 from torchmetrics import Metric
 
 from optimizers.checks import require_private
+from optimizers.replaced_attribute import replaced_attribute
 
 
 class Logged:
@@ -51,11 +52,10 @@ def quiet(trainer: Trainer, module: LightningModule) -> Iterator[Logged]:
     """Let a module log into the object that this context gives; loggers get nothing meanwhile."""
     logged, loggers = Logged(trainer), trainer.loggers
     trainer.loggers = [DummyLogger() for _ in loggers]
-    module.log = logged.add  # type: ignore[method-assign]
     try:
-        yield logged
+        with replaced_attribute(module, "log", logged.add):
+            yield logged
     finally:
-        del module.log
         trainer.loggers = loggers
         for metric in logged.metrics.values():
             metric.reset()

@@ -1,4 +1,4 @@
-"""Copies of a batch with the same tensors, so that a loss may take entries out of it."""
+"""Copies of a batch with the same tensors, so that a loss may take entries out of it; whether tensors have changed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from copy import copy
 from typing import Any
 
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 
 def copied(batch: Any) -> Any:
@@ -26,6 +27,11 @@ def copied(batch: Any) -> Any:
     # Dataclasses, graphs; a tensor has attributes too.
     has_attributes = hasattr(batch, "__dict__") or hasattr(batch, "__slots__")
     return copy(batch) if has_attributes and not isinstance(batch, Tensor) else batch
+
+
+def tensor_versions(values: Any) -> list[int]:
+    """Return how often each tensor in some containers was changed in place; torch does not count it in inference."""
+    return [leaf._version for leaf in tree_leaves(values) if isinstance(leaf, Tensor) and not leaf.is_inference()]
 
 
 def _with_copied_parts(batch: Any, parts: Any) -> Any:

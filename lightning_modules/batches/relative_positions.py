@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
+
+from optimizers.replaced_attribute import replaced_attribute
 
 # What is used of transformers' attention of DeBERTa-v2, which is not documented (transformers 5.23).
 _USED = ("disentangled_attention_bias", "pos_ebd_size", "position_buckets")
@@ -34,14 +36,12 @@ def positions_within(attentions: Sequence[Any], width: int) -> Iterator[None]:
         attentions: The modules (:func:`relative_attentions`).
         width: Number of tokens of the longest text of the batch, with its padding.
     """
-    narrowed = [each for each in attentions if width <= _exact_distances(each)]
-    for attention in narrowed:
-        attention.disentangled_attention_bias = partial(_bias, attention, width)
-    try:
+    with ExitStack() as replaced:
+        for each in attentions:
+            if width <= _exact_distances(each):
+                bias = partial(_bias, each, width)
+                replaced.enter_context(replaced_attribute(each, "disentangled_attention_bias", bias))
         yield
-    finally:
-        for attention in narrowed:
-            del attention.disentangled_attention_bias
 
 
 def _exact_distances(attention: Any) -> int:
@@ -53,9 +53,6 @@ def _bias(
     attention: Any, reach: int, query: Tensor, key: Tensor, distances: Tensor, embeddings: Tensor, scale: int
 ) -> Tensor:
     span = attention.pos_ebd_size
-    attention.pos_ebd_size = reach
-    try:
-        nearest = embeddings[span - reach : span + reach]
+    nearest = embeddings[span - reach : span + reach]
+    with replaced_attribute(attention, "pos_ebd_size", reach):
         return type(attention).disentangled_attention_bias(attention, query, key, distances, nearest, scale)
-    finally:
-        attention.pos_ebd_size = span

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from lightning_modules.batches.batch_rows import Batch
+from lightning_modules.batches.copied_batch import tensor_versions
 from lightning_modules.models.trainable_parts import frozen_modules
 from optimizers.perturbation import Perturbation
+from optimizers.replaced_attribute import replaced_attribute
 
 # Rows of a batch that are enough to see which modules' outputs depend on trainable parameters.
 _PROBE_ROWS = 2
@@ -39,32 +41,26 @@ class Features:
     def __init__(self, modules: list[nn.Module], outputs: dict[nn.Module, Any] | None = None) -> None:
         self._modules = modules
         # With the versions of the tensors in them: an operation in place further up would change what is kept.
-        self._outputs = {module: (output, _versions(output)) for module, output in (outputs or {}).items()}
+        self._outputs = {module: (output, tensor_versions(output)) for module, output in (outputs or {}).items()}
 
     @contextmanager
     def reused(self) -> Iterator[None]:
         """Context in which the constant modules return their known outputs in place of computing them."""
         # torch has no hook that can stand in for a forward pass, so the instances' own `forward` does for a while.
-        own = [module.__dict__.get("forward") for module in self._modules]
-        for module in self._modules:
-            module.forward = self._stored_or_computed(module, module.forward)
-        try:
+        with ExitStack() as replaced:
+            for module in self._modules:
+                forward = self._stored_or_computed(module, module.forward)
+                replaced.enter_context(replaced_attribute(module, "forward", forward))
             yield
-        finally:
-            for module, forward in zip(self._modules, own, strict=True):
-                if forward is None:
-                    del module.forward
-                else:
-                    module.forward = forward
 
     def _stored_or_computed(self, module: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
         def stored_or_computed(*args: Any, **kwargs: Any) -> Any:
             if module in self._outputs:
                 output, versions = self._outputs[module]
-                if _versions(output) == versions:
+                if tensor_versions(output) == versions:
                     return output
             output = forward(*args, **kwargs)
-            self._outputs[module] = (output, _versions(output))
+            self._outputs[module] = (output, tensor_versions(output))
             return output
 
         # A compiled model would be compiled anew for what is stored; the forward passes in it stay compiled.
@@ -115,10 +111,6 @@ class FrozenEncoder:
     def features(self, batch: Batch) -> Features:
         """Return the features of a batch, which the next forward pass computes."""
         return Features(self.constant_modules(batch))
-
-
-def _versions(output: Any) -> list[int]:
-    return [leaf._version for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and not leaf.is_inference()]
 
 
 @torch.no_grad()

@@ -20,6 +20,7 @@ from lightning_modules.closures import StepClosures
 from lightning_modules.errors import ModelError
 from lightning_modules.steps.optimizer_calls import step_keywords
 from optimizers import traits
+from optimizers.replaced_attribute import replaced_attribute
 from optimizers.scalars import read_together
 
 
@@ -69,7 +70,8 @@ class FiniteSteps:
         if traits(inner).checks_finite:
             inner.checks_finite = False  # type: ignore[attr-defined]
         checked = _CheckedStep(inner, step)
-        with checked:
+        # The optimizer's class stays as it is: torch's schedules put a wrapper of `step` into the instance as well.
+        with replaced_attribute(inner, "step", checked.step):
             optimizer.step(closure=step.closure, **offered)
         left_out = checked.left_out if checked.was_called else has_scaler
         loss = step.loss if checked.loss is None else torch.tensor(checked.loss, dtype=torch.float32)
@@ -117,30 +119,28 @@ class FiniteSteps:
 
 
 class _CheckedStep:
-    """Context in which an optimizer's ``step`` asks whether loss and gradients are finite before it moves anything.
+    """A step of an optimizer that asks whether loss and gradients are finite before it moves anything.
 
-    The optimizer's class stays as it is: torch's schedules put a wrapper of ``step`` into the instance as well.
+    Args:
+        optimizer: The optimizer.
+        step: The closures of the step.
+
+    Attributes:
+        was_called: Whether anything has called it; a gradient scaler may leave that out.
+        left_out: Whether the optimizer's own step was not made.
+        loss: The loss as it was read.
     """
 
     def __init__(self, optimizer: Optimizer, step: StepClosures) -> None:
         self._optimizer = optimizer
         self._step = step
         self._own: Callable[..., Any] = optimizer.step
-        self._wrapper = vars(optimizer).get("step")
         self.was_called = False
         self.left_out = False
         self.loss: float | None = None
 
-    def __enter__(self) -> None:
-        self._optimizer.step = self._checked  # type: ignore[method-assign]
-
-    def __exit__(self, *raised: object) -> None:
-        if self._wrapper is None:
-            del self._optimizer.step
-        else:
-            self._optimizer.step = self._wrapper  # type: ignore[method-assign]
-
-    def _checked(self, closure: Callable[[], Any] | None = None, **offered: Any) -> Any:
+    def step(self, closure: Callable[[], Any] | None = None, **offered: Any) -> Any:
+        """Compute the loss, and make the optimizer's own step if all is finite."""
         # A gradient scaler has run the closure by now.
         loss = self._step.loss if closure is None else closure()
         # What a scaler has found, for kernels that skip the step by themselves.

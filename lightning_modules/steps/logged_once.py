@@ -10,6 +10,8 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
+from optimizers.replaced_attribute import replaced_attribute
+
 
 class LoggedOnce:
     """Lets the computations of one step's loss call ``self.log`` and update metrics, with an effect the first time.
@@ -36,16 +38,11 @@ class LoggedOnce:
             yield
             self._is_first, self._updates_metrics = False, self._update_counts() != before
             return
-        own_log = vars(self._module).get("log")
         attributes = _with_copied_states(self._metrics) if self._updates_metrics else []
-        self._module.log = _log_nothing  # type: ignore[method-assign]
         try:
-            yield
+            with replaced_attribute(self._module, "log", _log_nothing):
+                yield
         finally:
-            if own_log is None:
-                del self._module.log
-            else:
-                self._module.log = own_log  # type: ignore[method-assign]
             for metric, values in zip(self._metrics, attributes, strict=False):
                 vars(metric).clear()
                 vars(metric).update(values)

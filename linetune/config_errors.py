@@ -24,6 +24,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import optimizers
 from datamodules import GLUEDataModule, TextDataModule
+from lightning_modules.checkpoints.hyperparameter_check import argument_names, constructors
 from linetune.arguments import configs_first, export_arguments
 from linetune.jsonargparse_private import Frames, own_defaults, package_of, refusal_behind
 
@@ -179,7 +180,7 @@ def allowed_keys(level: ArgumentParser, above: list[str], key: str, parser: Argu
     owners: dict[str, Any] = {each: locate(parser.get_default(each)["class_path"]) for each in ("model", "data")}
     owners["trainer"] = Trainer
     # What the model does itself is refused in the trainer.
-    belongs = [f"{at}.{name}" for at, owner in owners.items() if name in argument_names(owner)]
+    belongs = [f"{at}.{name}" for at, owner in owners.items() if name in names_of_arguments(owner)]
     belongs = [each for each in belongs if not each.startswith("trainer.")] or belongs
     options = [key for at in ("model", "data") for key in keys_of_options(owners[at], at)]
     belongs = belongs or [key for key in options if key.rpartition(".")[2] == name]
@@ -189,7 +190,7 @@ def allowed_keys(level: ArgumentParser, above: list[str], key: str, parser: Argu
         return f"; {name} belongs to {' or '.join(belongs)}"
     close = difflib.get_close_matches(name, names, n=3)
     if not close and not above:
-        below = {inner: f"{at}.{inner}" for at, owner in owners.items() for inner in argument_names(owner)}
+        below = {inner: f"{at}.{inner}" for at, owner in owners.items() for inner in names_of_arguments(owner)}
         close = [below[inner] for inner in difflib.get_close_matches(name, below, n=3)]
     if not close and len(above) < 2:
         last = [key.rpartition(".")[2] for key in options]
@@ -200,16 +201,9 @@ def allowed_keys(level: ArgumentParser, above: list[str], key: str, parser: Argu
     return f"; allowed: {', '.join(sorted(names))}" if len(names) <= 12 else ""
 
 
-def argument_names(of: type) -> set[str]:
+def names_of_arguments(of: type) -> set[str]:
     """Return the names of a class's arguments, those that it hands on to its bases (``**options``) among them."""
-    names: set[str] = set()
-    for each in of.__mro__:
-        if "__init__" in vars(each):
-            parameters = inspect.signature(each).parameters.values()
-            names |= {one.name for one in parameters if one.kind is not one.VAR_KEYWORD}
-            if all(one.kind is not one.VAR_KEYWORD for one in parameters):
-                break
-    return names
+    return {name for _, init in constructors(of) for name in argument_names(init)}
 
 
 def keys_of_options(of: type, at: str) -> list[str]:
@@ -219,18 +213,16 @@ def keys_of_options(of: type, at: str) -> list[str]:
         of: The class.
         at: The key of the class itself.
     """
-    found: dict[str, None] = {}
-    for each in of.__mro__:
-        if "__init__" not in vars(each):
-            continue
-        for argument, hint in get_type_hints(vars(each)["__init__"]).items():
-            for taken in (hint, *get_args(hint)):
-                if isinstance(taken, type) and is_dataclass(taken):
-                    found |= {f"{at}.{argument}.{field.name}": None for field in fields(taken) if field.init}
-        parameters = inspect.signature(vars(each)["__init__"]).parameters.values()
-        if all(one.kind is not one.VAR_KEYWORD for one in parameters):
-            break
-    return list(found)
+    hints = [hint for _, init in constructors(of) for hint in get_type_hints(init).items()]
+    options = [(argument, taken) for argument, hint in hints for taken in (hint, *get_args(hint))]
+    found = (
+        f"{at}.{argument}.{field.name}"
+        for argument, taken in options
+        if isinstance(taken, type) and is_dataclass(taken)
+        for field in fields(taken)
+        if field.init
+    )
+    return list(dict.fromkeys(found))
 
 
 def allowed_optimizers() -> str:

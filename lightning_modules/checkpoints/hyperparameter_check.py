@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 import re
 import reprlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -42,16 +42,13 @@ def check_arguments(checkpoint: Mapping[str, Any], takes: type, given: Collectio
         )
 
 
-def check_kinds(
-    stored: Mapping[str, Any], takes: type, given: Collection[str] = (), entry: str = "hyper_parameters"
-) -> None:
+def check_kinds(stored: Mapping[str, Any], takes: type, given: Collection[str] = ()) -> None:
     """Check that the hyperparameters of a checkpoint are of the kinds that a class's annotations say, if it is ours.
 
     Args:
         stored: The hyperparameters by name; names that the class does not have are not looked at.
         takes: The class.
         given: Names that are not looked at.
-        entry: The checkpoint's entry, for the error.
 
     Raises:
         ModelError: if a value is of another kind, or a name is no text.
@@ -60,10 +57,10 @@ def check_kinds(
         if name in stored and name not in given and not _fits(stored[name], hint):
             kind = re.sub(r"\b(?:\w+\.)+", "", inspect.formatannotation(hint))
             shown = reprlib.repr(stored[name])
-            raise ModelError(f"ckpt_path: {entry} of the checkpoint has {name} {shown}, which is not {kind}")
+            raise ModelError(f"ckpt_path: hyper_parameters of the checkpoint has {name} {shown}, which is not {kind}")
     for name in stored:
         if not isinstance(name, str):
-            raise ModelError(f"ckpt_path: {entry} of the checkpoint has {name!r} for the name of one")
+            raise ModelError(f"ckpt_path: hyper_parameters of the checkpoint has {name!r} for the name of one")
 
 
 def _parameters(takes: type) -> dict[str, Any]:
@@ -72,18 +69,29 @@ def _parameters(takes: type) -> dict[str, Any]:
     Those of a user's own class are Any: it may be used otherwise than it is annotated.
     """
     found: dict[str, Any] = {}
-    for each in takes.__mro__:
-        if "__init__" not in vars(each):
-            continue
-        function = vars(each)["__init__"]
-        signature = inspect.signature(function)
-        hints = get_type_hints(function) if _is_own(each) else {}
-        for name, parameter in list(signature.parameters.items())[1:]:
-            if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-                found.setdefault(name, hints.get(name, Any))
-        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values()):
-            break
+    for each, init in constructors(takes):
+        hints = get_type_hints(init) if _is_own(each) else {}
+        found |= {name: hints.get(name, Any) for name in argument_names(init) if name not in found}
     return found
+
+
+def constructors(of: type) -> Iterator[tuple[type, Callable[..., None]]]:
+    """Yield the classes that take a class's arguments, and their ``__init__``: itself, and bases that it hands on to.
+
+    It hands on what it does not name if it takes any argument by keyword (``**options``).
+    """
+    for each in of.__mro__:
+        if "__init__" in vars(each):
+            init = vars(each)["__init__"]
+            yield each, init
+            if not any(one.kind is one.VAR_KEYWORD for one in inspect.signature(init).parameters.values()):
+                return
+
+
+def argument_names(init: Callable[..., None]) -> list[str]:
+    """Return the names of the arguments of an ``__init__``, without those that stand for any others."""
+    _, *arguments = inspect.signature(init).parameters.values()
+    return [each.name for each in arguments if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
 
 
 def _is_own(of: type) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal, cast
 
 import torch
@@ -30,20 +31,6 @@ from lightning_modules.errors import ModelError
 from lightning_modules.losses import ProblemType, check_problem_type
 from lightning_modules.ranking_metrics import RankedScores, area_under_roc, average_precision
 
-# The metrics of each kind of task, the default ones first.
-METRICS: dict[ProblemType, tuple[str, ...]] = {
-    "single_label_classification": (
-        "accuracy",
-        "f1",
-        "macro_f1",
-        "micro_f1",
-        "matthews",
-        "auroc",
-        "average_precision",
-    ),
-    "multi_label_classification": ("micro_f1", "macro_f1", "accuracy", "auroc", "average_precision"),
-    "regression": ("pearson", "spearman", "mae", "rmse"),
-}
 DEFAULTS: dict[ProblemType, tuple[str, ...]] = {
     "single_label_classification": ("accuracy",),
     "multi_label_classification": ("micro_f1", "macro_f1"),
@@ -84,6 +71,42 @@ class PearsonCorrelation(PearsonCorrCoef):
         return super().compute().nan_to_num(0.0).float()
 
 
+def _spearman(num_labels: int) -> Metric:
+    with warnings.catch_warnings():
+        # torchmetrics 1.9.0 warns of every one that it keeps all scores, which no rank correlation does without.
+        warnings.filterwarnings("ignore", "Metric `SpearmanCorrcoef` will save all targets")
+        return SpearmanCorrCoef()
+
+
+# What makes the metrics of each kind of task, by name, from the number of labels. ``f1`` is that of label 1 with two
+# labels, as GLUE scores MRPC and QQP, and macro-averaged with more; ``accuracy`` with several labels per text counts
+# the texts whose labels are all right; ``mae`` and ``rmse`` are in the targets' units.
+METRICS: dict[ProblemType, dict[str, Callable[[int], Metric]]] = {
+    "single_label_classification": {
+        "accuracy": partial(MulticlassAccuracy, average="micro"),
+        "f1": lambda num_labels: BinaryF1Score() if num_labels == 2 else MulticlassF1Score(num_labels),
+        "macro_f1": partial(MulticlassF1Score, average="macro"),
+        "micro_f1": partial(MulticlassF1Score, average="micro"),
+        "matthews": MatthewsCorrelation,
+        "auroc": partial(RankedScores, multi_label=False, mean_of_labels=area_under_roc),
+        "average_precision": partial(RankedScores, multi_label=False, mean_of_labels=average_precision),
+    },
+    "multi_label_classification": {
+        "micro_f1": partial(MultilabelF1Score, average="micro"),
+        "macro_f1": partial(MultilabelF1Score, average="macro"),
+        "accuracy": MultilabelExactMatch,
+        "auroc": partial(RankedScores, multi_label=True, mean_of_labels=area_under_roc),
+        "average_precision": partial(RankedScores, multi_label=True, mean_of_labels=average_precision),
+    },
+    "regression": {
+        "pearson": lambda num_labels: PearsonCorrelation(),
+        "spearman": _spearman,
+        "mae": lambda num_labels: MeanAbsoluteError(),
+        "rmse": lambda num_labels: MeanSquaredError(squared=False),
+    },
+}
+
+
 def check_metrics(names: Sequence[str] | None, problem_type: ProblemType) -> tuple[str, ...]:
     """Return the names of a task's metrics, its main metric first.
 
@@ -107,9 +130,7 @@ def build_metric(name: str, num_labels: int, problem_type: ProblemType | None = 
     """Return the torchmetrics metric of a name.
 
     Args:
-        name: One of :data:`METRICS` for the kind of task. ``f1`` is that of label 1 with two labels, as GLUE scores
-            MRPC and QQP, and macro-averaged with more; ``accuracy`` with several labels per text counts the texts whose
-            labels are all right; ``mae`` and ``rmse`` are in the targets' units.
+        name: One of :data:`METRICS` for the kind of task.
         num_labels: Number of labels; 1 means regression.
         problem_type: The kind of task. Default: from the number of labels.
 
@@ -118,26 +139,7 @@ def build_metric(name: str, num_labels: int, problem_type: ProblemType | None = 
     """
     problem_type = check_problem_type(problem_type, num_labels)
     check_metrics((name,), problem_type)
-    multi_label = problem_type == "multi_label_classification"
-    if name == "accuracy":
-        return MultilabelExactMatch(num_labels) if multi_label else MulticlassAccuracy(num_labels, average="micro")
-    if name == "f1":
-        return BinaryF1Score() if num_labels == 2 else MulticlassF1Score(num_labels)
-    if name in ("macro_f1", "micro_f1"):
-        average = cast(Literal["macro", "micro"], name.removesuffix("_f1"))
-        return (MultilabelF1Score if multi_label else MulticlassF1Score)(num_labels, average=average)
-    if name == "matthews":
-        return MatthewsCorrelation(num_labels)
-    if name in ("auroc", "average_precision"):
-        return RankedScores(num_labels, multi_label, area_under_roc if name == "auroc" else average_precision)
-    if name in ("mae", "rmse"):
-        return MeanAbsoluteError() if name == "mae" else MeanSquaredError(squared=False)
-    if name == "pearson":
-        return PearsonCorrelation()
-    with warnings.catch_warnings():
-        # torchmetrics 1.9.0 warns of every one that it keeps all scores, which no rank correlation does without.
-        warnings.filterwarnings("ignore", "Metric `SpearmanCorrcoef` will save all targets")
-        return SpearmanCorrCoef()
+    return METRICS[problem_type][name](num_labels)
 
 
 def mode_of(name: str) -> Literal["min", "max"]:

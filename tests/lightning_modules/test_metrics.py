@@ -107,8 +107,8 @@ def values(metrics: EvaluationMetrics) -> dict[str, float]:
     return {name: float(metric.compute()) for name, metric in metrics.named_metrics().items()}
 
 
-SINGLE = METRICS["single_label_classification"]
-SEVERAL = METRICS["multi_label_classification"]
+SINGLE = tuple(METRICS["single_label_classification"])
+SEVERAL = tuple(METRICS["multi_label_classification"])
 
 
 def average_area(truth: np.ndarray, scores: np.ndarray) -> float:
@@ -197,7 +197,7 @@ def test_labels_that_no_text_has_or_all_have_give_finite_metrics(truth: torch.Te
 
 def test_errors_of_a_regression_are_in_the_targets_units() -> None:
     targets, scores = torch.tensor([100.0, 200.0, 400.0]), torch.tensor([110.0, 170.0, 400.0])
-    metrics = EvaluationMetrics(METRICS["regression"], 1)
+    metrics = EvaluationMetrics(tuple(METRICS["regression"]), 1)
     for part in ([0, 1], [2]):
         metrics.update(torch.tensor(0.0), scores[part], targets[part])
     found = values(metrics)

@@ -6,7 +6,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.adamw import adamw
 from torch.optim.optimizer import ParamsT
 
 from optimizers.anchored_decay import (
@@ -19,6 +18,7 @@ from optimizers.anchored_decay import (
     require_kept_anchors,
 )
 from optimizers.checks import require, require_one_of
+from optimizers.directions import adamw_step
 
 
 class AdamWL2SP(Optimizer):
@@ -138,22 +138,15 @@ class AdamWL2SP(Optimizer):
     def _adamw(self, group: dict[str, Any], params: list[Tensor], weight_decay: float) -> None:
         if not params:
             return
-        states = [self._state_of(param, group["amsgrad"]) for param in params]
-        adamw(
+        adamw_step(
             params,
             [param.grad for param in params if param.grad is not None],
-            [state["exp_avg"] for state in states],
-            [state["exp_avg_sq"] for state in states],
-            [state["max_exp_avg_sq"] for state in states] if group["amsgrad"] else [],
-            [state["step"] for state in states],
+            [self.state[param] for param in params],
+            group,
+            group["lr"],
+            weight_decay,
             foreach=group["foreach"],
             has_complex=any(torch.is_complex(param) for param in params),
-            amsgrad=group["amsgrad"],
-            beta1=group["betas"][0],
-            beta2=group["betas"][1],
-            lr=group["lr"],
-            weight_decay=weight_decay,
-            eps=group["eps"],
             maximize=group["maximize"],
         )
 
@@ -163,16 +156,6 @@ class AdamWL2SP(Optimizer):
             if param.grad is not None and param.grad.is_sparse:
                 shape = tuple(param.shape)
                 raise ValueError(f"AdamWL2SP does not take sparse gradients (nn.Embedding, sparse=False): {shape}")
-
-    def _state_of(self, param: Tensor, amsgrad: bool) -> dict[str, Any]:
-        state = self.state[param]
-        if "step" not in state:
-            state["step"] = torch.tensor(0.0, dtype=torch.float32)
-            state["exp_avg"] = torch.zeros_like(param, memory_format=torch.preserve_format)
-            state["exp_avg_sq"] = torch.zeros_like(param, memory_format=torch.preserve_format)
-            if amsgrad:
-                state["max_exp_avg_sq"] = torch.zeros_like(param, memory_format=torch.preserve_format)
-        return state
 
 
 def _check(group: dict[str, Any]) -> None:

@@ -88,10 +88,34 @@ def adam_step(
     Returns:
         The direction of the step; None, and nothing is done, where the kernel does not apply.
     """
-    exp_avgs, exp_avg_sqs, largest = _adam_averages(params, states, group["amsgrad"])
-    tensors = [params, grads, exp_avgs, exp_avg_sqs, *([largest] if largest else [])]
+    tensors = (params, grads, *_adam_averages(params, states, group["amsgrad"]))
     if not all(_is_plain(t) for some in tensors for t in some) or any("anchor" in state for state in states):
         return None
+    adamw_step(params, grads, states, group, step_size, group["weight_decay"], fused=True, maximize=False)
+    return _adam_direction(grads, states, group)
+
+
+def adamw_step(
+    params: list[Tensor],
+    grads: list[Tensor],
+    states: list[dict[str, Any]],
+    group: dict[str, Any],
+    step_size: float,
+    weight_decay: float,
+    **kernel: Any,
+) -> None:
+    """Make a step of `torch.optim.AdamW` by the state and the options of `adam`.
+
+    Args:
+        params: Parameters.
+        grads: Their gradients.
+        states: Their states, which are filled and updated in place.
+        group: Their group.
+        step_size: The learning rate.
+        weight_decay: The decoupled decay towards zero.
+        kernel: Further arguments of torch's function, such as which of its forms to take.
+    """
+    exp_avgs, exp_avg_sqs, largest = _adam_averages(params, states, group["amsgrad"])
     adamw(
         params,
         grads,
@@ -99,16 +123,14 @@ def adam_step(
         exp_avg_sqs,
         largest,
         [state["step"] for state in states],
-        fused=True,
         amsgrad=group["amsgrad"],
         beta1=group["betas"][0],
         beta2=group["betas"][1],
         lr=step_size,
-        weight_decay=group["weight_decay"],
+        weight_decay=weight_decay,
         eps=group["eps"],
-        maximize=False,
+        **kernel,
     )
-    return _adam_direction(grads, states, group)
 
 
 def lion(params: list[Tensor], grads: list[Tensor], states: list[dict[str, Any]], group: dict[str, Any]) -> Direction:

@@ -270,7 +270,7 @@ class ClosureModule(LightningModule):
         optimizer = self._single_optimizer()
         step = self.step_closures(batches, optimizer)
         self._own_step_size.check(optimizer.optimizer, self.trainer)
-        if not self._is_searching and self._learning_rates.take_found_in_training(self.trainer):
+        if not self._is_searching and self._learning_rates.take_found(self.trainer, in_training=True):
             self._given_options.take_rates(self._learning_rates.rates)
         is_first = self._is_first_step
         if is_first:

@@ -110,8 +110,7 @@ class LearningRates:
         Raises:
             ModelError: if a schedule asks for what it does not get under manual optimization.
         """
-        configs = trainer.lr_scheduler_configs
-        for config in configs:
+        for config in trainer.lr_scheduler_configs:
             if config.interval == "step" and config.frequency != 1 and _is_per_epoch(config):
                 raise ModelError(
                     f"configure_optimizers: ReduceLROnPlateau with interval step and frequency {config.frequency}: it "
@@ -119,28 +118,40 @@ class LearningRates:
                 )
             if self._schedule is None and isinstance(config.scheduler, ReduceLROnPlateau):
                 self._check_mode_of_own(config.scheduler)
-        has_own = self._schedule is not None and self._length is not None and len(configs) == 1
-        has_found, self._is_new = self._is_new, False
-        if has_found and self.found is not None:
-            self._take_found(trainer, self.found, has_own)
+        has_found = self.take_found(trainer, in_training=False)
         has_new_length, self._resumed_length = self.has_new_length, None
-        if has_own and has_new_length:
+        if has_new_length and self._has_own_schedule(trainer):
             self._lay_over_new_length(trainer)
         return has_found
 
-    def take_found_in_training(self, trainer: Trainer) -> bool:
-        """Take the rate that a search in the middle of the training has found, the schedule being where it was.
+    def take_found(self, trainer: Trainer, in_training: bool) -> bool:
+        """Set the rate that a search has found since this was last asked, if there is one, and return whether there is.
 
-        Returns:
-            Whether a search has found a rate since the last step.
+        Each group has it times its factor. Those with a rate of their own keep it, although Lightning has set theirs
+        as well.
+
+        Args:
+            trainer: The trainer.
+            in_training: Whether the module's schedule goes on from where it was; else it begins from the rate.
         """
-        has_found, self._is_new = self._is_new, False
-        if has_found and self.found is not None:
-            configs = trainer.lr_scheduler_configs
-            has_own = self._schedule is not None and self._length is not None and len(configs) == 1
-            advances = configs[0].scheduler.last_epoch if has_own else 0
-            self._take_found(trainer, self.found, has_own, advances)
-        return has_found
+        is_new, self._is_new = self._is_new, False
+        if not is_new or self.found is None:
+            return False
+        optimizer = trainer.optimizers[0]
+        rates = [self.found * group.get("lr_factor", 1.0) for group in optimizer.param_groups]
+        if len(self.rates) == len(rates):  # a callback that has added groups knows their rates, this module does not
+            is_own = self._have_own_rates(optimizer)
+            rates = [own if keeps else rate for own, keeps, rate in zip(self.rates, is_own, rates, strict=True)]
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        self.rates = rates
+        if self._has_own_schedule(trainer):
+            self._rebuild(trainer, trainer.lr_scheduler_configs[0].scheduler.last_epoch if in_training else 0)
+        return True
+
+    def _has_own_schedule(self, trainer: Trainer) -> bool:
+        """Return whether the schedule that runs is the module's."""
+        return self._schedule is not None and self._length is not None and len(trainer.lr_scheduler_configs) == 1
 
     def _check_mode_of_own(self, schedule: ReduceLROnPlateau) -> None:
         """Refuse a schedule that other code has made to wait for a rise of what it watches, which is a loss here."""
@@ -149,23 +160,6 @@ class LearningRates:
                 f"configure_optimizers: ReduceLROnPlateau with mode max watches {self._monitor}, since no monitor is "
                 "given; give one, or give the module lr_scheduler, a lightning_modules.Schedule with monitor"
             )
-
-    def _take_found(self, trainer: Trainer, found: float, has_own: bool, advances: int = 0) -> None:
-        """Set the rate that a search has found, from which the module's schedule then begins or goes on.
-
-        Each group has it times its factor. Those with a rate of their own keep it, although Lightning has set theirs
-        as well.
-        """
-        optimizer = trainer.optimizers[0]
-        rates = [found * group.get("lr_factor", 1.0) for group in optimizer.param_groups]
-        if len(self.rates) == len(rates):  # a callback that has added groups knows their rates, this module does not
-            is_own = self._have_own_rates(optimizer)
-            rates = [own if keeps else rate for own, keeps, rate in zip(self.rates, is_own, rates, strict=True)]
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
-        self.rates = rates
-        if has_own:
-            self._rebuild(trainer, advances)
 
     def _have_own_rates(self, optimizer: Optimizer) -> list[bool]:
         """Return which groups are made with a rate of their own (``param_groups.lrs``), of which a search says nothing.

@@ -11,6 +11,7 @@ from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from callbacks.files.file_systems import is_remote
+from callbacks.files.new_file import numbered_names
 from callbacks.files.run_folder import missing_folders, run_folder
 
 # Key of a checkpoint's entry: the path of the configuration of its run.
@@ -90,14 +91,12 @@ class ConfigSaver(SaveConfigCallback):
         files = get_filesystem(folder)
         made = [] if is_remote(folder) else missing_folders(os.path.abspath(folder))
         files.makedirs(folder, exist_ok=True)
-        stem, suffix = os.path.splitext(self.config_filename)
-        path, version = os.path.join(folder, self.config_filename), 0
-        while files.exists(path):
+        for path in numbered_names(os.path.join(folder, self.config_filename)):
+            if not files.exists(path):
+                break
             # A second run without a logger has the first one's folder, and often the same configuration.
             if files.isfile(path) and files.cat_file(path) == text.encode():
                 return path
-            version += 1
-            path = os.path.join(folder, f"{stem}-v{version}{suffix}")
         with files.open(path, "w") as file:
             file.write(text)
         self._made = () if is_remote(folder) else (*made, path)

@@ -6,6 +6,7 @@ import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import TextIO
 
@@ -63,10 +64,14 @@ def make_writable(folder: str, writer: str) -> None:
         raise MisconfigurationException(f"{writer} cannot write to {folder}: Permission denied")
 
 
+def numbered_names(path: str) -> Iterator[str]:
+    """Yield a path, and then without end those with ``-v1``, ``-v2``, … behind its stem, as ModelCheckpoint counts."""
+    yield path
+    stem, suffix = os.path.splitext(path)
+    for version in count(1):
+        yield f"{stem}-v{version}{suffix}"
+
+
 def free_name(path: str) -> str:
-    """Return the path, or the first one with ``-v1``, ``-v2``, … behind its stem that does not exist."""
-    (stem, suffix), found, version = os.path.splitext(path), path, 0
-    while exists(found):
-        version += 1
-        found = f"{stem}-v{version}{suffix}"
-    return found
+    """Return the first of the numbered names of a path that does not exist."""
+    return next(name for name in numbered_names(path) if not exists(name))

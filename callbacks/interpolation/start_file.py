@@ -11,6 +11,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from callbacks.files.file_systems import is_remote
+from callbacks.files.new_file import numbered_names
 from callbacks.files.run_folder import run_folder
 
 _NAME = "start_weights.pt"
@@ -41,23 +42,20 @@ def write_start(trainer: Trainer, module: LightningModule) -> str:
         weights = {name: value.cpu() for name, value in module.state_dict().items() if isinstance(value, Tensor)}
         try:
             torch.save(weights, unfinished)
-            file = _claimed(file)
+            file = next(filter(_is_claimed, map(Path, numbered_names(str(file)))))
             unfinished.replace(file)
         finally:
             unfinished.unlink(missing_ok=True)  # half of it, on a full disk
     return trainer.strategy.broadcast(str(file))
 
 
-def _claimed(file: Path) -> Path:
-    """Return the file, or with ``-v1``, ``-v2``, … behind its name the first that did not exist; it does now, empty."""
-    version, free = 0, file
-    while True:
-        try:
-            free.touch(exist_ok=False)
-            return free
-        except FileExistsError:
-            version += 1
-            free = file.with_stem(f"{file.stem}-v{version}")
+def _is_claimed(file: Path) -> bool:
+    """Make an empty file, and return whether it did not exist: of several processes one alone succeeds."""
+    try:
+        file.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
 
 
 def start_of_resumed(written: str | None, resumed_from: str) -> str:

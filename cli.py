@@ -37,12 +37,11 @@ from linetune.exit_status import usual_status
 from linetune.exported_model import fill_in_from_model
 from linetune.jsonargparse_private import actions_on, frames_to_cause, own_defaults
 from linetune.linked_values import DATA_TO_MODEL, fill_in
-from linetune.logger_folder import expand_save_dir
 from linetune.lost_rank import line_about_lost_rank
 from linetune.named_checkpoint import named_checkpoint, saved_values
 from linetune.requeued_job import StartedBy, checkpoint_of_requeued_job, started_by
 from linetune.trainer import LinetuneTrainer
-from linetune.trainer_numbers import check_trainer_numbers
+from linetune.trainer_section import check_trainer_numbers, expand_save_dir, listed
 from linetune.warning_lines import warnings_in_one_line
 
 # Errors whose text is for the user: they end the program in one line, all others with a traceback.
@@ -191,8 +190,7 @@ class LinetuneCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self._get(self.config_init, "trainer")
-        given = config.get("callbacks") or []
-        callbacks = given if isinstance(given, list) else [given]
+        callbacks = listed(config, "callbacks")
         if config.get("enable_checkpointing") is False:
             # A ModelCheckpoint stands in the quickstart and others; Lightning refuses the two together.
             callbacks = [each for each in callbacks if not isinstance(each, Checkpoint)]

@@ -1,19 +1,17 @@
 """The console command ``linetune``, also ``python -m linetune``."""
 
 import sys
-from pathlib import Path
 
-import linetune
+from linetune import HOME
 
 
 def main() -> None:
     """Run the command line, found beside this package whatever the current folder holds."""
-    home = str(Path(linetune.__file__).resolve().parent.parent)
-    sys.path.insert(0, home)
+    sys.path.insert(0, str(HOME))
     try:
         import cli
     finally:
-        sys.path.remove(home)
+        sys.path.remove(str(HOME))
     cli.main()
 
 

@@ -25,6 +25,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 import optimizers
 from datamodules import GLUEDataModule, TextDataModule
 from lightning_modules.checkpoints.hyperparameter_check import argument_names, constructors
+from linetune import PACKAGES
 from linetune.arguments import configs_first, export_arguments
 from linetune.jsonargparse_private import Frames, own_defaults, package_of, refusal_behind
 
@@ -33,7 +34,6 @@ SUBCOMMANDS = ("fit", "validate", "test", "predict", "export")
 _SUBCOMMAND_OF_KEY = re.compile(rf"\b({'|'.join(SUBCOMMANDS)})\.")
 # Of an entry of a list or a dict.
 _NOT_TEXT = re.compile(r"^Expected a <class 'str'>\. Got value: (True|False|None|[\d.]+)$")
-OWN_PACKAGES = ("callbacks", "datamodules", "lightning_modules", "optimizers")
 # What may be given in place of the classes of linetune's own that are the defaults.
 _CLASSES_OF_ONES_OWN = {
     "model": "the import path of a LightningModule",
@@ -136,7 +136,7 @@ def _is_machinery(frame: FrameType) -> bool:
     """Return whether a frame is of Python, of an installed package or of the command line."""
     file, paths = frame.f_code.co_filename, sysconfig.get_paths()
     installed = file.startswith(("<", paths["stdlib"], paths["purelib"], paths["platlib"]))
-    return installed or package_of(frame) in ("cli", "linetune", "__main__", *OWN_PACKAGES)
+    return installed or package_of(frame) in ("cli", "linetune", "__main__", *PACKAGES)
 
 
 def is_about_a_form(cause: BaseException) -> bool:
@@ -259,7 +259,7 @@ def refuses_arguments(frames: Frames, cause: BaseException) -> bool:
     file = last.f_code.co_filename
     is_raised = linecache.getline(file, line).lstrip().startswith("raise ")
     is_installed = file.startswith((sysconfig.get_path("purelib"), sysconfig.get_path("platlib")))
-    return is_raised and package_of(first) == package_of(last) and (is_installed or package_of(last) in OWN_PACKAGES)
+    return is_raised and package_of(first) == package_of(last) and (is_installed or package_of(last) in PACKAGES)
 
 
 def line_about_what_was_given(error: OSError | ValueError | RuntimeError, config: Namespace) -> str | None:

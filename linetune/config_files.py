@@ -8,16 +8,17 @@ from typing import Any
 import yaml
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from linetune import HOME
 from linetune.run_of_checkpoint import config_named_in
+from linetune.trainer_section import listed
 
 PREFIX = "linetune:"
-_HOME = Path(__file__).resolve().parent.parent
 
 
 def config_folder() -> Path:
     """Return the folder of linetune's own configs: in the installed package, or in the clone."""
-    installed = _HOME / "linetune" / "configs"
-    return installed if installed.is_dir() else _HOME / "configs"
+    installed = HOME / "linetune" / "configs"
+    return installed if installed.is_dir() else HOME / "configs"
 
 
 def named_config(argument: str) -> str:
@@ -47,8 +48,9 @@ def config_of_checkpoint(path: str) -> Path:
     Raises:
         MisconfigurationException: there is none, or nothing tells which of several it is.
     """
-    folder = Path(path).expanduser().absolute().parent
-    file, named = folder.parent / "config.yaml", config_named_in(Path(path).expanduser())
+    checkpoint = Path(path).expanduser().absolute()
+    folder = checkpoint.parent
+    file, named = folder.parent / "config.yaml", config_named_in(checkpoint)
     # A run's folder may be a copy; any other one may lie beside a configuration that has nothing to do with it.
     is_in_run = folder.name == "checkpoints" and file.is_file()
     is_beside = named is not None and named.parent.resolve() == folder.parent.resolve()
@@ -58,11 +60,11 @@ def config_of_checkpoint(path: str) -> Path:
             raise MisconfigurationException(f"config: {path} is not where {named} saves checkpoints; give --config")
         return named
     if not file.is_file():
-        if path not in ("best", "last") and not Path(path).expanduser().exists():
+        if path not in ("best", "last") and not checkpoint.exists():
             raise MisconfigurationException(f"ckpt_path: {path} does not exist")
-        if (Path(path).expanduser() / "checkpoints").is_dir():
+        if (checkpoint / "checkpoints").is_dir():
             raise MisconfigurationException(f"ckpt_path: {path} is the folder of a run; give a file in its checkpoints")
-        if Path(path).expanduser().is_dir():
+        if checkpoint.is_dir():
             raise MisconfigurationException(f"ckpt_path: {path} is a folder; give a checkpoint, such as best.ckpt")
         raise MisconfigurationException(f"config: there is no {file} beside the checkpoint; give --config")
     if several := configs_in(file.parent):
@@ -74,10 +76,9 @@ def _saves_into(config: Path, folder: Path) -> bool:
     """Return whether a ModelCheckpoint of a saved configuration has a folder as its `dirpath`."""
     try:
         saved = yaml.safe_load(config.read_text(encoding="utf-8"))
-        callbacks = saved["trainer"]["callbacks"]
-        listed = callbacks if isinstance(callbacks, list) else [callbacks]
-        own = [Path(each["init_args"]["dirpath"]).expanduser() for each in listed if _has_own_folder(each)]
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        given = [each for each in listed(saved["trainer"], "callbacks") if _has_own_folder(each)]
+        own = [Path(each["init_args"]["dirpath"]).expanduser() for each in given]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
         return False
     # One that is relative was so to the folder in which the run was started.
     return any(each.resolve() == folder.resolve() or folder.parts[-len(each.parts) :] == each.parts for each in own)

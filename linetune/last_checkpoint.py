@@ -130,13 +130,9 @@ def config_of_run(config: Namespace) -> Path | None:
     """
     given = [Path(str(each)).expanduser().absolute() for each in config.get("config") or []]
     for file in filter(is_saved, reversed(given)):
-        if (file.parent / "checkpoints").is_dir() or of_run(file.parent, _own_files(config.get("trainer"))):
+        if (file.parent / "checkpoints").is_dir() or of_run(file.parent, files_in(own_folders(config.get("trainer")))):
             return file
     return None
-
-
-def _own_files(trainer: Namespace | None) -> list[Path]:
-    return files_in([folder for folder in own_folders(trainer) if "://" not in folder])
 
 
 def is_saved(config: Path) -> bool:
@@ -160,7 +156,7 @@ def _of_run(run: Path, trainer: Namespace | None, subcommand: str) -> tuple[list
     several = configs_in(run)
     if several and not (subcommand == "fit" and _is_one_run(run)):
         raise MisconfigurationException(f"ckpt_path: last: {several}; give the path of a checkpoint")
-    shared, runs = _own_files(trainer), [run.resolve()]
+    shared, runs = files_in(own_folders(trainer)), [run.resolve()]
     if subcommand == "fit":
         others = [folder.parent.resolve() for folder in checkpoint_folders(trainer) or []] if trainer else []
         others = sorted({*others, *map(run_of, shared)})

@@ -115,7 +115,7 @@ def best_of_run(config: str | None, own: Sequence[str] = ()) -> Path:
     Raises:
         MisconfigurationException: there is none, or nothing tells which one it is.
     """
-    shared = files_in([each for each in own if "://" not in each])
+    shared = files_in(own)
     places, files_of_run = list(own), set[Path]()
     if config is not None:
         folder = Path(config).expanduser().absolute().parent

@@ -10,6 +10,8 @@ from jsonargparse import Namespace
 
 from callbacks.checkpoints.checkpoint_reading import saved_entry
 from callbacks.files.config_saver import CONFIG_FILE
+from callbacks.files.file_systems import is_remote
+from linetune.trainer_section import listed
 
 
 def own_folders(trainer: Namespace | None) -> list[str]:
@@ -18,10 +20,9 @@ def own_folders(trainer: Namespace | None) -> list[str]:
     Args:
         trainer: The trainer's part of a configuration.
     """
-    given = (trainer or Namespace()).get("callbacks") or []
-    callbacks = [each for each in (given if isinstance(given, list) else [given]) if isinstance(each, Namespace)]
+    callbacks = [each for each in listed(trainer, "callbacks") if isinstance(each, Namespace)]
     folders = [str(each.init_args.dirpath) for each in callbacks if (each.get("init_args") or {}).get("dirpath")]
-    return [each if "://" in each else os.path.realpath(os.path.expanduser(each)) for each in folders]
+    return [each if is_remote(each) else os.path.realpath(os.path.expanduser(each)) for each in folders]
 
 
 def files_in(folders: Sequence[str | Path]) -> list[Path]:
@@ -32,7 +33,7 @@ def files_in(folders: Sequence[str | Path]) -> list[Path]:
 def config_named_in(file: Path) -> Path | None:
     """Return the path of the configuration that a checkpoint names; None for one of another program or version."""
     named = saved_entry(file, CONFIG_FILE)
-    return Path(named) if isinstance(named, str) and "://" not in named else None
+    return Path(named) if isinstance(named, str) and not is_remote(named) else None
 
 
 def run_of(file: Path) -> Path:

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-HOME = Path(__file__).resolve().parent.parent
-PACKAGES = ("optimizers", "datamodules", "lightning_modules", "callbacks", "linetune", "cli.py")
+from linetune import HOME, PACKAGES
+
+_OWN_FILES = (*PACKAGES, "linetune", "cli.py")
 
 
 @contextmanager
@@ -37,7 +38,7 @@ def warning_line(
         line: Not used; the source.
     """
     file = Path(filename)
-    if any(file.is_relative_to(HOME / name) for name in PACKAGES):
+    if any(file.is_relative_to(HOME / name) for name in _OWN_FILES):
         return f"linetune: warning: {message}\n"
     for folder in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), os.getcwd()):
         if file.is_relative_to(folder):

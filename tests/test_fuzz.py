@@ -16,7 +16,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 import optimizers
 from datamodules import TASKS, DataError
 from datamodules.glue.glue_folder_source import FolderSource
-from linetune.trainer_numbers import check_trainer_numbers
+from linetune.trainer_section import check_trainer_numbers
 from optimizers import GLD, SGDSLS, AdamSLS, AdamWL2SP, LineSearchMeZO, MeZO, ParabolicAdam, SaLSA
 from tests.glue_files import FILES, write_glue_folder
 

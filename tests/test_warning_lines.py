@@ -14,8 +14,9 @@ import peft
 from jsonargparse import Namespace
 
 from lightning_modules.ignored_warnings import ignore_frozen_in_eval_mode
+from linetune import HOME
 from linetune.adapter_config import drop_unwritten_loftq
-from linetune.warning_lines import HOME, warning_line, warnings_in_one_line
+from linetune.warning_lines import warning_line, warnings_in_one_line
 from tests.tiny_texts import tiny_classifier, tiny_texts
 
 # Own warnings about duplicates; peft, a frozen model and every validation make libraries warn.

@@ -1,10 +1,14 @@
-"""Checks of numbers in the trainer's section that Lightning and TensorBoard do not check."""
+"""The trainer's section of a configuration: what it lists, and values that Lightning would get wrong."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
+from pydoc import locate
 from typing import Any
 
+from jsonargparse import Namespace
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 # Arguments that TensorBoardLogger hands on, whose type nobody looks at until the first event is written.
@@ -12,6 +16,12 @@ _COUNTS, _TEXTS = ("max_queue", "flush_secs", "purge_step"), ("filename_suffix",
 _LARGEST = 2**31 - 1
 # More devices than any machine has; Lightning makes a list of them before it looks.
 _MOST_DEVICES = 100_000
+
+
+def listed(trainer: Namespace | Mapping[str, Any] | None, name: str) -> list[Any]:
+    """Return what a trainer's section gives for `callbacks` or `logger`: none, one that stands alone, or several."""
+    given = None if trainer is None else trainer.get(name)
+    return given if isinstance(given, list) else [] if given is None else [given]
 
 
 def check_trainer_numbers(trainer: Any) -> None:
@@ -40,7 +50,7 @@ def check_trainer_numbers(trainer: Any) -> None:
         count = trainer.get(name)
         if isinstance(count, int) and count > _MOST_DEVICES:
             raise MisconfigurationException(f"trainer.{name}: {count} is not allowed; {_MOST_DEVICES} at most")
-    for name, value in _logger_arguments(trainer.get("logger")):
+    for name, value in _logger_arguments(trainer):
         is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _LARGEST
         if name in _COUNTS and not is_count and not (name == "purge_step" and value is None):
             raise MisconfigurationException(f"trainer.logger.{name}: {value!r} is not allowed; 0 to {_LARGEST}")
@@ -48,8 +58,22 @@ def check_trainer_numbers(trainer: Any) -> None:
             raise MisconfigurationException(f"trainer.logger.{name}: {value!r} is not allowed; a text")
 
 
-def _logger_arguments(logger: Any) -> Iterator[tuple[str, Any]]:
-    for each in logger if isinstance(logger, list) else [logger]:
+def expand_save_dir(trainer: Namespace) -> None:
+    """Put the values of environment variables into the ``save_dir`` of TensorBoardLogger.
+
+    The logger does so for its own files, and ModelCheckpoint does not (lightning 2.6.6): a run was divided between
+    ``$SCRATCH/runs`` and a folder called ``$SCRATCH``.
+
+    Args:
+        trainer: The trainer's section of the configuration; changed in place.
+    """
+    for logger in listed(trainer, "logger"):
+        if isinstance(logger, Namespace) and locate(logger.class_path) is TensorBoardLogger:
+            logger.init_args.save_dir = os.path.expandvars(logger.init_args.save_dir)
+
+
+def _logger_arguments(trainer: Namespace) -> Iterator[tuple[str, Any]]:
+    for each in listed(trainer, "logger"):
         for section in ("init_args", "dict_kwargs"):
             arguments = each.get(section) if hasattr(each, "get") else None
             if arguments:

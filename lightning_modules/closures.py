@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from numbers import Real
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,20 @@ from optimizers.finite_steps import all_finite
 from optimizers.other_generators import GeneratorAccess
 from optimizers.random_state import ReplayedDraws
 from optimizers.replayed import BufferPlace, ReplayedBuffers
+
+
+class _Part(NamedTuple):
+    """A micro-batch of a step.
+
+    Args:
+        batch: The micro-batch.
+        weight: Its share in the loss of the step.
+        is_empty: Whether its loss is a mean over no terms; None where that is not known.
+    """
+
+    batch: Any
+    weight: float | Tensor
+    is_empty: bool | None
 
 
 class StepClosures:
@@ -98,14 +112,10 @@ class StepClosures:
             raise ModelError(f"mean_over: a loss is a mean over {min(terms):g} terms; at least 0 is needed")
         self._among_ranks = sum_over_ranks is not None
         weights = _shares(terms) if sum_over_ranks is None else self._shares_among_ranks(terms, sum_over_ranks)
-        parts = list(zip(batches, weights, map(_may_be_zero, terms), strict=True))
+        parts = [_Part(*each) for each in zip(batches, weights, map(_is_zero, terms), strict=True)]
         # The gradient of a mean over no terms is NaN, even times 0. A rank makes as many passes as the others.
-        if not self._among_ranks:
-            parts = [part for part in parts if not _is_known_to_be_zero(part[1])]
-        self._parts = [(batch, weight) for batch, weight, _ in parts]
-        self._may_be_empty = [
-            may_be and not always_has_terms and (self._among_ranks or len(parts) > 1) for *_, may_be in parts
-        ]
+        self._parts = parts if self._among_ranks else [part for part in parts if not _is_zero(part.weight)]
+        self._watches_empty = not always_has_terms and (self._among_ranks or len(self._parts) > 1)
         self._zero_grad = zero_grad
         self._backward = backward
         self._mean_over_ranks = mean_over_ranks
@@ -135,10 +145,10 @@ class StepClosures:
         with self._computation(), torch.enable_grad():
             self._zero_grad()
             total = torch.zeros((), dtype=torch.float32, device=self._device)
-            for index, (batch, weight) in enumerate(self._parts):
-                is_last = index == len(self._parts) - 1
-                with nullcontext() if is_last else self._without_gradient_sync(), self._checked_share(index):
-                    loss = _share(_fresh_loss(self._compute_loss, batch), weight)
+            for part in self._parts:
+                is_last = part is self._parts[-1]
+                with nullcontext() if is_last else self._without_gradient_sync(), self._checked_share(part):
+                    loss = _share(_fresh_loss(self._compute_loss, part.batch), part.weight)
                     if not isinstance(loss, Tensor) or not loss.requires_grad:
                         raise ModelError(
                             "compute_loss returned a loss without a gradient: it is a number, was detached, or uses no "
@@ -149,12 +159,12 @@ class StepClosures:
             self._take_in(total)
         return self.loss.clone()
 
-    def _checked_share(self, index: int) -> AbstractContextManager[None]:
+    def _checked_share(self, part: _Part) -> AbstractContextManager[None]:
         """Return the context of a micro-batch's passes, which keeps the gradient of a mean over no terms out."""
-        weight = self._parts[index][1]
-        if not self._may_be_empty[index] or not isinstance(weight, Tensor) or self._module is None:
+        may_be_empty = self._watches_empty and part.is_empty is not False
+        if not may_be_empty or not isinstance(part.weight, Tensor) or self._module is None:
             return nullcontext()
-        return without_gradient_of_empty_mean(weight, self._module)
+        return without_gradient_of_empty_mean(part.weight, self._module)
 
     def _take_in(self, own_loss: Tensor) -> None:
         """Fill in the loss, and whether it and the gradients are finite, for all ranks by one collective."""
@@ -177,8 +187,8 @@ class StepClosures:
         self._check_batches()
         with self._computation():
             total = torch.zeros((), dtype=torch.float32, device=self._device)
-            for batch, weight in self._parts:
-                total += _share(_fresh_loss(self._compute_loss, batch), weight)
+            for part in self._parts:
+                total += _share(_fresh_loss(self._compute_loss, part.batch), part.weight)
             self._after_evaluation()
             return self._mean_over_ranks(total)
 
@@ -197,13 +207,13 @@ class StepClosures:
         if self._losses_of_candidates is None:
             self._losses_of_candidates = [
                 # Not a method of this object: the two would hold one another, and the batches with them.
-                candidate_losses(self._module, partial(_fresh_loss, self._compute_loss, batch))
-                for batch, _ in self._parts
+                candidate_losses(self._module, partial(_fresh_loss, self._compute_loss, part.batch))
+                for part in self._parts
             ]
         with self._computation():
             totals = torch.zeros(len(values[0]), dtype=torch.float32, device=self._device)
-            for losses, (_, weight) in zip(self._losses_of_candidates, self._parts, strict=True):
-                totals += _share(losses(parameters, values), weight)
+            for losses, part in zip(self._losses_of_candidates, self._parts, strict=True):
+                totals += _share(losses(parameters, values), part.weight)
             return self._mean_over_ranks(totals)
 
     @contextmanager
@@ -232,14 +242,9 @@ def _shares(terms: Sequence[float | Tensor]) -> list[float | Tensor]:
     return [math.nan if isinstance(total, Real) and total == 0 else term / total for term in terms]
 
 
-def _may_be_zero(term: float | Tensor) -> bool:
-    """Return whether a number is 0, or on a device, which is not asked."""
-    return (isinstance(term, Tensor) and term.device.type != "cpu") or bool(term == 0)
-
-
-def _is_known_to_be_zero(weight: float | Tensor) -> bool:
-    """Return whether a weight is 0, as far as that can be told without waiting for a device."""
-    return (not isinstance(weight, Tensor) or weight.device.type == "cpu") and bool(weight == 0)
+def _is_zero(number: float | Tensor) -> bool | None:
+    """Return whether a number is 0; None for one on a device, which would have to be waited for."""
+    return None if isinstance(number, Tensor) and number.device.type != "cpu" else bool(number == 0)
 
 
 def _share(loss: Tensor, weight: float | Tensor) -> Tensor:

@@ -112,5 +112,5 @@ def test_ranks_with_equally_many_examples_have_plain_shares() -> None:
             among = StepClosures(
                 lambda batch: batch.sum(), batches, sum_over_ranks=lambda t, n=ranks: t * n, **arguments
             )
-            shares = torch.tensor([share for _, share in alone._parts]).tolist()
-            assert [float(share) for _, share in among._parts] == shares
+            shares = torch.tensor([part.weight for part in alone._parts]).tolist()
+            assert [float(part.weight) for part in among._parts] == shares

@@ -175,16 +175,15 @@ class Resumption:
         warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch")
         if within:
             self._epoch_start = {name: _of_rank(each, trainer) for name, each in loaded["epoch_start"].items()}
-            fetched = loaded["fetched"]
-            self._go_to_batch(module, states, None if isinstance(fetched, int) else _share(fetched, trainer))
+            self._go_to_batch(module, states, _share(loaded["fetched"], trainer))
         set_random_states(_of_rank(loaded["random_states"], trainer), module.device, _generators(trainer))
-        own = loaded.get("own_generators", 0)  # earlier versions have none
-        put_back([] if isinstance(own, int) else _share(own, trainer), generators_within(module.modules()))
-        waiting = loaded["waiting"]
-        if isinstance(waiting, int):
-            rank_zero_warn(f"{waiting} batches of an accumulated step are left out: the checkpoint could not hold them")
-            return [], loaded["facts"]
-        return [move_data_to_device(each, module.device) for each in _share(waiting, trainer)], loaded["facts"]
+        own = _share(loaded.get("own_generators", 0), trainer)  # earlier versions have none
+        put_back(own or [], generators_within(module.modules()))
+        waiting = _share(loaded["waiting"], trainer)
+        if waiting is None:
+            number = loaded["waiting"]
+            rank_zero_warn(f"{number} batches of an accumulated step are left out: the checkpoint could not hold them")
+        return [move_data_to_device(each, module.device) for each in waiting or []], loaded["facts"]
 
     def _go_to_batch(self, module: LightningModule, states: list[dict[str, Any]], fetched: list[Any] | None) -> None:
         """Make the iterator of the epoch again and go to the batch that comes next.
@@ -237,9 +236,12 @@ def _of_rank(states: RandomStates, trainer: Trainer) -> RandomStates:
     return {name: each[trainer.global_rank % len(each)].clone() for name, each in states.items()}
 
 
-def _share(of_ranks: list[list[Any]], trainer: Trainer) -> list[Any]:
-    # Of as many batches on every rank, so that all step together.
-    return of_ranks[trainer.global_rank % len(of_ranks)]
+def _share(of_ranks: list[list[Any]] | int, trainer: Trainer) -> list[Any] | None:
+    """Return a rank's share of what :func:`_objects_of_all_ranks` returned; None where a checkpoint could not hold it.
+
+    It is as many batches on every rank, so that all step together.
+    """
+    return None if isinstance(of_ranks, int) else of_ranks[trainer.global_rank % len(of_ranks)]
 
 
 def _objects_of_all_ranks(objects: Sequence[Any], trainer: Trainer) -> list[list[Any]] | int:

@@ -324,6 +324,19 @@ def test_links_and_figures_of_a_page_exist(page: Path) -> None:
         assert (ROOT / path).exists(), path
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_sections_that_links_of_a_page_name_exist(page: Path) -> None:
+    for target, section in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", page.read_text()):
+        assert section in sections(page.parent / target if target else page), f"{target}#{section}"
+
+
+def sections(page: Path) -> set[str]:
+    """Return the names by which links call the sections of a page: those of GitHub and of myst-parser."""
+    without_code = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    titles = re.findall(r"^#+ (.+)$", without_code, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
 def test_files_that_the_architecture_names_exist() -> None:
     named = re.findall(r"`((?:\w+/)+\w+\.py)`", (DOCS / "architecture.md").read_text())
     assert len(named) > 30

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,7 @@ class Watch(Callback):
 
     def __init__(self) -> None:
         self.unchanged: list[bool] = []
+        self.parameters_unchanged: list[bool] = []
         self.logged: list[float] = []
 
     def _state(self, trainer: Trainer, module: Any) -> Any:
@@ -92,7 +94,9 @@ class Watch(Callback):
         self.before = self._state(trainer, module)
 
     def on_train_batch_end(self, trainer: Trainer, module: Any, *args: Any) -> None:
-        self.unchanged.append(same(self.before, self._state(trainer, module)))
+        now = self._state(trainer, module)
+        self.unchanged.append(same(self.before, now))
+        self.parameters_unchanged.append(same(self.before[0], now[0]))
         self.logged.append(float(trainer.callback_metrics.get("train/skipped_steps", 0.0)))
 
 
@@ -107,8 +111,11 @@ def fit(module: ClosureModule, loader: Any, folder: Path, **options: Any) -> tup
 @pytest.mark.parametrize("name", [*OPTIMIZERS, *OTHERS])
 def test_a_step_that_is_not_finite_leaves_everything_as_it_was(name: str, tmp_path: Path) -> None:
     module = Spoilt(optimizer=OPTIMIZERS.get(name) or OTHERS[name])
-    with pytest.warns(UserWarning, match=r"train/skipped_steps: .* rows 1000, 1001, 1002, 1003"):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         trainer, watch = fit(module, batches(9, {0: "nan", 3: "inf", 4: "nan", 6: "gradient"}), tmp_path)
+    (told,) = [str(each.message) for each in caught if "train/skipped_steps" in str(each.message)]
+    assert "rows 1000, 1001, 1002, 1003" in told
     assert trainer.global_step == 9
     if traits(trainer.optimizers[0]).needs_gradient:
         assert watch.logged == [1, 1, 1, 2, 3, 3, 4, 4, 4]
@@ -116,6 +123,8 @@ def test_a_step_that_is_not_finite_leaves_everything_as_it_was(name: str, tmp_pa
         assert not all(watch.unchanged)
     else:  # no gradient is read, and the steps are counted, which the noise follows from
         assert watch.logged == [1, 1, 1, 2, 3, 3, 3, 3, 3]
+        assert all(watch.parameters_unchanged[step] for step in (0, 3, 4))
+        assert not all(watch.parameters_unchanged)
     assert all(torch.isfinite(p).all() for p in module.parameters())
 
 

@@ -5,23 +5,15 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
-from optimizers.anchored_decay import (
-    anchors_of,
-    decay_towards,
-    keep_anchors,
-    new_flags,
-    place_anchors,
-    require_anchors,
-    require_kept_anchors,
-)
+from optimizers.anchored_decay import anchors_of, decay_towards, new_flags, require_kept_anchors
+from optimizers.anchored_optimizer import AnchoredOptimizer
 from optimizers.checks import require, require_one_of
 from optimizers.directions import adamw_step
 
 
-class AdamWL2SP(Optimizer):
+class AdamWL2SP(AnchoredOptimizer):
     r"""AdamW with decoupled decay of pretrained parameters towards their pretrained values (L2-SP).
 
     .. math::
@@ -91,21 +83,6 @@ class AdamWL2SP(Optimizer):
         """Add a group; the present values of its pretrained parameters become their anchors."""
         _check({**self.defaults, **param_group})
         super().add_param_group(param_group)
-        group = self.param_groups[-1]
-        if len(new_flags(group)) != len(group["params"]):
-            self.param_groups.pop()
-            raise ValueError(f"new: {len(new_flags(group))} flags for {len(group['params'])} parameters")
-        keep_anchors(self, group)
-
-    def check_state(self, state_dict: dict[str, Any]) -> None:
-        """Raise a ValueError for a state that cannot be loaded: its groups decay towards anchors that it lacks."""
-        require_anchors(state_dict)
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state; its anchors replace those taken when the optimizer was made."""
-        self.check_state(state_dict)
-        super().load_state_dict(state_dict)
-        place_anchors(self)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]

@@ -55,10 +55,16 @@ def keep_anchors(optimizer: Optimizer, group: dict[str, Any]) -> None:
             parameters did not come from the checkpoint and have no anchor: one flag, or one per parameter; default:
             none is new) and `anchor_device` (`parameter`, the default, or `cpu`, from where they are copied over in
             each step).
+
+    Raises:
+        ValueError: There are more or fewer flags than parameters.
     """
+    flags = new_flags(group)
+    if len(flags) != len(group["params"]):
+        raise ValueError(f"new: {len(flags)} flags for {len(group['params'])} parameters")
     if not group.get("anchor_decay", 0):
         return
-    for param, is_new in zip(group["params"], new_flags(group), strict=True):
+    for param, is_new in zip(group["params"], flags, strict=True):
         if not is_new:
             optimizer.state[param]["anchor"] = _placed(param.detach(), param, group, copy=True)
 

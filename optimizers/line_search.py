@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from optimizers.anchored_decay import keep_anchors, place_anchors, require_anchors
+from optimizers.anchored_optimizer import AnchoredOptimizer
 from optimizers.cadence import Cadence
 from optimizers.checks import require, require_one_of
 from optimizers.directions import DirectionFunction
@@ -36,7 +36,7 @@ _OWN_ATTRIBUTES = (
 _STEPS_PER_EPOCH = 20
 
 
-class LineSearchOptimizer(torch.optim.Optimizer):
+class LineSearchOptimizer(AnchoredOptimizer):
     r"""Descent along a direction, by a step size :math:`\eta` that a search finds on the batch at hand.
 
     .. math:: x_{k+1} = x_k - \eta_k d_k - \eta_k \lambda x_k
@@ -137,20 +137,13 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         """Add a group; with `anchor_decay`, the present values of its pretrained parameters become their anchors."""
         _check_options({**self.defaults, **param_group})
         super().add_param_group(param_group)
-        keep_anchors(self, self.param_groups[-1])
 
     def check_state(self, state_dict: dict[str, Any]) -> None:
         """Raise a ValueError for a state that cannot be loaded: it lacks step sizes, counters or anchors."""
         for name in ("lr", *vars(UnitMemory())):
             if any(name not in group for group in state_dict["param_groups"]):
                 raise ValueError(f"the state to load is not whole: its groups lack {name}")
-        require_anchors(state_dict)
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state; its anchors replace those taken when the optimizer was made."""
-        self.check_state(state_dict)
-        super().load_state_dict(state_dict)
-        place_anchors(self)
+        super().check_state(state_dict)
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {name: self.__dict__[name] for name in _OWN_ATTRIBUTES}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from optimizers.anchored_decay import keep_anchors, place_anchors, require_anchors
+from optimizers.anchored_optimizer import AnchoredOptimizer
 from optimizers.checks import require
 from optimizers.directions import adam
 from optimizers.failed_searches import MANY_FAILURES, warn_of_failures
@@ -36,7 +36,7 @@ _OF_ALL_GROUPS = ("lr", "peak_fraction", "initial_step_size", "max_trials", "rel
 _COUNTERS = ("searches", "failures", "trials", "backtracks", "skipped")
 
 
-class ParabolicAdam(torch.optim.Optimizer):
+class ParabolicAdam(AnchoredOptimizer):
     r"""AdamW with warm-up and linear decay whose peak learning rate is measured: nothing to tune.
 
     .. math:: x_{k+1} = x_k - \eta_k (d_k + \lambda x_k), \qquad
@@ -151,11 +151,6 @@ class ParabolicAdam(torch.optim.Optimizer):
             is_one = all(value == values[0] for value in values)
             require(is_one, name, values, "the same in all groups; what makes their rates differ is lr_factor")
 
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group; with `anchor_decay`, the present values of its pretrained parameters become their anchors."""
-        super().add_param_group(param_group)
-        keep_anchors(self, self.param_groups[-1])
-
     def check_state(self, state_dict: dict[str, Any]) -> None:
         """Raise a ValueError for a state that cannot be loaded: of another optimizer, or of an older version."""
         groups = state_dict["param_groups"]
@@ -164,13 +159,7 @@ class ParabolicAdam(torch.optim.Optimizer):
             raise ValueError(
                 f"the state to load is of another optimizer or an older ParabolicAdam: its groups lack {missing[0]}"
             )
-        require_anchors(state_dict)
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state; its anchors replace those taken when the optimizer was made."""
-        self.check_state(state_dict)
-        super().load_state_dict(state_dict)
-        place_anchors(self)
+        super().check_state(state_dict)
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {name: self.__dict__[name] for name in ("total_steps", "progress", "_last")}

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from optimizers import AdamWL2SP, ParamGroups
+from optimizers import AdamSLS, AdamWL2SP, ParabolicAdam, ParamGroups
 from tests.architectures import tiny_model
 
 
@@ -208,9 +208,13 @@ def test_settings_out_of_range_are_refused(options: dict[str, Any], message: str
         AdamWL2SP(some_params(), **options)
 
 
-def test_a_wrong_number_of_flags_is_refused() -> None:
-    with pytest.raises(ValueError, match="new: 1 flags for 4 parameters"):
-        AdamWL2SP([{"params": some_params(), "new": (True,)}])
+@pytest.mark.parametrize("make", [AdamWL2SP, AdamSLS, ParabolicAdam])
+def test_a_wrong_number_of_flags_is_refused(make: Any) -> None:
+    params = some_params()
+    optimizer = make(params[:1])
+    with pytest.raises(ValueError, match="new: 1 flags for 3 parameters"):
+        optimizer.add_param_group({"params": params[1:], "new": (True,)})
+    assert len(optimizer.param_groups) == 1
 
 
 @pytest.mark.gpu

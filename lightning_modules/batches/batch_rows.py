@@ -1,4 +1,4 @@
-"""The number of examples in any batch, and the numbers of its rows."""
+"""The number of examples in any batch, the numbers of its rows, and what of it is by token."""
 
 from __future__ import annotations
 
@@ -48,6 +48,15 @@ def rows_of(batches: Sequence[Any]) -> str:
     rows = [row for batch in batches for row in batch["idx"].reshape(-1).tolist()]
     more = f", … ({len(rows)} in all)" if len(rows) > _LISTED_ROWS else ""
     return f"of rows {', '.join(map(str, rows[:_LISTED_ROWS]))}{more}"
+
+
+def names_by_token(batch: Batch) -> set[str]:
+    """Return the names of a batch's tensors that have an entry for each token, as many as ``attention_mask``.
+
+    ``labels`` are none, also where there happen to be as many labels per text as tokens.
+    """
+    shape = batch["attention_mask"].shape
+    return {name for name, tensor in batch.items() if name != "labels" and tensor.shape[:2] == shape}
 
 
 def _first_dimension(batch: Any) -> int | None:

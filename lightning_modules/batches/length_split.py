@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lightning_modules.batches.batch_rows import Batch, count_examples
+from lightning_modules.batches.batch_rows import Batch, count_examples, names_by_token
 from lightning_modules.errors import ModelError
 
 
@@ -40,8 +40,7 @@ def split_by_length(batch: Batch, parts: int) -> list[Batch]:
     mask = batch["attention_mask"]
     rows_of_parts = longest_first(mask).tensor_split(min(parts, count_examples(batch)))
     columns = torch.arange(mask.shape[1], device=mask.device)
-    # As many labels per text as tokens are no tokens.
-    wide = {name for name, tensor in batch.items() if name != "labels" and tensor.shape[:2] == mask.shape}
+    by_token = names_by_token(batch)
     bounds = []
     for rows in rows_of_parts:
         used = mask[rows].any(dim=0)
@@ -53,7 +52,7 @@ def split_by_length(batch: Batch, parts: int) -> list[Batch]:
     # One transfer from the device for all parts.
     for rows, (first, end) in zip(rows_of_parts, torch.stack(bounds).tolist(), strict=True):
         split.append(
-            {name: tensor[rows][:, first:end] if name in wide else tensor[rows] for name, tensor in batch.items()}
+            {name: tensor[rows][:, first:end] if name in by_token else tensor[rows] for name, tensor in batch.items()}
         )
     return split
 

@@ -9,7 +9,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from lightning_modules.batches.batch_rows import Batch
+from lightning_modules.batches.batch_rows import Batch, names_by_token
 from lightning_modules.batches.input_limits import longest_input
 from lightning_modules.errors import ModelError, first_line
 from lightning_modules.models.logits_rounding import equal_but_for_rounding
@@ -143,7 +143,5 @@ def padded_on(batch: Batch, side: str) -> Batch:
     def moved(tensor: Tensor) -> Tensor:
         return tensor.take_along_dim(order.reshape(*order.shape, *[1] * (tensor.ndim - 2)), dim=1)
 
-    return {
-        name: moved(tensor) if tensor.shape[:2] == mask.shape and name != "labels" else tensor
-        for name, tensor in batch.items()
-    }
+    by_token = names_by_token(batch)
+    return {name: moved(tensor) if name in by_token else tensor for name, tensor in batch.items()}

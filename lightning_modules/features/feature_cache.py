@@ -15,7 +15,7 @@ from huggingface_hub import constants
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
-from lightning_modules.batches.batch_rows import Batch
+from lightning_modules.batches.batch_rows import Batch, names_by_token
 from lightning_modules.errors import ModelError
 from lightning_modules.features.feature_layout import FeatureLayout, possible_layouts
 from lightning_modules.features.frozen_encoder import Features, FrozenEncoder, outputs_of
@@ -25,7 +25,6 @@ from optimizers.call_order import evaluating
 # Number of rows on which the layout of the features is found out.
 _PROBE_ROWS = 2
 _TOKEN_INPUTS = ("input_ids", "token_type_ids")
-_PER_TOKEN = (*_TOKEN_INPUTS, "attention_mask")
 # Rows that the encoder runs on at a time, however large the head's batches are.
 _ROWS_AT_A_TIME = 64
 
@@ -125,12 +124,12 @@ class FeatureCache:
         wanted = torch.from_numpy(missing).to(mask.device)
         order = wanted[lengths[wanted].argsort()]
         vectors = np.empty((len(missing), self._layout.size), np.float32)
+        by_token = names_by_token(batch)
         place_of = {int(row): place for place, row in enumerate(missing)}
         for chosen in order.split(_ROWS_AT_A_TIME):
             longest = int(lengths[chosen].max())
             few = {
-                name: tensor[chosen, :longest] if name in _PER_TOKEN else tensor[chosen]
-                for name, tensor in batch.items()
+                name: tensor[chosen, :longest] if name in by_token else tensor[chosen] for name, tensor in batch.items()
             }
             found = self._layout.vectors(self._run(modules, few), few).float().cpu().numpy()
             vectors[[place_of[row] for row in chosen.tolist()]] = found

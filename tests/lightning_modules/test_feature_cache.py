@@ -73,6 +73,19 @@ def test_the_encoder_runs_once_per_example_across_processes(tmp_path):
     assert calls[0] == before
 
 
+def test_every_input_by_token_is_cut_with_the_tokens(tmp_path):
+    model, batch = head_only("bert").eval(), batch_of()
+    shortest = int(batch["attention_mask"].sum(dim=1).argmin())
+    width = batch["attention_mask"].shape[1]
+    assert int(batch["attention_mask"][shortest].sum()) < width
+    batch["position_ids"] = torch.arange(width).flip(0).expand(5, -1)
+    expected = logits(model, batch)[[shortest]]
+    forward, cache = cache_of(model, tmp_path)
+    part = numbered(batch, shortest)
+    with cache.features("train", part).reused():
+        torch.testing.assert_close(forward(part), expected, rtol=1e-4, atol=1e-6)
+
+
 def test_padding_is_no_part_of_an_example(tmp_path):
     model, batch = head_only("bert").eval(), batch_of()
     forward, cache = cache_of(model, tmp_path)

@@ -149,7 +149,7 @@ def fold_targets(model: nn.Module, mean: float, std: float) -> None:
     Raises:
         ModelError: if the last layer cannot be told, or has no bias and the mean is not zero.
     """
-    single = [module for module in model.modules() if isinstance(module, nn.Linear) and module.out_features == 1]
+    single = _with_one_output(model)
     if len(single) != 1:
         raise ModelError(f"export: {len(single)} layers with one output in {type(model).__name__}; one is expected")
     layer = single[0]
@@ -164,8 +164,11 @@ def fold_targets(model: nn.Module, mean: float, std: float) -> None:
 
 def can_hold_mean(model: nn.Module) -> bool:
     """Return whether the last layer of a model with one output has a bias; GPT-2's and Llama's have none."""
-    layers = (module for module in model.modules() if isinstance(module, nn.Linear) and module.out_features == 1)
-    return any(layer.bias is not None for layer in layers)
+    return any(layer.bias is not None for layer in _with_one_output(model))
+
+
+def _with_one_output(model: nn.Module) -> list[nn.Linear]:
+    return [module for module in model.modules() if isinstance(module, nn.Linear) and module.out_features == 1]
 
 
 def tokenizer_of(

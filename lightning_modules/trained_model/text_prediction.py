@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from lightning_modules.errors import ModelError
+from optimizers.call_order import evaluating
 
 if TYPE_CHECKING:
     from lightning_modules.trained_model.trained_classifier import TrainedClassifier
@@ -46,17 +47,11 @@ def predict_outputs(
         return torch.empty(0, *([] if classifier.num_labels == 1 else [classifier.num_labels]))
     if tokens_per_batch is None:
         tokens_per_batch = TOKENS_ON_CPU if classifier.device.type == "cpu" else TOKENS_ELSEWHERE
-    modes = {module: module.training for module in classifier.modules()}
-    classifier.eval()
-    try:
-        with torch.inference_mode():
-            pools = [
-                _predict_pool(classifier, texts[start : start + POOL], tokenizer, max_length, tokens_per_batch)
-                for start in range(0, len(texts), POOL)
-            ]
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    with evaluating(classifier), torch.inference_mode():
+        pools = [
+            _predict_pool(classifier, texts[start : start + POOL], tokenizer, max_length, tokens_per_batch)
+            for start in range(0, len(texts), POOL)
+        ]
     return torch.cat(pools)
 
 

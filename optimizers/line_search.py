@@ -20,6 +20,7 @@ from optimizers.group_update import GroupUpdate
 from optimizers.line import Line
 from optimizers.options import Reset, in_force, with_options
 from optimizers.searches import Past, Search, SearchResult
+from optimizers.set_step_sizes import finds_step_sizes
 from optimizers.step_contract import Closure, Evaluate, StepRecord, UnitReport
 from optimizers.step_start import start_step
 from optimizers.units import Unit, UnitMemory, UpdateRule, divide, merge, next_to_search, search_jointly
@@ -168,6 +169,7 @@ class LineSearchOptimizer(AnchoredOptimizer):
         """Return the state of each unit's search, by the unit's name; "model" under the rule "joint"."""
         return {unit.name or "model": unit.report(self._interval(unit)) for unit in self.units()}
 
+    @finds_step_sizes
     @torch.no_grad()
     def step(
         self, closure: Closure | None = None, *, evaluate: Evaluate | None = None, loss: Tensor | float | None = None

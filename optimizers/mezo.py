@@ -14,6 +14,7 @@ from optimizers.checks import require, require_one_of
 from optimizers.gradient_free_step import GradientFreeStep, read_losses
 from optimizers.perturbation import NoiseDevice, Perturbation, derive_seed
 from optimizers.searches import ArmijoSearch, SearchResult
+from optimizers.set_step_sizes import finds_step_sizes
 from optimizers.shards import asks_for_state
 from optimizers.step_contract import Closure, Evaluate, Loss, StepRecord
 
@@ -255,6 +256,7 @@ class LineSearchMeZO(_RandomDirection):
         defaults = {"lr": step_size, "seed": seed, "searches": 0}
         super().__init__(params, defaults, epsilon, copy_limit, noise_device)
 
+    @finds_step_sizes
     @torch.no_grad()
     def step(  # type: ignore[override]
         self, closure: Closure | None = None, *, evaluate: Evaluate | None = None, loss: Loss | None = None

@@ -20,6 +20,7 @@ from optimizers.parabola import LARGEST_PROBE, LEAST_PROBE, measure_parabola
 from optimizers.peak_rate import PeakRate, PeakRateState
 from optimizers.relative_change import LEAST_CHANGE, rate_of_whole_change
 from optimizers.scalars import gather
+from optimizers.set_step_sizes import finds_step_sizes
 from optimizers.slopes import split_slope
 from optimizers.step_contract import Closure, Evaluate, Loss, StepRecord, UnitReport, as_loss
 from optimizers.step_start import start_step
@@ -187,6 +188,7 @@ class ParabolicAdam(AnchoredOptimizer):
             return 1.0
         return warmup_factor(reached, _WARMUP) * decay_factor(done)
 
+    @finds_step_sizes
     @torch.no_grad()
     def step(
         self, closure: Closure | None = None, *, evaluate: Evaluate | None = None, loss: Tensor | float | None = None

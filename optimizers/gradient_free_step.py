@@ -54,8 +54,7 @@ class GradientFreeStep:
         loss = self._evaluate()
         if loss is None:
             raise ValueError("the closure, or evaluate, has returned no loss")
-        if isinstance(loss, Tensor):
-            require_single(loss)
+        require_single(loss)
         return loss
 
     def finish(self, skipped: bool) -> None:

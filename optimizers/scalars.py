@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, SupportsFloat
 
 import torch
 from torch import Tensor
@@ -20,10 +21,16 @@ def gather(tensors: Sequence[Tensor]) -> Tensor:
     return torch.cat([t.detach().reshape(-1).to(device, wide, non_blocking=True) for t in tensors])
 
 
-def require_single(loss: Tensor) -> None:
-    """Raise a ValueError for a loss of several entries, or of none."""
-    if loss.numel() != 1:
-        raise ValueError(f"the loss has to be a single number, got a tensor of shape {tuple(loss.shape)}")
+def require_single(loss: Any) -> None:
+    """Raise a ValueError for a loss that is no single real number, as a dict or a tensor of several entries."""
+    if not isinstance(loss, Tensor):
+        got = None if isinstance(loss, SupportsFloat) else type(loss).__name__
+    elif loss.numel() != 1:
+        got = f"tensor of shape {tuple(loss.shape)}"
+    else:
+        got = "complex tensor" if loss.is_complex() else None
+    if got is not None:
+        raise ValueError(f"the loss has to be a single number, got a {got}; return the loss alone")
 
 
 def read_together(*values: Tensor | float) -> list[float]:

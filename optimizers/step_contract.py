@@ -174,11 +174,11 @@ def as_loss(value: Any) -> Loss:
     """Return a loss as a number or as a detached 0-dim tensor of at least float32.
 
     Raises:
-        ValueError: It is a tensor of several entries.
+        ValueError: It is no single number.
     """
+    require_single(value)
     if not isinstance(value, Tensor):
         return float(value)
-    require_single(value)
     value = value.detach().reshape(())
     return value if value.dtype == torch.float64 else value.float()
 

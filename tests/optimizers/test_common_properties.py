@@ -11,7 +11,7 @@ import pickle
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from optimizers import ParabolicAdam, StepRecord, UnitReport, traits
@@ -333,3 +333,40 @@ def test_groups_added_between_steps_move(name):
     optimizer.add_param_group(second)
     run(problem, optimizer, 24, first=5)
     assert not any(torch.equal(p, before) for p, before in zip(second["params"], start, strict=True))
+
+
+@every_optimizer
+@pytest.mark.parametrize(
+    ("returned", "named"),
+    [
+        (lambda loss: {"loss": loss}, "a dict"),
+        (lambda loss: (loss, loss), "a tuple"),
+        (lambda loss: torch.stack([loss, loss]), r"a tensor of shape \(2,\)"),
+        (lambda loss: loss + 1j, "a complex tensor"),
+    ],
+)
+def test_a_loss_that_is_no_number_is_named(name, returned, named):
+    problem = Problem()
+    optimizer = OPTIMIZERS[name](problem.groups())
+    closure, evaluate = problem.callables(optimizer, 0)
+    if not measures_trials(optimizer):
+        pytest.skip("it does not read the loss")
+    before = values(problem.parameters())
+    for arguments in ({"closure": lambda: returned(closure())}, {"evaluate": lambda: returned(evaluate())}):
+        closure()
+        with pytest.raises(ValueError, match=f"the loss has to be a single number, got {named}"):
+            optimizer.step(**arguments)
+    assert equal(values(problem.parameters()), before)
+
+
+@every_optimizer
+@pytest.mark.parametrize("returned", [Tensor.item, lambda loss: loss.detach().numpy(), lambda loss: loss.reshape(1)])
+def test_a_loss_may_be_any_single_number(name, returned):
+    problem, usual = Problem(), Problem()
+    optimizer, other = OPTIMIZERS[name](problem.groups()), OPTIMIZERS[name](usual.groups())
+    for step in range(3):
+        closure, _ = problem.callables(optimizer, step)
+        optimizer.step(lambda closure=closure: returned(closure()))
+        other.step(usual.callables(other, step)[0])
+    for one, its in zip(problem.parameters(), usual.parameters(), strict=True):
+        assert torch.allclose(one, its, rtol=1e-5, atol=1e-6)

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from datamodules.errors import DataError
 from datamodules.sources.arrow_columns import is_text
+from datamodules.sources.invisible_characters import is_blank
 from datamodules.sources.text_source import Part
 
 # Rows that a message names.
@@ -27,7 +28,7 @@ def missing_labels(cells: pa.Array, names_of_numbers: Sequence[str] | None = Non
     if pa.types.is_null(cells.type):
         return missing
     if is_text(cells.type):
-        missing = pc.or_(missing, pc.fill_null(pc.equal(pc.utf8_trim_whitespace(cells.cast(pa.string())), ""), True))
+        missing = pc.or_(missing, is_blank(cells.cast(pa.string())))
     if names_of_numbers is not None and pa.types.is_integer(cells.type):
         missing = pc.or_(missing, pc.fill_null(pc.less(cells, 0), True))
     return missing

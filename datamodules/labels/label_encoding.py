@@ -18,6 +18,7 @@ from datamodules.labels.label_cells import (
 )
 from datamodules.labels.label_kind import LabelKind, number
 from datamodules.sources.arrow_columns import first_true, is_list, is_text, true_places
+from datamodules.sources.invisible_characters import as_seen
 from datamodules.sources.text_source import Part
 
 
@@ -57,9 +58,11 @@ def encode_labels(
     if (at := first_true(pc.is_null(ids))) is not None:
         row = int(pc.list_parent_indices(cells)[at].as_py()) if has_lists else at
         known = ", ".join(kind.label_names[:20]) + ", ..." * (len(kind.label_names) > 20)
+        label = texts[at].as_py()
+        alike = next((f"; it looks like {name!a}" for name in kind.label_names if as_seen(name) == as_seen(label)), "")
         raise DataError(
-            f"{part.where(row)}: label {texts[at].as_py()!r} in column {column!r} is none of the training labels "
-            f"{known}"
+            f"{part.where(row)}: label {ascii(label) if alike else repr(label)} in column {column!r} is none of the "
+            f"training labels {known}{alike}"
         )
     if not has_lists:
         return ids.cast(pa.int64())

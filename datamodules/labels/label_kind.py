@@ -21,6 +21,7 @@ from datamodules.labels.label_cells import (
     named_scores_error,
 )
 from datamodules.sources.arrow_columns import first_true, is_list, true_places
+from datamodules.sources.invisible_characters import as_seen
 from datamodules.sources.text_source import Part
 
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
@@ -243,12 +244,16 @@ class LabelProfile:
         names = sorted(self.names, key=lambda name: (_exact(name), name)) if self.is_numeric else sorted(self.names)
         seen: dict[str | float, str] = {}
         for name in names:
-            other = seen.setdefault(_exact(name) if self.is_numeric else name.strip(), name)
+            other = seen.setdefault(_exact(name) if self.is_numeric else as_seen(name), name)
             if other != name:
-                how = "are one number" if self.is_numeric else "differ in spaces alone"
+                if self.is_numeric:
+                    pair, how = f"{other!r} and {name!r}", "are one number"
+                elif other.strip() == name.strip():
+                    pair, how = f"{other!r} and {name!r}", "differ in spaces alone"
+                else:
+                    pair, how = f"{other!a} and {name!a}", "look the same"
                 raise DataError(
-                    f"the label column {self.column!r}: {other!r} and {name!r} {how}; write them alike, or give "
-                    "label_names"
+                    f"the label column {self.column!r}: {pair} {how}; write them alike, or give label_names"
                 )
         return tuple(names)
 

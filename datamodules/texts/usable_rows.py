@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from datamodules.errors import DataError
 from datamodules.labels.label_cells import missing_labels
 from datamodules.sources.arrow_columns import first_true, is_text
+from datamodules.sources.invisible_characters import is_blank
 from datamodules.sources.text_source import Part
 
 
@@ -37,7 +37,7 @@ def usable_rows(
             raise DataError(f"{part.place}: the text column {name!r} holds {cells.type}, not texts")
         cells = cells.cast(pa.string())
         table = table.set_column(table.column_names.index(name), name, cells)
-        blank = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(cells), ""), True)
+        blank = is_blank(cells)
         if not drop_empty and (row := first_true(blank)) is not None:
             raise DataError(f"{part.where(row)}: the text in column {name!r} is empty; drop_empty leaves such rows out")
         unusable |= blank.to_numpy()

@@ -92,6 +92,8 @@ def test_two_ways_to_write_one_label_are_told():
     for labels, options, message in (
         (["bad", "good", "good "], {}, "'good' and 'good ' differ in spaces alone"),
         ([["bad"], ["good", " good"]], {}, "' good' and 'good' differ in spaces alone"),
+        (["caf\u00e9", "cafe\u0301", "tea"], {}, r"'cafe\\u0301' and 'caf\\xe9' look the same"),
+        (["tea", "\ufefftea", "milk"], {}, r"'tea' and '\\ufefftea' look the same"),
         (["1", "0", "1.0"], one_class, r"'1' and '1\.0' are one number"),
         (["1", "0", " 1"], {}, "' 1' and '1' are one number"),
     ):
@@ -99,6 +101,23 @@ def test_two_ways_to_write_one_label_are_told():
             kind_of(labels, **options)
     assert kind_of(["good", "good "], label_names=["good", "good "]).num_labels == 2
     assert kind_of(["1", "2", "1.0", "0.5"]).problem_type == "regression"
+
+
+def test_labels_that_differ_in_what_is_seen_are_two():
+    flags = ["\U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f", "\U0001f3f4"]
+    with_joiner = ["\u0645\u06cc\u200c\u062e\u0648\u0631\u0645", "\u0645\u06cc\u062e\u0648\u0631\u0645"]
+    for labels in (flags, with_joiner, ["yes", "Yes"], ["\uff11a", "1a"]):
+        assert kind_of(labels).num_labels == 2
+
+
+def test_a_label_that_looks_like_one_of_training_is_told_apart():
+    kind = kind_of(["caf\u00e9", "tea"])
+    with pytest.raises(DataError, match=r"row 1: label 'cafe\\u0301' in .* is none of .*; it looks like 'caf\\xe9'$"):
+        encode_labels(part(label=["cafe\u0301"]), ["label"], kind)
+    with pytest.raises(
+        DataError, match=r"label 'milk' in column 'label' is none of the training labels caf\u00e9, tea$"
+    ):
+        encode_labels(part(label=["milk"]), ["label"], kind)
 
 
 def test_numbers_with_names_keep_the_order_of_the_names():

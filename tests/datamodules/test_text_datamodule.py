@@ -420,6 +420,11 @@ def test_files_of_which_some_keep_their_values_in_dictionaries_are_one_split(mak
         ),
         (BINARY, "text,label\n", r"val\.csv has no rows$"),
         (BINARY, table([("a", "yes"), ("", "no")]), r"val\.csv, row 2: the text in column 'text' is empty; drop_empty"),
+        (
+            BINARY,
+            table([("a", "yes"), (" \u200b\ufeff\u3000", "no")]),
+            r"val\.csv, row 2: the text in column 'text' is empty; drop_empty",
+        ),
         ("text,label\n", BINARY, r"train\.csv has no rows with a text and a label$"),
         (table([("a", "x"), ("b", "x")]), BINARY, r"has one class only, 'x'; at least two are needed$"),
         (

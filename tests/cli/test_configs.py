@@ -72,17 +72,19 @@ def test_configs_of_every_folder_compose(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def documented_commands() -> list[str]:
-    """The cli.py commands in the code blocks of the README and of docs/."""
+    """What the command lines of the README and of docs/ give to cli.py or linetune."""
+    start = r"^(?: {4})?(?:time |srun \S+ |torchrun --\S+ )?(?:python cli\.py|linetune|cli\.py) ([a-z].*)$"
     commands = []
     for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
-        for block in re.findall(r"```(?:bash|console|sh)\n(.*?)```", page.read_text(), re.DOTALL):
-            commands += re.findall(r"^python (cli\.py .*?)$", block.replace("\\\n", " "), re.MULTILINE)
+        # ```text: with a class that the page shows, which the page's own test runs.
+        text = re.sub(r"^```text\n.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+        commands += re.findall(start, text.replace("\\\n", " "), re.MULTILINE)
     return commands
 
 
 @pytest.mark.parametrize("command", documented_commands())
 def test_every_documented_command_parses(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = shlex.split(command, comments=True)[1:]
+    arguments = shlex.split(command, comments=True)
     if "--ckpt_path" in arguments:  # names a checkpoint of the reader's own
         at = arguments.index("--ckpt_path")
         del arguments[at : at + 2]
@@ -97,6 +99,23 @@ def test_every_documented_command_parses(command: str, capsys: pytest.CaptureFix
         assert done.value.code in (0, None)
         return
     assert parsed(*arguments, capsys=capsys)["model"]["class_path"]
+
+
+def documented_benchmarks() -> list[tuple[str, str]]:
+    """The modules under benchmarks/ that the README, docs/ and kept reports run, with what follows them."""
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks" / "results").rglob("*.md")]
+    texts = [page.read_text().replace("\\\n", " ") for page in pages]
+    return sorted({found for text in texts for found in re.findall(r"python -m (benchmarks[\w.]+)([^\n`|]*)", text)})
+
+
+@pytest.mark.parametrize(("module", "arguments"), documented_benchmarks())
+def test_options_of_every_documented_benchmark_exist(module: str, arguments: str) -> None:
+    path = ROOT / module.replace(".", "/")
+    files = sorted(path.glob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
+    source = "".join(file.read_text() for file in files)
+    own = arguments if module != "benchmarks.run_parts" else ""  # whose arguments are those of cli.py
+    for option in re.findall(r"(?<!\S)--[a-z-]+", own):
+        assert f'"{option}"' in source, f"{module} has no {option}"
 
 
 def test_every_argument_of_model_and_data_has_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,7 +23,7 @@ from callbacks.files.file_systems import is_remote
 from lightning_modules import ModelError
 from lightning_modules.checkpoints.checkpoint_check import check_resumable
 from linetune.config_files import configs_in
-from linetune.run_of_checkpoint import files_in, of_run, own_folders, run_of
+from linetune.run_of_checkpoint import all_of_run, files_in, of_run, own_folders, run_of
 
 # The entry in a configuration that was saved, which may go over several lines.
 _CKPT_PATH = re.compile(r"^ckpt_path: .*(?:\n .*)*", re.MULTILINE)
@@ -162,9 +162,8 @@ def _of_run(run: Path, trainer: Namespace | None, subcommand: str) -> tuple[list
         others = sorted({*others, *map(run_of, shared)})
         for each in runs:  # which grows meanwhile
             runs += [other for other in others if other not in runs and each in _went_on_from(other)]
-    beside = [each / "checkpoints" for each in runs]
-    files = {*files_in(beside), *(file for each in runs for file in of_run(each, shared))}
-    return sorted({*beside, *(file.parent for file in files)}), sorted(files)
+    files = {file for each in runs for file in all_of_run(each, shared)}
+    return sorted({*(each / "checkpoints" for each in runs), *(file.parent for file in files)}), sorted(files)
 
 
 def _is_one_run(run: Path) -> bool:

@@ -20,7 +20,7 @@ from linetune.arguments import value_of
 from linetune.config_files import configs_in, is_of_fit
 from linetune.last_checkpoint import config_of_run, is_saved, last_checkpoint, start_of_run
 from linetune.linked_values import DATA_TO_MODEL, FOUND_IN_DATA
-from linetune.run_of_checkpoint import files_in, of_run, own_folders, run_of
+from linetune.run_of_checkpoint import all_of_run, files_in, own_folders, run_of
 
 
 def named_checkpoint(config: Namespace, subcommand: str, arguments: Sequence[str] = ()) -> str | None:
@@ -115,24 +115,7 @@ def best_of_run(config: str | None, own: Sequence[str] = ()) -> Path:
     Raises:
         MisconfigurationException: there is none, or nothing tells which one it is.
     """
-    shared = files_in(own)
-    places, files_of_run = list(own), set[Path]()
-    if config is not None:
-        folder = Path(config).expanduser().absolute().parent
-        if several := configs_in(folder):
-            raise MisconfigurationException(f"ckpt_path: best: {several}; give the path of a checkpoint")
-        places.insert(0, str(folder / "checkpoints"))
-        files_of_run = {*files_in(places[:1]), *of_run(folder, shared)}
-    # A link to the last checkpoint may lead to none.
-    is_known = config is not None and (bool(files_of_run) or is_saved(Path(config).expanduser()))
-    present = [file for file in (files_of_run if is_known else _of_only_run(shared)) if file.exists()]
-    if not present:
-        where, which = ", ".join(places), (" of this run" if is_known else " of one run alone") if shared else ""
-        way_out = "the path of a checkpoint" if places else "the config.yaml of a run, or the path of a checkpoint"
-        raise MisconfigurationException(
-            f"ckpt_path: best: no checkpoints{which}{f' in {where}' if where else ''}; give {way_out}"
-        )
-    files = sorted(present, key=lambda file: file.stat().st_mtime)
+    files = sorted(_existing_of_run(config, own), key=lambda file: file.stat().st_mtime)
     # The newest checkpoint knows the best one until then.
     states = read_without_shards(files[-1]).get("callbacks", {}).values()
     saved = [state for state in states if state.get("best_model_path")]
@@ -148,9 +131,26 @@ def best_of_run(config: str | None, own: Sequence[str] = ()) -> Path:
     raise MisconfigurationException(f"ckpt_path: best: {files[-1].parent} does not tell which is the best of {names}")
 
 
-def _of_only_run(files: Sequence[Path]) -> set[Path]:
-    """Return checkpoints in the folder of a ModelCheckpoint if all are of one run; none if not."""
-    return set(files) if len(set(map(run_of, files))) == 1 else set()
+def _existing_of_run(config: str | None, own: Sequence[str]) -> list[Path]:
+    """Return the checkpoints of the run of :func:`best_of_run`, one or more; a link to the last may lead to none."""
+    shared = files_in(own)
+    places, files, is_known = list(own), set[Path](), False
+    if config is not None:
+        file = Path(config).expanduser().absolute()
+        if several := configs_in(file.parent):
+            raise MisconfigurationException(f"ckpt_path: best: {several}; give the path of a checkpoint")
+        places.insert(0, str(file.parent / "checkpoints"))
+        files = all_of_run(file.parent, shared)
+        is_known = bool(files) or is_saved(file)
+    if not is_known and len(set(map(run_of, shared))) == 1:
+        files = set(shared)
+    if present := [file for file in files if file.exists()]:
+        return present
+    where, which = ", ".join(places), (" of this run" if is_known else " of one run alone") if shared else ""
+    way_out = "the path of a checkpoint" if places else "the config.yaml of a run, or the path of a checkpoint"
+    raise MisconfigurationException(
+        f"ckpt_path: best: no checkpoints{which}{f' in {where}' if where else ''}; give {way_out}"
+    )
 
 
 def _is_folder(dirpath: str | None, folder: Path) -> bool:

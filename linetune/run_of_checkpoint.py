@@ -55,3 +55,8 @@ def of_run(run: Path, files: Sequence[Path]) -> list[Path]:
     own = [file for file, folder in named.items() if folder.resolve() == run.resolve()]
     moved = {file: folder for file, folder in named.items() if not folder.exists() and folder.name == run.name}
     return own or (list(moved) if len(set(moved.values())) == 1 else [])
+
+
+def all_of_run(run: Path, shared: Sequence[Path]) -> set[Path]:
+    """Return the checkpoints of a run: those in its folder, and those of `shared` as :func:`of_run` finds them."""
+    return {*files_in([run / "checkpoints"]), *of_run(run, shared)}

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from linetune import HOME, PACKAGES
+from optimizers.replaced_attribute import replaced_attribute
 
 _OWN_FILES = (*PACKAGES, "linetune", "cli.py")
 
@@ -17,12 +18,8 @@ _OWN_FILES = (*PACKAGES, "linetune", "cli.py")
 @contextmanager
 def warnings_in_one_line() -> Iterator[None]:
     """Print, inside the context, warnings without the line of the source that raised them; :func:`warning_line`."""
-    before = warnings.formatwarning
-    warnings.formatwarning = warning_line
-    try:
+    with replaced_attribute(warnings, "formatwarning", warning_line):
         yield
-    finally:
-        warnings.formatwarning = before
 
 
 def warning_line(

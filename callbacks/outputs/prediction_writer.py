@@ -17,7 +17,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from callbacks.files.file_systems import exists
-from callbacks.files.new_file import make_writable, new_file
+from callbacks.files.new_file import free_name, make_writable, new_file
 from callbacks.files.run_folder import run_folder, shown_path
 from callbacks.scores.gathered_predictions import gathered_predictions
 
@@ -39,7 +39,7 @@ class PredictionWriter(BasePredictionWriter):
 
     Args:
         file: The file to write: ``.csv``, ``.tsv`` or ``.jsonl``; must not exist. Default: ``predictions.csv`` in the
-            run's folder (:func:`~callbacks.run_folder`).
+            run's folder (:func:`~callbacks.run_folder`); a second one there is ``predictions-v1.csv``.
 
     Raises:
         MisconfigurationException: The datamodule has no ``predict_rows``, or the file cannot be written. This is
@@ -106,7 +106,9 @@ class PredictionWriter(BasePredictionWriter):
 
     def _path(self, trainer: Trainer) -> str:
         folder = run_folder(trainer)  # every rank has to ask
-        return os.path.join(folder, "predictions.csv") if self.file is None else os.path.expanduser(self.file)
+        return (
+            free_name(os.path.join(folder, "predictions.csv")) if self.file is None else os.path.expanduser(self.file)
+        )
 
 
 def predicted_by_row(

@@ -152,12 +152,17 @@ def test_any_text_is_read_back_as_it_was(tmp_path_factory: pytest.TempPathFactor
         assert found == texts
 
 
-def test_the_default_file_is_in_the_runs_folder_and_is_replaced(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    for _ in range(2):
-        predict(Predictor(("bad", "good")), Rows({"text": TEXTS}), tmp_path, PredictionWriter())
-        assert (tmp_path / "predictions.csv").is_file()
-    assert "predictions.csv (7 rows)" in capsys.readouterr().out
-    assert [path.name for path in tmp_path.iterdir()] == ["predictions.csv"], "nothing unfinished is left"
+def test_the_default_file_is_in_the_runs_folder_and_none_is_replaced(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Without a logger runs share a folder, as those of a loop over files."""
+    files = ["predictions.csv", "predictions-v1.csv", "predictions-v2.csv"]
+    for number, file in enumerate(files, start=1):
+        predict(Predictor(("bad", "good")), Rows({"text": TEXTS[:number]}), tmp_path, PredictionWriter())
+        assert f"{file} ({number} rows)" in capsys.readouterr().out
+        with open(tmp_path / file, newline="", encoding="utf-8") as stream:
+            assert [row["text"] for row in csv.DictReader(stream)] == TEXTS[:number]
+    assert {path.name for path in tmp_path.iterdir()} == set(files), "nothing unfinished is left"
 
 
 def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:

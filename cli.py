@@ -11,7 +11,7 @@ from jsonargparse import Namespace
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter, Checkpoint, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning_utilities.core.enums import StrEnum
 
@@ -41,7 +41,7 @@ from linetune.lost_rank import line_about_lost_rank
 from linetune.named_checkpoint import named_checkpoint, saved_values
 from linetune.requeued_job import StartedBy, checkpoint_of_requeued_job, started_by
 from linetune.trainer import LinetuneTrainer
-from linetune.trainer_section import check_trainer_numbers, expand_save_dir, listed
+from linetune.trainer_section import check_trainer_numbers, expand_save_dir, listed, warn_of_unused_root
 from linetune.warning_lines import warnings_in_one_line
 
 # Errors whose text is for the user: they end the program in one line, all others with a traceback.
@@ -151,6 +151,7 @@ class LinetuneCLI(LightningCLI):
             raise MisconfigurationException(f"seed_everything: {seed} is not allowed; 0 to {2**32 - 1}, true or false")
         check_trainer_numbers(self.section.trainer)
         expand_save_dir(self.section.trainer)
+        warn_of_unused_root(self.section.trainer, self.given)
 
     def _parse_ckpt_path(self) -> None:
         # Lightning's own takes the model's class and arguments from the checkpoint, over what the user wrote.
@@ -241,6 +242,11 @@ class LinetuneCLI(LightningCLI):
             callbacks.append(SubmissionWriter())
         elif hasattr(self.datamodule, "predict_rows"):
             callbacks.append(PredictionWriter())
+        else:
+            rank_zero_warn(
+                f"predict: unless {type(self.model).__name__} writes its predictions itself, nothing does; name a "
+                "BasePredictionWriter of your own in trainer.callbacks"
+            )
 
 
 def class_path(default: type) -> dict[str, str]:

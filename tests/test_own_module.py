@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -89,3 +90,39 @@ def test_any_optimizer_trains_it_from_the_command_line(
     cli.main(arguments)
     assert "val/loss" in capsys.readouterr().out
     assert (tmp_path / "quickstart" / "version_0" / "checkpoints" / "best.ckpt").is_file()
+
+
+WRITER = """
+from lightning.pytorch.callbacks import BasePredictionWriter
+
+
+class Predicting(BarClassifier):
+    def predict_step(self, batch, batch_idx):
+        return self.head(self.layers(batch[0])).argmax(-1)
+
+
+class New(Bars):
+    predict_dataloader = Bars.val_dataloader
+
+
+class Writer(BasePredictionWriter):
+    def write_on_batch_end(self, *arguments):
+        pass
+"""
+
+
+def test_predictions_that_no_callback_writes_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = readme_block().partition("Trainer(max_epochs")[0] + DATA + WRITER
+    (tmp_path / "predicted_bars.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["cli.py"])
+    arguments = ["predict", "--model", "predicted_bars.Predicting", "--data", "predicted_bars.New"]
+    arguments += ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
+    arguments += ["--trainer.logger", "false", "--trainer.default_root_dir", str(tmp_path)]
+    told = "predict: unless Predicting writes its predictions itself, nothing does"
+    with pytest.warns(UserWarning, match=told):
+        cli.main(arguments)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        cli.main([*arguments, "--trainer.callbacks+=predicted_bars.Writer"])
+    assert not any(told in str(each.message) for each in caught)

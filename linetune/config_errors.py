@@ -27,6 +27,7 @@ from datamodules import GLUEDataModule, TextDataModule
 from lightning_modules.checkpoints.hyperparameter_check import argument_names, constructors
 from linetune import PACKAGES
 from linetune.arguments import configs_first, export_arguments
+from linetune.config_keys import check_keys
 from linetune.jsonargparse_private import Frames, own_defaults, package_of, refusal_behind
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict", "export")
@@ -64,6 +65,7 @@ class OneLineErrorParser(LightningArgumentParser):
 
     def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Namespace:
         self.config_file = path
+        check_keys(str(path))
         try:
             parsed = super().parse_path(path, *args, **kwargs)
         except UnicodeDecodeError as error:

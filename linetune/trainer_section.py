@@ -75,14 +75,6 @@ def expand_save_dir(trainer: Namespace) -> None:
             logger.init_args.save_dir = os.path.expandvars(logger.init_args.save_dir)
 
 
-def _logger_arguments(trainer: Namespace) -> Iterator[tuple[str, Any]]:
-    for each in listed(trainer, "logger"):
-        for section in ("init_args", "dict_kwargs"):
-            arguments = each.get(section) if hasattr(each, "get") else None
-            if arguments:
-                yield from (arguments.as_dict() if hasattr(arguments, "as_dict") else arguments).items()
-
-
 def warn_of_unused_root(trainer: Namespace, arguments: Sequence[str]) -> None:
     """Warn that a ``default_root_dir`` has no effect where a configuration file gives the logger a folder.
 
@@ -98,3 +90,11 @@ def warn_of_unused_root(trainer: Namespace, arguments: Sequence[str]) -> None:
             f"trainer.default_root_dir: the run is written to {folder}, its logger's folder, and not to {root}; give "
             f"--trainer.logger.save_dir {root}"
         )
+
+
+def _logger_arguments(trainer: Namespace) -> Iterator[tuple[str, Any]]:
+    for each in listed(trainer, "logger"):
+        for section in ("init_args", "dict_kwargs"):
+            arguments = each.get(section) if hasattr(each, "get") else None
+            if arguments:
+                yield from (arguments.as_dict() if hasattr(arguments, "as_dict") else arguments).items()

@@ -1,4 +1,4 @@
-"""The folder of a run, where a configuration file gives it to the logger."""
+"""The folder that a configuration file gives to the logger, beside a default_root_dir of the command line."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import warnings
 import pytest
 from jsonargparse import Namespace
 
-from linetune.logger_folder import warn_of_unused_root
+from linetune.trainer_section import warn_of_unused_root
 
 ROOT = "--trainer.default_root_dir"
 TENSORBOARD = Namespace(class_path="lightning.pytorch.loggers.TensorBoardLogger", init_args=Namespace(save_dir="runs"))

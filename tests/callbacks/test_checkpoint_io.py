@@ -170,7 +170,7 @@ def test_it_takes_the_place_of_lightnings_own_plugin_alone() -> None:
 
 
 def test_a_flipped_bit_anywhere_is_noticed(tmp_path: Path) -> None:
-    path = saved(tmp_path)
+    path = saved(tmp_path, optimizer_states=[{"state": {0: {"exp_avg": torch.full((500,), 2.0)}}}])
     content = path.read_bytes()
     chance, unnoticed = random.Random(0), []
     for place in [*chance.sample(range(len(content)), 150), 0, len(content) - 1]:
@@ -184,6 +184,7 @@ def test_a_flipped_bit_anywhere_is_noticed(tmp_path: Path) -> None:
         # Padding, dates and the like: what is read is what was written.
         unnoticed.append(place)
         assert torch.equal(loaded["state_dict"]["w"], torch.zeros(1000))
+        assert torch.equal(loaded["optimizer_states"][0]["state"][0]["exp_avg"], torch.full((500,), 2.0))
         assert loaded["global_step"] == 0
     assert len(unnoticed) < 60
     # torch itself loads it.

@@ -36,10 +36,27 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> str:
         peft.LoraConfig(r=2, target_modules=["query", "output.dense"], use_dora=True),
         peft.IA3Config(target_modules=["key", "output.dense"], feedforward_modules=["output.dense"]),
         peft.VeraConfig(r=2, target_modules=["query", "value"]),
+        peft.LoHaConfig(r=2, target_modules=["query"]),
+        peft.LoKrConfig(r=2, target_modules=["query"]),
+        peft.OFTConfig(oft_block_size=2, target_modules=["query"]),
+        peft.BOFTConfig(boft_block_size=2, target_modules=["query"]),
         BottleneckConfig(size=4),
         BottleneckConfig(size=4, placement="houlsby", train_norms=True),
     ],
-    ids=["none", "LoRA", "LoRA with biases", "DoRA", "IA3", "VeRA", "bottleneck", "bottleneck with norms"],
+    ids=[
+        "none",
+        "LoRA",
+        "LoRA with biases",
+        "DoRA",
+        "IA3",
+        "VeRA",
+        "LoHa",
+        "LoKr",
+        "OFT",
+        "BOFT",
+        "bottleneck",
+        "bottleneck with norms",
+    ],
 )
 def test_they_are_the_pretrained_model(pretrained: str, adapter: Any) -> None:
     expected = SequenceClassifier(pretrained).eval()
@@ -57,9 +74,14 @@ def test_they_are_the_pretrained_model(pretrained: str, adapter: Any) -> None:
 
 @pytest.mark.parametrize(
     "adapter",
-    [peft.FourierFTConfig(n_frequency=20, target_modules=["query"]), peft.LoraConfig(r=2, init_lora_weights="pissa")],
+    [
+        peft.FourierFTConfig(n_frequency=20),
+        peft.LoraConfig(r=2, init_lora_weights="pissa"),
+        peft.HRAConfig(r=2),
+        peft.VBLoRAConfig(r=2, num_vectors=8, vector_length=4),
+    ],
 )
-def test_adapters_that_do_something_from_the_start_have_none(pretrained: str, adapter: Any) -> None:
+def test_adapters_that_no_constant_turns_off_have_none(pretrained: str, adapter: Any) -> None:
     adapter.target_modules = ["query"]
     module = SequenceClassifier(pretrained, adapter=adapter)
     assert module.adapted is not None

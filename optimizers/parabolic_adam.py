@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import fields, replace
 from typing import Any, ClassVar
 
@@ -201,6 +202,13 @@ class ParabolicAdam(AnchoredOptimizer):
         group = self.param_groups[0]
         estimator, state = PeakRate(group["peak_fraction"]), PeakRateState(**{name: group[name] for name in _STATE})
         state.steps += 1
+        if self.progress is None and self.total_steps is not None and state.steps == self.total_steps + 1:
+            warnings.warn(
+                f"ParabolicAdam: total_steps = {self.total_steps} steps are done, and there are more: from here on the "
+                f"learning rate is 1/{self.total_steps} of the peak. total_steps is the length of the whole run, "
+                "epochs * len(loader) in a plain loop",
+                stacklevel=1,
+            )
         if group["searches"]:
             self._set(lr=self._rate(estimator, state))
         elif group["lr"] > 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 import weakref
 
 import numpy as np
@@ -481,3 +482,25 @@ def test_it_says_what_it_can_do_and_what_its_searches_found():
     assert (report.failures, report.skipped) == (0, 0)
     assert report.slope == [record.slope for record in records if record.evaluations][-1]
     assert report.smoothed_slope > 0
+
+
+@pytest.mark.parametrize("known", [{"total_steps": 3}, {"total_steps": 4}, {"total_steps": None}, {"progress": 0.5}])
+def test_steps_beyond_the_length_of_the_run_are_warned_of_once(known):
+    parameter = torch.nn.Parameter(torch.ones(3))
+    optimizer = ParabolicAdam([parameter], total_steps=known.get("total_steps", 3))
+    optimizer.progress = known.get("progress")
+
+    def closure():
+        optimizer.zero_grad()
+        loss = (parameter - 2).square().sum()
+        loss.backward()
+        return loss
+
+    told = []
+    for step in range(1, 7):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            optimizer.step(closure)
+        told += [step for each in caught if "total_steps = " in str(each.message)]
+    total = None if "progress" in known else known["total_steps"]
+    assert told == ([] if total is None else [total + 1])

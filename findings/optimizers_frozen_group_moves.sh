@@ -2,8 +2,8 @@
 # prodigyopt 1.1.2 and dadaptation 3.2: a parameter group at a rate of 0, the one rate besides the common one that they accept, is not frozen.
 # The weight decay of Prodigy (decoupled by default) and of DAdaptAdam with `decouple=True` takes the common rate for every group:
 # the frozen weights shrink as fast as the others, towards 0. DAdaptLion takes the common rate for its step as well, so that
-# the frozen group trains like the others. Frozen encoders, and layers that wait for
-# gradual unfreezing, change from the first step on. Without weight decay Prodigy and DAdaptAdam leave the group where it is.
+# the frozen group trains like the others. Frozen encoders, and layers that wait for gradual unfreezing, change from the first step
+# on. Without weight decay Prodigy and DAdaptAdam leave the group where it is.
 # Seen, a frozen layer beside one that trains, after 200 steps: DAdaptLion has moved it by 8.6 of its norm, Prodigy and DAdaptAdam have
 # taken 1.00 of it with a weight decay of 0.1, and nothing without; torch's AdamW nothing with either.
 set -euo pipefail

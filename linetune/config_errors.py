@@ -173,6 +173,9 @@ def allowed_keys(level: ArgumentParser, above: list[str], key: str, parser: Argu
         prefix += f"{name}."
     if name in names or not names:
         return ""  # known, or an argument of a class, which has a parser of its own
+    if ".".join(above) == "trainer.callbacks":
+        has = difflib.get_close_matches(name, names, n=3) or sorted(names)
+        return f"; it goes to the last callback of the list, which has {', '.join(has)}; a list in a file replaces it"
     if name in ("lr", "learning_rate") and "optimizer" not in above:
         return f"; {name} belongs to model.optimizer.init_args.lr, of an optimizer that has it"
     if above == ["data"]:

@@ -92,6 +92,14 @@ def test_an_argument_that_a_callback_refuses_is_one_line(
         (["--model.lr", "1e-3"], r"model\.lr is not accepted; lr belongs to model\.optimizer\.init_args\.lr"),
         (["--model.optimizer.lr", "1e-3"], r"model\.optimizer\.lr is not accepted \(see|; (close|allowed)"),
         (["--max_epochs", "3"], r"max_epochs belongs to trainer\.max_epochs \(see"),
+        (
+            ["--trainer.callbacks+=callbacks.ModelExporter", "--trainer.callbacks.monitor", "val/accuracy"],
+            r"callbacks\.monitor is not accepted; it goes to the last callback of the list, which has folder, onnx;",
+        ),
+        (
+            ["--trainer.callbacks+=callbacks.ModelExporter", "--trainer.callbacks.onx", "true"],
+            r"callbacks\.onx is not accepted; it goes to the last callback of the list, which has onnx; a list",
+        ),
         (["--optimizer", "SaLSA"], r"optimizer belongs to model\.optimizer \(see"),
         (["--optimizer.lr", "1e-3"], r"optimizer belongs to model\.optimizer \(see"),
         (["--accumulate_grad_batches=2"], r"; accumulate_grad_batches belongs to model\.accumulate_grad_batches \(see"),

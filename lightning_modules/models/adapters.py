@@ -79,16 +79,21 @@ class AdaptedModel:
                 add_to_original(folder, self.start)
 
     def check_trains(self) -> None:
-        """Refuse to train an adapter that needs a part of its own in the training loop.
+        """Refuse to train an adapter that cannot learn here.
 
         Raises:
             ModelError: for AdaLoRA, whose ranks ``update_and_allocate`` prunes after every step, and whose penalty peft
-                adds to a loss that it computes itself.
+                adds to a loss that it computes itself; and for HRA with Gram-Schmidt, which divides by rounding errors.
         """
         if hasattr(getattr(self.model, "base_model", None), "update_and_allocate"):
             raise ModelError(
                 "adapter: AdaLoraConfig prunes its ranks within the training loop, which nothing here does: it would "
                 "train unpruned; choose peft.LoraConfig"
+            )
+        if getattr(self.config, "apply_GS", False):
+            raise ModelError(
+                "adapter: HRAConfig with apply_GS=True begins as another model than the pretrained one and turns NaN; "
+                "leave apply_GS out"
             )
 
     @property

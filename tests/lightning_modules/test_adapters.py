@@ -301,3 +301,22 @@ def test_adalora_is_refused_before_training(tmp_path: Path) -> None:
     module = SequenceClassifier(folder, adapter=peft.AdaLoraConfig(target_modules=["query"], total_step=10))
     with pytest.raises(ModelError, match="adapter: AdaLoraConfig prunes its ranks within the training loop"):
         Trainer(logger=False, accelerator="cpu").fit(module, TinyData(16, 8))
+
+
+@pytest.mark.parametrize("orthogonal", [False, True])
+def test_hra_that_starts_elsewhere_is_refused_before_training(tmp_path: Path, orthogonal: bool) -> None:
+    folder = str(save_tiny_bert(tmp_path / "model"))
+    config = peft.HRAConfig(target_modules=["value"], r=4, apply_GS=orthogonal)
+    torch.manual_seed(0)
+    original = SequenceClassifier(folder)
+    torch.manual_seed(0)
+    module = SequenceClassifier(folder, adapter=config)
+    starts_there = torch.allclose(logits(module.model), logits(original.model), atol=1e-6)
+    assert starts_there is not orthogonal
+    trainer = Trainer(max_steps=1, logger=False, accelerator="cpu", enable_checkpointing=False, limit_val_batches=0)
+    if orthogonal:
+        with pytest.raises(ModelError, match="adapter: HRAConfig with apply_GS=True begins as another model"):
+            trainer.fit(module, TinyData(16, 8))
+    else:
+        trainer.fit(module, TinyData(16, 8))
+        assert trainer.global_step == 1

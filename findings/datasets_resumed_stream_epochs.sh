@@ -2,7 +2,7 @@
 # datasets 5.2.0: a stream whose `load_state_dict` was called goes on where it was, and begins there again in every later epoch, so that the
 # rows before the checkpoint are never read again. And a state that was saved in a later epoch is left out without a word: the new
 # process starts at the first row. A state counts for the epoch that it was saved in, as long as `set_epoch` has not named another one,
-# and a new process is in epoch 0; the page on resuming names neither. Plain loops, torchdata's StatefulDataLoader without
+# and a new process is in epoch 0. Plain loops, torchdata's StatefulDataLoader without
 # workers and lightning, which calls `set_epoch` of samplers alone, do not name it. For persistent workers it is known
 # (huggingface/datasets issue 7447).
 # Seen, 12 rows, saved after 5: the next three epochs have 7, 7 and 7 rows, and 7, 12 and 12 with `set_epoch`, also through

@@ -8,6 +8,7 @@ from pathlib import Path
 import yaml
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+_MERGE = "tag:yaml.org,2002:merge"
 _KINDS = {yaml.SequenceNode: "a list", yaml.ScalarNode: "a single value", type(None): "nothing"}
 
 
@@ -30,7 +31,8 @@ def check_keys(path: str | Path) -> None:
     for mapping in _mappings(root, set()):
         seen: dict[str, yaml.Node] = {}
         for key, _ in mapping.value:
-            first = seen.setdefault(key.value, key) if isinstance(key, yaml.ScalarNode) else key
+            is_named = isinstance(key, yaml.ScalarNode) and key.tag != _MERGE  # several mappings may be merged
+            first = seen.setdefault(key.value, key) if is_named else key
             if first is not key:
                 lines = f"{first.start_mark.line + 1} and {key.start_mark.line + 1}"
                 raise MisconfigurationException(

@@ -34,6 +34,7 @@ ALIASES = """\
 one: &one {a: 1}
 two: *one
 three: {<<: *one, b: 2}
+four: {<<: *one, <<: *three}
 """
 
 

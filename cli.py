@@ -41,7 +41,8 @@ from linetune.lost_rank import line_about_lost_rank
 from linetune.named_checkpoint import named_checkpoint, saved_values
 from linetune.requeued_job import StartedBy, checkpoint_of_requeued_job, started_by
 from linetune.trainer import LinetuneTrainer
-from linetune.trainer_section import check_trainer_numbers, expand_save_dir, listed, warn_of_unused_root
+from linetune.trainer_section import check_trainer_numbers, expand_save_dir, listed
+from linetune.unused_root import warn_of_unused_root
 from linetune.warning_lines import warnings_in_one_line
 
 # Errors whose text is for the user: they end the program in one line, all others with a traceback.

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pydoc import locate
 from typing import Any
 
 from jsonargparse import Namespace
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-
-from linetune.arguments import value_of
 
 # Arguments that TensorBoardLogger hands on, whose type nobody looks at until the first event is written.
 _COUNTS, _TEXTS = ("max_queue", "flush_secs", "purge_step"), ("filename_suffix", "comment")
@@ -73,23 +70,6 @@ def expand_save_dir(trainer: Namespace) -> None:
     for logger in listed(trainer, "logger"):
         if isinstance(logger, Namespace) and locate(logger.class_path) is TensorBoardLogger:
             logger.init_args.save_dir = os.path.expandvars(logger.init_args.save_dir)
-
-
-def warn_of_unused_root(trainer: Namespace, arguments: Sequence[str]) -> None:
-    """Warn that a ``default_root_dir`` has no effect where a configuration file gives the logger a folder.
-
-    Args:
-        trainer: The trainer's section of the configuration.
-        arguments: The command line's.
-    """
-    root, first = value_of(arguments, "--trainer.default_root_dir"), next(iter(listed(trainer, "logger")), None)
-    folder = first.get("init_args", Namespace()).get("save_dir") if isinstance(first, Namespace) else None
-    is_named = any(each.startswith("--trainer.logger") and "save_dir" in each for each in arguments)
-    if root is not None and folder is not None and not is_named:
-        rank_zero_warn(
-            f"trainer.default_root_dir: the run is written to {folder}, its logger's folder, and not to {root}; give "
-            f"--trainer.logger.save_dir {root}"
-        )
 
 
 def _logger_arguments(trainer: Namespace) -> Iterator[tuple[str, Any]]:

@@ -7,7 +7,7 @@ import warnings
 import pytest
 from jsonargparse import Namespace
 
-from linetune.trainer_section import warn_of_unused_root
+from linetune.unused_root import warn_of_unused_root
 
 ROOT = "--trainer.default_root_dir"
 TENSORBOARD = Namespace(class_path="lightning.pytorch.loggers.TensorBoardLogger", init_args=Namespace(save_dir="runs"))

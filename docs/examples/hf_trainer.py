@@ -50,8 +50,9 @@ class SearchTrainer(transformers.Trainer):
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        if traits(self.optimizer).sets_step_size:
-            self.lr_scheduler = NoSchedule(self.optimizer)
+        made = getattr(self.optimizer, "optimizer", self.optimizer)  # accelerate has put a wrapper around it
+        if traits(made).sets_step_size:
+            self.lr_scheduler = NoSchedule(made)
         return super().create_scheduler(num_training_steps, optimizer)  # which keeps one that is there
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:

@@ -84,6 +84,15 @@ def test_transformers_trainer(method, tmp_path):
     assert_equal(through.model, resumed.model)
 
 
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.filterwarnings("error:.*something has set lr between two steps")
+def test_transformers_trainer_leaves_step_sizes_alone(method, tmp_path):
+    """Its own schedule would set them after each step."""
+    of_run = trainer(method, tmp_path)
+    of_run.train()
+    assert type(of_run.lr_scheduler).__name__ == "NoSchedule"
+
+
 @pytest.mark.parametrize("method", OTHERS)
 def test_transformers_trainer_with_other_optimizers(method, tmp_path):
     """One without gradients and one that needs no loss, for which no batch is to be kept."""

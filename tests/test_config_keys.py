@@ -38,6 +38,14 @@ four: {<<: *one, <<: *three}
 """
 
 
+def refusal_of(file: Path) -> str | None:
+    try:
+        check_keys(file)
+    except MisconfigurationException as error:
+        return str(error)
+    return None
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -68,12 +76,12 @@ def test_the_command_line_refuses_it(tmp_path: Path, capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize("text", [ALIASES, "{}", "not: [closed"])
 def test_what_is_no_matter_of_keys_is_left_to_the_parser(text: str, tmp_path: Path) -> None:
     (tmp_path / "own.yaml").write_text(text)
-    check_keys(tmp_path / "own.yaml")
+    assert refusal_of(tmp_path / "own.yaml") is None
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda file: file.stem)
 def test_our_own_configurations_pass(file: Path) -> None:
-    check_keys(file)
+    assert refusal_of(file) is None
 
 
 @given(
@@ -82,4 +90,4 @@ def test_our_own_configurations_pass(file: Path) -> None:
 def test_what_yaml_writes_passes(tmp_path_factory: pytest.TempPathFactory, value: dict) -> None:
     file = tmp_path_factory.mktemp("config") / "own.yaml"
     file.write_text(yaml.safe_dump(value, allow_unicode=True), encoding="utf-8")
-    check_keys(file)
+    assert refusal_of(file) is None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import pytest
 from jsonargparse import Namespace
 
@@ -34,7 +32,8 @@ def test_a_root_beside_the_folder_of_a_configured_logger_is_warned_of(logger: ob
         ([], [f"{ROOT}=here"]),
     ],
 )
-def test_a_root_that_is_used_or_was_not_asked_for_is_not(logger: object, arguments: list[str]) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        warn_of_unused_root(Namespace(logger=logger), ["fit", *arguments])
+def test_a_root_that_is_used_or_was_not_asked_for_is_not(
+    logger: object, arguments: list[str], recwarn: pytest.WarningsRecorder
+) -> None:
+    warn_of_unused_root(Namespace(logger=logger), ["fit", *arguments])
+    assert not recwarn

@@ -50,7 +50,7 @@ class SearchTrainer(transformers.Trainer):
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        if traits(made := getattr(self.optimizer, "optimizer", self.optimizer)).sets_step_size:  # within accelerate's
+        if traits(made := getattr(self.optimizer, "optimizer", self.optimizer)).sets_step_size:  # accelerate wraps it
             self.lr_scheduler = NoSchedule(made)
         return super().create_scheduler(num_training_steps, optimizer)  # which keeps one that is there
 

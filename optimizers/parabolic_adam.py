@@ -43,7 +43,7 @@ class ParabolicAdam(AnchoredOptimizer):
 
     .. math:: x_{k+1} = x_k - \eta_k (d_k + \lambda x_k), \qquad
         \eta_k = \min\left(1, \tfrac{k}{T / 10}\right) \left(1 - \tfrac{k - 1}{T}\right)
-        \max\left(l, q \max_{j \le k} r_j \exp \overline{\log \sqrt{2 f_j / a_j}}\right) .
+        q \max\left(\frac{l}{q_0}, \max_{j \le k} r_j \exp \overline{\log \sqrt{2 f_j / a_j}}\right) .
 
     :math:`d_k = \hat m_k / (\sqrt{\hat v_k} + \epsilon)` is Adam's direction, :math:`f` the loss of a batch and
     :math:`a` its curvature along the step, which a forward pass at a probe measures now and then.
@@ -60,8 +60,8 @@ class ParabolicAdam(AnchoredOptimizer):
     Args:
         params: Parameters, or groups of them (dicts with `params` and optionally `name`, `lr_factor`, `weight_decay`,
             `anchor_decay`); all share one learning rate, times their `lr_factor`.
-        peak_fraction: :math:`q`, the share of the way to the minimiser of the expected loss that the peak is, above 0
-            and below 2; runs of T < 13 / q steps take 13 / T, half of the way at most.
+        peak_fraction: :math:`q_0`, the share :math:`q` of the way to the minimiser of the expected loss that the peak
+            is, above 0 and below 2; runs of T < 13 / q_0 steps take 13 / T, half of the way at most.
         total_steps: :math:`T`, optimizer steps of the run. None: unknown; no schedule, and the rate is measured
             throughout. The attribute `progress` (0 to 1), set before a step, takes its place.
         betas: Decay rates of Adam's two averages; the first above 0.
@@ -70,8 +70,8 @@ class ParabolicAdam(AnchoredOptimizer):
         initial_step_size: Where the first search probes; high rather than low, it only costs trials.
         max_trials: The largest number of trials of one search.
         relative_tolerance: Losses that differ by less than this share count as equal.
-        least_change: The least peak :math:`l`, as a share of the rate at which a step changes the typical matrix by its
-            own size; 0 sets none.
+        least_change: The least peak :math:`l` of a run with :math:`q = q_0`, as a share of the rate at which a step
+            changes the typical matrix by its own size; 0 sets none.
 
     Raises:
         ValueError: An argument is out of range; groups differ in `lr`; a step has no loss; gradients are sparse.

@@ -28,7 +28,8 @@ class PeakRateState:
         distance_weight: The sum of the weights in that mean.
         minimiser: The distance to the minimiser of the expected loss that is in force: agreement times distance, by
             default the largest so far.
-        least_peak: What the peak learning rate is at least, whatever has been measured; 0 by default.
+        least_peak: What the peak learning rate of a long run is at least, whatever has been measured; in a short run it
+            is larger, as the share :math:`q` is. 0 by default.
     """
 
     steps: int = 0
@@ -226,5 +227,5 @@ class PeakRate:
         return max(self.peak_fraction, min(self.largest_fraction, of_short_run))
 
     def peak(self, state: PeakRateState, total_steps: float | None = None) -> float:
-        """Return the peak learning rate by what has been measured so far; `least_peak` before the first search."""
-        return max(state.least_peak, self.share(total_steps) * state.minimiser)
+        """Return the peak learning rate by what has been measured so far; the least one before the first search."""
+        return self.share(total_steps) * max(state.least_peak / self.peak_fraction, state.minimiser)

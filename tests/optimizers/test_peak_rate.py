@@ -150,3 +150,14 @@ def test_the_peak_is_no_lower_than_the_least() -> None:
     assert free == pytest.approx(0.12 * 0.15 * 0.1)
     assert estimator.update(high, loss=0.5, slope=1.0, curvature=100.0) == 1.0
     assert high.minimiser == low.minimiser
+
+
+@pytest.mark.parametrize(
+    ("total_steps", "times"), [(None, 1), (2000, 1), (108, 13 / 108 / 0.12), (30, 13 / 30 / 0.12), (4, 0.5 / 0.12)]
+)
+def test_the_least_peak_is_larger_in_a_short_run(total_steps: int | None, times: float) -> None:
+    state = PeakRate().begin()
+    state.least_peak = 1e-3
+    assert PeakRate().peak(state, total_steps) == pytest.approx(times * 1e-3)
+    state.minimiser = 1.0
+    assert PeakRate().peak(state, total_steps) == PeakRate().share(total_steps)

@@ -15,6 +15,7 @@ from torch.optim import SGD, Adam, Adamax, AdamW, NAdam, Optimizer, RMSprop
 from optimizers import ParabolicAdam, RateMeasurement
 
 SHAPE = (20, 30)
+TOTAL_STEPS = 200  # a run so long that its peak is the share `peak_fraction` of the distance
 
 
 def steep_problem() -> tuple[nn.Parameter, Callable[[], Tensor]]:
@@ -30,11 +31,11 @@ def measured_peaks(make: Callable[..., Optimizer], steps: int = 1, resumed_at: i
     weight, loss_of = steep_problem()
     start = weight.detach().clone()
     optimizer = make([weight], lr=1e-3)
-    found, peaks = RateMeasurement(optimizer, [1.0], 80), []
+    found, peaks = RateMeasurement(optimizer, [1.0], TOTAL_STEPS), []
     for step in range(steps):
         if step == resumed_at:
             state = found.state_dict()
-            found = RateMeasurement(optimizer, [1.0], 80)
+            found = RateMeasurement(optimizer, [1.0], TOTAL_STEPS)
             found.load_state_dict(state)
         optimizer.zero_grad()
         loss = loss_of()
@@ -80,7 +81,7 @@ def test_frozen_parameters_of_a_quantized_model_change_nothing(dtype: torch.dtyp
 
 def test_it_is_that_of_parabolic_adam() -> None:
     weight, loss_of = steep_problem()
-    optimizer = ParabolicAdam([weight], total_steps=80)
+    optimizer = ParabolicAdam([weight], total_steps=TOTAL_STEPS)
     loss_of().backward()
     optimizer.step(evaluate=loss_of, loss=loss_of())
     assert measured_peaks(AdamW) == pytest.approx([optimizer.param_groups[0]["least_peak"]], rel=1e-3)
@@ -90,7 +91,7 @@ def test_of_groups_with_different_rates_the_mean_is_at_least_that() -> None:
     weight, loss_of = steep_problem()
     others = [nn.Parameter(weight.detach().clone()) for _ in range(4)]
     optimizer = Adam([{"params": [weight], "lr": 1e-3}, {"params": others, "lr": 1e-6}])
-    found = RateMeasurement(optimizer, [1.0, 1e-3], 80)
+    found = RateMeasurement(optimizer, [1.0, 1e-3], TOTAL_STEPS)
 
     def loss_of_all() -> Tensor:
         return loss_of() + torch.stack([(other - other.detach()).sum() for other in others]).sum()

@@ -37,8 +37,8 @@ class RateMeasurement:
     .. math:: r \approx \frac{\sum_k \langle g_k, d_{k-1} \rangle}{\sum_k \langle g_k, d_k \rangle}
 
     Where the first direction moves the entries of a matrix alike, as that of Adam does, the peak is at least a
-    hundredth of the rate at which a step changes the typical matrix by its own size, as ParabolicAdam's is. Of groups
-    with different rates, the mean over the matrices is at least that.
+    hundredth of the rate at which a step changes the typical matrix by its own size, and more in a short run, as
+    ParabolicAdam's is. Of groups with different rates, the mean over the matrices is at least that.
 
     Rates are measured in units of Polyak's step :math:`2 f / \langle g_1, d_1 \rangle`, so that the scale of loss and
     gradients does not matter. A direction more than twice as long as all before has what was measured forgotten, and

@@ -86,7 +86,6 @@ def save_twice(rank: int, folder: Path) -> None:
     trainer.strategy.barrier()
     trainer.save_checkpoint(folder / "b.ckpt", weights_only=False)
     trainer.save_checkpoint(folder / "b.ckpt", weights_only=False)  # over a whole one
-    torch.distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +169,6 @@ def go_on_from_a_file(rank: int, folder: Path) -> None:
     module, trainer = module_of(folder), trainer_on_two(folder)
     with pytest.raises(MisconfigurationException, match="ModelParallelStrategy cannot go on from it"):
         trainer.fit(module, DataLoader(rows(8), batch_size=4), ckpt_path=str(folder / "file.ckpt"))
-    torch.distributed.destroy_process_group()
 
 
 def gather_checkpoints(rank: int, folder: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,9 +16,8 @@ from lightning_modules import ClosureModule, SequenceClassifier
 from lightning_modules.steps.empty_means import without_gradient_of_empty_mean
 from optimizers import MeZO, ParabolicAdam, SaLSA
 from tests.quiet_trainer import quiet_trainer
-from tests.ranks import on_ranks
+from tests.ranks import on_ranks, set_variables
 
-LAUNCHER = ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 OPTIMIZERS: dict[str, Any] = {
     "adamw": partial(torch.optim.AdamW, lr=0.01),
     "parabolic adam": ParabolicAdam,
@@ -83,22 +81,19 @@ def fit(optimizer: str, counts: str, strategy: Any = "auto") -> tuple[list[float
     return module.losses, whole, module._finite_steps.skipped
 
 
-def train(rank: int, folder: Path) -> None:
-    environment = {name: os.environ[name] for name in LAUNCHER}
+def train(rank: int) -> dict[tuple[str, str, str], Any]:
     results = {}
     for name, strategy in STRATEGIES.items():
         for optimizer in OPTIMIZERS:
             for counts in ("integer", "tensor"):
-                os.environ |= environment
+                set_variables()
                 results[name, optimizer, counts] = fit(optimizer, counts, strategy())
-    torch.save(results, folder / f"{rank}.pt")
-    torch.distributed.destroy_process_group()
+    return results
 
 
 @pytest.mark.distributed
-def test_a_rank_without_terms_makes_the_step_of_one_process(tmp_path: Path) -> None:
-    on_ranks(train, tmp_path)
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+def test_a_rank_without_terms_makes_the_step_of_one_process() -> None:
+    first, second = on_ranks(train)
     for (name, optimizer, counts), (losses, parameters, skipped) in first.items():
         which = f"{name}, {optimizer}, {counts}"
         assert second[name, optimizer, counts][0] == pytest.approx(losses, nan_ok=True, abs=0), which

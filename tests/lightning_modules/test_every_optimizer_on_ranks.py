@@ -22,12 +22,11 @@ from lightning_modules import ModelError, SequenceClassifier
 from optimizers import GLD, ParamGroups
 from tests.optimizers.all_optimizers import OPTIMIZERS
 from tests.quiet_trainer import quiet_trainer
-from tests.ranks import on_ranks
+from tests.ranks import on_ranks, set_variables
 from tests.tiny_models import rows, save_tiny_bert
 
 pytestmark = pytest.mark.distributed
 
-LAUNCHER = ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 EVERY_OPTIMIZER = OPTIMIZERS | {"gld, at once": lambda groups: GLD(groups, radius=0.05, candidates="at_once")}
 TRACED = ("sgd", "mezo", "gld, at once")
 # Two batches of 32, and one of 7: 4 on one rank, 3 on the other.
@@ -82,11 +81,10 @@ def trainer_on(ranks: int, **options: Any) -> Trainer:
     )
 
 
-def train_all(rank: int, folder: Path, ranks: int) -> None:
-    environment = {name: os.environ[name] for name in LAUNCHER}
+def train_all(rank: int, folder: Path, ranks: int) -> tuple[dict[str, Any], dict[str, Any]]:
     results, sent = {}, {}
     for name in EVERY_OPTIMIZER:
-        os.environ |= environment
+        set_variables()
         traced = profile(activities=[ProfilerActivity.CPU], record_shapes=True) if name in TRACED else None
         with traced or nullcontext():
             results[name] = fit(name, folder, ranks)
@@ -97,14 +95,12 @@ def train_all(rank: int, folder: Path, ranks: int) -> None:
             ]
             # Rank 0 sends its parameters to all before the first step, and nothing in a step.
             sent[name] = max(sums), sum(event.name == "gloo:broadcast" for event in events)
-    torch.save((results, sent), folder / f"{rank}.pt")
-    torch.distributed.destroy_process_group()
+    return results, sent
 
 
 def test_two_ranks_are_alike_and_make_the_steps_of_one(tmp_path: Path) -> None:
     save_tiny_bert(tmp_path / "m", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
-    on_ranks(train_all, tmp_path, 2)
-    (first, sent), (second, _) = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    (first, sent), (second, _) = on_ranks(train_all, tmp_path, 2)
     parameters = sum(weight.numel() for weight in first["sgd"][1])
     for name in EVERY_OPTIMIZER:
         assert first[name][0] == second[name][0], name
@@ -117,21 +113,18 @@ def test_two_ranks_are_alike_and_make_the_steps_of_one(tmp_path: Path) -> None:
     assert max(broadcasts for _, broadcasts in sent.values()) <= 10
 
 
-def train_long(rank: int, folder: Path, ranks: int) -> None:
-    environment = {name: os.environ[name] for name in LAUNCHER}
+def train_long(rank: int, folder: Path, ranks: int) -> dict[str, Any]:
     results = {}
     for name in EVERY_OPTIMIZER:
-        os.environ |= environment
+        set_variables()
         results[name] = fit(name, folder, ranks, examples=8 * STEPS, of_all_ranks=8)
-    torch.save(results, folder / f"{rank}.pt")
-    torch.distributed.destroy_process_group()
+    return results
 
 
 def test_four_ranks_are_alike_to_the_bit(tmp_path: Path) -> None:
     # With dropout, whose masks are not those of another rank.
     save_tiny_bert(tmp_path / "m")
-    on_ranks(train_long, tmp_path, 4, ranks=4)
-    first, *others = (torch.load(tmp_path / f"{rank}.pt") for rank in range(4))
+    first, *others = on_ranks(train_long, tmp_path, 4, ranks=4)
     for name, (notes, parameters) in first.items():
         assert len(notes) == STEPS, name
         for other_notes, other_parameters in (other[name] for other in others):
@@ -140,7 +133,6 @@ def test_four_ranks_are_alike_to_the_bit(tmp_path: Path) -> None:
 
 
 def train_with_unused_parameters(rank: int, folder: Path) -> None:
-    environment = {name: os.environ[name] for name in LAUNCHER}
     loader = DataLoader(rows(16), batch_size=4, sampler=Dealt(16, 2))
     module = SequenceClassifier(str(folder / "xlnet"))
     trainer_on(2, find_unused_parameters=True).fit(module, loader)
@@ -148,11 +140,10 @@ def train_with_unused_parameters(rank: int, folder: Path) -> None:
     theirs = ours.clone()
     torch.distributed.broadcast(theirs, 0)
     assert torch.equal(ours, theirs)
-    os.environ |= environment
+    set_variables()
     # By itself DDP would stop in the second step, with a traceback.
     with pytest.raises(ModelError, match=r"get no gradient .*; take ddp_find_unused_parameters_true"):
         trainer_on(2).fit(SequenceClassifier(str(folder / "xlnet")), loader)
-    torch.distributed.destroy_process_group()
 
 
 def test_parameters_without_a_gradient_are_found(tmp_path: Path) -> None:

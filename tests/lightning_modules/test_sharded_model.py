@@ -22,12 +22,10 @@ from lightning_modules.models.sharded_model import sharded_modules
 from optimizers import GLD, AdamWL2SP, MeZO, ParabolicAdam, ParamGroups, SaLSA
 from optimizers.shards import is_sharded
 from tests.quiet_trainer import quiet_trainer
-from tests.ranks import on_ranks
+from tests.ranks import on_ranks, set_variables
 from tests.tiny_models import rows, save_tiny_bert
 
 pytestmark = pytest.mark.distributed
-
-LAUNCHER = ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 class Recorded(SequenceClassifier):
@@ -93,27 +91,24 @@ def fit(name: str, folder: Path, ranks: int) -> tuple[list[float], dict[str, flo
     return module.losses, {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val")}
 
 
-def train_sharded(rank: int, folder: Path) -> None:
-    environment = {name: os.environ[name] for name in LAUNCHER}
+def train_sharded(rank: int, folder: Path) -> dict[str, Any]:
     results = {}
     for name in OPTIMIZERS:
-        os.environ |= environment
+        set_variables()
         losses, scores = fit(name, folder, 2)
         results[name] = losses, scores
         if name in RESUMED:
-            os.environ |= environment
+            set_variables()
             again = module_of(name, folder)
             trainer_on(2, folder).fit(again, loader(32, 8, 2), ckpt_path=str(folder / name / "epoch=0.ckpt"))
             assert len(again.losses) >= 3, name
             assert again.losses == losses[-len(again.losses) :], name
-    torch.save(results, folder / f"{rank}.pt")
-    torch.distributed.destroy_process_group()
+    return results
 
 
 def test_two_ranks_with_sharded_parameters_train_as_one(tmp_path: Path) -> None:
     save_tiny_bert(tmp_path / "m", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
-    on_ranks(train_sharded, tmp_path)
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    first, second = on_ranks(train_sharded, tmp_path)
     assert first == second
     for name in OPTIMIZERS:
         losses, scores = fit(name, tmp_path, 1)
@@ -146,7 +141,6 @@ def train_own(rank: int, folder: Path) -> None:
     module = OwnModule()
     trainer_on(2, folder).fit(module, loader(32, 16, 2))
     assert len(sharded_modules(module)) == 2
-    torch.distributed.destroy_process_group()
 
 
 def test_a_module_of_ones_own(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from functools import partial
 
@@ -356,7 +355,8 @@ def test_compiled_models_decide_like_plain_ones():
         assert one.step_size == pytest.approx(other.step_size)
 
 
-def _two_rank_steps(rank, in_buckets):
+def _train_on_a_rank(rank, in_buckets):
+    dist.init_process_group("gloo")
     model = DistributedDataParallel(network(dropout=0.0), gradient_as_bucket_view=in_buckets)
     optimizer = AdamSLS(model.parameters(), initial_step_size=5.0)
     trace = []
@@ -373,18 +373,11 @@ def _two_rank_steps(rank, in_buckets):
     return trace, [p.detach().clone() for p in model.parameters()]
 
 
-def _train_on_a_rank(rank, folder, in_buckets):
-    dist.init_process_group("gloo")
-    torch.save(_two_rank_steps(rank, in_buckets), os.path.join(folder, f"rank{rank}.pt"))
-    dist.destroy_process_group()
-
-
 @pytest.mark.distributed
 @pytest.mark.parametrize("in_buckets", [False, True])
-def test_two_ranks_with_closures_alone_take_the_same_decisions(tmp_path, in_buckets):
+def test_two_ranks_with_closures_alone_take_the_same_decisions(in_buckets):
     """Gradients that are views of DDP's buckets would be those of the last trial."""
-    on_ranks(_train_on_a_rank, str(tmp_path), in_buckets)
-    (one, ours), (other, theirs) = (torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1))
+    (one, ours), (other, theirs) = on_ranks(_train_on_a_rank, in_buckets)
     assert one == other
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 

@@ -1,4 +1,4 @@
-"""What every test shares: no hub, two threads at most, tiny models built from configs."""
+"""What every test shares: no hub, one thread, seeded generators, a tiny model."""
 
 from __future__ import annotations
 
@@ -30,3 +30,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a tiny BERT with random weights."""
+    from tests.tiny_models import save_tiny_bert  # transformers, which most tests of optimizers do without
+
+    return str(save_tiny_bert(tmp_path_factory.mktemp("tiny")))

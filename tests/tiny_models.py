@@ -14,7 +14,9 @@ from transformers import BertConfig, BertForSequenceClassification
 VOCABULARY = 64
 
 
-def save_tiny_bert(folder: Path, num_labels: int = 2, hidden_size: int = 16, seed: int = 0, **settings: Any) -> Path:
+def save_tiny_bert(
+    folder: Path, num_labels: int = 2, hidden_size: int = 16, seed: int = 0, dropout: float = 0.1, **settings: Any
+) -> Path:
     """Saves a two-layer BERT with random weights, head included, into ``folder``; returns the folder."""
     torch.manual_seed(seed)
     sizes = {
@@ -24,6 +26,8 @@ def save_tiny_bert(folder: Path, num_labels: int = 2, hidden_size: int = 16, see
         "num_attention_heads": 2,
         "intermediate_size": 2 * hidden_size,
         "max_position_embeddings": 32,
+        "hidden_dropout_prob": dropout,
+        "attention_probs_dropout_prob": dropout,
     }
     config = BertConfig(num_labels=num_labels, **(sizes | settings))
     BertForSequenceClassification(config).save_pretrained(folder)

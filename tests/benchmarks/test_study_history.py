@@ -23,13 +23,7 @@ from benchmarks.study.summary import summarize_run
 from callbacks import PeakMemoryMonitor, PretrainedInterpolation, TrainingSeconds
 from lightning_modules import SequenceClassifier
 from tests.quiet_trainer import quiet_trainer
-from tests.tiny_models import TinyData, save_tiny_bert
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(save_tiny_bert(tmp_path_factory.mktemp("tiny")))
-
+from tests.tiny_models import TinyData
 
 RUN = Run("run", Cell({"optimizer": "AdamSLS"}, (), {}, "val/accuracy", Budget(steps=1)), seed=0)
 

@@ -25,12 +25,7 @@ from callbacks import Calibration
 from callbacks.scores.temperature import best_temperature, calibration, expected_calibration_error
 from lightning_modules import SequenceClassifier
 from tests.quiet_trainer import quiet_trainer
-from tests.tiny_models import TinyData, save_tiny_bert
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(save_tiny_bert(tmp_path_factory.mktemp("tiny")))
+from tests.tiny_models import TinyData
 
 
 def mislabelled(count: int = 32) -> TinyData:

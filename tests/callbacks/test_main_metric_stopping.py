@@ -15,12 +15,7 @@ from torch.optim import SGD
 from callbacks import MainMetricStopping
 from lightning_modules import SequenceClassifier
 from tests.quiet_trainer import quiet_trainer
-from tests.tiny_models import TinyData, save_tiny_bert
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(save_tiny_bert(tmp_path_factory.mktemp("tiny")))
+from tests.tiny_models import TinyData
 
 
 class Scripted(SequenceClassifier):

@@ -31,7 +31,7 @@ def example(name):
 
 def model(tmp_path):
     """Return a classifier from a checkpoint that holds the encoder alone, and the names of what is new."""
-    folder = save_tiny_bert(tmp_path / "model", hidden_dropout_prob=0.1)
+    folder = save_tiny_bert(tmp_path / "model")
     transformers.AutoModel.from_pretrained(folder).save_pretrained(folder)
     made, info = transformers.AutoModelForSequenceClassification.from_pretrained(folder, output_loading_info=True)
     return made, info["missing_keys"]

@@ -14,12 +14,7 @@ from lightning_modules import ModelError, SequenceClassifier
 from lightning_modules.batches.batch_check import check_batch, embedded_tokens
 from optimizers import GLD, SaLSA
 from tests.quiet_trainer import quiet_trainer
-from tests.tiny_models import VOCABULARY, rows, save_tiny_bert
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(save_tiny_bert(tmp_path_factory.mktemp("tiny")))
+from tests.tiny_models import VOCABULARY, rows
 
 
 def spoiled(kind: str) -> list[dict[str, Any]]:

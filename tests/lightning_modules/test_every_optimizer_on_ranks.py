@@ -99,7 +99,7 @@ def train_all(rank: int, folder: Path, ranks: int) -> tuple[dict[str, Any], dict
 
 
 def test_two_ranks_are_alike_and_make_the_steps_of_one(tmp_path: Path) -> None:
-    save_tiny_bert(tmp_path / "m", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    save_tiny_bert(tmp_path / "m", dropout=0.0)
     (first, sent), (second, _) = on_ranks(train_all, tmp_path, 2)
     parameters = sum(weight.numel() for weight in first["sgd"][1])
     for name in EVERY_OPTIMIZER:

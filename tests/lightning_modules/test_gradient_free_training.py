@@ -13,18 +13,13 @@ from lightning.pytorch import Callback, Trainer
 from lightning_modules import ModelError, Schedule, SequenceClassifier, StepClosures
 from optimizers import GLD, LineSearchMeZO, MeZO, ParamGroups
 from tests.lightning_modules.test_frozen_encoder import counted
-from tests.tiny_models import TinyData, save_tiny_bert
+from tests.tiny_models import TinyData
 
 OPTIMIZERS = {
     "gld": lambda groups: GLD(groups, radius=0.1, num_radii=2, units="group"),
     "mezo": lambda groups: MeZO(groups, lr=1e-3),
     "line search": lambda groups: LineSearchMeZO(groups),
 }
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return str(save_tiny_bert(tmp_path_factory.mktemp("model")))
 
 
 class Watch(Callback):

@@ -14,12 +14,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from lightning_modules import LinearWithWarmup, ModelError, Schedule, SequenceClassifier
 from tests.quiet_trainer import quiet_trainer
-from tests.tiny_models import TinyData, save_tiny_bert
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(save_tiny_bert(tmp_path_factory.mktemp("tiny")))
+from tests.tiny_models import TinyData
 
 
 def fit(tiny: str, folder: Path, *callbacks: Callback, schedule: Any = None) -> Trainer:

@@ -20,7 +20,7 @@ from optimizers import GLD, SGDSLS, AdamWL2SP, LineSearchMeZO, MeZO, ParabolicAd
 from optimizers.random_state import ReplayedDraws
 from tests.optimizers.test_under_lightning import half_precision
 from tests.quiet_trainer import quiet_trainer
-from tests.tiny_models import TinyData, save_tiny_bert
+from tests.tiny_models import TinyData
 
 SAM = partial(pytorch_optimizer.SAM, base_optimizer=torch.optim.SGD, lr=0.1)
 
@@ -29,11 +29,6 @@ def fit(module, data=None, epochs=1, ckpt_path=None, **options):
     trainer = quiet_trainer(**({"max_epochs": epochs, "limit_val_batches": 0} | options))
     trainer.fit(module, data or loader(), ckpt_path=ckpt_path, weights_only=False)
     return trainer
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return str(save_tiny_bert(tmp_path_factory.mktemp("tiny")))
 
 
 def test_what_is_drawn_between_two_losses_of_a_step_is_not_drawn_again():

@@ -16,12 +16,7 @@ from torch.optim.lr_scheduler import StepLR
 from lightning_modules import LinearWithWarmup, ModelError, Schedule, SequenceClassifier
 from optimizers import SGDSLS, LineSearchMeZO, ParabolicAdam, SaLSA
 from tests.quiet_trainer import quiet_trainer
-from tests.tiny_models import TinyData, save_tiny_bert
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(save_tiny_bert(tmp_path_factory.mktemp("tiny")))
+from tests.tiny_models import TinyData
 
 
 def fit(module: SequenceClassifier, folder: Path, *callbacks: Callback, max_epochs: int = 2) -> Trainer:

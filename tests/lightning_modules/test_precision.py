@@ -16,7 +16,7 @@ from transformers import AutoModelForSequenceClassification
 from lightning_modules import BottleneckConfig, ModelError, SequenceClassifier, StepClosures
 from optimizers import GLD, SGDSLS, AdamSLS, AdamWL2SP, LineSearchMeZO, MeZO, ParabolicAdam, SaLSA
 from tests.quiet_trainer import quiet_trainer
-from tests.tiny_models import TinyData, save_tiny_bert
+from tests.tiny_models import TinyData
 
 METHODS = {
     "torch sgd": partial(torch.optim.SGD, lr=0.1, momentum=0.9),
@@ -40,11 +40,6 @@ PARAMETERS = {
     "64-true": torch.float64,
 }
 GRADIENT_FREE = ("gld", "gld at once", "mezo", "line search mezo")
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(save_tiny_bert(tmp_path_factory.mktemp("tiny")))
 
 
 def trainer_for(folder: Path, precision: str, **options: Any) -> Trainer:

@@ -23,8 +23,7 @@ from tests.tiny_models import TinyData, save_tiny_bert
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("tiny")
-    return str(save_tiny_bert(folder, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0))
+    return str(save_tiny_bert(tmp_path_factory.mktemp("tiny"), dropout=0.0))
 
 
 def trainer(tmp_path: Path, **settings: Any) -> Trainer:
@@ -357,7 +356,7 @@ def test_an_optimizer_that_refuses_its_arguments_is_one_line(tiny: str, tmp_path
 
 
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path: Path) -> None:
-    folder = str(save_tiny_bert(tmp_path / "m", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0))
+    folder = str(save_tiny_bert(tmp_path / "m", dropout=0.0))
     settings = {
         "optimizer": partial(AdamW, lr=1e-3),
         "lr_scheduler": Schedule(partial(OneCycleLR, max_lr=1e-3, total_steps=16)),

@@ -107,7 +107,7 @@ def train_sharded(rank: int, folder: Path) -> dict[str, Any]:
 
 
 def test_two_ranks_with_sharded_parameters_train_as_one(tmp_path: Path) -> None:
-    save_tiny_bert(tmp_path / "m", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    save_tiny_bert(tmp_path / "m", dropout=0.0)
     first, second = on_ranks(train_sharded, tmp_path)
     assert first == second
     for name in OPTIMIZERS:

@@ -66,7 +66,7 @@ def fit(
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_two_ranks_take_the_step_of_one(tmp_path: Path, accumulate: int) -> None:
-    tiny = str(save_tiny_bert(tmp_path / "m", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0))
+    tiny = str(save_tiny_bert(tmp_path / "m", dropout=0.0))
     settings = {"optimizer": partial(SGD, lr=0.5), "accumulate_grad_batches": accumulate}
     (alone,) = fit(Recorded(tiny, **settings), tmp_path, ranks=1, batch_size=8)
     first, second = fit(Recorded(tiny, **settings), tmp_path, ranks=2, batch_size=4)
@@ -90,7 +90,7 @@ class UnlikeWeights(InOrder):
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("optimizer", [partial(SGD, lr=0.5), partial(SGDSLS, steps_per_epoch=4)])
 def test_the_weighted_mean_is_over_the_texts_of_all_ranks(optimizer: Any, accumulate: int, tmp_path: Path) -> None:
-    tiny = str(save_tiny_bert(tmp_path / "m", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0))
+    tiny = str(save_tiny_bert(tmp_path / "m", dropout=0.0))
     loss = LossOptions({"LABEL_1": 9.0}, label_smoothing=0.1)
     settings = {"optimizer": optimizer, "accumulate_grad_batches": accumulate, "loss": loss}
     (alone,) = fit(Recorded(tiny, **settings), tmp_path, ranks=1, batch_size=8, data=UnlikeWeights)

@@ -22,17 +22,12 @@ from torch.utils.data import DataLoader
 
 from lightning_modules import ClosureModule, SequenceClassifier
 from tests.quiet_trainer import quiet_trainer
-from tests.tiny_models import TinyData, save_tiny_bert
+from tests.tiny_models import TinyData
 
 AVERAGES = {
     "one at a time": partial(EMAWeightAveraging, decay=0.9),
     "all at once": partial(WeightAveraging, multi_avg_fn=get_ema_multi_avg_fn(0.9)),
 }
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(save_tiny_bert(tmp_path_factory.mktemp("tiny")))
 
 
 def count(model: nn.Module, _: Any) -> None:

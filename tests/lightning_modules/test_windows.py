@@ -21,8 +21,7 @@ from tests.tiny_models import rows, save_tiny_bert
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("tiny")
-    return str(save_tiny_bert(folder, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0))
+    return str(save_tiny_bert(tmp_path_factory.mktemp("tiny"), dropout=0.0))
 
 
 def in_windows(text: list[int]) -> Batch:

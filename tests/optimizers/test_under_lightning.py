@@ -112,7 +112,7 @@ def test_mixed_precision_measures_fresh_weights(precision, method, tiny, tmp_pat
 
 
 def test_a_scaled_step_starts_from_the_unscaled_loss_and_slope(tmp_path):
-    tiny = str(save_tiny_bert(tmp_path / "m", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0))
+    tiny = str(save_tiny_bert(tmp_path / "m", dropout=0.0))
 
     def first_step(**options):
         module = Watched(tiny, optimizer=AdamSLS)
@@ -126,7 +126,7 @@ def test_a_scaled_step_starts_from_the_unscaled_loss_and_slope(tmp_path):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_step_over_four_micro_batches_is_the_step_over_their_union(method, tmp_path):
-    tiny = str(save_tiny_bert(tmp_path / "m", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0))
+    tiny = str(save_tiny_bert(tmp_path / "m", dropout=0.0))
 
     def train(accumulate):
         torch.manual_seed(0)
@@ -146,7 +146,7 @@ def test_a_step_over_four_micro_batches_is_the_step_over_their_union(method, tmp
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(method, tmp_path):
-    tiny = str(save_tiny_bert(tmp_path / "m", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0))
+    tiny = str(save_tiny_bert(tmp_path / "m", dropout=0.0))
 
     def module():
         return SequenceClassifier(tiny, optimizer=METHODS[method], param_groups=ParamGroups(units="layer"))

@@ -115,15 +115,7 @@ def test_a_trainer_used_again_keeps_the_callbacks_of_the_module(
         {"input_ids": [1, word, 2], "attention_mask": [1] * 3, "labels": word % 2, "idx": word} for word in range(8)
     ]
     loader = DataLoader(rows, batch_size=2, collate_fn=default_data_collator)
-    trainer = Trainer(
-        accelerator="cpu",
-        default_root_dir=tmp_path,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        max_epochs=1,
-    )
+    trainer = quiet_trainer(default_root_dir=tmp_path, max_epochs=1)
     for run in (trainer.fit, trainer.validate, trainer.predict):
         run(module, loader)
     trainer.fit_loop.max_epochs = 2

@@ -26,6 +26,7 @@ from benchmarks.compatibility.optimizers import SmallClassifier, loader
 from callbacks import AtomicCheckpointIO
 from callbacks.checkpoints.checkpoint_io import write_atomically
 from callbacks.checkpoints.checkpoint_reading import damage, read_checkpoint, saved_step
+from tests.quiet_trainer import quiet_trainer
 
 
 def checkpoint(number: int = 0, size: int = 1000) -> dict[str, Any]:
@@ -140,17 +141,8 @@ def test_remote_paths_are_lightnings(tmp_path: Path) -> None:
 def test_forked_ranks_hand_their_weights_back(tmp_path: Path) -> None:
     """Lightning (2.6.6) writes and reads a bare state_dict with the plugin for it, in `_MultiProcessingLauncher`."""
     strategy = DDPStrategy(start_method="fork", process_group_backend="gloo")
-    options: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    plugin = AtomicCheckpointIO()
-    trainer = Trainer(
-        accelerator="cpu",
-        devices=2,
-        strategy=strategy,
-        plugins=[plugin],
-        max_epochs=1,
-        default_root_dir=tmp_path,
-        **options,
-    )
+    options = {"devices": 2, "strategy": strategy, "plugins": [AtomicCheckpointIO()], "enable_checkpointing": True}
+    trainer = quiet_trainer(max_epochs=1, default_root_dir=tmp_path, **options)
     module = SmallClassifier(optimizer=partial(torch.optim.SGD, lr=0.1))
     before = [parameter.clone() for parameter in module.parameters()]
     trainer.fit(module, loader())

@@ -25,6 +25,7 @@ from callbacks.checkpoints.checkpoint_reading import read_checkpoint
 from lightning_modules import ModelError, SequenceClassifier
 from linetune.named_checkpoint import best_of_run
 from tests.callbacks.test_pretrained_interpolation import ADAMW, AsTrained, Noisy, fit
+from tests.quiet_trainer import quiet_trainer
 from tests.tiny_models import TinyData, save_tiny_bert
 from tests.tiny_texts import tiny_tokenizer
 
@@ -82,7 +83,7 @@ def test_schedule_free_weights_are_those_that_are_evaluated(start: str, tmp_path
     assert not trainer.optimizers[0].param_groups[0]["train_mode"]
     other = SequenceClassifier(start)
     other.load_state_dict(watch.weights)
-    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
+    trainer = quiet_trainer()
     found = trainer.validate(other, Noisy(), verbose=False)[0]
     assert search.figures["loss_as_trained"] == pytest.approx(found["val/loss"], rel=1e-6)
     assert search.figures["loss"] <= search.figures["loss_as_trained"]

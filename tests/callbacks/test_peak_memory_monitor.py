@@ -7,12 +7,13 @@ import gc
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.data import DataLoader
 
 from callbacks import PeakMemoryMonitor
+from tests.quiet_trainer import quiet_trainer
 
 MIB = 2**20
 
@@ -36,18 +37,8 @@ class Allocates(LightningModule):
 def peak_of(folder, mib, logger=False, accelerator="cpu"):
     gc.collect()
     monitor = PeakMemoryMonitor()
-    trainer = Trainer(
-        max_epochs=1,
-        accelerator=accelerator,
-        devices=1,
-        logger=logger,
-        log_every_n_steps=2,
-        callbacks=[monitor],
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=folder,
-    )
+    options = {"accelerator": accelerator, "devices": 1, "logger": logger, "log_every_n_steps": 2}
+    trainer = quiet_trainer(max_epochs=1, callbacks=[monitor], default_root_dir=folder, **options)
     trainer.fit(Allocates(mib), DataLoader(torch.randn(8, 2)))
     return monitor.peak / MIB
 

@@ -27,6 +27,7 @@ from callbacks import SaveOnInterrupt
 from callbacks.checkpoints import save_on_interrupt
 from lightning_modules import ClosureModule
 from optimizers import SaLSA
+from tests.quiet_trainer import quiet_trainer
 from tests.ranks import on_ranks
 
 BATCHES = 5
@@ -83,15 +84,9 @@ def fit(
     **options: Any,
 ) -> Any:
     torch.manual_seed(0)
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
     saver = ModelCheckpoint(filename="last" if resume is None else "resumed")
-    trainer = Trainer(
-        max_epochs=2,
-        default_root_dir=folder,
-        accelerator="cpu",
-        callbacks=[*callbacks, saver],
-        **(quiet | options),
-    )
+    settings = {"max_epochs": 2, "enable_checkpointing": True, "num_sanity_val_steps": 0} | options
+    trainer = quiet_trainer(default_root_dir=folder, callbacks=[*callbacks, saver], **settings)
     module = make()
     trainer.fit(module, rows(BATCHES, workers), rows(3) if validated else None, ckpt_path=resume)
     return module

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
 from lightning_modules import ModelError, SequenceClassifier
@@ -46,7 +45,7 @@ def test_a_number_out_of_range_is_one_line_with_the_row(kind: str, optimizer: An
 
 
 def test_what_is_not_read_is_not_checked(tiny: str) -> None:
-    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
+    trainer = quiet_trainer()
     module = SequenceClassifier(tiny)
     assert len(trainer.predict(module, DataLoader(spoiled("label -1"), batch_size=4))) == 4
     trainer.validate(module, DataLoader(spoiled("masked token"), batch_size=4), verbose=False)

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from callbacks import AtomicCheckpointIO
 from lightning_modules import ClosureModule, ModelError
 from optimizers import AdamSLS, ParabolicAdam, SaLSA
+from tests.quiet_trainer import quiet_trainer
 
 OPTIMIZERS: dict[str, Callable[..., Any]] = {
     "ParabolicAdam": ParabolicAdam,
@@ -48,9 +49,8 @@ class Small(ClosureModule):
 
 
 def trainer(folder: Path, epochs: int) -> Trainer:
-    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     plugins: list[Any] = [AtomicCheckpointIO()]
-    return Trainer(max_epochs=epochs, accelerator="cpu", default_root_dir=folder, plugins=plugins, **quiet)
+    return quiet_trainer(max_epochs=epochs, enable_checkpointing=True, default_root_dir=folder, plugins=plugins)
 
 
 def rows() -> DataLoader:

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
 
 from lightning_modules import (
     ModelError,
@@ -29,7 +28,7 @@ def checkpoint(folder: Path, **options: Any) -> tuple[str, str]:
 
 def test_a_checkpoint_with_labels_in_another_order_is_refused(tmp_path: Path) -> None:
     tiny, path = checkpoint(tmp_path, label_names=("entailment", "not_entailment"))
-    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path)
+    trainer = quiet_trainer(default_root_dir=tmp_path)
     other = SequenceClassifier(tiny, label_names=("not_entailment", "entailment"))
     with pytest.raises(ModelError, match=r"labels in another order, entailment, not_entailment, than the task's"):
         trainer.validate(other, TinyData(), ckpt_path=path, verbose=False)
@@ -55,7 +54,7 @@ def test_a_checkpoint_of_another_task_names_both_and_the_way_out(
 
 def test_labels_of_other_names_may_take_a_checkpoints_weights_but_for_a_fit(tmp_path: Path) -> None:
     tiny, path = checkpoint(tmp_path, label_names=("bad", "good"))
-    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path)
+    trainer = quiet_trainer(default_root_dir=tmp_path)
     other = SequenceClassifier(tiny, label_names=("no", "yes"))
     trainer.validate(other, TinyData(), ckpt_path=path, verbose=False)
     saved = torch.load(path, weights_only=True)["state_dict"]

@@ -63,7 +63,7 @@ def test_accumulated_batches_are_weighted_by_what_the_loss_is_a_mean_over(optimi
 
 def test_evaluation_is_the_mean_over_all_examples(tmp_path: Path) -> None:
     module = Regression()
-    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path)
+    trainer = quiet_trainer(default_root_dir=tmp_path)
     (result,) = trainer.validate(module, data(7), verbose=False)
     inputs, targets = data(24).dataset.tensors
     with torch.no_grad():
@@ -86,7 +86,7 @@ def test_evaluation_prepares_batches_as_training_does(tmp_path: Path) -> None:
     loader = DataLoader(texts, batch_size=7, collate_fn=lambda rows: {"texts": rows})
     results = []
     for module, batches in ((Halved(), loader), (Regression(), data(7))):
-        trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path)
+        trainer = quiet_trainer(default_root_dir=tmp_path)
         (result,) = trainer.validate(module, batches, verbose=False)
         results.append(result["val/loss"])
     assert results[0] == pytest.approx(results[1], rel=1e-5)
@@ -420,14 +420,7 @@ def test_a_run_resumes_with_the_groups_that_a_callback_added(optimizer: Any, tmp
     first.save_checkpoint(tmp_path / "a.ckpt")
 
     second = Regression(optimizer=optimizer)
-    trainer = Trainer(
-        accelerator="cpu",
-        max_epochs=4,
-        logger=False,
-        enable_progress_bar=False,
-        callbacks=[Unfreezing()],
-        default_root_dir=tmp_path,
-    )
+    trainer = quiet_trainer(max_epochs=4, callbacks=[Unfreezing()])
     trainer.fit(second, data(8), data(7), ckpt_path=tmp_path / "a.ckpt")
     assert len(trainer.optimizers[0].param_groups) == 2
     assert torch.equal(second.layer.weight, whole.layer.weight)

@@ -8,11 +8,12 @@ import weakref
 
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback
 
 from lightning_modules import ModelError, Schedule, SequenceClassifier, StepClosures
 from optimizers import GLD, LineSearchMeZO, MeZO, ParamGroups
 from tests.lightning_modules.test_frozen_encoder import counted
+from tests.quiet_trainer import quiet_trainer
 from tests.tiny_models import TinyData
 
 OPTIMIZERS = {
@@ -35,16 +36,8 @@ class Watch(Callback):
 
 def fit(module, folder, data=None, callbacks=(), **settings):
     watch = Watch()
-    trainer = Trainer(
-        **{"max_epochs": 2} | settings,
-        accelerator="cpu",
-        devices=1,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        default_root_dir=folder,
-        callbacks=[watch, *callbacks],
+    trainer = quiet_trainer(
+        **{"max_epochs": 2} | settings, num_sanity_val_steps=0, default_root_dir=folder, callbacks=[watch, *callbacks]
     )
     trainer.fit(module, data or TinyData())
     return trainer, watch
@@ -57,7 +50,7 @@ def test_training_needs_no_gradient_and_logs_the_loss(name, tiny, tmp_path):
     before = copy.deepcopy(module.model.state_dict())
     backward = []
     module.manual_backward = lambda loss: backward.append(loss)
-    trainer, watch = fit(module, tmp_path, enable_checkpointing=False)
+    trainer, watch = fit(module, tmp_path)
     assert not backward
     assert watch.gradients == 0
     assert trainer.global_step == len(watch.losses) == 8
@@ -71,7 +64,7 @@ def test_mixed_precision_with_bfloat16_trains(name, tiny, tmp_path):
     torch.manual_seed(0)
     module = SequenceClassifier(tiny, optimizer=OPTIMIZERS[name], trainable="head", dropout=0.0)
     before = [p.detach().clone() for p in module.parameters() if p.requires_grad]
-    _, watch = fit(module, tmp_path, enable_checkpointing=False, precision="bf16-mixed", max_epochs=1)
+    _, watch = fit(module, tmp_path, precision="bf16-mixed", max_epochs=1)
     assert watch.gradients == 0
     assert all(p.dtype == torch.float32 for p in module.parameters())
     after = [p for p in module.parameters() if p.requires_grad]
@@ -83,7 +76,7 @@ def test_the_loss_falls(tiny, tmp_path):
     module = SequenceClassifier(
         tiny, optimizer=lambda groups: GLD(groups, radius=0.3, num_radii=3, rounds=3), trainable="head"
     )
-    _, watch = fit(module, tmp_path, TinyData(batch_size=32), enable_checkpointing=False, max_epochs=12)
+    _, watch = fit(module, tmp_path, TinyData(batch_size=32), max_epochs=12)
     assert watch.losses[-1] < 0.75 * watch.losses[0]
 
 
@@ -125,7 +118,7 @@ def test_candidates_at_once_train_the_same_model(tiny, tmp_path):
         module = SequenceClassifier(
             tiny, optimizer=lambda groups, c=candidates: GLD(groups, radius=0.3, candidates=c), trainable="head"
         )
-        fit(module, tmp_path, enable_checkpointing=False)
+        fit(module, tmp_path)
         models.append(module.model.state_dict())
     assert all(torch.equal(models[0][key], models[1][key]) for key in models[0])
 
@@ -146,7 +139,7 @@ def test_a_batch_is_freed_when_its_step_is_over(tiny, tmp_path, candidates):
     # The collector of reference cycles comes rarely where there are as many objects as in a training program.
     gc.disable()
     try:
-        fit(module, tmp_path, enable_checkpointing=False, callbacks=[Count()])
+        fit(module, tmp_path, callbacks=[Count()])
     finally:
         gc.enable()
     assert len(alive) == 8
@@ -171,8 +164,7 @@ def test_resuming_is_exact(tiny, tmp_path):
         each.model.dropout.p = 0.0
     trainer, _ = fit(whole, tmp_path / "whole", max_epochs=3)
     assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.03)
-    first = Trainer(max_epochs=3, accelerator="cpu", logger=False, default_root_dir=tmp_path / "half")
-    first.fit_loop.max_epochs = 3
+    first = quiet_trainer(max_epochs=3)
 
     class Stop(Callback):
         def on_train_epoch_end(self, trainer, module):
@@ -181,7 +173,7 @@ def test_resuming_is_exact(tiny, tmp_path):
 
     first.callbacks.append(Stop())
     first.fit(half, TinyData())
-    again = Trainer(max_epochs=3, accelerator="cpu", logger=False, default_root_dir=tmp_path / "again")
+    again = quiet_trainer(max_epochs=3)
     again.fit(resumed, TinyData(), ckpt_path=str(tmp_path / "half.ckpt"), weights_only=True)
     assert again.global_step == trainer.global_step == 12
     for key, value in whole.model.state_dict().items():

@@ -239,15 +239,8 @@ def test_checkpoints_by_step_hold_the_weights_of_their_step(tmp_path: Path, vali
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*pre-optimization state.*")
         saver = ModelCheckpoint(every_n_train_steps=2, save_top_k=-1)
-        trainer = Trainer(
-            max_epochs=2,
-            callbacks=[saver],
-            default_root_dir=tmp_path,
-            logger=False,
-            accelerator="cpu",
-            enable_progress_bar=False,
-            limit_val_batches=1.0 if validated else 0,
-        )
+        options = {"enable_checkpointing": True, "limit_val_batches": 1.0 if validated else 0}
+        trainer = quiet_trainer(max_epochs=2, callbacks=[saver], default_root_dir=tmp_path, **options)
         trainer.fit(module, rows(), rows(1))
     assert steps(tmp_path) == [2, 4, 6, 8, 10]
     last = torch.load(saver.best_model_path, weights_only=True)["state_dict"]

@@ -430,7 +430,7 @@ def test_a_stateful_loader_loads_no_batch_twice(tmp_path: Path) -> None:
 
 
 def printed(module: ClosureModule, checkpoint: Path | None) -> float:
-    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
+    trainer = quiet_trainer()
     return trainer.validate(module, loader(False), ckpt_path=checkpoint, verbose=False)[0]["val/loss"]
 
 

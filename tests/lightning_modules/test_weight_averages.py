@@ -44,15 +44,7 @@ def fit_classifier(folder: str, rate: float, *callbacks: Callback, root: Path) -
     module.model.register_buffer("moving", torch.zeros(()))
     module.model.register_buffer("computed", torch.full((100,), 0.3) ** torch.arange(100), persistent=False)
     module.model.register_forward_pre_hook(count)
-    trainer = Trainer(
-        accelerator="cpu",
-        max_epochs=2,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=root,
-        callbacks=list(callbacks),
-    )
+    trainer = quiet_trainer(max_epochs=2, enable_checkpointing=True, default_root_dir=root, callbacks=list(callbacks))
     trainer.fit(module, TinyData())
     return module, trainer
 

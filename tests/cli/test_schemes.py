@@ -10,21 +10,19 @@ import pytest
 from transformers import AutoModelForSequenceClassification
 
 import cli
-from tests.tiny_models import save_tiny_bert
+from tests.cli.command_line import ROOT
 
-ROOT = Path(__file__).parent.parent
 # What has to come before the configs of schemes; their paths are relative to the project.
 QUICKSTART = ["--config", str(ROOT / "configs/quickstart.yaml"), "--config", str(ROOT / "configs/trainer/cpu.yaml")]
 
 
 @pytest.fixture
-def common(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def common(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A short run of a tiny model in a folder of its own."""
     monkeypatch.chdir(tmp_path)
-    tiny = save_tiny_bert(tmp_path / "tiny", vocab_size=30522, max_position_embeddings=128)
     return [
         *QUICKSTART,
-        *("--model.model", str(tiny), "--data.tokenizer", "offline:all-MiniLM-L6-v2"),
+        *("--model.model", tiny, "--data.tokenizer", "offline:all-MiniLM-L6-v2"),
         *("--data.max_train_samples", "64", "--data.max_eval_samples", "16", "--trainer.max_epochs", "3"),
         *("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"),
     ]
@@ -52,12 +50,14 @@ def test_configs_of_schemes_compose_in_one_run(common: list[str], tmp_path: Path
     cli.main(["validate", *common, "--model.adapter", str(run / "adapter")])
 
 
-def test_lora_from_the_command_line_is_readable_by_peft_and_transformers(common: list[str], tmp_path: Path) -> None:
+def test_lora_from_the_command_line_is_readable_by_peft_and_transformers(
+    common: list[str], tiny: str, tmp_path: Path
+) -> None:
     cli.main(["fit", *common, *scheme("schemes/fixed"), *scheme("schemes/lora"), "--trainer.max_epochs", "1"])
     run = tmp_path / "runs/quickstart/version_0"
     config = peft.PeftConfig.from_pretrained(str(run / "adapter"))
     assert config.peft_type == "LORA"
-    assert config.base_model_name_or_path == str(tmp_path / "tiny")
+    assert config.base_model_name_or_path == tiny
     assert AutoModelForSequenceClassification.from_pretrained(run / "model").num_labels == 2
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,22 +10,14 @@ import yaml
 
 import cli
 from lightning_modules import LossOptions, SequenceClassifier
-from tests.tiny_models import save_tiny_bert
+from tests.cli.command_line import ROOT
 
-ROOT = Path(__file__).parent.parent
 CALLBACKS = ("ClassReport", "ConfusionMatrix", "Calibration")
 
 
-@pytest.fixture(autouse=True)
-def _at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(sys, "argv", ["cli.py"])
-
-
 def test_a_weighted_run_from_command_to_calibrated_predictions(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tiny = str(save_tiny_bert(tmp_path / "tiny", vocab_size=30522, max_position_embeddings=128))
     options = tmp_path / "options.yaml"
     loss = {"class_weights": {"negative": 3.0}, "label_smoothing": 0.1}
     options.write_text(yaml.safe_dump({"model": {"loss": loss}}))

@@ -17,9 +17,8 @@ from lightning.pytorch import Trainer
 import cli
 from benchmarks.compatibility.optimizers import SmallClassifier, loader
 from callbacks import RunSummary
-from tests.tiny_models import save_tiny_bert
+from tests.cli.command_line import ROOT
 
-ROOT = Path(__file__).parent.parent
 CLOCK = ("train/step_time", "train/examples_per_second")
 
 
@@ -69,19 +68,18 @@ def test_a_fresh_process_goes_on_bit_for_bit(
     data: dict[str, Any],
     trainer: dict[str, Any],
     checkpoint: str,
+    tiny: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["cli.py"])
-    tiny = save_tiny_bert(tmp_path / "tiny", vocab_size=30522, max_position_embeddings=128)
     by_steps = "max_steps" in trainer
     saver = {
         "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
         "init_args": {"filename": "{step}", "save_top_k": -1, **({"every_n_train_steps": 1} if by_steps else {})},
     }
     settings = {
-        "model": {"model": str(tiny), **model},
+        "model": {"model": tiny, **model},
         "data": {
             "task_name": "sst2",
             "source": "synthetic",

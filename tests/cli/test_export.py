@@ -21,9 +21,8 @@ from linetune.checkpoint_export import upload
 from linetune.config_files import config_folder, config_of_checkpoint, named_config
 from linetune.last_checkpoint import last_checkpoint
 from linetune.named_checkpoint import best_of_run
-from tests.tiny_models import save_tiny_bert
+from tests.cli.command_line import ROOT, failed
 
-ROOT = Path(__file__).parent.parent
 WHOLE = {"state_dict": {}, "pytorch-lightning_version": "2.6.6", "epoch": 0, "global_step": 0}
 TEXTS = ["a lovely film", "dull and long, far too long", "fine"]
 
@@ -35,32 +34,22 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(tiny: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a short run of a tiny model with LoRA."""
     folder = tmp_path_factory.mktemp("run")
-    tiny = save_tiny_bert(folder / "tiny", vocab_size=30522, max_position_embeddings=128)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr("sys.argv", ["linetune"])
         cli.main(
             [
                 *("fit", "--config", "linetune:quickstart", "--config=linetune:trainer/cpu"),
-                *("--config", "linetune:schemes/lora", "--model.model", str(tiny)),
+                *("--config", "linetune:schemes/lora", "--model.model", tiny),
                 *("--data.tokenizer", "offline:all-MiniLM-L6-v2", "--data.max_train_samples", "64"),
                 *("--data.max_eval_samples", "16", "--trainer.max_epochs", "2"),
                 *("--trainer.enable_progress_bar", "false"),
             ]
         )
     return folder / "runs" / "quickstart" / "version_0"
-
-
-def failed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as done:
-        cli.main(list(arguments))
-    assert done.value.code == 2
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("linetune: error: ")]
-    return line.removeprefix("linetune: error: ")
 
 
 def same(one: Path, other: Path) -> None:
@@ -83,24 +72,25 @@ def test_export_writes_later_what_the_run_wrote_at_its_end(
     assert sorted(path.name for path in run.parent.rglob("*")) == before
     assert not (tmp_path / "runs").exists(), "no folder of a run of its own"
 
-    assert re.search("^export: .*out exists; ", failed(capsys, "export", "--ckpt_path", best, "--to", "out"))
-    assert "are required" in failed(capsys, "export")
-    without = failed(capsys, "export", "--config", str(run / "config.yaml"))
-    assert without.startswith("the following arguments are required: --to (see ")
-    assert failed(capsys, "export", "--to", "new").startswith("ckpt_path: export needs a checkpoint; ")
+    exists = failed("export", "--ckpt_path", best, "--to", "out", capsys=capsys)
+    assert re.search("error: export: .*out exists; ", exists)
+    assert "are required" in failed("export", capsys=capsys)
+    without = failed("export", "--config", str(run / "config.yaml"), capsys=capsys)
+    assert without.startswith("linetune: error: the following arguments are required: --to (see ")
+    assert "error: ckpt_path: export needs a checkpoint; " in failed("export", "--to", "new", capsys=capsys)
     # A copy elsewhere names the configuration of its run, which does not save there.
     shutil.copy(best, "copied.ckpt")
-    refused = failed(capsys, "export", "--ckpt_path", "copied.ckpt", "--to", "new")
-    assert refused == f"config: copied.ckpt is not where {run / 'config.yaml'} saves checkpoints; give --config"
+    refused = failed("export", "--ckpt_path", "copied.ckpt", "--to", "new", capsys=capsys)
+    assert refused.endswith(f"copied.ckpt is not where {run / 'config.yaml'} saves checkpoints; give --config")
     cli.main(["export", "--ckpt_path", "copied.ckpt", "--config", str(run / "config.yaml"), "--to", "of_copy"])
     same(tmp_path / "of_copy", run / "model")
     stored = torch.load(best, weights_only=True)
     torch.save({name: value for name, value in stored.items() if name != "config_file"}, "moved.ckpt")
-    assert failed(capsys, "export", "--ckpt_path", "moved.ckpt", "--to", "new").startswith("config: there is no /")
+    assert "error: config: there is no /" in failed("export", "--ckpt_path", "moved.ckpt", "--to", "new", capsys=capsys)
     other = ["export", "--ckpt_path", best, "--to", "new", "--model.adapter", "null"]
-    assert failed(capsys, *other).startswith("ckpt_path: the checkpoint's adapter is LoraConfig, the model's none")
+    assert "error: ckpt_path: the checkpoint's adapter is LoraConfig, the model's none" in failed(*other, capsys=capsys)
     missing = str(run / "checkpoints" / "no.ckpt")
-    assert failed(capsys, "export", "--ckpt_path", missing, "--to", "new").endswith("no.ckpt does not exist")
+    assert failed("export", "--ckpt_path", missing, "--to", "new", capsys=capsys).endswith("no.ckpt does not exist")
     assert not (tmp_path / "new").exists()
 
     uploads: list[tuple] = []
@@ -117,9 +107,8 @@ def test_best_is_the_best_checkpoint_of_the_configs_run(
 ) -> None:
     cli.main(["validate", "--config", str(run / "config.yaml"), "--ckpt_path", "best"])
     assert "val/accuracy" in capsys.readouterr().out
-    assert failed(capsys, "validate", "--config", "linetune:quickstart", "--ckpt_path", "best").startswith(
-        "ckpt_path: best: no checkpoints in "
-    )
+    without = failed("validate", "--config", "linetune:quickstart", "--ckpt_path", "best", capsys=capsys)
+    assert "error: ckpt_path: best: no checkpoints in " in without
 
 
 def test_which_checkpoint_is_the_best(tmp_path: Path) -> None:
@@ -198,10 +187,11 @@ def test_a_folder_of_several_fits_does_not_tell_whose_a_checkpoint_is(tmp_path: 
 
 
 def test_errors_of_export_name_its_own_help(capsys: pytest.CaptureFixture[str]) -> None:
-    line = failed(capsys, "export", "--nope", "3")
+    line = failed("export", "--nope", "3", capsys=capsys)
     assert "(see export --help, export --model.help SequenceClassifier, export --model.optimizer.help CLASS)" in line
-    assert failed(capsys, "nope").endswith("(see --help)")
-    assert failed(capsys, "export", "--ckpt_path", "no.ckpt", "--to", "out") == "ckpt_path: no.ckpt does not exist"
+    assert failed("nope", capsys=capsys).endswith("(see --help)")
+    missing = failed("export", "--ckpt_path", "no.ckpt", "--to", "out", capsys=capsys)
+    assert missing == "linetune: error: ckpt_path: no.ckpt does not exist"
 
 
 def test_the_configuration_of_a_checkpoint(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import cli
 from lightning_modules import ModelError
 from linetune.config_files import config_of_checkpoint
 from linetune.named_checkpoint import named_checkpoint
-from tests.test_last_checkpoint import HEADER, configuration, logger, saved
+from tests.saved_checkpoints import HEADER, configuration, logger, saved
 from tests.tiny_models import save_tiny_bert
 
 OTHERS = ("validate", "test", "predict", "export")

@@ -10,7 +10,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from linetune.named_checkpoint import named_checkpoint
 from linetune.requeued_job import STARTED_BY, checkpoint_of_requeued_job, started_by
-from tests.test_last_checkpoint import configuration, logger, saved
+from tests.saved_checkpoints import configuration, logger, saved
 
 COMMAND = ["fit", "--config", "a b.yaml"]
 

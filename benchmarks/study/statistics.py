@@ -94,15 +94,9 @@ def cells_frame(runs: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
         row["chance"] = group["chance"].mean()
         for number in numbers:
             row[number] = finite[number].mean()
-            row[f"{number}_se"] = standard_error(finite[number])
+            row[f"{number}_se"] = finite[number].sem()
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def standard_error(values: pd.Series) -> float:
-    """Return the standard error of the mean, NaN for fewer than two values."""
-    values = values.dropna()
-    return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
 
 
 def compare_with_best(runs: pd.DataFrame) -> pd.Series:
@@ -220,9 +214,9 @@ def tuning_frame(runs: pd.DataFrame, axes: Sequence[str], tune_over: str) -> pd.
                     "of": members,
                     "n": len(table),
                     "score": score.mean() if len(table) else math.nan,
-                    "score_se": standard_error(score) if len(table) else math.nan,
+                    "score_se": score.sem() if len(table) else math.nan,
                     "seconds": seconds.mean(),
-                    "seconds_se": standard_error(seconds),
+                    "seconds_se": seconds.sem(),
                 }
             )
     return pd.DataFrame(rows)

@@ -19,16 +19,8 @@ from benchmarks.study.statistics import (
     holm,
     is_significantly_best,
     paired_p_value,
-    standard_error,
     tuning_frame,
 )
-
-
-def test_standard_error_by_hand() -> None:
-    # Variance of 1, 2, 3, 4 with n - 1: 5/3.
-    assert standard_error(pd.Series([1.0, 2.0, 3.0, 4.0])) == pytest.approx(math.sqrt(5 / 3 / 4))
-    assert standard_error(pd.Series([1.0, math.nan, 3.0])) == pytest.approx(1.0)
-    assert math.isnan(standard_error(pd.Series([1.0])))
 
 
 def test_holm_by_hand() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import io
-import pickle
 from typing import Any
 
 import numpy as np
@@ -72,7 +71,7 @@ def test_the_formula_in_numpy(amsgrad: bool, anchor_device: str) -> None:
     for t in range(1, 7):
         gradients = [torch.randn(5, dtype=torch.float64) for _ in range(2)]
         pretrained.grad, new.grad = gradients
-        optimizer.step()
+        assert optimizer.step() is None  # no loss where there is no closure
         expected[0] = expected[0] - lr * anchor_decay * (expected[0] - start)
         expected[1] = expected[1] - lr * weight_decay * expected[1]
         for i in range(2):
@@ -119,20 +118,6 @@ def test_a_resumed_run_decays_towards_the_pretrained_values(anchor_device: str) 
     assert all(torch.equal(a, b) for a, b in zip(straight, resumed, strict=True))
 
 
-def test_copies_and_pickles_continue_the_same() -> None:
-    params = some_params()
-    optimizer = AdamWL2SP(params, anchor_decay=0.5)
-    run(params, optimizer, steps=2)
-    for duplicate in (
-        copy.deepcopy((params, optimizer)),
-        pickle.loads(pickle.dumps((params, optimizer))),
-    ):
-        original = copy.deepcopy((params, optimizer))
-        run(*original, steps=5)
-        run(*duplicate, steps=5)
-        assert all(torch.equal(a, b) for a, b in zip(original[0], duplicate[0], strict=True))
-
-
 def test_a_state_without_anchors_is_refused_and_nothing_loaded() -> None:
     params = some_params()
     plain = AdamWL2SP(params, anchor_decay=0.0)
@@ -156,20 +141,6 @@ def test_parameters_without_gradient_stay_where_they_are() -> None:
     optimizer.step()
     assert torch.equal(params[0], before[0] + 1.0)
     assert not torch.equal(params[1], before[1])
-
-
-def test_the_step_returns_the_closures_loss() -> None:
-    param = nn.Parameter(torch.ones(2))
-    optimizer = AdamWL2SP([param])
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = (param**2).sum()
-        loss.backward()
-        return loss
-
-    assert optimizer.step(closure) == 2.0
-    assert optimizer.step() is None
 
 
 def test_a_sparse_gradient_is_refused_before_anything_moves() -> None:

@@ -120,6 +120,8 @@ def test_a_closure_alone_gives_the_same_steps(name):
         assert float(other.step(closure).detach()) == float(loss.detach())
         if traits(optimizer).needs_gradient:
             assert torch.equal(torch.get_rng_state(), drawn)
+        else:
+            assert all(p.grad is None for p in alone.parameters())
     assert equal(both.parameters(), alone.parameters())
 
 

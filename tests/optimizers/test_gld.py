@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import itertools
 import math
-import pickle
 
 import numpy as np
 import pytest
@@ -13,7 +12,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from torch.nn import functional as F
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LinearLR
 
 from optimizers import GLD
@@ -22,6 +20,7 @@ from optimizers.gld_candidates import candidate_units
 from optimizers.perturbation import derive_seed
 from tests.optimizers.gradient_free_reference import gld, gld_with_options, loss_of
 from tests.optimizers.problem import TorchProblem
+from tests.optimizers.task import Task, same_bits
 
 SEED = 5
 
@@ -145,40 +144,6 @@ def test_lookahead_of_width_one_is_the_plain_method(levels):
         width=1,
     )
     assert_same_points(without, reference)
-
-
-class Task:
-    """A small classifier on one fixed batch, in float32."""
-
-    def __init__(self, seed=0):
-        generator = torch.Generator().manual_seed(seed)
-        torch.manual_seed(seed)
-        self.model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
-        self.inputs = torch.randn(32, 6, generator=generator)
-        self.labels = torch.randint(0, 3, (32,), generator=generator)
-
-    def loss(self):
-        return F.cross_entropy(self.model(self.inputs), self.labels)
-
-    def closure(self):
-        self.model.zero_grad()
-        loss = self.loss()
-        loss.backward()
-        return loss
-
-    def groups(self):
-        return [
-            {"params": [self.model[0].weight], "name": "a.weight", "unit": "a"},
-            {"params": [self.model[0].bias], "name": "a.bias", "unit": "a"},
-            {"params": self.model[2].parameters(), "name": "b"},
-        ]
-
-    def bits(self):
-        return [p.detach().clone().view(torch.int32) for p in self.model.parameters()]
-
-
-def same_bits(one, other):
-    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
 any_settings = st.fixed_dictionaries(
@@ -440,12 +405,6 @@ def test_positions_beyond_what_float32_counts_survive_a_checkpoint():
     assert index.tolist() == [1, 2**24 + 1]
 
 
-def test_pickling_keeps_the_settings():
-    optimizer = pickle.loads(pickle.dumps(GLD([nn.Parameter(torch.ones(2))], num_radii=2, units="group")))
-    optimizer.step(evaluate=lambda: optimizer.param_groups[0]["params"][0].sum())
-    assert optimizer.last_step.evaluations == 3
-
-
 def test_units_take_turns():
     task = Task()
     optimizer = GLD(task.model.parameters(), radius=0.2, num_radii=4, units_per_round=1)
@@ -574,26 +533,6 @@ def test_an_exception_leaves_the_parameters_where_they_were(copy_limit, width):
     assert same_bits(before, task.bits())
 
 
-def test_a_closure_alone_is_enough_and_leaves_no_gradient():
-    alone, usual = Task(), Task()
-    dropout = nn.Dropout(0.5)
-    for task in (alone, usual):
-        task.model.insert(1, dropout)
-    one, other = GLD(alone.model.parameters(), radius=0.1), GLD(usual.model.parameters(), radius=0.1)
-    for step in range(5):
-        torch.manual_seed(step)
-        one.step(alone.closure)
-
-        def evaluate(step=step):
-            torch.manual_seed(step)
-            return usual.loss()
-
-        other.step(evaluate=evaluate)
-    assert same_bits(alone.bits(), usual.bits())
-    assert one.last_step == other.last_step
-    assert all(p.grad is None for p in alone.model.parameters())
-
-
 def test_no_graph_is_built():
     task = Task()
 
@@ -604,21 +543,6 @@ def test_no_graph_is_built():
 
     GLD(task.model.parameters()).step(evaluate=loss)
     assert all(p.grad is None and p.requires_grad for p in task.model.parameters())
-
-
-def test_frozen_parameters_stay_unless_all_are():
-    task = Task()
-    optimizer = GLD(task.model.parameters(), radius=0.1)
-    task.model[0].requires_grad_(False)
-    before = task.bits()
-    for _ in range(3):
-        optimizer.step(evaluate=task.loss)
-    assert same_bits(before[:2], task.bits()[:2])
-    assert not same_bits(before[2:], task.bits()[2:])
-    task.model.requires_grad_(False)
-    for _ in range(3):
-        optimizer.step(evaluate=task.loss)
-    assert not same_bits(before[:2], task.bits()[:2])
 
 
 def test_fisher_selection_works_with_gradients_switched_off():

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 
 from optimizers import GLD, LineSearchMeZO, MeZO
-from tests.optimizers.test_gld import Task
+from tests.optimizers.task import Task
 from tests.ranks import on_ranks
 
 OPTIMIZERS = {

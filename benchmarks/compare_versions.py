@@ -2,28 +2,22 @@
 
     git worktree add ../before v0.1.0
     python -m benchmarks.compare_versions ../before
-    python -m benchmarks.compare_versions ../before --runs
 
-The first form imports `optimizers` from both trees into one process. Every optimizer trains its own copy of a small
+The package `optimizers` is imported from both trees into one process. Every optimizer trains its own copy of a small
 network with dropout; the losses of all steps are compared, and the two versions take turns at every step while their
-time is measured. The second form runs `cli.py fit` in both trees with every configuration in `configs/optimizers/` that
-both have, and compares the training losses that were logged.
+time is measured. `benchmarks.step_overhead` compares fits of both trees.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import csv
 import importlib
 import inspect
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -167,52 +161,16 @@ def compare_steps(other: Path, steps: int, names: Sequence[str]) -> float:
     return worst
 
 
-def logged_losses(tree: Path, config: str, folder: Path) -> list[float]:
-    """Return the training losses of a short run of a tree's command line with one of its configurations."""
-    configs = ["quickstart", f"optimizers/{config}", "trainer/cpu"]
-    arguments = [part for each in configs for part in ("--config", f"configs/{each}.yaml")]
-    arguments += ["--data.max_train_samples", "192", "--data.max_eval_samples", "32", "--trainer.max_epochs", "1"]
-    arguments += ["--trainer.enable_progress_bar", "false"]
-    arguments += ["--trainer.logger", "lightning.pytorch.loggers.CSVLogger", "--trainer.logger.save_dir", str(folder)]
-    command = [sys.executable, "cli.py", "fit", *arguments]
-    subprocess.run(command, cwd=tree, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    (file,) = folder.rglob("metrics.csv")
-    with file.open() as rows:
-        return [float(row["train/loss"]) for row in csv.DictReader(rows) if row.get("train/loss")]
-
-
-def compare_runs(other: Path, names: Sequence[str]) -> float:
-    """Run the command lines of both trees, print a row for every configuration, and return the largest difference."""
-    found = {file.stem for file in (ROOT / "configs/optimizers").glob("*.yaml")}
-    found &= {file.stem for file in (other / "configs/optimizers").glob("*.yaml")}
-    print(markdown.head(["configuration", "steps", "losses"]))
-    worst = 0.0
-    for config in sorted(found):
-        if names and config not in names:
-            continue
-        with tempfile.TemporaryDirectory() as folder:
-            run = partial(logged_losses, config=config)
-            before, after = run(other, folder=Path(folder) / "a"), run(ROOT, folder=Path(folder) / "b")
-        apart = difference(before, after)
-        worst = max(worst, apart)
-        print(markdown.row([config, len(after), verdict(apart)]), flush=True)
-    return worst
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Compare, and return 1 if any loss is more than the tolerance apart."""
+    """Compare, and return 1 if any loss differs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tree", type=Path, help="a checkout of the version to compare with")
     parser.add_argument("--steps", type=int, default=300, help="steps of each optimizer (default: %(default)s)")
-    parser.add_argument("--runs", action="store_true", help="compare runs of the command line")
     parser.add_argument("--only", nargs="*", default=[], help="names of the rows to make (default: all)")
-    parser.add_argument("--tolerance", type=float, default=0.0, help="allowed relative difference (default: none)")
     options = parser.parse_args(arguments)
     if not (options.tree / "optimizers" / "__init__.py").is_file():
         parser.error(f"{options.tree} is no checkout: it has no optimizers/__init__.py")
-    tree = options.tree.resolve()
-    worst = compare_runs(tree, options.only) if options.runs else compare_steps(tree, options.steps, options.only)
-    return int(worst > options.tolerance)
+    return int(compare_steps(options.tree.resolve(), options.steps, options.only) > 0)
 
 
 if __name__ == "__main__":

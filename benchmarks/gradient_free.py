@@ -135,8 +135,6 @@ def data_of(options: argparse.Namespace) -> GLUEDataModule:
         "sst2",
         data_dir=str(options.data_dir),
         tokenizer=options.model,
-        max_train_samples=options.max_train_samples,
-        max_eval_samples=options.max_eval_samples,
         train_batch_size=options.batch_size,
         eval_batch_size=options.batch_size,
     )
@@ -153,7 +151,6 @@ def module_of(options: argparse.Namespace, setting: str, optimizer: Callable[...
         dropout=0.0,
         # One group, hence one unit; groups by weight decay would be two.
         param_groups=ParamGroups(units="model"),
-        split_by_length=options.split_by_length,
     )
 
 
@@ -299,10 +296,8 @@ def main() -> None:
     unknown = sorted(set(options.methods) - set(METHODS))
     if unknown:
         parser().error(f"--methods: {', '.join(unknown)} unknown; there are {', '.join(METHODS)}")
-    samples = options.max_train_samples or "all"
     print(
-        f"{options.model}, SST-2 ({samples} training examples), batches of {options.batch_size} in "
-        f"{options.split_by_length} part(s) by length, no dropout; CPU, {options.threads} thread(s); "
+        f"{options.model}, SST-2, batches of {options.batch_size}, no dropout; CPU, {options.threads} thread(s); "
         f"torch {torch.__version__}; {options.seconds:g} s of training for each accuracy",
         flush=True,
     )
@@ -324,9 +319,6 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--seconds", type=float, default=60.0, help="seconds of training per accuracy (default: 60)")
     arguments.add_argument("--steps", type=int, default=4, help="steps in the other parts (default: 4)")
     arguments.add_argument("--batch-size", type=int, default=64, help="sentences per step (default: 64)")
-    arguments.add_argument("--max-train-samples", type=int, help="training sentences (default: all)")
-    arguments.add_argument("--max-eval-samples", type=int, help="validation sentences (default: all)")
-    arguments.add_argument("--split-by-length", type=int, default=1, help="parts of a batch, by length (default: 1)")
     arguments.add_argument("--feature-cache-dir", help="folder for cached features (default: the library's)")
     arguments.add_argument("--model", default=PACKAGED, help=f"a model (default: {PACKAGED})")
     arguments.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")

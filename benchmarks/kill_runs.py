@@ -206,12 +206,9 @@ def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--hidden-size", type=int, default=128)
-    parser.add_argument("--seconds", type=float, default=3)
-    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        kills = kill_runs(Path(folder), options.kills, options.hidden_size, options.seconds, options.seed)
+        kills = kill_runs(Path(folder), options.kills)
     print(table(kills))
 
 

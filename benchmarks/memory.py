@@ -23,14 +23,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
-from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrainedModel
+from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from benchmarks import markdown
 from benchmarks.own_process import measured_in_new_process
 from benchmarks.study.machine import describe_machine
 from callbacks.reports.peak_memory_monitor import resident_bytes, restart_peak
 from lightning_modules.closures import StepClosures
-from lightning_modules.models.activation_checkpointing import checkpoint_activations
 from lightning_modules.steps.optimizer_calls import step_keywords
 from optimizers import GLD, LineSearchMeZO, MeZO, ParabolicAdam, SaLSA
 
@@ -116,8 +115,6 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, int]:
     torch.set_num_threads(options.threads)
     before = resident_bytes("VmRSS")
     model = build_model(options.size, getattr(torch, options.dtype), options.device, method.lora)
-    if options.gradient_checkpointing:
-        checkpoint_activations(next(each for each in model.modules() if isinstance(each, PreTrainedModel)))
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     on_gpu = options.device == "cuda"
     if on_gpu:
@@ -201,9 +198,8 @@ def main() -> None:
         sys.exit(1)
     where = torch.cuda.get_device_name() if options.device == "cuda" else f"CPU, {options.threads} thread(s)"
     count = next(iter(found.values()))["parameters"] / 1e6
-    again = ", gradient checkpointing" if options.gradient_checkpointing else ""
     batch = f"{options.batch_size} texts of {options.length} words"
-    title = f"Llama of {count:.0f} M parameters, {options.dtype}{again}; {batch}"
+    title = f"Llama of {count:.0f} M parameters, {options.dtype}; {batch}"
     lines = [
         f"# {title}",
         f"- command: `python -m benchmarks.memory {shlex.join(sys.argv[1:])}`\n"
@@ -226,7 +222,6 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="type of the weights")
     arguments.add_argument("--batch-size", type=int, default=4, help="texts per step (default: 4)")
     arguments.add_argument("--length", type=int, default=64, help="words per text (default: 64)")
-    arguments.add_argument("--gradient-checkpointing", action="store_true", help="compute activations again")
     arguments.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
     arguments.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
     arguments.add_argument("--output", type=Path, help="folder to write the report into")

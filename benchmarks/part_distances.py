@@ -28,7 +28,7 @@ from lightning_modules.models.packaged_models import OFFLINE_PREFIX, PACKAGED_MO
 from optimizers import named_parts
 from optimizers.parabola import measure_parabola
 
-WARMUP_STEPS = 10
+WARMUP_STEPS, PEAK = 10, 1e-4
 PACKAGED = OFFLINE_PREFIX + next(iter(PACKAGED_MODELS))
 # A probe that comes nearer by itself where it is too far.
 FIRST_PROBE = 1.0
@@ -67,15 +67,15 @@ def distance(module: SequenceClassifier, batch: Batch, directions: Mapping[nn.Pa
 
 
 def distances(
-    module: SequenceClassifier, batches: Iterator[Batch], steps: Sequence[int], peak: float
+    module: SequenceClassifier, batches: Iterator[Batch], steps: Sequence[int]
 ) -> dict[str, dict[int, float]]:
-    """Train a module with a peak learning rate, and return the distance of each of its parts at some steps."""
+    """Train a module, and return the distance of each of its parts at some steps."""
     parts = parts_of(module)
     parameters = [parameter for each in parts.values() for parameter in each]
-    optimizer = torch.optim.AdamW(parameters, lr=peak, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(parameters, lr=PEAK, weight_decay=0.0)
     found: dict[str, dict[int, float]] = {name: {} for name in parts}
     for step, batch in enumerate(islice(batches, max(steps)), start=1):
-        rate = peak * min(1.0, step / WARMUP_STEPS)
+        rate = PEAK * min(1.0, step / WARMUP_STEPS)
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.zero_grad()
@@ -114,7 +114,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, nargs="+", default=[10, 20, 40], help="steps to measure at")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--model", default=PACKAGED, help="name or folder; default: the packaged MiniLM")
-    parser.add_argument("--rate", type=float, default=1e-4, help="peak learning rate; default: 1e-4")
     options = parser.parse_args(arguments)
     source: dict[str, Any] = {"data_dir": str(options.data_dir)} if options.data_dir else {"source": "synthetic"}
     found = []
@@ -126,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         data.setup("fit")
         module = SequenceClassifier(options.model, num_labels=data.num_labels, metrics=data.metrics, dropout=0.0)
         loader: Any = data.train_dataloader()
-        found += rows(task, distances(module, cycle(loader), sorted(options.steps), options.rate))
+        found += rows(task, distances(module, cycle(loader), sorted(options.steps)))
     steps = [f"step {step}" for step in sorted(options.steps)]
     print(table(["task", "part", *steps, "of the encoder's, geometric mean"], found))
 

@@ -125,7 +125,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "study", type=Path, help="the study's YAML file; its runs must have benchmarks.rate_traces.RateTrace"
     )
     parser.add_argument("--output", type=Path, help="the study's folder (default: runs/studies/NAME)")
-    parser.add_argument("--table", type=Path, help="file to write (default: rate_traces.parquet in that folder)")
     options = parser.parse_args(arguments)
     try:
         study = load_study(options.study, None)
@@ -145,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for setting, grid in frame[frame["is_grid"]].groupby("setting", sort=False):
         method = best_rate(grid, "loss")
         best[str(setting)] = rates[grid.loc[grid["method"] == method, "id"].iloc[0]]
-    table = options.table or output / "rate_traces.parquet"
+    table = output / "rate_traces.parquet"
     traces = table_of_traces(runs, output, best, study.report.regret.settings)
     traces.to_parquet(table, index=False)
     print(f"{table}: {len(traces)} searches in {traces.groupby(['setting', 'seed']).ngroups} runs")

@@ -325,7 +325,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4], help=f"numbers that divide {BATCH_SIZE}")
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
-    parser.add_argument("--optimizers", nargs="+", default=list(OPTIMIZERS), choices=list(OPTIMIZERS))
     parser.add_argument("--steps", type=int, default=30, help="at least 8")
     parser.add_argument("--out", type=Path, help="folder for report.md")
     arguments = parser.parse_args()
@@ -334,7 +333,7 @@ def main() -> None:
     if arguments.steps < 8:
         parser.error(f"--steps: {arguments.steps} is not allowed; 8 or more")
     machine, rows, trials = describe_machine(), [], []
-    for model, optimizer, ranks in itertools.product(arguments.models, arguments.optimizers, arguments.ranks):
+    for model, optimizer, ranks in itertools.product(arguments.models, OPTIMIZERS, arguments.ranks):
         found = measured_on(ranks, model, optimizer, arguments.steps)[0]
         run = {"model": model, "optimizer": optimizer, "ranks": ranks}
         rows.append(run | row_of_steps(found, predicted_bytes(found, optimizer) if ranks > 1 else 0.0))

@@ -15,7 +15,6 @@ from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from transformers import Adafactor
 
-import callbacks.schedules.training_seconds
 from callbacks import ScheduleBySeconds, TrainingSeconds
 from optimizers import LineSearchMeZO, ParabolicAdam, SaLSA
 from tests.quiet_trainer import quiet_trainer
@@ -41,13 +40,6 @@ class TimedModel(BoringModel):
     def configure_optimizers(self) -> Any:
         groups = [{"params": [p], "lr": lr} for p, lr in zip(self.parameters(), self.initial, strict=True)]
         return torch.optim.SGD(groups)
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    now = [0.0]
-    monkeypatch.setattr(callbacks.schedules.training_seconds, "_now", lambda device: now[0])
-    return now
 
 
 def trainer(folder: Path, *extra: Any, **options: Any) -> Trainer:

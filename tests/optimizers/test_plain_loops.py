@@ -35,19 +35,24 @@ def batches(number, rows=8, seed=0):
         yield inputs, (inputs[:, 0] * inputs[:, 1] > 0).long()
 
 
+def closure_of(model, optimizer, inputs, labels, set_to_none=True):
+    """The closure of a step on a batch."""
+
+    def closure():
+        optimizer.zero_grad(set_to_none=set_to_none)
+        loss = F.cross_entropy(model(inputs), labels)
+        loss.backward()
+        return loss
+
+    return closure
+
+
 def train_with_closure_alone(make, set_to_none=True, steps=12):
     model = network()
     optimizer = make(model.parameters())
     trace = []
     for inputs, labels in batches(steps):
-
-        def closure(inputs=inputs, labels=labels):
-            optimizer.zero_grad(set_to_none=set_to_none)
-            loss = F.cross_entropy(model(inputs), labels)
-            loss.backward()
-            return loss
-
-        loss = optimizer.step(closure)
+        loss = optimizer.step(closure_of(model, optimizer, inputs, labels, set_to_none=set_to_none))
         trace.append((loss.item(), optimizer.last_step.evaluations, optimizer.param_groups[0]["lr"]))
     return trace, [p.detach().clone() for p in model.parameters()], torch.get_rng_state()
 
@@ -116,14 +121,7 @@ def test_generator_stands_where_one_forward_leaves_it_and_masks_differ_between_s
         model(inputs)
         after_one_forward = torch.get_rng_state()
         torch.set_rng_state(state)
-
-        def closure(inputs=inputs, labels=labels):
-            optimizer.zero_grad()
-            loss = F.cross_entropy(model(inputs), labels)
-            loss.backward()
-            return loss
-
-        optimizer.step(closure)
+        optimizer.step(closure_of(model, optimizer, inputs, labels))
         assert torch.equal(torch.get_rng_state(), after_one_forward)
         assert len(masks[-1]) == optimizer.last_step.evaluations + 2
         assert all(torch.equal(mask, masks[-1][0]) for mask in masks[-1])
@@ -180,14 +178,7 @@ def test_gradients_of_the_start_are_left_in_place():
     optimizer = SGDSLS(model.parameters(), initial_step_size=10.0)
     ((inputs, labels),) = batches(1)
     expected = torch.autograd.grad(F.cross_entropy(model(inputs), labels), list(model.parameters()))
-
-    def closure():
-        optimizer.zero_grad(set_to_none=False)
-        loss = F.cross_entropy(model(inputs), labels)
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)
+    optimizer.step(closure_of(model, optimizer, inputs, labels, set_to_none=False))
     assert optimizer.last_step.backtracks > 0
     for p, grad in zip(model.parameters(), expected, strict=True):
         torch.testing.assert_close(p.grad, grad)
@@ -311,14 +302,7 @@ def test_schedulers_read_and_write_the_step_size(make):
     optimizer = make(model.parameters())
     scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.5)
     for inputs, labels in batches(3):
-
-        def closure(inputs=inputs, labels=labels):
-            optimizer.zero_grad()
-            loss = F.cross_entropy(model(inputs), labels)
-            loss.backward()
-            return loss
-
-        optimizer.step(closure)
+        optimizer.step(closure_of(model, optimizer, inputs, labels))
         found = optimizer.param_groups[0]["lr"]
         scheduler.step()
         assert optimizer.param_groups[0]["lr"] == 0.5 * found
@@ -361,14 +345,7 @@ def _train_on_a_rank(rank, in_buckets):
     optimizer = AdamSLS(model.parameters(), initial_step_size=5.0)
     trace = []
     for inputs, labels in batches(8, seed=10 + rank):  # another half of the batch on each rank
-
-        def closure(inputs=inputs, labels=labels):
-            optimizer.zero_grad()
-            loss = F.cross_entropy(model(inputs), labels)
-            loss.backward()
-            return loss
-
-        optimizer.step(closure)
+        optimizer.step(closure_of(model, optimizer, inputs, labels))
         trace.append((optimizer.last_step.loss_before, optimizer.last_step.evaluations, optimizer.last_step.step_size))
     return trace, [p.detach().clone() for p in model.parameters()]
 
@@ -386,13 +363,6 @@ def test_two_ranks_with_closures_alone_take_the_same_decisions(in_buckets):
     for index, halves in enumerate(zip(batches(8, seed=10), batches(8, seed=11), strict=True)):
         inputs = torch.cat([inputs for inputs, _ in halves])
         labels = torch.cat([labels for _, labels in halves])
-
-        def closure(inputs=inputs, labels=labels):
-            optimizer.zero_grad()
-            loss = F.cross_entropy(model(inputs), labels)
-            loss.backward()
-            return loss
-
-        optimizer.step(closure)
+        optimizer.step(closure_of(model, optimizer, inputs, labels))
         assert optimizer.last_step.evaluations == one[index][1]
         assert optimizer.last_step.loss_before == pytest.approx(one[index][0], rel=1e-4)

@@ -355,23 +355,6 @@ def test_an_optimizer_that_refuses_its_arguments_is_one_line(tiny: str, tmp_path
         trainer(tmp_path).fit(module, TinyData())
 
 
-def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path: Path) -> None:
-    folder = str(save_tiny_bert(tmp_path / "m", dropout=0.0))
-    settings = {
-        "optimizer": partial(AdamW, lr=1e-3),
-        "lr_scheduler": Schedule(partial(OneCycleLR, max_lr=1e-3, total_steps=16)),
-    }
-    whole = SequenceClassifier(folder, **settings)
-    trainer(tmp_path, max_epochs=4).fit(whole, TinyData())
-
-    half = SequenceClassifier(folder, **settings)
-    saver = ModelCheckpoint(dirpath=tmp_path / "ckpt", save_last=True)
-    trainer(tmp_path, max_epochs=2, enable_checkpointing=True, callbacks=[saver]).fit(half, TinyData())
-    resumed = SequenceClassifier(folder, **settings)
-    trainer(tmp_path, max_epochs=4).fit(resumed, TinyData(), ckpt_path=saver.last_model_path)
-    assert torch.equal(weights(whole), weights(resumed))
-
-
 def test_a_model_that_is_loaded_already_is_one_line() -> None:
     with pytest.raises(ModelError, match=r"^model: a Linear is given; its name on the hub is needed, or the folder "):
         SequenceClassifier(torch.nn.Linear(1, 2))  # type: ignore[arg-type]

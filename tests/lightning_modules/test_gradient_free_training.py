@@ -1,4 +1,4 @@
-"""Gradient-free optimizers through the module: no gradients, the loss logged, candidates at once, resume."""
+"""Gradient-free optimizers through the module: no gradients, the loss logged, candidates at once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
-from lightning_modules import ModelError, Schedule, SequenceClassifier, StepClosures
+from lightning_modules import ModelError, SequenceClassifier, StepClosures
 from optimizers import GLD, LineSearchMeZO, MeZO, ParamGroups
 from tests.lightning_modules.test_frozen_encoder import counted
 from tests.quiet_trainer import quiet_trainer
@@ -144,40 +144,6 @@ def test_a_batch_is_freed_when_its_step_is_over(tiny, tmp_path, candidates):
         gc.enable()
     assert len(alive) == 8
     assert max(alive) <= 1
-
-
-def test_resuming_is_exact(tiny, tmp_path):
-    def module():
-        torch.manual_seed(0)
-        return SequenceClassifier(
-            tiny,
-            trainable="head",
-            optimizer=lambda groups: GLD(groups, radius=0.3, lookahead_width=2, num_radii=2),
-            lr_scheduler=Schedule(
-                lambda optimizer, total_iters=None: torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, total_iters)
-            ),
-        )
-
-    whole, half, resumed = module(), module(), module()
-    for each in (whole, half, resumed):
-        each.model.classifier.eval()  # dropout draws from a stream that a checkpoint does not hold
-        each.model.dropout.p = 0.0
-    trainer, _ = fit(whole, tmp_path / "whole", max_epochs=3)
-    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.03)
-    first = quiet_trainer(max_epochs=3)
-
-    class Stop(Callback):
-        def on_train_epoch_end(self, trainer, module):
-            trainer.save_checkpoint(tmp_path / "half.ckpt")
-            trainer.should_stop = True
-
-    first.callbacks.append(Stop())
-    first.fit(half, TinyData())
-    again = quiet_trainer(max_epochs=3)
-    again.fit(resumed, TinyData(), ckpt_path=str(tmp_path / "half.ckpt"), weights_only=True)
-    assert again.global_step == trainer.global_step == 12
-    for key, value in whole.model.state_dict().items():
-        assert torch.equal(value, resumed.model.state_dict()[key]), key
 
 
 def test_nothing_to_train_is_one_clear_line(tiny):

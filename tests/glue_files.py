@@ -103,3 +103,13 @@ def write_glue_folder(root: Path) -> Path:
         for name, content in files.items():
             (root / folder / name).write_bytes(content.encode("utf-8"))
     return root
+
+
+def write_sst2(root: Path, count: int) -> Path:
+    """Writes SST-2's files with so many sentences to train on, and to evaluate on, under ``root``; returns ``root``."""
+    (root / "SST-2").mkdir(parents=True)
+    rows = [f"a sentence that is {'good' if i % 2 else 'bad'} {'indeed ' * (i % 5)}\t{i % 2}" for i in range(count)]
+    for name in ("train.tsv", "dev.tsv"):
+        (root / "SST-2" / name).write_text("\n".join(["sentence\tlabel", *rows]) + "\n")
+    (root / "SST-2" / "test.tsv").write_text("index\tsentence\n0\tfine\n")
+    return root

@@ -9,23 +9,19 @@ from transformers import AutoTokenizer, BertModel
 
 from benchmarks import gradient_free
 from lightning_modules.models.packaged_models import packaged_folder
+from tests.glue_files import write_sst2
 from tests.tiny_models import save_tiny_bert
 
 
 @pytest.fixture
 def arguments(tmp_path, monkeypatch):
-    folder = tmp_path / "glue" / "SST-2"
-    folder.mkdir(parents=True)
-    rows = [f"a sentence that is {'good' if i % 2 else 'bad'} {'indeed ' * (i % 5)}\t{i % 2}" for i in range(48)]
-    for name in ("train.tsv", "dev.tsv"):
-        (folder / name).write_text("\n".join(["sentence\tlabel", *rows]) + "\n")
-    (folder / "test.tsv").write_text("index\tsentence\n0\tfine\n")
+    glue = write_sst2(tmp_path / "glue", 48)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
     model = save_tiny_bert(tmp_path / "whole", vocab_size=30522, max_position_embeddings=128)
     # Without the classifier, as a pretrained model comes.
     BertModel.from_pretrained(model).save_pretrained(tmp_path / "m")
     AutoTokenizer.from_pretrained(packaged_folder("offline:all-MiniLM-L6-v2")).save_pretrained(tmp_path / "m")
-    common = ["--data-dir", str(tmp_path / "glue"), "--model", str(tmp_path / "m"), "--batch-size", "8", "--steps", "2"]
+    common = ["--data-dir", str(glue), "--model", str(tmp_path / "m"), "--batch-size", "8", "--steps", "2"]
     common += ["--feature-cache-dir", str(tmp_path / "features"), "--seconds", "0.01"]
 
     def run(*more):

@@ -7,20 +7,16 @@ import sys
 import pytest
 
 from benchmarks import step_cost
+from tests.glue_files import write_sst2
 from tests.tiny_models import save_tiny_bert
 
 
 @pytest.fixture
 def arguments(tmp_path, monkeypatch):
-    folder = tmp_path / "glue" / "SST-2"
-    folder.mkdir(parents=True)
-    rows = [f"a sentence that is {'good' if i % 2 else 'bad'} {'indeed ' * (i % 5)}\t{i % 2}" for i in range(40)]
-    for name in ("train.tsv", "dev.tsv"):
-        (folder / name).write_text("\n".join(["sentence\tlabel", *rows]) + "\n")
-    (folder / "test.tsv").write_text("index\tsentence\n0\tfine\n")
+    glue = write_sst2(tmp_path / "glue", 40)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
     model = save_tiny_bert(tmp_path / "m", vocab_size=30522, max_position_embeddings=128)
-    common = ["--data-dir", str(tmp_path / "glue"), "--model", str(model), "--device", "cpu", "--batch-size", "8"]
+    common = ["--data-dir", str(glue), "--model", str(model), "--device", "cpu", "--batch-size", "8"]
 
     def run(*more):
         monkeypatch.setattr(sys, "argv", ["step_cost", *common, *more])

@@ -6,14 +6,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.metadata import parse_session_start_info_plugin_data
-from transformers import BertConfig
 
 from benchmarks.study.__main__ import main
 from benchmarks.study.bookkeeping import collect
@@ -22,21 +20,12 @@ from benchmarks.study.grid import expand_runs
 from benchmarks.study.results import FAILED, FINISHED, ResultsFile
 from benchmarks.study.run_folder import is_locked, read_history, run_folder
 from benchmarks.study.study_file import load_study
+from tests.benchmarks.tiny_study import save_model_config, wait_until, write_study
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDY = """
-title: Tiny
-settings:
-  model.pretrained: false
-  data.source: synthetic
-  data.tokenizer: offline:all-MiniLM-L6-v2
-  data.max_length: 16
-  data.max_train_samples: 32
-  data.max_eval_samples: 32
-  data.train_batch_size: 8
-  trainer.accelerator: cpu
 axes:
-  task: {sst2: {settings: {data.task_name: sst2}}}
+  task: {sst2: {}}
   optimizer:
     AdamW:
       settings: {model.model: HERE/model, model.optimizer: torch.optim.AdamW, model.optimizer.lr: 1e-3}
@@ -50,11 +39,6 @@ budget: {steps: 6}
 """
 
 
-def save_model_config(folder: Path) -> None:
-    sizes = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
-    BertConfig(vocab_size=30522, max_position_embeddings=32, **sizes).save_pretrained(folder)
-
-
 def start(here: Path, *arguments: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "benchmarks.study", str(here / "tiny.yaml"), "--output", str(here / "out")]
     command += ["--jobs", "1", *arguments]
@@ -63,16 +47,9 @@ def start(here: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, text=True, env=environment)
 
 
-def wait_until(condition, seconds: float = 250.0) -> None:  # type: ignore[no-untyped-def]
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
 @pytest.mark.slow
 def test_a_study_killed_half_way_goes_on_where_it_stopped(tmp_path: Path) -> None:
-    (tmp_path / "tiny.yaml").write_text(STUDY.replace("HERE", str(tmp_path)))
+    write_study(tmp_path, STUDY)
     save_model_config(tmp_path / "model")
     output = tmp_path / "out"
     adamw, later, search = expand_runs(load_study(tmp_path / "tiny.yaml"))
@@ -139,8 +116,7 @@ def test_a_study_killed_half_way_goes_on_where_it_stopped(tmp_path: Path) -> Non
 
 @pytest.mark.slow
 def test_a_run_ended_by_sigterm_has_failed_and_is_repeated(tmp_path: Path) -> None:
-    one = STUDY.replace("HERE", str(tmp_path)).split("    later:")[0] + "seeds: 1\nbudget: {seconds: 2}\n"
-    (tmp_path / "tiny.yaml").write_text(one)
+    write_study(tmp_path, STUDY.split("    later:")[0] + "seeds: 1\nbudget: {seconds: 2}\n")
     save_model_config(tmp_path / "model")
     output = tmp_path / "out"
     (run,) = expand_runs(load_study(tmp_path / "tiny.yaml"))
@@ -170,7 +146,7 @@ def test_the_command_line_says_what_it_would_do_and_what_is_wrong(
 ) -> None:
     monkeypatch.chdir(ROOT)
     path = tmp_path / "tiny.yaml"
-    path.write_text(STUDY.replace("HERE", str(tmp_path)).replace("0.1}", "0.1, model.optimizr: 1}"))
+    write_study(tmp_path, STUDY.replace("0.1}", "0.1, model.optimizr: 1}"))
 
     def study(*arguments: str) -> tuple[int, str, str]:
         status = main([str(path), "--output", str(tmp_path / "out"), *arguments])
@@ -205,8 +181,7 @@ def test_the_command_line_says_what_it_would_do_and_what_is_wrong(
 def test_emitted_commands_run_from_the_shell_of_an_array_job(tmp_path: Path) -> None:
     here = tmp_path / "a folder"
     here.mkdir()
-    text = STUDY.replace("HERE", str(here)).split("    later:")[0] + "seeds: [4]\nbudget: {steps: 6}\n"
-    (here / "tiny.yaml").write_text(text)
+    write_study(here, STUDY.split("    later:")[0] + "seeds: [4]\nbudget: {steps: 6}\n")
     save_model_config(here / "model")
     study = f"{sys.executable} -m benchmarks.study '{here}/tiny.yaml' --output '{here}/out'"
     # As docs/studies.md says; the shell stands in for sbatch, which runs the text once per line.

@@ -5,35 +5,23 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from transformers import BertConfig
 
 from benchmarks.study.grid import expand_runs
 from benchmarks.study.results import FINISHED, ResultsFile
 from benchmarks.study.run_folder import is_locked, read_history, run_folder
 from benchmarks.study.study_file import load_study
+from tests.benchmarks.tiny_study import save_model_config, wait_until, write_study
 
 cluster_utils = pytest.importorskip("ray.cluster_utils", reason="Ray is not installed (pip install -e '.[ray]')")
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDY = """
-title: Tiny
-settings:
   model.model: HERE/model
-  model.pretrained: false
   model.optimizer: noted.Noted
-  data.task_name: sst2
-  data.source: synthetic
-  data.tokenizer: offline:all-MiniLM-L6-v2
-  data.max_length: 16
-  data.max_train_samples: 32
-  data.max_eval_samples: 32
-  data.train_batch_size: 8
-  trainer.accelerator: cpu
 axes: {only: {one: {}}}
 seeds: 3
 budget: {seconds: 10}
@@ -61,20 +49,12 @@ def cluster(monkeypatch):
     cluster.shutdown()
 
 
-def wait_until(condition, seconds: float = 300.0) -> None:  # type: ignore[no-untyped-def]
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_node_is_killed_and_its_runs_alone_are_made_again(tmp_path, cluster):
-    (tmp_path / "tiny.yaml").write_text(STUDY.replace("HERE", str(tmp_path)))
+    write_study(tmp_path, STUDY)
     (tmp_path / "noted.py").write_text(NOTED.replace("HERE", str(tmp_path)))
-    sizes = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
-    BertConfig(vocab_size=30522, max_position_embeddings=32, **sizes).save_pretrained(tmp_path / "model")
+    save_model_config(tmp_path / "model")
     output = tmp_path / "out"
     runs = expand_runs(load_study(tmp_path / "tiny.yaml"))
     doomed = cluster.add_node(num_cpus=1)
@@ -92,7 +72,7 @@ def test_a_node_is_killed_and_its_runs_alone_are_made_again(tmp_path, cluster):
             return subprocess.Popen([*command, "--launcher", "ray"], cwd=ROOT, stderr=log, stdout=log, env=environment)
 
     started = study()
-    wait_until(lambda: started.poll() is not None or len(starts()) == 2)
+    wait_until(lambda: started.poll() is not None or len(starts()) == 2, seconds=300)
     assert started.poll() is None, (tmp_path / "log").read_text()
     running = starts()
     cluster.remove_node(doomed, allow_graceful=False)

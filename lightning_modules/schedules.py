@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import CyclicLR, LambdaLR, LRScheduler, ReduceLROn
 from lightning_modules.errors import ModelError
 from lightning_modules.steps.factories import unset_keywords
 from lightning_modules.trainer.run_length import HOW_TO_LIMIT, RunLength
-from optimizers.checks import require
+from optimizers.checks import require, require_integer
 from optimizers.warmup_and_decay import warmup_and_decay
 
 ScheduleCallable = Callable[[Optimizer], LRScheduler | ReduceLROnPlateau]
@@ -261,17 +261,18 @@ def _differ(rates: Sequence[Any]) -> bool:
 
 
 def _checked_total(schedule: str, total_steps: int | None) -> int:
-    if total_steps is None or not 1 <= total_steps < math.inf:
+    if total_steps is None or total_steps == math.inf:
         raise ValueError(
             f"total_steps: {total_steps} is not allowed; {schedule} needs the number of optimizer steps of the run, "
             f"1 or more: give the trainer {HOW_TO_LIMIT}"
         )
-    return int(total_steps)
+    require_integer("total_steps", total_steps, 1)
+    return total_steps
 
 
 def _warmup_steps(schedule: str, ratio: float, steps: int | None, total_steps: int | None) -> int:
     if steps is not None:
-        require(steps >= 0, "warmup_steps", steps, "0 or more")
+        require_integer("warmup_steps", steps, 0)
         return steps
     require(0 <= ratio <= 1, "warmup_ratio", ratio, "0 to 1")
     return math.ceil(ratio * _checked_total(schedule, total_steps))

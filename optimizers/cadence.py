@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from optimizers.checks import require
+from optimizers.checks import require, require_integer
 
 
 class Cadence(Protocol):
@@ -54,7 +54,7 @@ class _TwoAverages:
     slow_weight: float = 0.99
 
     def __post_init__(self) -> None:
-        require(self.max_interval >= 1, "max_interval", self.max_interval, "at least 1")
+        require_integer("max_interval", self.max_interval, 1)
         weights = (self.fast_weight, self.slow_weight)
         require(0 < weights[0] < weights[1] < 1, "fast_weight and slow_weight", weights, "in (0, 1), the second larger")
 

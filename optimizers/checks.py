@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from numbers import Integral
 from operator import attrgetter
 from typing import Any
 
@@ -24,6 +25,25 @@ def require(holds: bool, name: str, value: Any, allowed: str) -> None:
 def require_one_of(name: str, value: Any, allowed: Sequence[Any]) -> None:
     """Raise a ValueError unless the argument `name` has one of the allowed values."""
     require(value in allowed, name, value, "one of " + ", ".join(allowed))
+
+
+def require_integer(name: str, value: Any, least: int | None = None, or_none: bool = False) -> None:
+    """Raise a ValueError unless the argument `name` is an integer.
+
+    Those of NumPy count; True and False do not, nor does a float that happens to be whole, as a division gives.
+
+    Args:
+        name: The argument.
+        value: What was given.
+        least: The least integer that is allowed; None allows all.
+        or_none: Whether None is allowed too.
+    """
+    if or_none and value is None:
+        return
+    is_integer = isinstance(value, Integral) and not isinstance(value, bool)
+    bound = "" if least is None else f", at least {least}"
+    holds = is_integer and (least is None or value >= least)
+    require(holds, name, value, f"an integer{bound}{', or None' if or_none else ''}")
 
 
 def require_private(owner: object, kind: type, *names: str) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from optimizers.checks import require, require_one_of
+from optimizers.checks import require, require_integer, require_one_of
 from optimizers.entry_selection import Selection, compute_gradients, select_entries, subset_count
 from optimizers.gld_candidates import CandidateUnit, EvaluateMany, Trial, Trials, UnitKind, candidate_units, objective
 from optimizers.gradient_free_step import GradientFreeStep, discard_gradients, read_losses, trainable
@@ -128,17 +128,14 @@ class GLD(Optimizer):
         self._check_settings()
         if selection != "all" and subset_size is None:
             raise ValueError(f"subset_size: a {selection} selection needs one")
+        require_integer("seed", seed)
         defaults = {"lr": radius, "subset_size": subset_size, "norm_weight": norm_weight, "seed": seed}
         super().__init__(params, {**defaults, "step": 0, "skipped": 0})
 
     def _check_settings(self) -> None:
         counts = ("num_radii", "units_per_round", "rounds", "reselect_every", "lookahead_levels", "lookahead_width")
         for name in counts:
-            number = getattr(self, name)
-            if name == "units_per_round" and number is None:
-                continue
-            is_count = isinstance(number, int) and not isinstance(number, bool) and number >= 1
-            require(is_count, name, number, "an integer from 1 on")
+            require_integer(name, getattr(self, name), 1, or_none=name == "units_per_round")
         for name, allowed in (
             ("units", ("tensor", "group")),
             ("selection", ("all", "random", "largest", "fisher")),

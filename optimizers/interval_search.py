@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-from optimizers.checks import require
+from optimizers.checks import require, require_integer
 
 # The share of an interval that the golden section keeps.
 _GOLDEN = (math.sqrt(5) - 1) / 2
@@ -67,7 +67,7 @@ def search_interval(
     """
     require(low <= start <= high, "start", start, f"from {low} to {high}")
     require(stride > 0 and tolerance > 0, "stride and tolerance", (stride, tolerance), "above 0")
-    require(max_trials >= 1, "max_trials", max_trials, "at least 1")
+    require_integer("max_trials", max_trials, 1)
     tried: dict[float, float] = {} if start_value is None else {start: _finite(start_value)}
     trials: list[tuple[float, float]] = []
 

@@ -13,7 +13,7 @@ from torch.optim.optimizer import ParamsT
 
 from optimizers.anchored_optimizer import AnchoredOptimizer
 from optimizers.cadence import Cadence
-from optimizers.checks import require, require_one_of
+from optimizers.checks import require, require_integer, require_one_of
 from optimizers.directions import DirectionFunction
 from optimizers.failed_searches import MANY_FAILURES, warn_of_failures
 from optimizers.group_update import GroupUpdate
@@ -97,9 +97,8 @@ class LineSearchOptimizer(AnchoredOptimizer):
         **search_options: Any,
     ) -> None:
         search = with_options(search, search_options)
-        is_valid = steps_per_epoch is None or steps_per_epoch >= 1
-        require(is_valid, "steps_per_epoch", steps_per_epoch, "at least 1, or None")
-        require(joint_steps >= 0, "joint_steps", joint_steps, "at least 0")
+        require_integer("steps_per_epoch", steps_per_epoch, 1, or_none=True)
+        require_integer("joint_steps", joint_steps, 0)
         require(merge_threshold is None or merge_threshold > 0, "merge_threshold", merge_threshold, "above 0, or None")
         require_one_of("growth_per", growth_per, ("epoch", "search"))
         require_one_of("condition", condition, get_args(Condition))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from optimizers.checks import require, require_one_of
+from optimizers.checks import require, require_integer, require_one_of
 from optimizers.gradient_free_step import GradientFreeStep, read_losses
 from optimizers.perturbation import NoiseDevice, Perturbation, derive_seed
 from optimizers.searches import ArmijoSearch, SearchResult
@@ -49,6 +49,7 @@ class _RandomDirection(Optimizer):
         require(0 < epsilon < math.inf, "epsilon", epsilon, "above 0")
         require(copy_limit >= 0, "copy_limit", copy_limit, "at least 0 bytes")
         require_one_of("noise_device", noise_device, ("cpu", "parameter"))
+        require_integer("seed", defaults["seed"])
         self.epsilon = epsilon
         self.copy_limit = copy_limit
         self.noise_device: NoiseDevice = noise_device
@@ -248,7 +249,7 @@ class LineSearchMeZO(_RandomDirection):
         require(0 < c < 1, "c", c, "between 0 and 1")
         require(0 < shrink < 1, "shrink", shrink, "between 0 and 1")
         require(1 <= growth < math.inf, "growth", growth, "at least 1")
-        require(max_trials >= 1, "max_trials", max_trials, "at least 1")
+        require_integer("max_trials", max_trials, 1)
         self.c = c
         self.shrink = shrink
         self.growth = growth

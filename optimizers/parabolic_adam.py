@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from optimizers.anchored_optimizer import AnchoredOptimizer
-from optimizers.checks import require
+from optimizers.checks import require, require_integer
 from optimizers.directions import adam
 from optimizers.failed_searches import MANY_FAILURES, warn_of_failures
 from optimizers.group_update import GroupUpdate, over_ranks
@@ -110,14 +110,14 @@ class ParabolicAdam(AnchoredOptimizer):
         least_change: float = LEAST_CHANGE,
     ) -> None:
         require(0 < peak_fraction < 2, "peak_fraction", peak_fraction, "above 0 and below 2")
-        require(total_steps is None or total_steps >= 1, "total_steps", total_steps, "at least 1, or None")
+        require_integer("total_steps", total_steps, 1, or_none=True)
         are_rates = 0 < betas[0] < 1 and 0 <= betas[1] < 1
         require(are_rates, "betas", betas, "from 0 to below 1, the first above 0")
         require(eps >= 0, "eps", eps, "at least 0")
         require(weight_decay >= 0, "weight_decay", weight_decay, "at least 0")
         is_probe = LEAST_PROBE <= initial_step_size <= LARGEST_PROBE
         require(is_probe, "initial_step_size", initial_step_size, "from 1e-10 to 10")
-        require(max_trials >= 1, "max_trials", max_trials, "at least 1")
+        require_integer("max_trials", max_trials, 1)
         require(relative_tolerance >= 0, "relative_tolerance", relative_tolerance, "at least 0")
         require(0 <= least_change < 1, "least_change", least_change, "from 0 to below 1")
         self.total_steps = total_steps

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, Protocol
 
 from torch import Tensor
 
-from optimizers.checks import require
+from optimizers.checks import require, require_integer
 from optimizers.scalars import read_together
 
 LossAt = Callable[[float], Tensor | float]
@@ -138,10 +138,10 @@ class ArmijoSearch:
         require(0 < self.c < 1, "c", self.c, "between 0 and 1")
         require(0 < self.shrink < 1, "shrink", self.shrink, "between 0 and 1")
         require(bracket is None or 0 < bracket < 1, "bracket", bracket, "between 0 and 1, or None")
-        require(self.patience >= 0, "patience", self.patience, "at least 0")
+        require_integer("patience", self.patience, 0)
         require(0 <= smoothing < 1, "smoothing", smoothing, "at least 0 and less than 1")
         low, high, tolerance = self.min_step_size, self.max_step_size, self.relative_tolerance
-        require(self.max_trials >= 1, "max_trials", self.max_trials, "at least 1")
+        require_integer("max_trials", self.max_trials, 1)
         require(0 <= low <= high, "min_step_size and max_step_size", (low, high), "at least 0, and in this order")
         require(tolerance >= 0, "relative_tolerance", tolerance, "at least 0")
 

@@ -92,6 +92,8 @@ def test_a_resumed_schedule_continues_exactly(make: Callable[..., LRScheduler], 
     [
         (LinearWithWarmup, "total_steps: None is not allowed; LinearWithWarmup needs the number"),
         (partial(Triangular, total_steps=0), "total_steps: 0 is not allowed"),
+        (partial(LinearWithWarmup, total_steps=2.5), "total_steps: 2.5 is not allowed; an integer, at least 1"),
+        (partial(LinearWithWarmup, warmup_steps=0.5, total_steps=2), "warmup_steps: 0.5 is not allowed; an integer"),
         (partial(CosineWithWarmup, total_steps=math.inf), "total_steps: inf is not allowed"),
         (partial(ConstantWithWarmup, warmup_ratio=1.5, total_steps=2), "warmup_ratio: 1.5 is not allowed; 0 to 1"),
         (partial(LinearWithWarmup, warmup_steps=-1, total_steps=2), "warmup_steps: -1 is not allowed"),

@@ -69,7 +69,7 @@ def test_a_step_size_in_force_for_several_steps_counts_for_each_of_them() -> Non
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"max_interval": 0}, "max_interval: 0 is not allowed; at least 1"),
+        ({"max_interval": 0}, "max_interval: 0 is not allowed; an integer, at least 1"),
         ({"fast_weight": 0.99}, "fast_weight and slow_weight"),
         ({"fast_weight": 0.0}, "fast_weight and slow_weight"),
         ({"slow_weight": 1.0}, "fast_weight and slow_weight"),

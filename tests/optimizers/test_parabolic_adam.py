@@ -409,14 +409,14 @@ def test_after_the_announced_end_the_last_step_size_stays():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"total_steps": 0}, "total_steps: 0 is not allowed; at least 1, or None"),
+        ({"total_steps": 0}, "total_steps: 0 is not allowed; an integer, at least 1, or None"),
         ({"betas": (0.0, 0.999)}, r"betas: \(0.0, 0.999\) is not allowed; from 0 to below 1, the first above 0"),
         ({"betas": (0.9, 1.0)}, r"betas: \(0.9, 1.0\) is not allowed"),
         ({"peak_fraction": 2.0}, "peak_fraction: 2.0 is not allowed; above 0 and below 2"),
         ({"eps": -1.0}, "eps: -1.0 is not allowed; at least 0"),
         ({"weight_decay": -1.0}, "weight_decay: -1.0 is not allowed; at least 0"),
         ({"initial_step_size": 20.0}, "initial_step_size: 20.0 is not allowed; from 1e-10 to 10"),
-        ({"max_trials": 0}, "max_trials: 0 is not allowed; at least 1"),
+        ({"max_trials": 0}, "max_trials: 0 is not allowed; an integer, at least 1"),
         ({"relative_tolerance": -1.0}, "relative_tolerance: -1.0 is not allowed; at least 0"),
         ({"least_change": 1.0}, "least_change: 1.0 is not allowed; from 0 to below 1"),
     ],

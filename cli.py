@@ -38,7 +38,7 @@ from linetune.exported_model import fill_in_from_model
 from linetune.jsonargparse_private import actions_on, frames_to_cause, own_defaults
 from linetune.linked_values import DATA_TO_MODEL, fill_in
 from linetune.lost_rank import line_about_lost_rank
-from linetune.named_checkpoint import named_checkpoint, saved_values
+from linetune.named_checkpoint import named_checkpoint, saved_values, with_checkpoint
 from linetune.requeued_job import StartedBy, checkpoint_of_requeued_job, started_by
 from linetune.trainer import LinetuneTrainer
 from linetune.trainer_section import check_trainer_numbers, expand_save_dir, listed
@@ -116,9 +116,13 @@ class LinetuneCLI(LightningCLI):
         try:
             with own_defaults():
                 super().__init__(args=args, **kwargs)
-        except USER_ERRORS:
+        except USER_ERRORS as error:
             self._remove_unbegun_run()
-            raise
+            path = self.section.get("ckpt_path") if hasattr(self, "config") else None
+            named = with_checkpoint(str(error), path)
+            if named == str(error):
+                raise
+            raise type(error)(named) from error
         except (OSError, ValueError, RuntimeError) as error:
             line = line_about_what_was_given(error, self.section) if hasattr(self, "config") else None
             if line is None:

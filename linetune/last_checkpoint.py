@@ -21,7 +21,7 @@ from callbacks.checkpoints.checkpoint_io import remove_leftovers
 from callbacks.checkpoints.checkpoint_reading import read_without_shards
 from callbacks.files.file_systems import is_remote
 from lightning_modules import ModelError
-from lightning_modules.checkpoints.checkpoint_check import check_resumable
+from lightning_modules.checkpoints.checkpoint_check import check_entries, check_resumable
 from linetune.config_files import configs_in
 from linetune.run_of_checkpoint import all_of_run, files_in, of_run, own_folders, run_of
 
@@ -79,6 +79,7 @@ def newest_whole(files: Sequence[Path], subcommand: str) -> Path | None:
     for file in sorted(files, key=lambda file: (-_changed(file), file.is_symlink())):
         try:
             checkpoint = read_without_shards(file)
+            check_entries(checkpoint)
             if subcommand == "fit":
                 check_resumable(checkpoint)
         except (OSError, MisconfigurationException, ModelError) as error:

@@ -105,6 +105,19 @@ def saved_values(path: str | None, subcommand: str) -> dict[str, dict[str, Any]]
     }
 
 
+def with_checkpoint(message: str, path: str | None) -> str:
+    """Return an error's message with the checkpoint's path in it, if it is about what a checkpoint holds.
+
+    Args:
+        message: The message.
+        path: The checkpoint that the configuration names.
+    """
+    start = "ckpt_path: "
+    if not path or not message.startswith(start) or str(path) in message:
+        return message
+    return f"{start}{path}: {message.removeprefix(start)}"
+
+
 def best_of_run(config: str | None, own: Sequence[str] = ()) -> Path:
     """Return the best checkpoint of the run that has saved a configuration: one of its own, or of a run before.
 

@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 from jsonargparse import Namespace
+from lightning.pytorch import Trainer
 
 WHOLE = {
     **{"state_dict": {}, "pytorch-lightning_version": "2.6.6", "epoch": 0, "global_step": 3},
-    **{"optimizer_states": [{}], "lr_schedulers": [], "loops": {"fit_loop": {}}, "callbacks": {}},
+    **{"optimizer_states": [{}], "lr_schedulers": [], "callbacks": {}},
+    "loops": {"fit_loop": Trainer(accelerator="cpu", logger=False, enable_checkpointing=False).fit_loop.state_dict()},
 }
 
 # The first line of a configuration that lightning 2.6.6 has saved.

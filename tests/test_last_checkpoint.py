@@ -39,14 +39,16 @@ def test_what_is_not_whole_is_skipped_and_said(tmp_path: Path, capsys: pytest.Ca
     for number, file in enumerate((torn, flipped)):
         os.utime(file, (1_000_000 - number,) * 2)
     saved(folder / "weights.ckpt", age=3, optimizer_states=None)
-    whole = saved(folder / "whole.ckpt", age=4)
+    saved(folder / "damaged.ckpt", age=4, loops=3)
+    whole = saved(folder / "whole.ckpt", age=5)
     (folder / "last.ckpt").symlink_to("whole.ckpt")
     (folder / "gone.ckpt").symlink_to("removed.ckpt")
     assert last_checkpoint(config, "fit") == str(whole)
-    torn_line, flipped_line, weights_line, chosen = capsys.readouterr().err.splitlines()
+    torn_line, flipped_line, weights_line, damaged_line, chosen = capsys.readouterr().err.splitlines()
     assert torn_line.endswith("torn.ckpt: is not whole: its end is missing")
     assert "flipped.ckpt: is damaged: " in flipped_line
     assert "weights.ckpt: the checkpoint has no optimizer_states" in weights_line
+    assert damaged_line.endswith("damaged.ckpt: loops of the checkpoint is a int, not a dict")
     assert chosen.startswith("ckpt_path last: ")
     assert last_checkpoint(config, "validate") == str(folder / "weights.ckpt")
 

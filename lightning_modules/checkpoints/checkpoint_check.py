@@ -9,13 +9,18 @@ from typing import Any
 
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_info
+from packaging.version import InvalidVersion, Version
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lightning_modules.checkpoints.loop_counters import check_counters
 from lightning_modules.errors import ModelError
 
 # What entries of a checkpoint are, where they are there.
 _KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
+    "pytorch-lightning_version": (str, "text"),
+    "epoch": (int, "number"),
+    "global_step": (int, "number"),
     "state_dict": (Mapping, "dict"),
     "hyper_parameters": (Mapping, "dict"),
     "datamodule_hyper_parameters": (Mapping, "dict"),
@@ -56,6 +61,13 @@ def check_entries(checkpoint: Mapping[str, Any]) -> None:
             raise ModelError(
                 f"ckpt_path: {name} of the checkpoint is a {type(checkpoint[name]).__name__}, not a {word}"
             )
+    version = checkpoint.get("pytorch-lightning_version", "0")
+    try:
+        Version(version)
+    except InvalidVersion as error:
+        raise ModelError(
+            f"ckpt_path: pytorch-lightning_version of the checkpoint is {version!r}, not a version such as 2.6.6"
+        ) from error
 
 
 def check_loadable(checkpoint: dict[str, Any], module: LightningModule, model: str, is_fit: bool) -> None:
@@ -87,6 +99,7 @@ def check_resumable(checkpoint: dict[str, Any]) -> None:
         ModelError: if it does not; it names what is absent, or the classes that were not read.
     """
     if is_distributed(checkpoint):
+        check_counters(checkpoint)
         return
     absent = [name for name in _TO_RESUME if name not in checkpoint]
     if "interpolation" in checkpoint:
@@ -100,13 +113,12 @@ def check_resumable(checkpoint: dict[str, Any]) -> None:
             f"ckpt_path: {absent[0]} of the checkpoint cannot be read without running code: it holds {names}; its "
             "weights can be validated, and a run goes on from it once torch.serialization.add_safe_globals allows that"
         )
-    if not absent and "fit_loop" not in checkpoint["loops"]:
-        raise ModelError("ckpt_path: the checkpoint has no loops.fit_loop: fit cannot go on from it")
     if absent:
         raise ModelError(
             f"ckpt_path: the checkpoint has no {absent[0]}, as under save_weights_only: fit cannot go on from it, "
             "validate and predict can use its weights"
         )
+    check_counters(checkpoint)
 
 
 def check_task(

@@ -155,6 +155,36 @@ def test_a_saved_configuration_names_its_checkpoint_from_any_folder(
     assert config["ckpt_path"] == str(tmp_path / start)
 
 
+def test_a_checkpoint_with_a_damaged_counter_is_one_line_that_names_the_file(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stored = torch.load(trained / "checkpoints/best.ckpt", weights_only=False)
+    path = tmp_path / "damaged.ckpt"
+    arguments = ["fit", "--config", str(trained / "config.yaml"), "--ckpt_path", str(path)]
+    torch.save(stored | {"pytorch-lightning_version": "x"}, path)
+    start = f"linetune: error: ckpt_path: {path}: "
+    message = failed(*arguments, capsys=capsys)
+    assert message == f"{start}pytorch-lightning_version of the checkpoint is 'x', not a version such as 2.6.6"
+    stored["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"] = "1"
+    torch.save(stored, path)
+    message = failed(*arguments, capsys=capsys)
+    place = "loops.fit_loop.epoch_progress.current.processed"
+    assert message == f"{start}{place} of the checkpoint is '1', not a number, 0 or more"
+
+
+def test_a_checkpoint_that_the_run_refuses_later_is_named_too(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stored = torch.load(trained / "checkpoints/best.ckpt", weights_only=False)
+    del stored["optimizer_states"][0]["state"]
+    path = tmp_path / "damaged.ckpt"
+    torch.save(stored, path)
+    arguments = ["fit", "--config", str(trained / "config.yaml"), "--ckpt_path", str(path)]
+    arguments += ["--trainer.logger.init_args.save_dir", str(tmp_path)]
+    message = failed(*arguments, capsys=capsys)
+    assert f"ckpt_path: {path}: the checkpoint's state of ParabolicAdam is not whole: KeyError" in message
+
+
 @pytest.mark.parametrize("command", ["fit", "validate", "predict", "export"])
 def test_a_checkpoint_that_is_none_is_one_line(
     command: str, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -113,6 +113,7 @@ def changed_to(value: Any, *path: Any) -> Callable[[dict[str, Any]], None]:
 
 GROUP = ("optimizer_states", 0, "param_groups", 0)
 STATE = ("optimizer_states", 0, "state", 0)
+BATCHES = ("loops", "fit_loop", "epoch_loop.batch_progress")
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -135,6 +136,12 @@ STATE = ("optimizer_states", 0, "state", 0)
         (changed_to([], "state_dict"), "state_dict of the checkpoint is a list, not a dict"),
         (changed_to(None, "optimizer_names"), "optimizer_names of the checkpoint is a NoneType, not a list"),
         (changed_to({}, "loops"), r"the checkpoint has no loops\.fit_loop"),
+        (dropped(*BATCHES, "current"), r"has no loops\.fit_loop\.epoch_loop\.batch_progress\.current"),
+        (
+            changed_to(-1, *BATCHES, "total", "ready"),
+            r"batch_progress\.total\.ready of the checkpoint is -1, not a num",
+        ),
+        (changed_to("3", "global_step"), "global_step of the checkpoint is a str, not a number"),
         (changed_to(Tensor.long, "state_dict", "body.weight"), r"body\.weight is of torch\.int64 in the checkpoint"),
         (changed_to("0.1", *GROUP, "lr"), "lr of a group is '0.1', of the run's "),
         (changed_to(float("nan"), *GROUP, "lr"), "lr of a group is nan, of the run's "),

@@ -31,7 +31,7 @@ from datamodules import DataError, GLUEDataModule
 from lightning_modules import ModelError, SequenceClassifier
 from linetune import help_text
 from linetune.adapter_config import drop_unwritten_loftq
-from linetune.arguments import check_argument_order
+from linetune.arguments import check_argument_order, check_configs
 from linetune.config_errors import OneLineErrorParser, line_about_what_was_given, refuses_arguments
 from linetune.exit_status import usual_status
 from linetune.exported_model import fill_in_from_model
@@ -150,6 +150,7 @@ class LinetuneCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         check_argument_order(self.given)
+        check_configs(self.given)
         super().parse_arguments(parser, args)
         seed = self.section.seed_everything
         if not 0 <= seed < 2**32:

@@ -5,7 +5,7 @@ from itertools import islice, zip_longest
 
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from linetune.config_files import config_of_checkpoint, named_config
+from linetune.config_files import check_is_there, config_of_checkpoint, named_config
 
 # How a config is given: before its path, or in one word with it.
 _CONFIG = ("-c", "--config")
@@ -33,6 +33,30 @@ def check_argument_order(arguments: Sequence[str]) -> None:
         if early and key not in given:
             raise MisconfigurationException(f"--{early}: it would be lost before --{key}; give it after that")
         given.append(key)
+
+
+def check_configs(arguments: Sequence[str]) -> None:
+    """Refuse a configuration that is not there.
+
+    Args:
+        arguments: The command line's.
+
+    Raises:
+        MisconfigurationException: names it, and those that are there under a similar name.
+    """
+    for config in configs_among(arguments):
+        check_is_there(config)
+
+
+def configs_among(arguments: Sequence[str]) -> list[str]:
+    """Return the configurations that the arguments name, those named ``linetune:NAME`` as paths."""
+    found = []
+    for argument, following in zip_longest(arguments, arguments[1:]):
+        if argument in _CONFIG and following is not None:
+            found.append(named_config(following))
+        elif argument.startswith(_CONFIG_WITH_VALUE):
+            found.append(named_config(argument.partition("=")[2]))
+    return found
 
 
 def configs_first(arguments: list[str]) -> list[str]:

@@ -8,6 +8,7 @@ import os
 import re
 import sysconfig
 import traceback
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from pydoc import locate
@@ -28,6 +29,7 @@ from lightning_modules.checkpoints.hyperparameter_check import argument_names, c
 from linetune import PACKAGES
 from linetune.arguments import configs_first, export_arguments
 from linetune.config_keys import check_keys
+from linetune.given_classes import given_class
 from linetune.jsonargparse_private import Frames, own_defaults, package_of, refusal_behind
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict", "export")
@@ -86,7 +88,8 @@ def help_for(parser: ArgumentParser) -> str:
     """Return which options print the help of a parser's subcommand, or of the program where none was given."""
     given = [getattr(parser, "subcommand", None), *(getattr(parser, "args", None) or [])[:1]]
     command = next((name for name in given if name in SUBCOMMANDS), None)
-    options = ("--help", "--model.help SequenceClassifier", "--model.optimizer.help CLASS")
+    model, _ = given_class(getattr(parser, "args", None) or [], "model") or ("SequenceClassifier", None)
+    options = ("--help", f"--model.help {model}", "--model.optimizer.help CLASS")
     return "--help" if command is None else ", ".join(f"{command} {option}" for option in options)
 
 
@@ -182,15 +185,16 @@ def allowed_keys(level: ArgumentParser, above: list[str], key: str, parser: Argu
         of = [each.__name__ for each in (GLUEDataModule, TextDataModule) if name in inspect.signature(each).parameters]
         if of:
             return f"; {name} is an argument of {of[0]}, another class: --data datamodules.{of[0]} before it"
-    owners: dict[str, Any] = {each: locate(parser.get_default(each)["class_path"]) for each in ("model", "data")}
-    owners["trainer"] = Trainer
+    defaults: dict[str, Any] = {each: locate(parser.get_default(each)["class_path"]) for each in ("model", "data")}
+    given = {each: given_class(parser.args, each) or ("", owner) for each, owner in defaults.items()}
+    owners: dict[str, Any] = {each: owner for each, (_, owner) in given.items()} | {"trainer": Trainer}
     # What the model does itself is refused in the trainer.
     belongs = [f"{at}.{name}" for at, owner in owners.items() if name in names_of_arguments(owner)]
     belongs = [each for each in belongs if not each.startswith("trainer.")] or belongs
     options = [key for at in ("model", "data") for key in keys_of_options(owners[at], at)]
     belongs = belongs or [key for key in options if key.rpartition(".")[2] == name]
-    if f"{'.'.join(above)}.{name}" in belongs:
-        return f"; {name} is an argument of {owners[above[0]].__name__}, another class"
+    if above in (["model"], ["data"]) and not belongs and name in names_of_arguments(defaults[above[0]]):
+        return f"; {name} is an argument of {defaults[above[0]].__name__}, another class"
     if belongs:
         return f"; {name} belongs to {' or '.join(belongs)}"
     close = difflib.get_close_matches(name, names, n=3)
@@ -218,7 +222,7 @@ def keys_of_options(of: type, at: str) -> list[str]:
         of: The class.
         at: The key of the class itself.
     """
-    hints = [hint for _, init in constructors(of) for hint in get_type_hints(init).items()]
+    hints = [hint for _, init in constructors(of) for hint in _hints(init).items()]
     options = [(argument, taken) for argument, hint in hints for taken in (hint, *get_args(hint))]
     found = (
         f"{at}.{argument}.{field.name}"
@@ -228,6 +232,13 @@ def keys_of_options(of: type, at: str) -> list[str]:
         if field.init
     )
     return list(dict.fromkeys(found))
+
+
+def _hints(init: Callable[..., None]) -> dict[str, Any]:
+    try:
+        return get_type_hints(init)
+    except NameError:  # a class of the user's own may name types that are imported for type checkers alone
+        return {}
 
 
 def allowed_optimizers() -> str:

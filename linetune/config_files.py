@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +39,59 @@ def named_config(argument: str) -> str:
     folder = config_folder()
     path = folder / f"{name.removesuffix('.yaml')}.yaml"
     if not path.is_file():
-        names = sorted(file.relative_to(folder).with_suffix("").as_posix() for file in folder.rglob("*.yaml"))
-        listed = ", ".join(name for name in names if not name.startswith("studies/"))
-        raise MisconfigurationException(f"config: there is no {PREFIX}{name}; there are {listed}")
+        names = _shipped()
+        close = [PREFIX + each for each in _near(name, names)]
+        near = f"close to it: {', '.join(close)}" if close else f"there are {', '.join(names)}"
+        raise MisconfigurationException(f"config: there is no {PREFIX}{name}; {near}")
     return f"{option}{path}"
+
+
+def check_is_there(config: str) -> None:
+    """Refuse a configuration that is the path of no file.
+
+    Args:
+        config: The path. What the parser takes besides is not looked at: text that is a configuration itself, the
+            standard input (``-``), an address.
+
+    Raises:
+        MisconfigurationException: there is no such file; it names those that are there under a similar name.
+    """
+    if config == "-" or "://" in config or _is_mapping(config):
+        return
+    file = Path(config).expanduser()
+    if config and os.path.exists(file):
+        if file.is_dir():
+            raise MisconfigurationException(f"config: {config} is a folder; give a file, such as its config.yaml")
+        return
+    siblings = {str(each) for ending in ("*.yaml", "*.yml") for each in file.parent.glob(ending)} if config else set()
+    close = difflib.get_close_matches(str(file), siblings, n=3, cutoff=0.8)
+    close += [PREFIX + each for each in _near(config, _shipped())] if not close else []
+    near = f"close to it: {', '.join(close)}" if close else f"give a path, or a shipped one as {PREFIX}quickstart"
+    raise MisconfigurationException(f"config: there is no file {config!r}; {near}")
+
+
+def _shipped() -> list[str]:
+    """Return the names of linetune's own configs, without those of studies, which another program reads."""
+    folder = config_folder()
+    names = sorted(file.relative_to(folder).with_suffix("").as_posix() for file in folder.rglob("*.yaml"))
+    return [name for name in names if not name.startswith("studies/")]
+
+
+def _near(name: str, names: Sequence[str]) -> list[str]:
+    """Return the names that a name is close to: as a whole, or by their last parts."""
+    name = name.removesuffix(".yaml").removesuffix(".yml").removeprefix("configs/")
+    if name in names:
+        return [name]
+    whole = difflib.get_close_matches(name, names, n=3, cutoff=0.8)
+    last = difflib.get_close_matches(Path(name).name, {Path(each).name for each in names}, n=3, cutoff=0.8)
+    return whole or [each for each in names if Path(each).name in last]
+
+
+def _is_mapping(text: str) -> bool:
+    try:
+        return isinstance(yaml.safe_load(text), dict)
+    except yaml.YAMLError:
+        return False
 
 
 def config_of_checkpoint(path: str) -> Path:

@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import logging
 import re
-import sys
 import tempfile
 import warnings
 from importlib.metadata import version
@@ -272,9 +272,14 @@ def general(refusal: str) -> str:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m tests.family_support", description=__doc__.partition("\n")[0])
+    parser.add_argument("families", nargs="*", metavar="FAMILY", help=f"all, or some of {', '.join(FAMILIES)}")
+    chosen = parser.parse_args().families
+    if unknown := sorted({*chosen} - {*FAMILIES}):
+        parser.error(f"no family {unknown[0]}; there are {', '.join(FAMILIES)}")
     outcomes = {}
     with quiet():
-        for name in sys.argv[1:] or FAMILIES:
+        for name in chosen or FAMILIES:
             with tempfile.TemporaryDirectory() as temporary:
                 outcomes[name] = support(name, Path(temporary))
     print(page(outcomes), end="")

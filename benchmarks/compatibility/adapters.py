@@ -7,6 +7,7 @@ Takes a minute.
 
 from __future__ import annotations
 
+import argparse
 import copy
 import tempfile
 import warnings
@@ -208,4 +209,9 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(
+        prog="python -m benchmarks.compatibility.adapters",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    ).parse_args()
     main()

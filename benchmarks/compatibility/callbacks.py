@@ -7,6 +7,7 @@ Takes some minutes.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import inspect
 import io
@@ -113,4 +114,9 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(
+        prog="python -m benchmarks.compatibility.callbacks",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    ).parse_args()
     main()

@@ -8,6 +8,7 @@ written as the optimizer's own documentation says.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import inspect
 import io
@@ -382,4 +383,9 @@ def torchzero_section() -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(
+        prog="python -m benchmarks.compatibility.optimizers",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    ).parse_args()
     main()

@@ -71,7 +71,13 @@ from lightning_modules.trainer.lightning_callbacks import (
     put_searches_back,
 )
 from lightning_modules.trainer.reduction import reduced
-from lightning_modules.trainer.run_length import FitStart, RunLength, run_length, warn_without_length
+from lightning_modules.trainer.run_length import (
+    FitStart,
+    RunLength,
+    run_length,
+    warn_of_time_limit,
+    warn_without_length,
+)
 from lightning_modules.trainer.step_axis import StepAxis
 from lightning_modules.trainer.trainer_callbacks import callbacks_of, without_present
 from lightning_modules.trainer.weight_averages import prepare_averages
@@ -275,6 +281,7 @@ class ClosureModule(LightningModule):
         is_first = self._is_first_step
         if is_first:
             warn_without_length(optimizer.optimizer)  # callbacks have told it by now
+            warn_of_time_limit(optimizer.optimizer, self.trainer)
         with step_context(optimizer, is_first):
             loss = self._finite_steps.step(optimizer, step, self._has_scaler)
         if is_first:

@@ -6,9 +6,11 @@ import math
 from typing import NamedTuple
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.optim import Optimizer
 
+from lightning_modules.trainer.trainer_callbacks import callbacks_of
 from optimizers import traits
 
 # Of a stream nobody knows how many batches an epoch has.
@@ -75,4 +77,22 @@ def warn_without_length(optimizer: Optimizer) -> None:
             f"{type(optimizer).__name__}: the run's number of steps is unknown, so that it has neither warm-up nor "
             f"decay; give the trainer {HOW_TO_LIMIT}; for a run of so many seconds, callbacks.TrainingSeconds and "
             "callbacks.ScheduleBySeconds in place of max_time"
+        )
+
+
+def warn_of_time_limit(optimizer: Optimizer, trainer: Trainer) -> None:
+    """Warn that a run that its `max_time` ends has not come to the end of its optimizer's schedule.
+
+    Args:
+        optimizer: An optimizer that is about to make its first step.
+        trainer: The trainer.
+    """
+    total, progress = getattr(optimizer, "total_steps", None), getattr(optimizer, "progress", None)
+    if not traits(optimizer).takes_progress or total is None or progress is not None:
+        return
+    if any(timer.time_remaining() is not None for timer in callbacks_of(trainer, Timer)):
+        rank_zero_warn(
+            f"{type(optimizer).__name__}: its schedule is over the {total} steps of max_epochs or max_steps, whatever "
+            "max_time is: where that ends the run before, the learning rate has not decayed; for a run of so many "
+            "seconds, callbacks.TrainingSeconds and callbacks.ScheduleBySeconds in place of max_time"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -16,7 +17,7 @@ import pytest
 import schedulefree
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import BaseFinetuning
+from lightning.pytorch.callbacks import BaseFinetuning, Timer
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
@@ -208,6 +209,31 @@ def test_a_schedule_that_does_not_know_the_runs_length_is_said(
     said = [str(warning.message) for warning in caught if line in str(warning.message)]
     assert len(said) == is_warned
     assert all("for a run of so many seconds, callbacks.TrainingSeconds and callbacks.Sch" in each for each in said)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "options", "is_warned"),
+    [
+        (ParabolicAdam, {"max_epochs": 2, "max_time": {"minutes": 9}}, True),
+        (ParabolicAdam, {"max_steps": 4, "callbacks": [Timer(duration={"minutes": 9})]}, True),
+        (ParabolicAdam, {"max_epochs": 2, "callbacks": [Timer()]}, False),  # it measures the time alone
+        (ParabolicAdam, {"max_epochs": 2, "max_time": {"minutes": 9}, "callbacks": [TellsProgress()]}, False),
+        (SaLSA, {"max_epochs": 2, "max_time": {"minutes": 9}}, False),
+        (ParabolicAdam, {"max_epochs": 2}, False),
+    ],
+)
+def test_a_schedule_that_a_limit_of_time_may_cut_off_is_said_once(
+    optimizer: Any, options: dict[str, Any], is_warned: bool, tmp_path: Path
+) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(Regression(optimizer=optimizer), data(16), tmp_path, **options)
+    line = (
+        "the learning rate has not decayed; for a run of so many seconds, callbacks.TrainingSeconds and callbacks.Sch"
+    )
+    said = [str(warning.message) for warning in caught if line in str(warning.message)]
+    assert len(said) == is_warned
+    assert all(re.match(r"ParabolicAdam: its schedule is over the \d+ steps", each) for each in said)
 
 
 def test_a_search_holds_no_gradients_unless_a_callback_reads_them(tmp_path: Path) -> None:

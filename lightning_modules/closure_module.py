@@ -85,6 +85,7 @@ from lightning_modules.trainer.whole_evaluation import WholeEvaluation
 from optimizers import ParabolicAdam, ParamGroups
 from optimizers.other_generators import GeneratorAccess, generators_within
 from optimizers.replayed import BufferPlace, moving_buffers
+from optimizers.training_modes import restore_modes, training_modes
 
 # Lightning weights a logged loss by an integer; weights of batches need not be integers.
 _WEIGHT_UNITS = 2**16
@@ -168,6 +169,7 @@ class ClosureModule(LightningModule):
         self._length: RunLength | None = None  # of a fit, from when its optimizer is made until it starts
         self._resumption = Resumption()
         self._modes = OptimizerModes()
+        self._modes_before_evaluation: dict[nn.Module, bool] = {}
         self._axis = StepAxis()
         self._learning_rates = LearningRates(lr_scheduler)
         self._given_options = GivenOptions()
@@ -484,6 +486,33 @@ class ClosureModule(LightningModule):
         if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
             self._learning_rates.after_validation()
             self._modes.train(self.trainer.optimizers)
+
+    # Lightning puts the attribute `training` of each module back, past what a module does in a `train` of its own.
+
+    def on_validation_model_eval(self) -> None:
+        self._modes_before_evaluation = training_modes(self)
+        super().on_validation_model_eval()
+
+    def on_validation_model_train(self) -> None:
+        self._restore_modes()
+
+    def on_test_model_eval(self) -> None:
+        self._modes_before_evaluation = training_modes(self)
+        super().on_test_model_eval()
+
+    def on_test_model_train(self) -> None:
+        self._restore_modes()
+
+    def on_predict_model_eval(self) -> None:
+        self._modes_before_evaluation = training_modes(self)
+        super().on_predict_model_eval()
+
+    def on_predict_end(self) -> None:
+        self._restore_modes()
+
+    def _restore_modes(self) -> None:
+        modes, self._modes_before_evaluation = self._modes_before_evaluation, {}
+        restore_modes(modes or dict.fromkeys(self.modules(), True))  # a subclass may override either hook alone
 
     # Checkpoints
 

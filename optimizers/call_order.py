@@ -9,20 +9,21 @@ from typing import Any
 import torch
 from torch import nn
 
+from optimizers.training_modes import restore_modes, training_modes
+
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Context without gradients in which a model is in eval mode; its mode and torch's random numbers come back."""
-    training = [module for module in model.modules() if module.training]
+    modes = training_modes(model)
     devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
     try:
-        for module in training:
+        for module in modes:
             module.training = False
         with torch.no_grad(), torch.random.fork_rng(list(devices)):
             yield
     finally:
-        for module in training:
-            module.training = True
+        restore_modes(modes)
 
 
 def call_order(model: nn.Module, run: Callable[[], Any]) -> tuple[str, ...]:

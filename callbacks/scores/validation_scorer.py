@@ -16,6 +16,7 @@ from callbacks.scores.class_scores import has_classes
 from callbacks.scores.gathered_predictions import gathered
 from callbacks.scores.temperature import best_temperature
 from callbacks.trainer.quiet_steps import moved_to_device, quiet
+from optimizers.training_modes import restore_modes, training_modes
 
 # Of the permutation that divides the rows: the same in every run and for every method.
 _SEED = 20
@@ -137,7 +138,7 @@ class ValidationScorer:
             loader = next(iter(loaders.values() if isinstance(loaders, dict) else loaders))
         limit = trainer.num_val_batches[0]
         takes_index = is_param_in_hook_signature(module.validation_step, "batch_idx", min_args=2)
-        was_training = {each: each.training for each in module.modules()}
+        modes = training_modes(module)
         module.eval()
         try:
             with quiet(trainer, module) as logged, trainer.precision_plugin.val_step_context():
@@ -154,8 +155,7 @@ class ValidationScorer:
                 module.on_validation_epoch_end()
                 return rows, {} if rows and hasattr(module, "score_rows") else logged.values()
         finally:
-            for each, mode in was_training.items():
-                each.training = mode
+            restore_modes(modes)
 
 
 def short_name(name: str) -> str:

@@ -64,6 +64,7 @@ from lightning_modules.trainer.batch_size_finder import (
     refuse_batch_sizes_in_training,
 )
 from lightning_modules.trainer.earlier_fit import check_fresh
+from lightning_modules.trainer.exchanged_gradients import ExchangedGradients
 from lightning_modules.trainer.lightning_callbacks import (
     check_rate_monitor,
     check_trainer,
@@ -235,7 +236,7 @@ class ClosureModule(LightningModule):
         # One that another module has left in this trainer goes: Lightning would warn that it is overridden.
         others = [each for each in callbacks_of(self.trainer, Callback) if not isinstance(each, StepAxis)]
         self.trainer.callbacks = others  # type: ignore[attr-defined]
-        return [*without_present([WholeEvaluation(), CpuProducts()], self.trainer), self._axis]
+        return [*without_present([ExchangedGradients(), WholeEvaluation(), CpuProducts()], self.trainer), self._axis]
 
     def setup(self, stage: str) -> None:
         self._begin_anew()  # again: a subclass may override either hook without calling this class's

@@ -46,7 +46,6 @@ from lightning_modules.models.cpu_products import CpuProducts
 from lightning_modules.models.sharded_model import reshard, shard_model, sharded_modules
 from lightning_modules.schedules import Schedule
 from lightning_modules.steps.combinations import check_combination
-from lightning_modules.steps.finite_steps import FiniteSteps
 from lightning_modules.steps.gradient_clip import GradientClip
 from lightning_modules.steps.learning_rates import LearningRates
 from lightning_modules.steps.logged_once import LoggedOnce, metrics_within
@@ -57,6 +56,7 @@ from lightning_modules.steps.optimizer_modes import OptimizerModes
 from lightning_modules.steps.own_monitor import monitor_in
 from lightning_modules.steps.own_step_size import OwnStepSize
 from lightning_modules.steps.rounded_squares import warn_of_rounded_squares
+from lightning_modules.steps.skipped_steps import SkippedSteps
 from lightning_modules.steps.unused_parameters import check_gradients_of_ranks
 from lightning_modules.trainer.batch_size_finder import (
     allow_batch_sizes,
@@ -155,7 +155,7 @@ class ClosureModule(LightningModule):
         self.accumulate_grad_batches = accumulate_grad_batches
         self.gradient_clip = gradient_clip
         self.max_skipped_steps = max_skipped_steps
-        self._finite_steps = FiniteSteps(max_skipped_steps)
+        self._skipped_steps = SkippedSteps(max_skipped_steps)
         self._logged_skipped: int | None = None
         self._own_step_size = OwnStepSize()
         self._buffers_that_move: list[BufferPlace] = []
@@ -270,9 +270,9 @@ class ClosureModule(LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
         self._pending_batches.append(batch)
         if len(self._pending_batches) < self.accumulate_grad_batches and not self.trainer.is_last_batch:
-            self._axis.rest(self.trainer)
+            self._axis.mute(self.trainer)
             return None
-        self._axis.resume(self.trainer)
+        self._axis.unmute(self.trainer)
         started = time.perf_counter()
         batches = [part for each in self._pending_batches for part in self.prepare_batch(each, "train")]
         self._pending_batches = []
@@ -286,7 +286,7 @@ class ClosureModule(LightningModule):
             warn_without_length(optimizer.optimizer)  # callbacks have told it by now
             warn_of_time_limit(optimizer.optimizer, self.trainer)
         with step_context(optimizer, is_first):
-            loss = self._finite_steps.step(optimizer, step, self._has_scaler)
+            loss = self._skipped_steps.step(optimizer, step, self._has_scaler)
         if is_first:
             warn_of_rounded_squares(optimizer.optimizer)
         self._own_step_size.note(optimizer.optimizer)
@@ -358,7 +358,7 @@ class ClosureModule(LightningModule):
         step_size = self._single_optimizer().param_groups[0].get("lr")
         if step_size is not None:
             self.log("train/step_size", float(step_size), prog_bar=True)
-        skipped = self._finite_steps.skipped
+        skipped = self._skipped_steps.skipped
         # A value costs Lightning as long as a small layer; these are for loggers, which do not read every step.
         if skipped != self._logged_skipped or self._axis.is_written(self.trainer):
             self._logged_skipped = skipped
@@ -421,8 +421,8 @@ class ClosureModule(LightningModule):
         # Callbacks that add parameter groups have put theirs back by now; the optimizer gets its state after this.
         checkpoint, self._resumed = self._resumed, {}
         save_with_own_scores(self.trainer, checkpoint, self._resumption.loaded_metrics)
-        self._finite_steps = FiniteSteps(self.max_skipped_steps)
-        self._finite_steps.load(checkpoint.get("skipped_steps", (0, 0, False)))
+        self._skipped_steps = SkippedSteps(self.max_skipped_steps)
+        self._skipped_steps.load(checkpoint.get("skipped_steps", (0, 0, False)))
         if checkpoint and len(self.trainer.optimizers) == 1:
             check_schedule(checkpoint, self.trainer.lr_scheduler_configs, self.lr_scheduler is not None)
             check_optimizer_state(checkpoint, self.trainer.optimizers[0])
@@ -443,7 +443,7 @@ class ClosureModule(LightningModule):
             check_moved_parameters(self._single_optimizer().optimizer, self)
         check_rate_monitor(self.trainer)
         if self._is_searching:
-            self._finite_steps = FiniteSteps(math.inf)  # a search for a rate ends where the loss diverges
+            self._skipped_steps = SkippedSteps(math.inf)  # a search for a rate ends where the loss diverges
         elif self._learning_rates.at_train_start(self.trainer):
             self._given_options.take_rates(self._learning_rates.rates)
         # An interrupted run has left batches that waited for their step, and its place within an epoch.
@@ -462,7 +462,7 @@ class ClosureModule(LightningModule):
 
     def on_train_end(self) -> None:
         allow_batch_sizes(self.trainer)
-        self._finite_steps.finish()
+        self._skipped_steps.finish()
 
     def on_train_epoch_end(self) -> None:
         # Lightning calls this hook within an epoch too, where the run stops there.
@@ -530,7 +530,7 @@ class ClosureModule(LightningModule):
         checkpoint["optimizer_names"] = [type(optimizer).__name__ for optimizer in self.trainer.optimizers]
         checkpoint[SCHEDULES] = names_of(self.trainer.lr_scheduler_configs)
         checkpoint["fit_start"] = list(self._fit_start)
-        checkpoint["skipped_steps"] = self._finite_steps.state()
+        checkpoint["skipped_steps"] = self._skipped_steps.state()
         checkpoint[WAITING] = waiting_saves(self.trainer)
         self._learning_rates.save(checkpoint)
         self._given_options.save(checkpoint)

@@ -1,6 +1,6 @@
 """The check within an optimizer's step that loss and gradients are finite, for loops that have not checked before.
 
-`lightning_modules/steps/finite_steps.py` checks before an optimizer is called, and then sets its `checks_finite` to
+`lightning_modules/steps/skipped_steps.py` checks before an optimizer is called, and then sets its `checks_finite` to
 False.
 """
 

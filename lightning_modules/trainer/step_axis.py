@@ -33,12 +33,12 @@ class StepAxis(Callback):
             trainer.accumulate_grad_batches = pl_module.accumulate_grad_batches
             self._every = trainer.log_every_n_steps
 
-    def rest(self, trainer: Any) -> None:
+    def mute(self, trainer: Any) -> None:
         """Log nothing at a batch without a step."""
         self._is_told = True
         trainer.log_every_n_steps = 0
 
-    def resume(self, trainer: Any) -> None:
+    def unmute(self, trainer: Any) -> None:
         """Log as asked at a batch with a step."""
         self._is_told = True
         if self._every is not None:
@@ -69,5 +69,5 @@ class StepAxis(Callback):
     def _put_back(self, trainer: Any) -> None:
         """Leave the trainer as it was, so that it takes another fit."""
         if self._every is not None:
-            self.resume(trainer)
+            self.unmute(trainer)
             trainer.accumulate_grad_batches, self._every = 1, None

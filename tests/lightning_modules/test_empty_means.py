@@ -78,7 +78,7 @@ def fit(optimizer: str, counts: str, strategy: Any = "auto") -> tuple[list[float
     trainer.fit(module, loader)
     # Gathered from the shards.
     whole = [getattr(each, "full_tensor", lambda each=each: each)().detach() for each in module.parameters()]
-    return module.losses, whole, module._finite_steps.skipped
+    return module.losses, whole, module._skipped_steps.skipped
 
 
 def train(rank: int) -> dict[tuple[str, str, str], Any]:

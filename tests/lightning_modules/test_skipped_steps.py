@@ -284,7 +284,7 @@ class OnRank(Spoilt):
         return super().compute_loss(batch)
 
     def on_train_end(self) -> None:
-        state = {"parameters": list(self.parameters()), "skipped": self._finite_steps.skipped}
+        state = {"parameters": list(self.parameters()), "skipped": self._skipped_steps.skipped}
         torch.save(state, f"{self.trainer.default_root_dir}/rank{self.global_rank}.pt")
 
 

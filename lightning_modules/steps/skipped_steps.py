@@ -1,6 +1,6 @@
 """Leaving out steps whose loss or gradients are not finite, before any optimizer is called, and counting them.
 
-`optimizers/finite_steps.py` holds the check itself, and what our optimizers do in a training loop without this one.
+`optimizers/finite_steps.py` holds the check itself, and what our optimizers do in any other training loop.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from optimizers.replaced_attribute import replaced_attribute
 from optimizers.scalars import read_together
 
 
-class FiniteSteps:
+class SkippedSteps:
     """Steps of any optimizer, left out where the loss or a gradient is not finite.
 
     Such a step leaves parameters and optimizer state to the bit as they were: its gradients are computed before the

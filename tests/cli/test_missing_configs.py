@@ -50,7 +50,8 @@ def test_a_folder_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 @pytest.mark.parametrize(
     "config", ["{seed_everything: 3}", "trainer:\n  max_epochs: 3\n" + "#" * 5000, "-", "s3://a/b.yaml", "mine.yaml"]
 )
-def test_what_the_parser_takes_besides_is_let_through(config: str) -> None:
+def test_what_the_parser_takes_besides_is_let_through(config: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("mine.yaml").write_text("seed_everything: 1\n")
     check_configs(["fit", "--config", config])
     check_configs(["fit", f"--config={config}", "--config"])
+    assert capsys.readouterr() == ("", "")

@@ -80,4 +80,6 @@ def test_what_loops_hold_beside_counters_has_to_be_a_dict(value: Any) -> None:
 
 
 def test_counters_of_lightning_1_are_left_to_its_migration() -> None:
-    check_counters({"loops": {"fit_loop": {}}, "pytorch-lightning_version": "1.9.5"})
+    old: dict[str, Any] = {"loops": {"fit_loop": {}}, "pytorch-lightning_version": "1.9.5"}
+    assert "epoch_progress" in refused(old | {"pytorch-lightning_version": "2.6.6"})
+    check_counters(old)

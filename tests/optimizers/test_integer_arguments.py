@@ -75,4 +75,4 @@ def test_what_is_no_integer_is_refused_in_one_line(of: Any, name: str, or_none: 
 @every_integer
 def test_an_integer_is_taken_also_numpys(of: Any, name: str, or_none: bool) -> None:
     for value in (3, numpy.int64(3), *([None] if or_none else [])):
-        MAKERS[of](**{name: value})
+        assert MAKERS[of](**{name: value}) is not None
